@@ -1,0 +1,47 @@
+# Every target makes what it needs first; .venv is made from requirements.lock and remade when the lock changes.
+# uv links packages from its own cache, so a second checkout on the same file system costs seconds and no disk.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+STAMP := .venv/.installed-$(shell sha256sum requirements.lock pyproject.toml Makefile 2>/dev/null | sha256sum | cut -c1-16)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check bench golden lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv from the lock (4-6 minutes cold, seconds from a warm package cache)
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, %s is %d.%d; try: make PYTHON=python3.12 setup" % ((sys.executable,) + v))'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=.venv UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --require-hashes --requirement requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f .venv/.installed-*
+	@touch $@
+
+quickstart: setup  ## synthetic music -> shards -> pretraining on two workers -> evaluation -> MLflow
+	$(BIN)/counterpoint quickstart
+
+test: setup  ## the tests, with branch coverage (markers: slow, dist, ray, gpu)
+	$(BIN)/python -m pytest
+
+check: setup  ## lint, formatting, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## benchmarks against their goals, tables in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+golden: setup  ## regenerate the golden loss trace (say why in the commit)
+	$(BIN)/python -m tests.golden.regenerate
+
+lock: setup  ## resolve requirements.lock again from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock
+
+clean:  ## delete .venv and caches (outputs stay)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

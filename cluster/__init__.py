@@ -1,0 +1,1 @@
+"""The floor: settings, storage, the Ray session, tracking, job submission. Knows no music."""

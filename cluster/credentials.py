@@ -1,0 +1,83 @@
+"""The way to a cluster: the token every one of ours demands, and whether anything answers there at all.
+
+Ray writes the file itself at a first local start, readable by everyone on the machine; ours comes first.
+"""
+
+import os
+import secrets
+import socket
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from cluster.settings import UserError
+
+REACH_TIMEOUT_S = 5.0
+
+
+def token_path() -> Path:
+    """The file Ray reads the token from, unless RAY_AUTH_TOKEN holds the token itself."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+
+
+def has_token() -> bool:
+    """Whether this process can show a token to a cluster."""
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_path().is_file()
+
+
+def ensure_token() -> None:
+    """Make a token where there is none, and keep the file to its owner (mode 600)."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = token_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        mine = path.with_name(f".{path.name}.{os.getpid()}")
+        mine.touch(mode=0o600)
+        mine.write_text(secrets.token_hex(32), encoding="ascii")
+        try:
+            os.link(mine, path)  # unlike a rename it fails where another process was first: all use one token
+        except FileExistsError:
+            pass
+        finally:
+            mine.unlink()
+    if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
+
+
+def demand_token() -> None:
+    """Refuse to talk to a cluster without a token to show.
+
+    Raises:
+        UserError: says where the token is expected; not raised where RAY_AUTH_MODE=disabled says that there is none.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not has_token():
+        raise UserError(
+            f"no token for the cluster: copy the head's ~/.ray/auth_token to {token_path()} (mode 600) "
+            "or set RAY_AUTH_TOKEN; RAY_AUTH_MODE=disabled if the cluster really has none"
+        )
+
+
+def use_token() -> None:
+    """Make this process show its token, unless RAY_AUTH_MODE says otherwise; Ray's clients do not by themselves."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "ray" in sys.modules:  # it reads the variable once, when it is imported
+        import_module("ray._raylet").Config.initialize("")
+
+
+def reach(address: str) -> None:
+    """Ask a socket whether host:port is there; Ray would wait a minute for one that is not.
+
+    Raises:
+        UserError: if nothing answers.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{address!r} is no address of a cluster; write host:port, for example 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"{address}: nothing answers ({error}); is the cluster's head running, and is this its port?"
+        ) from error

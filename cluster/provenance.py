@@ -1,0 +1,41 @@
+"""Where a result came from: versions of what computed it and the revision of this checkout."""
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cluster.settings import ROOT
+
+PACKAGES = ("torch", "torchaudio", "ray", "webdataset", "numpy", "scikit-learn", "mir_eval", "faiss-gpu", "faiss-cpu")
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Plain JSON types: Python, the packages that are here, the git revision, ``+dirty`` after local changes."""
+    return {"python": platform.python_version(), "packages": _versions(), "git_revision": git_revision()}
+
+
+def git_revision() -> str:
+    """Revision of the checkout, or ``unknown`` outside a repository."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        return f"{revision}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else revision
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

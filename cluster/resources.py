@@ -1,0 +1,104 @@
+"""What a run may use: workers, cores and GPUs, how often it may fail, and how long it may wait."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cluster.settings import Config, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig(Config):
+    """Keys ``resources.*``; all may differ when a run is resumed."""
+
+    num_workers: int = 1
+    """Training processes over all nodes, ≥ 0; 0 = in this process, without Ray. Every number sees the same batches."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """A GPU for every worker: yes, no, or auto = where there are at least as many as the workers need."""
+    cpus_per_worker: float = 1.0
+    """Cores Ray reserves for a worker, > 0."""
+    gpus_per_worker: float = 1.0
+    """GPUs Ray reserves for a worker that uses one, in (0, 1] for shared GPUs or a whole number; > 0."""
+    threads_per_worker: int = 0
+    """Threads of a worker's matrix products, ≥ 0; 0 = the machine's cores divided by its workers."""
+    max_failures: int = 3
+    """Restarts from the last snapshot after a worker or node was lost, ≥ 0."""
+    collective_timeout_s: float = 300.0
+    """Longest wait for another rank in a collective, seconds, > 0; then an error that names the rank."""
+    health_timeout_s: float = 120.0
+    """Longest silence of a worker before it counts as lost, seconds, > 0."""
+    network_interface: str = ""
+    """Interface of gloo and NCCL between nodes, such as eth0; empty = they choose."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "max_failures", "threads_per_worker"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("cpus_per_worker", "gpus_per_worker", "collective_timeout_s", "health_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(f"gpus_per_worker must be a whole number above 1, got {self.gpus_per_worker}")
+
+
+def num_cores() -> int:
+    """Cores this process may run on: the container's or the scheduler's share, not the machine's count."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use here."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
+    """Whether every worker gets a GPU where the cluster has ``gpus``.
+
+    Raises:
+        UserError: if GPUs are demanded and there are too few.
+
+    >>> uses_gpu(ResourcesConfig(num_workers=2), gpus=1), uses_gpu(ResourcesConfig(num_workers=2), gpus=2)
+    (False, True)
+    """
+    needed = max(1, config.num_workers) * config.gpus_per_worker
+    if config.use_gpu == "yes" and gpus < needed:
+        raise UserError(
+            f"resources.use_gpu=yes needs {needed:g} GPUs for {config.num_workers} workers, the cluster has {gpus}; "
+            "lower resources.num_workers or resources.gpus_per_worker, or set resources.use_gpu=no"
+        )
+    return config.use_gpu != "no" and gpus >= needed
+
+
+def threads_per_worker(config: ResourcesConfig, cores: int | None = None, nodes: int = 1) -> int:
+    """Threads for a worker's kernels, so that the workers of a node together use its cores once.
+
+    Args:
+        config: of the run.
+        cores: cores of a node; None = of this machine.
+        nodes: machines the workers are spread over, ≥ 1.
+
+    >>> threads_per_worker(ResourcesConfig(num_workers=2), cores=8)
+    4
+    """
+    here = max(1, -(-config.num_workers // nodes))
+    return config.threads_per_worker or max(1, (cores or num_cores()) // here)
+
+
+def worker_environment(config: ResourcesConfig, cores: int | None = None, nodes: int = 1) -> dict[str, str]:
+    """Environment of a training worker, for ``RunConfig(worker_runtime_env={"env_vars": …})``.
+
+    Ray alone would give every worker one thread.
+    """
+    threads = str(threads_per_worker(config, cores, nodes))
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if config.network_interface:
+        variables |= {"GLOO_SOCKET_IFNAME": config.network_interface, "NCCL_SOCKET_IFNAME": config.network_interface}
+    return variables

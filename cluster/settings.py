@@ -1,0 +1,209 @@
+"""One typed configuration: defaults in frozen dataclasses, differences in YAML, dotted overrides on the command line.
+
+The dataclasses need nothing but the standard library, so the mathematics may own some; only `load_config` needs
+pydantic and PyYAML.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+MAX_PRESET_BYTES = 1 << 20
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: what runs, and where conf/ is found."""
+
+Schema = TypeVar("Schema")
+
+
+class UserError(ValueError):
+    """Bad input, usage or configuration: one message that names the thing and the remedy. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """The work itself failed for a reason the user can act on. Exit code 1."""
+
+
+class Config:
+    """Base of every configuration dataclass: an unknown key is an error, and so is a string where a number belongs."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+
+def leaf_paths(schema: type, prefix: str = "") -> list[str]:
+    """Dotted paths of every field of a configuration dataclass, nested ones included.
+
+    >>> from dataclasses import dataclass, field
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Loss(Config):
+    ...     temperature: float = 0.1
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Experiment(Config):
+    ...     seed: int = 0
+    ...     loss: Loss = field(default_factory=Loss)
+    >>> leaf_paths(Experiment)
+    ['seed', 'loss.temperature']
+    """
+    hints = get_type_hints(schema)
+    paths: list[str] = []
+    for field in fields(schema):
+        kind = hints[field.name]
+        path = f"{prefix}{field.name}"
+        paths += leaf_paths(kind, f"{path}.") if is_dataclass(kind) else [path]
+    return paths
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to dotted keys, the form the tracker and the command line share.
+
+    >>> flatten({"loss": {"temperature": 0.1}, "seed": 0})
+    {'loss.temperature': 0.1, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``tree["a"]["b"]`` for the dotted path ``a.b``."""
+    *parents, leaf = path.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"{path}: {name} is a value, not a section")
+    tree[leaf] = value
+
+
+def scalar(text: str) -> Any:
+    """Read an override's value: JSON where it parses (``1e-4``, ``true``, ``[1, 2]``), else the string itself.
+
+    >>> scalar("1e-4"), scalar("true"), scalar("paper")
+    (0.0001, True, 'paper')
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``.
+
+    Raises:
+        UserError: for a word that is not ``key=value``.
+    """
+    pairs: dict[str, Any] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise UserError(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
+        pairs[key] = scalar(value)
+    return pairs
+
+
+def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Schema:
+    """Validate a preset and its overrides against a configuration dataclass.
+
+    Args:
+        schema: the root dataclass.
+        preset: YAML file that holds only differences from the defaults, or None.
+        overrides: ``{"loss.temperature": 0.05}`` or ``["loss.temperature=0.05"]``; they win over the preset.
+
+    Raises:
+        UserError: names the file, the dotted path, what is wrong, and for an unknown key the nearest right one.
+    """
+    tree = read_yaml(preset) if preset else {}
+    where = str(preset) if preset else "command line"
+    pairs = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    for path, value in pairs.items():
+        put(tree, path, value)
+    return validate(schema, tree, where)
+
+
+def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schema:
+    """Build ``schema`` from a plain tree by strict JSON rules: a list for a tuple, but no string for a number."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(schema).validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(schema, problem, where) for problem in error.errors())) from None
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON types: what goes into a snapshot, a preset or the tracker."""
+    tree: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return tree
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (FAULTS 31, 32).
+
+    Raises:
+        UserError: if the file is missing, too large, not YAML, or not a mapping.
+    """
+    import yaml
+
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"{path}: no such file{hint}")
+    if path.stat().st_size > MAX_PRESET_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())  # noqa: S506  # a subclass of the safe loader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: holds a {type(tree).__name__}, a configuration is a mapping of keys to values")
+    return tree
+
+
+def _strict_loader() -> type:
+    """PyYAML's safe loader without the four surprises it has for numbers, booleans, aliases and repeated keys."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"aliases are not allowed{self.peek_event().start_mark}")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if not isinstance(key, str):
+                    raise yaml.YAMLError(f"key {key!r} is not a string{node.start_mark}")
+                if keys.count(key) > 1:
+                    raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+            return super().construct_mapping(node, deep=deep)
+
+    # YAML 1.1 reads 1e-3 as a string and no/off as False; YAML 1.2's core schema does neither.
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, rx) for tag, rx in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tTfF"))
+    number = re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def _explain(schema: type, problem: Mapping[str, Any], where: str) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = leaf_paths(schema) + sorted({p.rpartition(".")[0] for p in leaf_paths(schema)} - {""})
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
+        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+        return f"{where}: unknown key {path}{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = f", got {problem['input']!r}" if "got" not in message and not isinstance(problem["input"], dict) else ""
+    return f"{where}: {path}: {message}{value}" if path else f"{where}: {message}{value}"

@@ -1,0 +1,260 @@
+"""Files that are whole or absent: atomic writes, digests, and storage that may be slow to answer.
+
+Nothing here knows Ray, MLflow or music; every other room writes through it.
+"""
+
+import ctypes
+import errno
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.settings import RunError, UserError
+
+PARTIAL = ".partial"
+ATTEMPTS = 4
+FIRST_WAIT_S = 0.5
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_count = itertools.count()
+
+Answer = TypeVar("Answer")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends well.
+
+    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (FAULTS 40, 41).
+
+    Raises:
+        RunError: if the disk is full; ``path`` is then what it was before.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_file(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     [p.name for p in Path(folder).iterdir()]
+    ['a.txt']
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial_name(path)
+    try:
+        with _named_when_full(path):
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes.
+
+    Raises:
+        RunError: if the disk is full; ``path`` is then what it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial_name(path)
+    partial.mkdir()
+    try:
+        with _named_when_full(path):
+            yield partial
+            for folder, _, names in os.walk(partial):
+                for name in names:
+                    _sync(Path(folder, name))
+                _sync(Path(folder))
+            _exchange(partial, path) if path.exists() else partial.rename(path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a small file atomically, text as UTF-8."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Point the symbolic link ``link`` at ``target`` (relative to the link's folder), in one atomic step."""
+    partial = _partial_name(link)
+    partial.symlink_to(target)
+    partial.replace(link)
+    _sync(link.parent)
+
+
+def remove_partials(folder: Path) -> list[str]:
+    """Delete what writers killed on this machine left in ``folder``; those of living writers and other machines stay.
+
+    Returns:
+        The names that were deleted.
+    """
+    gone: list[str] = []
+    for entry in sorted(folder.glob(f".*{PARTIAL}")):
+        host, _, rest = entry.name.removesuffix(PARTIAL).rpartition("@")[2].partition("+")
+        pid = rest.partition("+")[0]
+        if host != _host() or not pid.isdigit() or Path("/proc", pid).exists():
+            continue
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        gone.append(entry.name)
+    return gone
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse work that the disk cannot hold, before it starts.
+
+    Raises:
+        RunError: names the folder, what is needed and what is free.
+    """
+    here = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(here).free
+    if free < needed_bytes:
+        raise RunError(
+            f"{folder}: {needed_bytes / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are free; "
+            "make room or choose another folder"
+        )
+
+
+def without_credentials(text: str, uri: str | None = None) -> str:
+    """A URI, or a message with URIs, as a person may see it: no user, no password, no signature in a query.
+
+    Args:
+        text: what will be shown.
+        uri: whose user and password are taken out of ``text`` wherever they stand; None = only what looks like a URI.
+
+    >>> without_credentials("https://ann:secret@host/x?X-Amz-Signature=ab12&part=1")
+    'https://[redacted]@host/x?X-Amz-Signature=[redacted]&part=1'
+    """
+    user = re.search(r"://([^/@\s]+)@", uri or "")
+    text = text.replace(user[1], "[redacted]") if user else text
+    text = re.sub(r"(?<=://)[^/@\s]+@", "[redacted]@", text)
+    secret = r"([?&][\w.-]*(?:sig|signature|token|key|secret|password|credential)[\w.-]*=)[^&\s]+"
+    return re.sub(secret, r"\1[redacted]", text, flags=re.IGNORECASE)
+
+
+def retry(action: Callable[[], Answer], what: str, uri: str, *, attempts: int = ATTEMPTS) -> Answer:
+    """Call ``action`` until it answers, with doubling waits in between (FAULTS 9, 47).
+
+    Args:
+        action: raises OSError or TimeoutError while the storage is unreachable.
+        what: what is being done, for the message: "read", "list".
+        uri: what it is done to.
+        attempts: calls in all, ≥ 1.
+
+    Raises:
+        RunError: names the URI, the attempts and the last error.
+    """
+    assert attempts >= 1
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except Exception as error:  # every fsspec back end has its own exceptions (botocore, gcsfs, aiohttp)
+            if isinstance(error, RunError | UserError):
+                raise
+            if attempt == attempts:
+                reason = without_credentials(f"{type(error).__name__}: {error}", uri)
+                raise RunError(
+                    f"{without_credentials(uri)}: cannot {what} after {attempts} attempts ({reason}); "
+                    "is the storage reachable, and do its credentials allow it?"
+                ) from error
+            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")
+
+
+def read_bytes(uri: str, start: int | None = None, end: int | None = None, *, attempts: int = ATTEMPTS) -> bytes:
+    """Bytes ``start:end`` of a file or of anything fsspec can open (``s3://…``, ``gs://…``), with bounded retry.
+
+    Raises:
+        RunError: as ``retry``.
+    """
+
+    def read() -> bytes:
+        files, path = _filesystem(uri)
+        content: bytes = files.cat_file(path, start=start, end=end)
+        return content
+
+    return retry(read, "read", uri, attempts=attempts)
+
+
+def fetch(uri: str, path: Path, *, attempts: int = ATTEMPTS) -> Path:
+    """Copy a remote object to ``path`` atomically: a shard into the local cache.
+
+    Raises:
+        RunError: as ``retry``, or if the disk is full.
+    """
+
+    def copy() -> None:
+        files, source = _filesystem(uri)
+        check_space(path.parent, int(files.size(source) or 0))
+        with atomic_file(path) as temporary:
+            files.get_file(source, str(temporary))
+
+    retry(copy, "fetch", uri, attempts=attempts)
+    return path
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(uri)
+    return files, path
+
+
+def _host() -> str:
+    return re.sub(r"[@+]", "_", socket.gethostname())
+
+
+def _partial_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}@{_host()}+{os.getpid()}+{next(_count)}{PARTIAL}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(partial: Path, path: Path) -> None:
+    """Swap two folders; rename(2) alone replaces a folder only where it is empty."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    if renameat2(here, os.fsencode(partial), here, os.fsencode(path), exchange) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _NO_EXCHANGE:
+        raise OSError(code, os.strerror(code), str(path))
+    aside = _partial_name(path)  # NFS cannot swap: for an instant the target is absent, never half
+    path.rename(aside)
+    partial.rename(path)
+    aside.rename(partial)
+
+
+@contextmanager
+def _named_when_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise RunError(
+            f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+        ) from error

@@ -1,0 +1,276 @@
+"""Clips of any dataset to a set of shards: parallel, resumable after a kill, the same bytes for the same input.
+
+Shards grow in ``OUT.partial``; a finished shard has a record beside it, and a build started again keeps what matches.
+The folder gets its name only when index and manifest are written: a set is whole or not there.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cluster.settings import Config, UserError
+from data_shards.index import INDEX_NAME, MANIFEST_NAME, read_index
+from data_shards.index_writer import write_index
+from data_shards.parallel import run_jobs
+from data_shards.records import Clip
+from data_shards.shard_writer import (
+    BuildConfig,
+    BuildJob,
+    Rejected,
+    ShardResult,
+    build_shard,
+    recipe_of,
+    write_atomically,
+)
+from data_shards.show import label_counts
+
+__all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "Rejected", "build", "build_shard"]
+
+MapJobs = Callable[[Callable[[BuildJob], ShardResult], Sequence[BuildJob]], Iterable[ShardResult]]
+"""Applies a function to jobs, anywhere, and gives the results in any order."""
+RECORD_NAME, LOCK_NAME = "build.json", "build.lock"
+NAMED_REJECTED = 10
+"""As many rejected clips are named in an error; all of them in the summary."""
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar header's 100 bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsConfig(Config):
+    """The tree of `counterpoint shards build`: ``build.codec=flac``."""
+
+    build: BuildConfig = field(default_factory=BuildConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a build is."""
+
+    done: int
+    """Clips written, kept from an earlier run, or rejected."""
+    total: int
+    rejected: int
+    resumed: int
+    """Clips of `done` that an earlier run had written."""
+    elapsed_s: float
+
+    @property
+    def clips_per_s(self) -> float:
+        """Rate of this run."""
+        return (self.done - self.resumed) / max(self.elapsed_s, 1e-9)
+
+    @property
+    def remaining_s(self) -> float:
+        """Estimate from the rate so far; infinite before the first shard is done."""
+        rate = self.clips_per_s
+        return (self.total - self.done) / rate if rate else float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSummary:
+    """What a build made."""
+
+    out: Path
+    clips: int
+    hours: float
+    shards: int
+    resumed_shards: int
+    splits: Mapping[str, int]
+    labels: Mapping[str, Mapping[str, int]]
+    """Clips per tag or class, by column, most frequent first."""
+    rejected: tuple[Rejected, ...]
+    silent: tuple[str, ...]
+    """Keys of clips that hold zeros only; they are in the set."""
+    leaking_tracks: tuple[str, ...]
+    """Tracks with clips in more than one split: scores on such splits flatter."""
+    seconds: float
+    manifest_hash: str
+
+
+@dataclass
+class _Tally:
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    results: list[ShardResult] = field(default_factory=list)
+    done: int = 0
+    resumed: int = 0
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def add(self, result: ShardResult) -> Progress:
+        clips = len(result.entries) + len(result.rejected)
+        self.results.append(result)
+        self.done += clips
+        self.resumed += clips if result.resumed else 0
+        self.rejected += result.rejected
+        elapsed_s = time.monotonic() - self.started
+        return Progress(
+            done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed, elapsed_s=elapsed_s
+        )
+
+
+def build(
+    clips: Iterable[Clip],
+    out: Path,
+    config: BuildConfig,
+    *,
+    map_jobs: MapJobs | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
+) -> BuildSummary:
+    """Build a set of shards in `out`, or finish one that was interrupted; a finished one is left as it is.
+
+    Args:
+        clips: of all splits; their order is the order in the shards.
+        out: folder that does not exist yet, or is this very set.
+        config: how.
+        map_jobs: runs `build_shard` over the jobs; default a process a core.
+        progress: called after each shard.
+        vocabularies: tag orders given by column; other columns' are collected and sorted.
+
+    Returns:
+        Counts, rejected clips with their reasons, and the hash of the manifest.
+
+    Raises:
+        UserError: no clips, a key that is used twice, more rejected than allowed, or `out` holds something else.
+    """
+    clips = list(clips)
+    check_clips(clips, vocabularies or {})
+    partial_folder = out.with_name(out.name + ".partial")
+    step = config.clips_per_shard
+    jobs = [
+        BuildJob(number=number, clips=tuple(clips[start : start + step]), folder=str(partial_folder), config=config)
+        for number, start in enumerate(range(0, len(clips), step))
+    ]
+    recipe = _recipe(jobs, vocabularies or {})
+    if _is_finished(out, recipe):
+        return _summary(out, resumed_shards=len(jobs), seconds=0.0)
+    tally = _Tally(total=len(clips))
+    with _claim(partial_folder):
+        for result in (map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs):
+            reached = tally.add(result)
+            _check_rejected(tally, config, partial_folder)
+            if progress:
+                progress(reached)
+        _finish(partial_folder, out, tally, config=config, vocabularies=vocabularies, recipe=recipe)
+    kept = sum(result.resumed for result in tally.results)
+    return _summary(out, resumed_shards=kept, seconds=time.monotonic() - tally.started)
+
+
+def check_clips(clips: Sequence[Clip], vocabularies: Mapping[str, Sequence[str]]) -> None:
+    """Refuse what cannot become a set, before any work.
+
+    Raises:
+        UserError: no clips, a key that is no key or is used twice (both places are named), an unknown tag.
+    """
+    if not clips:
+        raise UserError("there are no clips to build shards from")
+    seen: dict[str, Clip] = {}
+    for clip in clips:
+        if not _KEY.match(clip.key):
+            raise UserError(f"{clip.audio.name}: key {clip.key!r} must be 1 to 90 letters, digits, '_' or '-'")
+        other = seen.setdefault(clip.key, clip)
+        if other is not clip:
+            raise UserError(f"key {clip.key} is used twice, by {other.audio.name} and by {clip.audio.name}")
+        for column, known in vocabularies.items():
+            unknown = sorted(set(clip.multilabel.get(column, ())) - set(known))
+            if unknown:
+                raise UserError(f"{clip.audio.name}: {column} {', '.join(unknown)} not in the given vocabulary")
+
+
+def _recipe(jobs: Sequence[BuildJob], vocabularies: Mapping[str, Sequence[str]]) -> str:
+    digest = hashlib.sha256(repr(sorted((column, tuple(tags)) for column, tags in vocabularies.items())).encode())
+    for job in jobs:
+        digest.update(recipe_of(job).encode())
+    return digest.hexdigest()
+
+
+def _is_finished(out: Path, recipe: str) -> bool:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    record = out / RECORD_NAME
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["recipe"] == recipe:
+        return True
+    what = "holds another set of shards" if record.is_file() else "is there already and is no set of shards"
+    raise UserError(f"{out} {what}; delete it, or give another folder")
+
+
+@contextmanager
+def _claim(folder: Path) -> Iterator[None]:
+    """Make the folder of a build and keep other builds out of it for as long as this process lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another build is writing there; wait for it or give another folder") from None
+        yield
+
+
+def _check_rejected(tally: _Tally, config: BuildConfig, folder: Path) -> None:
+    num_rejected = len(tally.rejected)
+    if num_rejected <= config.max_rejected * tally.total and (num_rejected < tally.total):
+        return
+    shutil.rmtree(folder)  # a set that cannot come to be leaves nothing behind
+    named = [f"  {one.name}: {one.why}" for one in tally.rejected[:NAMED_REJECTED]]
+    more = num_rejected - len(named)
+    named += [f"  and {more} more"] if more else []
+    counts = f"{num_rejected} of the first {tally.done} clips were rejected ({tally.total} in all)"
+    allowed = f"build.max_rejected = {config.max_rejected:g}"
+    remedy = "Repair or remove them, or raise build.max_rejected"
+    raise UserError("\n".join([f"{counts}, more than {allowed} allows:", *named, remedy]))
+
+
+def _finish(
+    folder: Path,
+    out: Path,
+    tally: _Tally,
+    *,
+    config: BuildConfig,
+    vocabularies: Mapping[str, Sequence[str]] | None,
+    recipe: str,
+) -> None:
+    results = sorted(tally.results, key=lambda result: result.number)
+    rejected = [one for result in results for one in result.rejected]
+    shards = [(result.shard, result.entries) for result in results if result.shard]
+    extra = {
+        "build": config.content(),
+        "rejected": {one.key: one.why for one in rejected},
+        "silent": [key for result in results for key in result.silent],
+    }
+    write_index(folder, shards, vocabularies=vocabularies, extra=extra)
+    # The paths of rejected files are those of this machine; the manifest is the same everywhere.
+    write_atomically(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
+    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, *(shard.name for shard, _ in shards)}
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    folder.replace(out)  # the lock was deleted with the rest, but its file stays open and held until now
+
+
+def _summary(out: Path, *, resumed_shards: int, seconds: float) -> BuildSummary:
+    index = read_index(out)
+    record = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))
+    splits_of: dict[str, set[str]] = {}
+    for track, split in zip(index.track, index.split, strict=True):
+        splits_of.setdefault(track, set()).add(split)
+    return BuildSummary(
+        out=out,
+        clips=len(index),
+        hours=int(index.frames.sum()) / index.manifest["rate"] / 3600,
+        shards=len(index.shards),
+        resumed_shards=resumed_shards,
+        splits=index.manifest["splits"],
+        labels=label_counts(index),
+        rejected=tuple(Rejected(*one) for one in record["rejected"]),
+        silent=tuple(index.manifest["silent"]),
+        leaking_tracks=tuple(sorted(track for track, splits in splits_of.items() if len(splits) > 1)),
+        seconds=seconds,
+        manifest_hash=index.manifest_hash,
+    )

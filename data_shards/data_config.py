@@ -1,0 +1,79 @@
+"""What is trained on: two sets of shards, and the shares in which a batch draws from them (SCIENCE §4)."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.settings import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Where clips come from and in which shares."""
+
+    labelled: str | None = None
+    """Folder or URI of the shards whose tags are used; needed when b_s > 0."""
+    unlabelled: str | None = None
+    """Folder or URI of the shards that are drawn from without their tags; needed when b_s < 1."""
+    vocabulary: str = "tags"
+    """Multi-label column whose tags make a clip labelled."""
+    batch: int = 96
+    """Clips a step over all ranks, before views are made of them."""
+    b_s: float = 0.05
+    """Share of a batch that is labelled, in [0, 1]."""
+    p_s: float = 1.0
+    """Share of the labelled training clips that is used, in (0, 1]; those left out are not used at all."""
+    short: Literal["pad", "drop", "refuse"] = "pad"
+    """Clips shorter than the window: filled up with zeros and marked, left out and counted, or an error."""
+    max_replaced: float = 0.01
+    """Share of drawn clips that may be damaged and replaced before the run stops, in [0, 1]."""
+    checksums: bool = True
+    """Check every block that is read."""
+    block_shards: int = 0
+    """Shuffle within blocks of so many shards, for sets larger than the cache; 0 shuffles the whole set."""
+    cache: str | None = None
+    """Folder for copies of remote shards, shared by the processes of a machine; needed for URIs."""
+    cache_gb: float = 50.0
+    """Size that the cache is kept below, 1e9 bytes."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be > 0, got {self.batch}")
+        if not 0 <= self.b_s <= 1:
+            raise ValueError(f"b_s must lie in [0, 1], got {self.b_s}")
+        if not 0 < self.p_s <= 1:
+            raise ValueError(f"p_s must lie in (0, 1], got {self.p_s}")
+        if not 0 <= self.max_replaced <= 1:
+            raise ValueError(f"max_replaced must lie in [0, 1], got {self.max_replaced}")
+        if self.block_shards < 0:
+            raise ValueError(f"block_shards must be >= 0, got {self.block_shards}")
+        if not self.cache_gb > 0:
+            raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
+        self._check_share()
+
+    @property
+    def num_labelled(self) -> int:
+        """B_l, labelled clips in every global batch: b_s·B to the nearest whole, halves up."""
+        return num_labelled(self.b_s, self.batch)
+
+    def _check_share(self) -> None:
+        """Refuse a share that rounds to nothing: it would silently be another experiment."""
+        asked = f"b_s = {self.b_s:g} of a batch of {self.batch} is {self.b_s * self.batch:.3g} clips"
+        if self.b_s > 0 and self.num_labelled == 0:
+            batch = next(size for size in itertools.count(self.batch) if num_labelled(self.b_s, size) > 0)
+            share = 1 / self.batch
+            raise ValueError(f"{asked}, no labelled one; take batch >= {batch} or b_s >= {share:.3g}, or b_s = 0")
+        if self.b_s < 1 and self.num_labelled == self.batch:
+            batch = next(size for size in itertools.count(self.batch) if num_labelled(self.b_s, size) < size)
+            share = 1 - 1 / self.batch
+            raise ValueError(f"{asked}, no unlabelled one; take batch >= {batch} or b_s <= {share:.3g}, or b_s = 1")
+
+
+def num_labelled(share: float, batch: int) -> int:
+    """B_l: a share of a batch to the nearest whole clip, halves up.
+
+    >>> num_labelled(0.05, 96), num_labelled(0.05, 10)
+    (5, 1)
+    """
+    return math.floor(share * batch + 0.5)

@@ -1,0 +1,250 @@
+"""Any folder of audio, with a CSV of labels or without: one's own music.
+
+The CSV's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
+Lists are separated by ``|``. What kind a target column is can be given; otherwise it is guessed from its values, and
+the guess is reported.
+"""
+
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from cluster.settings import UserError
+from data_shards.audio import FileAudio
+from data_shards.records import Clip, Split
+
+Kind = Literal["multilabel", "categorical", "numeric", "ignored"]
+REQUIRED = ("path", "split", "track_id")
+RESERVED = (*REQUIRED, "artist", "licence")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+MAX_WORD, MAX_NAME = 16, 40
+"""Characters: a class is at most so long; a longer text is no class even if it comes often."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the CSV and where it stands, counted as a spreadsheet does: the header is row 1."""
+
+    number: int
+    cells: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """What a folder holds."""
+
+    clips: tuple[Clip, ...]
+    kinds: Mapping[str, Kind]
+    """Every target column and what it was taken for."""
+    guessed: bool
+    """Whether the kinds were guessed from the values."""
+
+    def report(self) -> str:
+        """The columns by kind, one line each."""
+        kinds = ("multilabel", "categorical", "numeric", "ignored")
+        columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in kinds}
+        how = (
+            "guessed from the values; say otherwise with --multilabel, --categorical, --numeric"
+            if self.guessed
+            else "as given"
+        )
+        return "\n".join([f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in kinds])
+
+
+def read_folder(
+    audio: Path,
+    labels: Path | None = None,
+    *,
+    multilabel: Sequence[str] | None = None,
+    categorical: Sequence[str] | None = None,
+    numeric: Sequence[str] | None = None,
+) -> FolderListing:
+    """List the clips of a folder.
+
+    Args:
+        audio: the folder.
+        labels: CSV file; None takes every audio file below the folder, unlabelled, for training.
+        multilabel: columns that hold sets of tags. If any of the three is given, other columns are left out.
+        categorical: columns that hold one class.
+        numeric: columns that hold a number.
+
+    Raises:
+        UserError: names file, row and column of what is wrong.
+    """
+    if not audio.is_dir():
+        raise UserError(f"{audio}: no such folder; --audio is the folder that holds the audio files")
+    given = {"multilabel": multilabel, "categorical": categorical, "numeric": numeric}
+    if labels is None:
+        if any(given.values()):
+            raise UserError("columns are given but no CSV file; add --labels FILE.csv")
+        return FolderListing(tuple(_unlabelled(audio)), {}, False)
+    columns, rows = read_rows(labels)
+    kinds: dict[str, Kind]
+    if all(names is None for names in given.values()):
+        kinds = {
+            column: guess_kind(column, [row.cells[column] for row in rows])
+            for column in columns
+            if column not in RESERVED
+        }
+    else:
+        kinds = _given_kinds(labels, columns, given)
+    clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
+    _check_paths(labels, rows)
+    return FolderListing(clips, kinds, all(names is None for names in given.values()))
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """Header and rows of a CSV, strictly: every row has as many cells as the header.
+
+    Raises:
+        UserError: names the file, the row, and the column where it is one.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            _check_header(path, header)
+            rows = []
+            for number, cells in enumerate(reader, start=2):
+                if not cells:
+                    continue  # an empty line, as editors leave at the end
+                if len(cells) != len(header):
+                    raise UserError(f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
+                rows.append(Row(number, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --labels is a CSV with the columns {', '.join(REQUIRED)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        row = len(rows) + 2 if "rows" in locals() else 1
+        raise UserError(f"{path}, row {row}: not CSV in UTF-8: {error}") from None
+    if not rows:
+        raise UserError(f"{path}: no rows below the header")
+    return header, rows
+
+
+def guess_kind(column: str, values: Sequence[str]) -> Kind:
+    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes, the rest is text.
+
+    >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
+    ('multilabel', 'numeric', 'categorical')
+    >>> guess_kind("caption", ["a very slow and sad song", "a fast song"]), guess_kind("tags", ["calm"])
+    ('ignored', 'multilabel')
+    """
+    known = [value for value in values if value]
+    if column == "tags" or any("|" in value for value in known):
+        return "multilabel"
+    if known and all(_is_number(value) for value in known):
+        return "numeric"
+    longest = max(map(len, known), default=0)
+    repeated = 2 * len(set(known)) <= len(known)
+    return "categorical" if 0 < longest <= MAX_WORD or (known and repeated and longest <= MAX_NAME) else "ignored"
+
+
+def key_of(path: str) -> str:
+    """A clip's key from its path: readable, then eight digits that keep ``a/b.wav``, ``a_b.wav`` and ``a/b.mp3`` apart.
+
+    >>> key_of("Some Artist/01 Song.mp3")
+    'Some_Artist_01_Song-...'
+    """
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(path).with_suffix(""))).strip("_")[-80:]
+    return f"{readable}-{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"
+
+
+def _unlabelled(audio: Path) -> Iterator[Clip]:
+    files = sorted(file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
+    for file in files:
+        path = file.relative_to(audio).as_posix()
+        yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    if not header:
+        raise UserError(f"{path}: empty; it needs a header with {', '.join(REQUIRED)}")
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {', '.join(header)}")
+    twice = sorted({name or "(no name)" for name in header if list(header).count(name) > 1 or not name})
+    if twice:
+        raise UserError(f"{path}, row 1: column {', '.join(twice)} stands twice or has no name")
+
+
+def _given_kinds(path: Path, columns: Sequence[str], given: Mapping[str, Sequence[str] | None]) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {column: "ignored" for column in columns if column not in RESERVED}
+    names: dict[str, Kind] = {"multilabel": "multilabel", "categorical": "categorical", "numeric": "numeric"}
+    for option, kind in names.items():
+        for column in given[option] or ():
+            if column not in kinds:
+                raise UserError(
+                    f"{path}, row 1: no column {column} for --{option}; there are {', '.join(kinds) or 'none'}"
+                )
+            if kinds[column] != "ignored":
+                raise UserError(f"column {column} is given as --{kinds[column]} and as --{kind}")
+            kinds[column] = kind
+    return kinds
+
+
+def _clip(audio: Path, labels: Path, row: Row, kinds: Mapping[str, Kind]) -> Clip:
+    cells = row.cells
+
+    def fail(column: str, what: str) -> UserError:
+        return UserError(f"{labels}, row {row.number}, column {column}: {what}")
+
+    for column in REQUIRED:
+        if not cells[column]:
+            raise fail(column, "is empty")
+    path = PurePosixPath(cells["path"])
+    if path.is_absolute() or ".." in path.parts or "\0" in cells["path"]:
+        raise fail("path", f"{cells['path']!r} must lead to a file below {audio}")
+    split = SPLIT_NAMES.get(cells["split"].lower())
+    if split is None:
+        raise fail("split", f"{cells['split']!r}; known are {', '.join(SPLIT_NAMES)}")
+    numeric = {}
+    for column in (name for name, kind in kinds.items() if kind == "numeric"):
+        if cells[column] and not _is_number(cells[column]):
+            raise fail(column, f"{cells[column]!r} is not a number; leave the cell empty where it is unknown")
+        numeric[column] = float(cells[column]) if cells[column] else math.nan
+    return Clip(
+        key=key_of(path.as_posix()),
+        audio=FileAudio(str(audio), path.as_posix()),
+        track=cells["track_id"],
+        artist=cells.get("artist") or None,
+        split=split,
+        multilabel={name: _tags(cells[name]) for name, kind in kinds.items() if kind == "multilabel"},
+        categorical={name: cells[name] or None for name, kind in kinds.items() if kind == "categorical"},
+        numeric=numeric,
+        licence=cells.get("licence") or None,
+    )
+
+
+def _check_paths(labels: Path, rows: Sequence[Row]) -> None:
+    first: dict[str, int] = {}
+    for row in rows:
+        path = PurePosixPath(row.cells["path"]).as_posix()
+        if first.setdefault(path, row.number) != row.number:
+            raise UserError(f"{labels}, row {row.number}, column path: {path} stands in row {first[path]} already")
+
+
+def _tags(cell: str) -> tuple[str, ...]:
+    return tuple(sorted({tag.strip() for tag in cell.split("|") if tag.strip()}))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Frozen encoder to embeddings, to metrics with confidence, to a report."""

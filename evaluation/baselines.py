@@ -1,0 +1,35 @@
+"""The best that can be done without listening: one constant answer, chosen on the training split.
+
+It stands beside every metric, because some published figures lie below it.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics import key_scores, tempo_hits
+from evaluation.targets import Target
+from evaluation.tasks import Kind
+
+
+def best_constant(kind: Kind, train: Target) -> NDArray[np.bool_] | int | float:
+    """The answer that would score best on the training split.
+
+    Args:
+        kind: of the task.
+        train: its targets; ties go to the first class, the lowest tempo.
+
+    Returns:
+        For tags a row (C,) with the most frequent one; for class and key a code; for tempo and number a value.
+    """
+    values = train.values
+    if kind == "tags":
+        return np.asarray(np.arange(values.shape[1]) == np.argmax(values.sum(0)))
+    if kind == "number":
+        return float(values.mean())
+    if kind == "tempo":
+        candidates = np.unique(values)
+        return float(candidates[np.argmax(tempo_hits(values[None], candidates[:, None], octaves=False).sum(1))])
+    counts_C = np.bincount(values.astype(np.int64), minlength=len(train.classes))
+    if kind == "key":
+        return int(np.argmax(counts_C @ key_scores(train.classes, train.classes)))
+    return int(np.argmax(counts_C))

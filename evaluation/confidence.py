@@ -1,0 +1,96 @@
+"""Clustered paired bootstrap: every number's interval, and the interval of a difference.
+
+A resample is a weight per clip (how often its cluster was drawn) and a draw of probe seeds. The same resamples serve
+every model, so a difference between two models is paired. Row 0 is the set itself: its metric is the reported value.
+
+Shape suffixes: K test clips, R resamples + 1, S seeds, M metrics of one task.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws that every model of a task shares."""
+
+    weights_RK: NDArray[np.float64]
+    """Times each clip counts; row 0 is all ones."""
+    seeds_RS: NDArray[np.int64]
+    """Probe seeds of each resample, drawn with replacement; row 0 is each seed once."""
+    clusters: int
+    """Independent units that were drawn from."""
+
+    def over_seeds(self, values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean over each resample's own draw of seeds, shape (R,).
+
+        Args:
+            values_SR: a metric for every seed and resample; one row for a metric without seeds.
+        """
+        if len(values_SR) == 1:
+            one_R: NDArray[np.float64] = values_SR[0]
+            return one_R
+        rows_R1 = np.arange(values_SR.shape[1])[:, None]
+        picked_RS: NDArray[np.float64] = values_SR[self.seeds_RS, rows_R1]
+        return np.asarray(picked_RS.mean(1))
+
+
+def draw_resamples(clusters_K: Sequence[str], *, resamples: int, seeds: int, rng: np.random.Generator) -> Resamples:
+    """Draw clusters with replacement, as many as there are, ``resamples`` times.
+
+    Args:
+        clusters_K: name of each clip's cluster (its artist, or its track).
+        resamples: draws beside the set itself.
+        seeds: probe seeds to draw from, ≥ 1.
+        rng: source of the draws.
+    """
+    if not clusters_K:
+        raise ValueError("nothing to resample")
+    names, code_K = np.unique(np.asarray(clusters_K, dtype=np.str_), return_inverse=True)
+    drawn = rng.integers(len(names), size=(resamples, len(names)))
+    row = np.arange(resamples)[:, None]
+    counts = np.bincount((row * len(names) + drawn).ravel(), minlength=resamples * len(names))
+    weights_RK = counts.reshape(resamples, len(names))[:, code_K].astype(np.float64)
+    seeds_RS = rng.integers(seeds, size=(resamples, seeds))
+    return Resamples(
+        weights_RK=np.concatenate([np.ones((1, len(code_K))), weights_RK]),
+        seeds_RS=np.concatenate([np.arange(seeds)[None], seeds_RS]),
+        clusters=len(names),
+    )
+
+
+def interval(values_R: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+    """Value, low and high: row 0 and the percentiles of the resamples.
+
+    A resample in which the metric is undefined (no positive was drawn) is left out of the percentiles.
+    """
+    drawn = values_R[1:][np.isfinite(values_R[1:])]
+    if not len(drawn):
+        return float(values_R[0]), float("nan"), float("nan")
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(values_R[0]), float(low), float(high)
+
+
+def two_sided_p(difference_R: NDArray[np.float64]) -> float:
+    """Bootstrap p-value of "no difference": twice the rarer sign's share, never below 2/(resamples + 1)."""
+    drawn = difference_R[1:][np.isfinite(difference_R[1:])]
+    rarer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values of a family of claims (Holm 1979): reject those ≤ α, and the family errs with probability ≤ α.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = highest
+    return adjusted

@@ -1,0 +1,133 @@
+"""A task's probe from tables to answers: embeddings in, heads trained on all models at once, test clips answered.
+
+Shape suffixes: A models, H heads, S seeds, K clips, P chunks, C tags or classes, E encoder width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.embed import EmbeddingTable
+from evaluation.judge import Values
+from evaluation.probes import Head, ProbeData, TrainedHeads, train_heads
+from evaluation.targets import Target
+from evaluation.tasks import EvaluationConfig, Kind, Task
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Offset and deviation of the training split, for targets or for embeddings."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+    def apply(self, values: NDArray[np.float64] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """To zero mean and unit deviation of the training split."""
+        return ((values - self.mean) / self.deviation).astype(np.float32)
+
+
+def fit_scale(values: NDArray[np.float64] | NDArray[np.float32]) -> Scale:
+    """Mean and deviation over the first axis; what does not vary is left as it is."""
+    deviation = values.std(0, dtype=np.float64)
+    return Scale(values.mean(0, dtype=np.float64), np.where(deviation > 0, deviation, 1.0))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Heads trained on clean embeddings, ready to answer other ones (a corrupted test set, for one)."""
+
+    task: Task
+    trained: TrainedHeads
+    models: tuple[str, ...]
+    inputs: tuple[Scale | None, ...]
+    """Scaling of each model's embeddings."""
+    target: Scale | None
+    """Scaling of numeric targets; tempi are fitted as log2."""
+    aggregate: str
+
+    def answer(self, tables: Mapping[str, EmbeddingTable], rows_K: NDArray[np.int64]) -> dict[str, Values]:
+        """Answers of every model's heads for some clips, shape (S, K) or, for tags, (S, K, C)."""
+        out_HKC = self._outputs([tables[model] for model in self.models], rows_K)
+        models = np.array([head.model for head in self.trained.heads])
+        return {model: self._decode(out_HKC[models == a]) for a, model in enumerate(self.models)}
+
+    def _outputs(self, tables: Sequence[EmbeddingTable], rows_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.aggregate == "embeddings":
+            return self._predict([table.h_KE[rows_K] for table in tables])
+        ends = np.cumsum(tables[0].counts_K)
+        of_clip = [np.arange(ends[row] - tables[0].counts_K[row], ends[row]) for row in rows_K]
+        out_HPC = self._predict([table.chunks_PE[np.concatenate(of_clip)] for table in tables])
+        if self.aggregate == "probabilities":
+            out_HPC = _probabilities(self.task.kind, out_HPC)
+        lengths = np.array([len(chunks) for chunks in of_clip])
+        sums: NDArray[np.float64] = np.add.reduceat(out_HPC, np.cumsum(lengths) - lengths, axis=1)
+        return np.asarray(sums / lengths[:, None])
+
+    def _predict(self, embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        x_AKE = stack_models(embeddings, self.inputs).to(self.trained.weights[0].device)
+        return np.asarray(self.trained.predict(x_AKE).double().cpu().numpy())
+
+    def _decode(self, out_SKC: NDArray[np.float64]) -> Values:
+        if self.task.kind == "tags":
+            return out_SKC
+        if self.target is None:
+            return np.asarray(out_SKC.argmax(-1), np.int64)
+        values_SK = out_SKC[..., 0] * self.target.deviation + self.target.mean
+        return np.exp2(values_SK) if self.task.kind == "tempo" else values_SK
+
+
+def fit_probe(
+    task: Task, parts: Mapping[str, Target], tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
+) -> Probe:
+    """Train every seed on every model of one width together.
+
+    Args:
+        task: head and optimiser.
+        parts: targets of train and valid.
+        tables: embeddings of the whole set by model.
+        config: seeds, device and how chunks are averaged.
+    """
+    train, valid = parts["train"], parts["valid"]
+    target = fit_scale(_numbers(task.kind, train)) if task.kind in ("tempo", "number") else None
+    inputs = tuple(fit_scale(table.h_KE[train.rows_K]) if task.standardise else None for table in tables.values())
+    data = []
+    for part in (train, valid):
+        x_AKE = stack_models([table.h_KE[part.rows_K] for table in tables.values()], inputs)
+        y_K = torch.from_numpy(part.values if target is None else target.apply(_numbers(task.kind, part)))
+        data.append(ProbeData(x_AKE.to(config.device), y_K.to(config.device)))
+    heads = [Head(model, config.seed + seed) for model in range(len(tables)) for seed in range(config.seeds)]
+    trained = train_heads(task, data[0], data[1], max(1, len(train.classes)), heads)
+    return Probe(task, trained, tuple(tables), inputs, target, config.chunking.aggregate)
+
+
+def stack_models(embeddings: Sequence[NDArray[np.float32]], inputs: Sequence[Scale | None]) -> Tensor:
+    """The models' embeddings of the same clips, scaled where asked, shape (A, K, E)."""
+    pairs = zip(embeddings, inputs, strict=True)
+    return torch.from_numpy(np.stack([h_KE if scale is None else scale.apply(h_KE) for h_KE, scale in pairs]))
+
+
+def by_width(tables: Mapping[str, EmbeddingTable]) -> list[dict[str, EmbeddingTable]]:
+    """Models whose heads can be stacked: those of equal width."""
+    groups: dict[int, dict[str, EmbeddingTable]] = {}
+    for model, table in tables.items():
+        groups.setdefault(table.h_KE.shape[1], {})[model] = table
+    return list(groups.values())
+
+
+def _numbers(kind: Kind, part: Target) -> NDArray[np.float64]:
+    values_K = np.asarray(part.values, np.float64)
+    return np.log2(values_K) if kind == "tempo" else values_K
+
+
+def _probabilities(kind: Kind, out_HPC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In float64: the saturation of a float32 sigmoid makes ties."""
+    if kind == "tags":
+        return np.asarray(1 / (1 + np.exp(-out_HPC)))
+    if kind in ("class", "key"):
+        raised = np.exp(out_HPC - out_HPC.max(-1, keepdims=True))
+        return np.asarray(raised / raised.sum(-1, keepdims=True))
+    return out_HPC

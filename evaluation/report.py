@@ -1,0 +1,239 @@
+"""One JSON, and everything else made from it: Markdown, CSV, LaTeX, an HTML page, figures, a table for the terminal.
+
+Shape suffix: R resamples + 1.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from cluster.storage import write_atomic
+from evaluation.confidence import interval, two_sided_p
+from evaluation.judge import Judged
+from evaluation.score import Scored
+
+SCHEMA_VERSION = 1
+SUBJECT = "trained"
+"""The model that is reported; all others are its baselines."""
+REFERENCE = "untrained"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report and its files."""
+
+    tree: dict[str, Any]
+    """What report.json holds."""
+    folder: Path
+    figures: dict[str, Path]
+    """PNG files by name."""
+
+    def flat(self) -> dict[str, float]:
+        """Every value, interval end and baseline under one dotted name, for a tracker."""
+        rows = {"": self.tree["metrics"]} | {f"{name}/": rows for name, rows in self.tree["baselines"].items()}
+        pairs = {
+            f"{prefix}{metric}": row["value"] for prefix, metrics in rows.items() for metric, row in metrics.items()
+        }
+        pairs |= {
+            f"{metric}/{end}": row[end] for metric, row in self.tree["metrics"].items() for end in ("low", "high")
+        }
+        return {name: value for name, value in pairs.items() if value is not None}
+
+    def table(self) -> Table:
+        """The short table of a terminal."""
+        names = list(self.tree["baselines"])
+        table = Table("metric", SUBJECT, "interval", *names, f"Δ {REFERENCE}")
+        for row in rows_of(self.tree):
+            values = [row.value, row.interval, *(row.baselines[name] for name in names), row.difference]
+            table.add_row(row.metric, *values)
+        return table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric as text."""
+
+    metric: str
+    value: str
+    interval: str
+    baselines: dict[str, str]
+    difference: str
+    verdict: str
+    """better, worse or unclear: whether the interval of the difference excludes zero."""
+    n: int
+    convention: str
+
+
+def build_tree(
+    scored: Mapping[str, Scored], *, level: float, left_out: Mapping[str, str], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Assemble the JSON of a report.
+
+    Args:
+        scored: tasks by name.
+        level: coverage of the intervals.
+        left_out: optional tasks that did not run, and why.
+        provenance: of encoder, shards and software.
+    """
+    models = list(dict.fromkeys(m for task in scored.values() for judged in task.metrics.values() for m in judged))
+    tables: dict[str, dict[str, Any]] = {model: {} for model in models}
+    differences: dict[str, dict[str, Any]] = {model: {} for model in models if model != SUBJECT}
+    for name, task in scored.items():
+        for metric, judged in task.metrics.items():
+            about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
+            for model, one in judged.items():
+                tables[model][f"{name}/{metric}"] = _numbers(one.values_R, level) | about
+                if model != SUBJECT:
+                    delta_R = judged[SUBJECT].values_R - one.values_R
+                    differences[model][f"{name}/{metric}"] = _numbers(delta_R, level) | {"p": two_sided_p(delta_R)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metrics": tables.pop(SUBJECT),
+        "baselines": tables,
+        "differences": differences,
+        "tasks": {name: _task_tree(task) for name, task in scored.items()},
+        "left_out": dict(left_out),
+        "notes": [note for task in scored.values() for note in task.notes],
+        "provenance": provenance,
+    }
+
+
+def rows_of(tree: Mapping[str, Any]) -> list[Row]:
+    """The report's metrics as rows of text, in their order."""
+    rows = []
+    for metric, own in tree["metrics"].items():
+        delta = tree["differences"].get(REFERENCE, {}).get(metric)
+        rows.append(
+            Row(
+                metric=metric,
+                value=number(own["value"]),
+                interval=_span(own),
+                baselines={name: number(found[metric]["value"]) for name, found in tree["baselines"].items()},
+                difference=f"{number(delta['value'], sign=True)} {_span(delta, sign=True)}" if delta else "–",
+                verdict=_verdict(delta),
+                n=own["n"],
+                convention=own["convention"],
+            )
+        )
+    return rows
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """Three decimals without the leading zero; a dash for what is undefined.
+
+    >>> number(0.5), number(-0.0412, sign=True), number(1.0), number(None)
+    ('.500', '−.041', '1.000', '–')
+    """
+    if value is None:
+        return "–"
+    text = f"{abs(value):.3f}"
+    text = text.removeprefix("0") if abs(value) < 0.9995 else text
+    return ("−" if value < 0 else "+" if sign else "") + text
+
+
+def markdown(tree: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    names = list(tree["baselines"])
+    head = ["metric", SUBJECT, "interval", *names, f"difference from {REFERENCE}", "n"]
+    lines = ["# Evaluation", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows_of(tree):
+        cells = [row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Conventions", ""]
+    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows_of(tree)]
+    masked = [
+        f"- {name}: {', '.join(map(_plain, task['masked']))}" for name, task in tree["tasks"].items() if task["masked"]
+    ]
+    lines += ["", "## Masked tags", "", *masked] if masked else []
+    notes = [*tree["notes"], *(f"{name}: left out, {reason}" for name, reason in tree["left_out"].items())]
+    lines += ["", "## Notes", "", *(f"- {_plain(note)}" for note in notes)] if notes else []
+    lines += [
+        "",
+        "## Provenance",
+        "",
+        "```json",
+        json.dumps(tree["provenance"], indent=1, ensure_ascii=True),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def csv_text(tree: Mapping[str, Any]) -> str:
+    """A row a metric and model."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["metric", "model", "value", "low", "high", "n", "convention"])
+    for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
+        for metric, row in metrics.items():
+            writer.writerow([metric, model, row["value"], row["low"], row["high"], row["n"], row["convention"]])
+    return out.getvalue()
+
+
+def latex(tree: Mapping[str, Any]) -> str:
+    """A booktabs table."""
+    names = list(tree["baselines"])
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) + 2)}}}", r"\toprule"]
+    lines.append(" & ".join(["metric", SUBJECT, "interval", *names]) + r" \\")
+    lines.append(r"\midrule")
+    for row in rows_of(tree):
+        cells = [row.metric.replace("_", r"\_"), row.value, row.interval, *row.baselines.values()]
+        lines.append(" & ".join(cells).replace("−", "$-$").replace("–", "--") + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def write_report(tree: dict[str, Any], folder: Path) -> Report:
+    """Write every form of a report, the JSON last: where it stands, the others are whole."""
+    from evaluation.figures import draw_figures
+    from evaluation.page import html_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = draw_figures(tree)
+    figures = {}
+    for name, forms in drawn.items():
+        figures[name] = folder / f"{name}.png"
+        write_atomic(figures[name], forms.png)
+    write_atomic(folder / "report.md", markdown(tree))
+    write_atomic(folder / "report.csv", csv_text(tree))
+    write_atomic(folder / "report.tex", latex(tree))
+    write_atomic(folder / "report.html", html_page(tree, drawn))
+    write_atomic(folder / "report.json", json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
+    return Report(tree, folder, figures)
+
+
+def _numbers(values_R: np.ndarray[Any, np.dtype[np.float64]], level: float) -> dict[str, float | None]:
+    value, low, high = (x if math.isfinite(x) else None for x in interval(values_R, level))
+    return {"value": value, "low": low, "high": high}
+
+
+def _task_tree(task: Scored) -> dict[str, Any]:
+    tags: dict[str, dict[str, dict[str, float]]] = {}
+    for metric, judged in task.metrics.items():
+        by_model: dict[str, Judged] = {model: one for model, one in judged.items() if one.by_tag}
+        for model, one in by_model.items():
+            tags.setdefault(metric, {})[model] = one.by_tag
+    counts = {f"num_{split}": count for split, count in task.counts.items()}
+    return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags}
+
+
+def _span(row: Mapping[str, Any], *, sign: bool = False) -> str:
+    return f"[{number(row['low'], sign=sign)}, {number(row['high'], sign=sign)}]"
+
+
+def _verdict(delta: Mapping[str, Any] | None) -> str:
+    if not delta or delta["low"] is None:
+        return "unclear"
+    return "better" if delta["low"] > 0 else "worse" if delta["high"] < 0 else "unclear"
+
+
+def _plain(text: str) -> str:
+    """A user's words in Markdown: one line, and no markup of theirs."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#!" else c for c in " ".join(text.split()))

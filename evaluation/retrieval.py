@@ -1,0 +1,54 @@
+"""Exact nearest neighbours by cosine, and what they share with the query.
+
+A query is excluded by its identity, never by its rank: among duplicates "self" does not always come first. Clips of the
+query's own track (or artist) are excluded with it.
+
+Shape suffixes: Q queries, D clips of the base, E encoder width, k neighbours.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.settings import UserError
+
+Ints = NDArray[np.int64]
+
+
+def unit_rows(h_KE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of unit norm; a zero row stays zero, equally far from all."""
+    norm_K1 = np.linalg.norm(h_KE.astype(np.float64), axis=1, keepdims=True)
+    return np.ascontiguousarray(h_KE / np.where(norm_K1 > 0, norm_K1, 1), np.float32)
+
+
+def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int) -> Ints:
+    """The k nearest clips of another group for every clip of a set, nearest first.
+
+    Args:
+        h_KE: embeddings, any scale.
+        groups_K: clips with equal numbers are never each other's neighbours; a clip is of its own group.
+        k: neighbours wanted, ≥ 1.
+
+    Returns:
+        Rows of neighbours, shape (K, k); −1 behind the last where a clip has fewer.
+
+    Raises:
+        UserError: if no clip has a neighbour of another group.
+    """
+    import faiss
+
+    if len(h_KE) != len(groups_K):
+        raise ValueError(f"{len(h_KE)} embeddings, {len(groups_K)} groups")
+    if len(np.unique(groups_K)) < 2:
+        raise UserError("retrieval needs test clips of at least two tracks (two artists with exclude=artist)")
+    unit_KE = unit_rows(h_KE)
+    index = faiss.IndexFlatIP(unit_KE.shape[1])
+    index.add(unit_KE)
+    # However large the query's own group is, k of the others lie within k + its size.
+    reach = min(len(h_KE), k + int(np.bincount(groups_K).max()))
+    _, found_KD = index.search(unit_KE, reach)
+    other_KD = groups_K[found_KD] != groups_K[:, None]
+    first_KD = np.argsort(~other_KD, axis=1, kind="stable")[:, :k]
+    near_Kk = np.take_along_axis(found_KD, first_KD, 1)
+    near_Kk[~np.take_along_axis(other_KD, first_KD, 1)] = -1
+    padding = np.full((len(h_KE), k - near_Kk.shape[1]), -1, np.int64)
+    return np.concatenate([near_Kk.astype(np.int64), padding], 1)

@@ -1,0 +1,166 @@
+"""One task, every model, one set of resamples: what the report's rows are made of.
+
+Shape suffixes: S seeds, K test clips, k neighbours, C tags or classes, E encoder width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster.settings import UserError
+from evaluation.baselines import best_constant
+from evaluation.confidence import draw_resamples
+from evaluation.embed import EmbeddingTable
+from evaluation.judge import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
+from evaluation.probing import by_width, fit_probe
+from evaluation.retrieval import neighbours
+from evaluation.targets import Target
+from evaluation.tasks import EvaluationConfig, Task
+
+SPLITS = ("train", "valid", "test")
+FEW_CLUSTERS = 10
+ByModel = dict[str, dict[str, Judged]]
+"""Metric → model → values."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task's metrics by model, and what a reader must know about them."""
+
+    metrics: ByModel
+    """Models are those embedded, ``random`` and ``constant``."""
+    conventions: dict[str, str]
+    n: int
+    """Test clips; those of retrieval are its queries."""
+    clusters: int
+    """Independent units behind the intervals."""
+    counts: dict[str, int]
+    """Clips of each split whose target is known."""
+    classes: tuple[str, ...]
+    masked: tuple[str, ...]
+    """Tags that no test clip has, or all have."""
+    notes: tuple[str, ...]
+
+
+def score_task(
+    name: str, task: Task, target: Target, tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
+) -> Scored:
+    """Run a task's probe and retrieval on every model.
+
+    Args:
+        name: of the task; it keys the draws.
+        task: protocol.
+        target: its known targets.
+        tables: embeddings of the whole set by model.
+        config: seeds, neighbourhoods, bootstrap.
+
+    Raises:
+        UserError: if a split the task needs has no clip with a known target.
+    """
+    parts = {split: target.only(split) for split in SPLITS}
+    for split in SPLITS if task.probe else ("test",):
+        if not len(parts[split]):
+            raise UserError(f"task {name}: no clip of split {split} has a value in column {task.column}")
+    test = parts["test"]
+    units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
+    rng = generator(config, name, "resamples")
+    resamples = draw_resamples(units.tolist(), resamples=config.confidence.resamples, seeds=config.seeds, rng=rng)
+    notes = []
+    if resamples.clusters < FEW_CLUSTERS:
+        notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
+    metrics: ByModel = {}
+    if task.probe:
+        answers = _probe(name, task, parts, tables, config)
+        judged = {model: judge_answers(task.kind, answer, test, resamples) for model, answer in answers.items()}
+        metrics |= _by_metric(judged)
+    if task.retrieval:
+        found, there_Kk = _retrieve(name, task, parts, tables, config)
+        metrics |= _by_metric(
+            {
+                model: judge_neighbours(task.kind, answer, there_Kk, test, resamples, config.ks)
+                for model, answer in found.items()
+            }
+        )
+        short = int((~there_Kk).any(1).sum())
+        notes += [f"{name}: {short} queries have fewer than {max(config.ks)} neighbours outside their group"] * (
+            short > 0
+        )
+    masked = tuple(masked_tags(test)) if task.kind == "tags" and task.probe else ()
+    return Scored(
+        metrics=metrics,
+        conventions={metric: _convention(task, config, metric, test, masked) for metric in metrics},
+        n=len(test),
+        clusters=resamples.clusters,
+        counts={split: len(part) for split, part in parts.items()},
+        classes=target.classes,
+        masked=masked,
+        notes=tuple(notes),
+    )
+
+
+def generator(config: EvaluationConfig, *purpose: str) -> np.random.Generator:
+    """The generator of one purpose: it depends on the configured seed and on names, never on what ran before."""
+    return np.random.default_rng([config.seed, *"/".join(purpose).encode()])
+
+
+def _probe(
+    name: str,
+    task: Task,
+    parts: Mapping[str, Target],
+    tables: Mapping[str, EmbeddingTable],
+    config: EvaluationConfig,
+) -> dict[str, Values]:
+    test, train = parts["test"], parts["train"]
+    answers: dict[str, Values] = {}
+    for group in by_width(tables):
+        answers |= fit_probe(task, parts, group, config).answer(group, test.rows_K)
+    rng = generator(config, name, "random")
+    constant = best_constant(task.kind, train)
+    if task.kind == "tags":
+        # A constant ranks nothing: every clip has the same score for every tag.
+        answers["random"] = rng.random((config.seeds, len(test), len(test.classes)))
+        answers["constant"] = np.zeros((1, len(test), len(test.classes)))
+    else:
+        answers["random"] = rng.choice(train.values, (config.seeds, len(test)))
+        answers["constant"] = np.full((1, len(test)), constant)
+    return {model: answers[model] for model in (*tables, "random", "constant")}
+
+
+def _retrieve(
+    name: str,
+    task: Task,
+    parts: Mapping[str, Target],
+    tables: Mapping[str, EmbeddingTable],
+    config: EvaluationConfig,
+) -> tuple[dict[str, Values], np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:
+    """Targets of every query's neighbours by model, and which of them exist."""
+    test, k = parts["test"], max(config.ks)
+    _, groups_K = np.unique(test.track_K if config.exclude == "track" else test.artist_K, return_inverse=True)
+    embedded = {model: table.h_KE[test.rows_K] for model, table in tables.items()}
+    embedded["random"] = generator(config, name, "random").standard_normal((len(test), 64)).astype(np.float32)
+    near = {model: neighbours(h_KE, groups_K, k) for model, h_KE in embedded.items()}
+    found = {model: test.values[near_Kk] for model, near_Kk in near.items()}
+    # Which neighbours exist depends on the groups alone, so it is the same for every model.
+    there_Kk = near["random"] >= 0
+    constant = best_constant(task.kind, parts["train"] if len(parts["train"]) else test)
+    found["constant"] = np.broadcast_to(np.asarray(constant), found["random"].shape)
+    return found, there_Kk
+
+
+def _by_metric(judged: Mapping[str, dict[str, Judged]]) -> ByModel:
+    first = next(iter(judged.values()))
+    return {metric: {model: found[metric] for model, found in judged.items()} for metric in first}
+
+
+def _convention(task: Task, config: EvaluationConfig, metric: str, test: Target, masked: tuple[str, ...]) -> str:
+    base, at, k = metric.partition("@")
+    text = CONVENTIONS[base]
+    if at:
+        return f"{text}; cosine, {k} nearest test clips of another {config.exclude}, mean over pairs"
+    if task.kind == "tags":
+        text += f"; {len(test.classes) - len(masked)} of {len(test.classes)} tags"
+    layers = "one linear layer" if task.head == "linear" else f"MLP of {task.hidden}"
+    return (
+        f"{text}; {layers} on the frozen embedding, mean of {config.seeds} seeds, {config.chunking.aggregate} averaged"
+    )

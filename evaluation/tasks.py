@@ -1,0 +1,135 @@
+"""What is asked of a frozen encoder: tasks as data, so that a preset of conf/evaluation names every protocol."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cluster.settings import Config
+
+Kind = Literal["tags", "class", "key", "tempo", "number"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Config):
+    """One target column and how it is judged. The defaults are those of 2407.13840 §4.3 as EVALUATION.md reads them."""
+
+    column: str
+    """Target column of the shards; ``artist`` names the index's own column."""
+    kind: Kind
+    """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
+    number: any value, judged by R²."""
+    probe: bool = False
+    """Train heads on the train split, stop on valid, report test."""
+    retrieval: bool = False
+    """Nearest neighbours among the test clips."""
+    optional: bool = False
+    """A set without the column leaves the task out, and the report says so; otherwise that is an error."""
+    vocabulary: tuple[str, ...] = ()
+    """Tags or classes in their frozen order; empty takes those of the shards. A set with others is refused."""
+    head: Literal["mlp", "linear"] = "mlp"
+    """mlp: Linear E→hidden, ReLU, Linear hidden→n; linear: Linear E→n. Neither has a bias."""
+    hidden: int = 512
+    """Width of the hidden layer, > 0."""
+    patience: int = 15
+    """Epochs without a better validation loss before a head stops, > 0."""
+    max_epochs: int = 500
+    """Epochs at most, > 0."""
+    dropout: float = 0.1
+    """Share of the head's input (linear) or hidden units (mlp) that is dropped in training, in [0, 1)."""
+    weight_decay: float = 1e-6
+    """Adam's L2 term, ≥ 0."""
+    learning_rate: float = 3e-4
+    """Adam's step, > 0."""
+    batch: int = 64
+    """Clips a step, > 0."""
+    standardise: bool = False
+    """Embeddings to zero mean and unit deviation of the train split; the paper does not."""
+
+    def __post_init__(self) -> None:
+        if not (self.probe or self.retrieval):
+            raise ValueError("a task needs probe: true, retrieval: true or both")
+        if self.retrieval and self.kind == "number":
+            raise ValueError("kind number has no retrieval metric; use kind tempo, or probe alone")
+        for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        if len(set(self.vocabulary)) < len(self.vocabulary):
+            raise ValueError("vocabulary names a tag twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData(Config):
+    """What is embedded."""
+
+    shards: str | None = None
+    """Folder or URI of the shards, with their index. Needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunking(Config):
+    """How a clip becomes one embedding: the mean over non-overlapping chunks of the encoder's length."""
+
+    min_tail: float = 0.5
+    """A last chunk with at least this share of its samples is padded with zeros, a shorter one left out; in (0, 1]."""
+    aggregate: Literal["embeddings", "probabilities", "logits"] = "embeddings"
+    """What is averaged over a test clip's chunks. Heads are trained on clips' mean embeddings in all three."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_tail <= 1:
+            raise ValueError(f"min_tail must be in (0, 1], got {self.min_tail}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceConfig(Config):
+    """The clustered paired bootstrap."""
+
+    resamples: int = 1000
+    """Resamples of the test set, ≥ 100."""
+    level: float = 0.95
+    """Coverage of the percentile interval, in (0, 1)."""
+    cluster: Literal["artist", "track"] = "artist"
+    """What is drawn with replacement: artists (tracks where the artist is unknown), or tracks."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise ValueError(f"resamples must be ≥ 100, got {self.resamples}")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must be in (0, 1), got {self.level}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Config):
+    """One evaluation: shards, tasks, and how sure the report is."""
+
+    data: EvaluationData = field(default_factory=EvaluationData)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """Name → task; metrics are called ``name/metric``."""
+    chunking: Chunking = field(default_factory=Chunking)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    ks: tuple[int, ...] = (1, 3, 5, 10)
+    """Neighbourhood sizes of the retrieval tasks, each > 0."""
+    exclude: Literal["track", "artist"] = "track"
+    """Clips of the query's own track (or artist) are never its neighbours."""
+    seeds: int = 5
+    """Heads trained per probe; the value is their mean. > 0."""
+    seed: int = 0
+    """Root of every draw: head weights, orders, dropout, resamples."""
+    batch: int = 64
+    """Chunks an encoder sees at once, > 0."""
+    device: str = "cpu"
+    """Torch device of the encoder and the heads."""
+    cache: str | None = None
+    """Folder of embedding tables; by default ``embeddings`` in the output folder."""
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) <= 0 or len(set(self.ks)) < len(self.ks):
+            raise ValueError(f"ks must be different numbers > 0, got {self.ks}")
+        for name in ("seeds", "batch"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name in self.tasks:
+            if not name or not all(c.isalnum() or c in "_-" for c in name):
+                raise ValueError(f"a task's name is of letters, digits, _ and -, got {name!r}")

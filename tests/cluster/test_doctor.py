@@ -1,0 +1,98 @@
+"""The doctor says what is wrong and what to do, and breaks off for nothing."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cluster import doctor
+from cluster.doctor import as_json, checks, healthy, render
+from cluster.settings import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def named(name: str, found: list[doctor.Check]) -> doctor.Check:
+    return next(check for check in found if check.name == name)
+
+
+def test_a_set_up_checkout_is_healthy_and_tells_it_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    found = checks()
+    render(found)
+
+    assert healthy(found), [check for check in found if check.state == "fail"]
+    assert json.loads(json.dumps(as_json(found)))[0] == {
+        "name": "python",
+        "state": "ok",
+        "found": ".".join(map(str, sys.version_info[:3])),
+        "remedy": "",
+    }
+    assert "torchaudio" in capsys.readouterr().out
+    assert {"gloo", "audio formats", "cores", "memory", "rooms", "token", "tracker"} <= {c.name for c in found}
+
+
+def test_everything_that_is_wrong_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(doctor, "MEMORY_BYTES", 1 << 60)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+    found = [*doctor._machine(), *doctor._token(), doctor._tracker("http://ann:hunter2@127.0.0.1:1")]
+
+    wrong = [check for check in found if check.state != "ok"]
+    assert {check.name for check in wrong} >= {"memory", f"disk of {ROOT}", "token", "tracker"}
+    assert all(check.remedy for check in wrong)
+    assert "hunter2" not in json.dumps(as_json(found))
+
+
+def test_a_token_that_others_can_read_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert named("token", doctor._token()).found.startswith("none yet")
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o644)
+
+    check = named("token", doctor._token())
+
+    assert (check.state, check.remedy) == ("warn", f"chmod 600 {tmp_path / 'token'}")
+
+
+def test_a_room_of_the_same_name_in_another_distribution_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: {"evaluation": ["evaluation-kit", doctor.OURS]})
+
+    (check,) = doctor._rooms()
+
+    assert (check.name, check.state, check.remedy) == ("room evaluation", "fail", "pip uninstall evaluation-kit")
+
+
+def test_a_room_from_elsewhere_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+
+    assert {check.state for check in doctor._rooms()} == {"fail"}
+
+
+def test_a_library_that_does_not_import_is_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> ModuleType:
+        raise OSError("libc10_cuda.so: cannot open shared object file")
+
+    monkeypatch.setattr("cluster.doctor.importlib.import_module", broken)
+
+    check = doctor._imported("torchaudio")
+
+    assert (check.state, check.found) == ("fail", "libc10_cuda.so: cannot open shared object file")
+    assert "torch 2.11-2.14" in check.remedy
+
+
+def test_a_look_that_breaks_is_a_failed_check_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> list[doctor.Check]:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(doctor, "_machine", breaks)
+
+    found = checks()
+
+    assert named("machine", found).found == "ZeroDivisionError: oh"
+    assert not healthy(found)
+    assert named("rooms", found).state == "ok"

@@ -1,0 +1,102 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import Config, UserError, flatten, leaf_paths, load_config, read_yaml, to_tree, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Config):
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Config):
+    seed: int = 0
+    sync: bool = False
+    shape: tuple[int, ...] = (1,)
+    loss: Loss = field(default_factory=Loss)
+
+
+def preset(folder: Path, text: str) -> Path:
+    path = folder / "preset.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_command_line_wins_over_the_preset_and_the_preset_over_the_default(tmp_path: Path) -> None:
+    path = preset(tmp_path, "seed: 3\nloss:\n  temperature: 0.2\n")
+    config = load_config(Experiment, path, ["loss.temperature=1e-2"])
+    assert config == Experiment(seed=3, loss=Loss(temperature=0.01))
+
+
+def test_a_configuration_survives_its_plain_tree() -> None:
+    config = Experiment(seed=5, shape=(2, 3))
+    assert validate(Experiment, to_tree(config), "test") == config
+    assert set(flatten(to_tree(config))) == set(leaf_paths(Experiment))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.temprature=0.1"], r"unknown key loss.temprature; did you mean loss.temperature"),
+        (["temperature=0.1"], r"unknown key temperature; did you mean loss.temperature"),
+        (["lossy.temperature=0.1"], r"unknown key lossy; did you mean loss"),
+        (["seed=true"], r"seed: .*integer.*got True"),
+        (["seed=1.5"], r"seed: .*integer"),
+        (["sync=no"], r"sync: .*boolean.*got 'no'"),
+        (["loss.temperature=hot"], r"loss.temperature: .*number.*got 'hot'"),
+        (["loss.temperature=0"], r"loss: temperature must be > 0, got 0"),
+        (["seed"], r"'seed' is not an override; write key=value"),
+        (["seed=1", "seed.x=2"], r"seed.x: seed is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_remedy(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(Experiment, None, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "'seed' stands twice"),
+        ("sync: no\n", "sync: .*boolean.*got 'no'"),
+        ("- 1\n- 2\n", "holds a list"),
+        ("a: &x [1]\nb: *x\n", "aliases are not allowed"),
+        ("1: 2\n", "key 1 is not a string"),
+        ("seed: [\n", "expected the node content"),
+        ("!!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("[" * 5000 + "]" * 5000, "recursion"),
+    ],
+)
+def test_a_preset_that_yaml_would_misread_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(Experiment, preset(tmp_path, text))
+
+
+def test_a_yaml_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
+    with pytest.raises(UserError, match="aliases"):
+        read_yaml(preset(tmp_path, "\n".join(lines)))
+
+
+def test_numbers_are_read_as_a_person_means_them(tmp_path: Path) -> None:
+    path = preset(tmp_path, "loss:\n  temperature: 1e-3\n")
+    assert load_config(Experiment, path).loss.temperature == 1e-3
+
+
+def test_a_missing_preset_names_the_nearest_one(tmp_path: Path) -> None:
+    preset(tmp_path, "")
+    with pytest.raises(UserError, match=r"presett.yaml: no such file; did you mean .*preset.yaml"):
+        read_yaml(tmp_path / "presett.yaml")
+
+
+def test_an_oversized_preset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at most"):
+        read_yaml(preset(tmp_path, "# " + "x" * (1 << 20)))

@@ -1,0 +1,224 @@
+"""Laws of atomic writing: whole or absent, whatever happens in between."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from cluster.settings import RunError, UserError
+from cluster.storage import (
+    atomic_file,
+    atomic_folder,
+    check_space,
+    fetch,
+    read_bytes,
+    remove_partials,
+    replace_link,
+    retry,
+    sha256,
+    without_credentials,
+    write_atomic,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_that_failed_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_atomic(target, "old")
+
+    def save() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_folder_replaces_another_whole(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "step-1") as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / content).write_text(content)
+
+    assert names(tmp_path) == ["step-1"]
+    assert names(tmp_path / "step-1" / "deep") == ["new"]
+
+
+def test_a_folder_that_failed_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "step-1") as temporary:
+        (temporary / "weights").write_text("old")
+
+    def save() -> None:
+        with atomic_folder(tmp_path / "step-1") as temporary:
+            (temporary / "weights").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+
+    assert (tmp_path / "step-1" / "weights").read_text() == "old"
+    assert names(tmp_path) == ["step-1"]
+
+
+def test_folders_are_replaced_where_the_file_system_cannot_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoSwap:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def renameat2(self, *_: object) -> int:
+            return -1
+
+    monkeypatch.setattr("cluster.storage.ctypes.CDLL", NoSwap)
+    monkeypatch.setattr("cluster.storage.ctypes.get_errno", lambda: errno.EINVAL)
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "step-1") as temporary:
+            (temporary / "weights").write_text(content)
+
+    assert (tmp_path / "step-1" / "weights").read_text() == "new"
+    assert names(tmp_path) == ["step-1"]
+
+
+@pytest.mark.parametrize("writer", ["atomic_file", "atomic_folder"])
+def test_a_full_disk_is_named_and_the_old_content_survives(tmp_path: Path, writer: str) -> None:
+    target = tmp_path / "snapshot"
+    write = getattr(storage, writer)
+    with write(target) as temporary:
+        (temporary / "weights" if writer == "atomic_folder" else temporary).write_text("old")
+
+    with pytest.raises(RunError, match=r"snapshot: the disk is full"), write(target) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert (target / "weights" if writer == "atomic_folder" else target).read_text() == "old"
+    assert names(tmp_path) == ["snapshot"]
+
+
+def test_a_link_changes_its_target_without_ever_missing(tmp_path: Path) -> None:
+    for step in ("step-1", "step-2"):
+        (tmp_path / step).mkdir()
+        replace_link(tmp_path / "last", step)
+        assert (tmp_path / "last").readlink() == Path(step)
+    assert names(tmp_path) == ["last", "step-1", "step-2"]
+
+
+SAVE_FOREVER = """
+import sys
+from pathlib import Path
+from cluster.storage import atomic_folder, replace_link, write_atomic
+home = Path(sys.argv[1])
+print("saving", flush=True)
+for count in range(10**9):
+    with atomic_folder(home / "snapshot") as temporary:
+        for part in range(3):
+            (temporary / f"part-{part}").write_bytes(str(count).zfill(8).encode() * 20_000)
+    write_atomic(home / "file", str(count).zfill(8).encode() * 20_000)
+    replace_link(home / "last", "snapshot")
+"""
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_kill_9_during_a_save_never_leaves_a_broken_target(tmp_path: Path, kills: int) -> None:
+    """FAULTS 41: every file of a folder is of one save, the single file too, the link leads to it."""
+    for kill in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        _busy_wait(kill, tmp_path)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+        parts = {(tmp_path / "last" / f"part-{part}").read_bytes() for part in range(3)}
+        assert len(parts) == 1
+        for content in (*parts, (tmp_path / "file").read_bytes()):
+            assert content == content[:8] * 20_000
+    remove_partials(tmp_path)
+    assert names(tmp_path) == ["file", "last", "snapshot"]
+
+
+def _busy_wait(kill: int, home: Path) -> None:
+    """Let the saver come to another point of a save each time: so many saves after its first, and a little."""
+    file, seen = home / "file", set[int]()
+    while len(seen) < 2 + kill % 3 or not (home / "last").is_symlink():
+        seen |= {file.stat().st_ino} if file.exists() else set()
+    for _ in range(97 * kill % 4001):
+        file.exists()
+
+
+def test_partials_of_the_living_and_of_other_machines_stay(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = storage._host()
+    dead = tmp_path / f".a@{host}+{gone.pid}+0.partial"
+    alive = tmp_path / f".a@{host}+{os.getpid()}+0.partial"
+    elsewhere = tmp_path / f".a@another-{host}+{gone.pid}+0.partial"
+    for path in (dead, alive, elsewhere):
+        path.write_text("half")
+
+    assert remove_partials(tmp_path) == [dead.name]
+    assert names(tmp_path) == sorted([alive.name, elsewhere.name])
+
+
+def test_space_is_checked_before_work_starts(tmp_path: Path) -> None:
+    check_space(tmp_path / "not" / "yet", 1)
+    with pytest.raises(RunError, match=r"yet: 1,073,741,824 MiB are needed"):
+        check_space(tmp_path / "not" / "yet", 1 << 50)
+
+
+def test_storage_that_recovers_in_time_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("cluster.storage.time.sleep", waits.append)
+    troubles = [OSError("away"), TimeoutError("slow")]
+
+    def action() -> bytes:
+        if troubles:
+            raise troubles.pop(0)
+        return b"here"
+
+    assert retry(action, "read", "s3://bucket/shard-00000.tar") == b"here"
+    assert waits == [0.5, 1.0]
+
+
+def test_a_mistake_of_the_user_is_not_tried_again() -> None:
+    calls: list[int] = []
+
+    def action() -> None:
+        calls.append(1)
+        raise UserError("no such key")
+
+    with pytest.raises(UserError, match="no such key"):
+        retry(action, "read", "s3://bucket/x")
+    assert calls == [1]
+
+
+def test_remote_bytes_and_objects_are_those_that_were_written(tmp_path: Path) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(bytes(range(256)))
+
+    assert read_bytes(f"file://{source}", 10, 20) == bytes(range(10, 20))
+    assert sha256(fetch(f"file://{source}", tmp_path / "cache" / "copy.bin")) == sha256(source)
+
+
+@pytest.mark.parametrize(
+    ("shown", "uri"),
+    [
+        ("postgresql://[redacted]@db/mlflow", "postgresql://ann:pa55@db/mlflow"),
+        ("https://h/x?sig=[redacted]&sv=1", "https://h/x?sig=abc%3D&sv=1"),
+        ("s3://bucket/key", "s3://bucket/key"),
+    ],
+)
+def test_credentials_never_show(shown: str, uri: str) -> None:
+    assert without_credentials(uri) == shown

@@ -1,0 +1,264 @@
+"""Laws of the tracker: nothing lost, nothing twice, no secret, no waiting."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.mlflow_store import MlflowStore
+from cluster.settings import UserError
+from cluster.spool import Spool
+from cluster.tracking import Tracker, TrackingConfig, default_store, replay, run_url
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+QUIET = {"system_metrics_s": 0.0}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose runs share one SQLite store; making its tables takes MLflow some seconds."""
+    return tmp_path_factory.mktemp("outputs-of-tests")
+
+
+@pytest.fixture
+def client(outputs: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
+
+
+def config(outputs: Path, **options: Any) -> TrackingConfig:
+    return TrackingConfig(uri=f"sqlite:///{outputs / 'mlflow.db'}", **(QUIET | options))
+
+
+def run_id(run_dir: Path) -> str:
+    found: str = json.loads((run_dir / "tracking" / "state.json").read_text())["run_id"]
+    return found
+
+
+def test_a_run_is_in_mlflow_as_it_was_told(outputs: Path, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("# report")
+    with Tracker(config(outputs, name="semisupcon"), outputs / "told") as tracker:
+        tracker.params({"optim.steps": 40, "loss.temperature": 1e-1, "data.labelled": None, "views.count": [2, 3]})
+        for step in range(1, 4):
+            tracker.metrics({"loss": 1 / step, "key/weighted@10": float("nan")}, step)
+        tracker.tags({"snapshot": "abc"})
+        tracker.dataset("labelled", "d" * 64, "/data/labelled")
+        tracker.artifact(tmp_path / "report.md", "report")
+        (tmp_path / "report.md").write_text("changed afterwards")
+
+    run = client.get_run(run_id(outputs / "told"))
+    assert run.info.run_name == "semisupcon"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "optim.steps": "40",
+        "loss.temperature": "0.1",
+        "data.labelled": "null",
+        "views.count": "[2, 3]",
+    }
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert len(client.get_metric_history(run.info.run_id, "key/weighted_at_10")) == 3
+    assert run.data.tags["snapshot"] == "abc"
+    assert run.data.tags["mlflow.source.git.commit"]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("labelled", "d" * 36)
+    assert json.loads(data.dataset.source) == {"uri": "/data/labelled", "manifest": "d" * 64}
+    copy = client.download_artifacts(run.info.run_id, "report/report.md", str(tmp_path))
+    assert Path(copy).read_text() == "# report"
+    assert not list((outputs / "told" / "tracking" / "files").glob("*"))
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run_and_tells_no_step_twice(outputs: Path, client: Any) -> None:
+    for first, last, steps in ((1, 4, 4), (3, 6, 6)):  # the second start repeats steps 3 and 4
+        with Tracker(config(outputs), outputs / "resumed") as tracker:
+            tracker.params({"optim.steps": steps, "seed": 0})
+            for step in range(first, last + 1):
+                tracker.metrics({"loss": float(step)}, step)
+
+    run = client.get_run(run_id(outputs / "resumed"))
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
+    assert run.data.params == {"optim.steps": "4", "seed": "0"}
+    assert run.data.tags["resumed.optim.steps"] == "6"
+
+
+def test_a_run_that_breaks_is_shown_as_failed(outputs: Path, client: Any) -> None:
+    def work() -> None:
+        with Tracker(config(outputs), outputs / "broken"):
+            raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        work()
+
+    assert client.get_run(run_id(outputs / "broken")).info.status == "FAILED"
+
+
+def test_a_trial_is_nested_under_its_sweep(outputs: Path, client: Any) -> None:
+    with (
+        Tracker(config(outputs), outputs / "sweep"),
+        Tracker(config(outputs), outputs / "sweep" / "trial-1", parent=outputs / "sweep"),
+    ):
+        pass
+
+    tags = client.get_run(run_id(outputs / "sweep" / "trial-1")).data.tags
+    assert tags["mlflow.parentRunId"] == run_id(outputs / "sweep")
+
+
+def test_secrets_reach_neither_the_disk_nor_mlflow(outputs: Path, client: Any) -> None:
+    with Tracker(config(outputs), outputs / "secret") as tracker:
+        tracker.params({"storage.api_key": "hunter2", "data.labelled": "s3://ann:hunter2@bucket/x", "views.tokens": 3})
+        tracker.dataset("labelled", "d", "https://bucket/x?X-Amz-Signature=hunter2")
+
+    written = b"".join(path.read_bytes() for path in (outputs / "secret").rglob("*") if path.is_file())
+    assert b"hunter2" not in written
+    params = client.get_run(run_id(outputs / "secret")).data.params
+    assert params["storage.api_key"] == "[redacted]"
+    assert params["data.labelled"] == "s3://[redacted]@bucket/x"
+    assert params["views.tokens"] == "3"
+
+
+def test_what_mlflow_refuses_for_good_holds_up_nothing(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), Tracker(config(outputs), outputs / "refused") as tracker:
+        tracker.params({"x" * 400: 1})  # longer than a name may be
+        tracker.metrics({"loss": 1.0}, 1)
+
+    run = client.get_run(run_id(outputs / "refused"))
+    assert run.data.metrics == {"loss": 1.0}
+    assert run.info.status == "FINISHED"
+    assert "MLflow refuses params, it is left out" in caplog.text
+
+
+def test_system_load_is_sampled_beside_the_run(outputs: Path, client: Any) -> None:
+    tracker = Tracker(config(outputs, system_metrics_s=1.0), outputs / "load")
+    sampled = tracker._system
+    assert sampled is not None
+    while "system/cpu_utilization_percentage" not in tracker._told.get("steps", {}):
+        sampled.join(0.05)
+    tracker.close()
+
+    metrics = client.get_run(run_id(outputs / "load")).data.metrics
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from cluster.tracking import Tracker, TrackingConfig
+tracker = Tracker(TrackingConfig(uri=sys.argv[1], system_metrics_s=0), Path(sys.argv[2]))
+tracker.params({"seed": 7})
+for step in range(1, 501):
+    tracker.metrics({"loss": float(step)}, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_driver_loses_no_point(outputs: Path, client: Any) -> None:
+    store = f"sqlite:///{outputs / 'mlflow.db'}"
+
+    done = subprocess.run([sys.executable, "-c", CRASH, store, str(outputs / "killed")], check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    assert replay(outputs / "killed")
+    run = client.get_run(run_id(outputs / "killed"))
+    assert run.data.params == {"seed": "7"}
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 501))
+
+
+def test_sending_again_changes_nothing(outputs: Path, client: Any, tmp_path: Path) -> None:
+    """What a kill between sending and noting it causes."""
+    state: dict[str, Any] = {"identity": "again", "name": "again", "started_ms": 1}
+    file = tmp_path / "a.txt"
+    file.write_text("a")
+    records: list[dict[str, Any]] = [
+        {"kind": "params", "values": {"seed": "1"}, "time_ms": 1},
+        {"kind": "metrics", "values": {"loss": 0.5, "nan": float("nan")}, "step": 1, "time_ms": 2},
+        {"kind": "dataset", "name": "d", "digest": "e", "source": "{}", "context": "training", "time_ms": 3},
+        {"kind": "file", "path": str(file), "folder": "", "time_ms": 4},
+    ]
+
+    ids = set[str]()
+    for _ in range(3):
+        state.pop("run_id", None)  # the kill came before the id was noted
+        MlflowStore(config(outputs).uri or "", "counterpoint", state, lambda: None).send(records)
+        ids.add(state["run_id"])
+
+    (only,) = ids
+    assert len(client.get_metric_history(only, "loss")) == len(client.get_metric_history(only, "nan")) == 1
+    assert len(client.get_run(only).inputs.dataset_inputs) == 1
+    assert [file.path for file in client.list_artifacts(only)] == ["a.txt"]
+
+
+def test_two_processes_cannot_tell_of_one_run(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "run" / "tracking")
+
+    with pytest.raises(UserError, match="another process is running there"):
+        Tracker(TrackingConfig(uri="sqlite:////nowhere/mlflow.db"), tmp_path / "run")
+    spool.close()
+
+
+def test_a_tracker_that_is_off_leaves_no_trace(tmp_path: Path) -> None:
+    with Tracker(TrackingConfig(enabled=False), tmp_path / "run") as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+        tracker.params({"seed": 1})
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_below_one_outputs_folder_share_a_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_store(Path("/a/outputs/x")) == default_store(Path("/a/outputs/sweep/trials/3"))
+    monkeypatch.chdir("/")
+    assert default_store(Path("outputs/x")) == "sqlite:////outputs/mlflow.db"
+
+
+def test_the_page_of_a_run_shows_no_password() -> None:
+    url = run_url("https://ann:hunter2@mlflow.example/", "1", "abc")
+    assert url == "https://[redacted]@mlflow.example/#/experiments/1/runs/abc"
+
+
+@pytest.mark.parametrize(("field", "value"), [("system_metrics_s", 0.5), ("experiment", "")])
+def test_impossible_settings_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} must"):
+        TrackingConfig(**{field: value})
+
+
+def test_a_spool_keeps_its_order_through_new_files_and_torn_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.spool.KEEP_BYTES", 100)
+    taken: list[int] = []
+    for start in range(0, 60, 20):
+        spool = Spool(tmp_path)
+        for number in range(start, start + 20):
+            spool.put({"number": number})
+            if number % 7 == 0:
+                records, mark = spool.take(3)
+                taken += [record["number"] for record in records]
+                spool.mark(mark)
+        os.write(spool._file, b'{"number": 10')  # a kill in the middle of a line
+        spool.close()
+    spool = Spool(tmp_path)
+    taken += [record["number"] for record in spool.take()[0]]
+    spool.close()
+
+    assert taken == list(range(60))
+
+
+def test_sent_records_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.spool.KEEP_BYTES", 100)
+    spool = Spool(tmp_path)
+    for number in range(60):
+        spool.put({"number": number})
+        spool.mark(spool.take()[1])
+    size = sum(path.stat().st_size for path in tmp_path.glob("records-*"))
+    spool.close()
+
+    assert size <= 120

@@ -1,0 +1,115 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluation.probes import Head, ProbeData, TrainedHeads, train_heads
+from evaluation.tasks import Task
+
+HEADS = [Head(model, seed) for model in range(2) for seed in range(3)]
+
+
+def task(**changes: Any) -> Task:
+    defaults = {"column": "x", "kind": "class", "probe": True, "hidden": 16, "patience": 4, "max_epochs": 40}
+    return Task(**(defaults | {"batch": 16, "learning_rate": 3e-3} | changes))
+
+
+@pytest.fixture
+def data() -> tuple[ProbeData, ProbeData]:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 90, 8, generator=g)
+    y = (x[0, :, :4] + 0.7 * torch.randn(90, 4, generator=g)).argmax(1)
+    return ProbeData(x[:, :60], y[:60]), ProbeData(x[:, 60:], y[60:])
+
+
+@pytest.mark.parametrize(("head", "learning_rate"), [("mlp", 3e-3), ("linear", 3e-2)])
+def test_a_head_among_others_equals_the_head_on_its_own(
+    data: tuple[ProbeData, ProbeData], head: str, learning_rate: float
+) -> None:
+    train, valid = data
+    config = task(head=head, learning_rate=learning_rate)
+    together = train_heads(config, train, valid, 4, HEADS)
+    alone = [train_heads(config, train, valid, 4, [one]) for one in HEADS]
+    assert together.epochs == tuple(one.epochs[0] for one in alone)
+    assert len(set(together.epochs)) > 1  # heads stopped at different times, so the stack was thinned
+    expected = torch.cat([one.predict(valid.x_AKE) for one in alone])
+    torch.testing.assert_close(together.predict(valid.x_AKE), expected, atol=1e-4, rtol=1e-4)
+
+
+def naive_linear(train: ProbeData, valid: ProbeData, config: Task, first: Tensor) -> tuple[float, Tensor]:
+    """A plain loop over one nn.Linear with torch's own Adam, without dropout."""
+    layer = nn.Linear(8, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(first.T)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    draws = torch.Generator().manual_seed(1 << 32)
+    best, kept, since = float("inf"), layer.weight.detach().clone(), 0
+    for _ in range(config.max_epochs):
+        order = torch.randperm(60, generator=draws)
+        for rows in order.split(config.batch):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(layer(train.x_AKE[0, rows]), train.y_K[rows]).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        loss = nn.functional.cross_entropy(layer(valid.x_AKE[0]), valid.y_K).item()
+        since += 1
+        if loss < best:
+            best, kept, since = loss, layer.weight.detach().clone(), 0
+        if since == config.patience:
+            break
+    return best, kept
+
+
+def test_training_is_that_of_a_plain_loop(data: tuple[ProbeData, ProbeData]) -> None:
+    train, valid = data
+    config = task(head="linear", dropout=0.0, weight_decay=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    first = (2 * torch.rand((8, 4), generator=generator) - 1) / 8**0.5
+    best, kept = naive_linear(train, valid, config, first)
+    trained = train_heads(config, train, valid, 4, [Head(0, 0)])
+    assert trained.losses[0] == pytest.approx(best, rel=1e-5)
+    torch.testing.assert_close(trained.weights[0][0], kept.T, atol=1e-5, rtol=1e-4)
+
+
+def validation_loss(trained: TrainedHeads, valid: ProbeData) -> list[float]:
+    out = trained.predict(valid.x_AKE)
+    return [nn.functional.cross_entropy(o, valid.y_K).item() for o in out]
+
+
+def test_the_weights_of_the_best_epoch_are_the_ones_that_answer(data: tuple[ProbeData, ProbeData]) -> None:
+    """A large step overfits at once: the last epoch is worse than the best."""
+    train, valid = data
+    trained = train_heads(task(learning_rate=0.05, patience=10, dropout=0.0), train, valid, 4, HEADS)
+    assert validation_loss(trained, valid) == pytest.approx(trained.losses, rel=1e-5)
+    stopped = train_heads(task(learning_rate=0.05, dropout=0.0, max_epochs=max(trained.epochs)), train, valid, 4, HEADS)
+    assert max(trained.epochs) < 40
+    assert stopped.losses == pytest.approx(trained.losses, rel=1e-4)
+
+
+def test_the_same_seed_draws_the_same_for_two_models(data: tuple[ProbeData, ProbeData]) -> None:
+    train, valid = data
+    twice = [ProbeData(part.x_AKE[:1].expand(2, -1, -1).contiguous(), part.y_K) for part in (train, valid)]
+    trained = train_heads(task(), twice[0], twice[1], 4, [Head(0, 7), Head(1, 7), Head(0, 8)])
+    torch.testing.assert_close(trained.weights[0][0], trained.weights[0][1])
+    assert not torch.allclose(trained.weights[0][0], trained.weights[0][2])
+
+
+@pytest.mark.parametrize("kind", ["tags", "number"])
+def test_tags_and_numbers_are_learned(kind: str) -> None:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 300, 8, generator=g)
+    y = x[0, :, :3] > 0 if kind == "tags" else x[0, :, 0]
+    train, valid = ProbeData(x[:, :200], y[:200]), ProbeData(x[:, 200:], y[200:])
+    out = train_heads(task(max_epochs=60), train, valid, 3 if kind == "tags" else 1, [Head(0, 0)]).predict(valid.x_AKE)
+    if kind == "tags":
+        assert ((out[0] > 0) == valid.y_K).float().mean() > 0.9
+    else:
+        assert np.corrcoef(out[0, :, 0].numpy(), valid.y_K.numpy())[0, 1] > 0.95
+
+
+def test_a_loss_that_is_never_finite_is_an_error(data: tuple[ProbeData, ProbeData]) -> None:
+    train, valid = data
+    broken = ProbeData(torch.full_like(valid.x_AKE, torch.nan), valid.y_K)
+    with pytest.raises(ValueError, match="not finite"):
+        train_heads(task(), train, broken, 4, [Head(0, 0)])

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load_config
+from data_shards.build import BuildConfig, build
+from data_shards.sources.synthetic import SyntheticConfig, corpus
+from trainers.config import ExperimentConfig
+
+MakeConfig = Callable[..., ExperimentConfig]
+
+
+@pytest.fixture(scope="session")
+def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A labelled and an unlabelled set of a dozen six-second tracks each."""
+    folder = tmp_path_factory.mktemp("shards")
+    config = BuildConfig(workers=1)
+    labelled = corpus(SyntheticConfig(tracks=12, seconds=6.0, valid_share=0.0, test_share=0.0, seed=0))
+    unlabelled = corpus(SyntheticConfig(tracks=12, seconds=6.0, valid_share=0.0, test_share=0.0, seed=1))
+    bare = [replace(clip, multilabel={}, categorical={}, numeric={}) for clip in unlabelled]
+    build(labelled, folder / "labelled", config)
+    build(bare, folder / "unlabelled", config)
+    return folder / "labelled", folder / "unlabelled"
+
+
+@pytest.fixture
+def make_config(tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
+    """A run of seconds on the tiny sets; dotted keys with underscores for dots: ``make_config(optim__steps=3)``."""
+
+    def make(**overrides: object) -> ExperimentConfig:
+        labelled, unlabelled = tiny_sets
+        tree = {
+            "data.labelled": str(labelled),
+            "data.unlabelled": str(unlabelled),
+            "data.batch": 8,
+            "data.b_s": 0.5,
+            "views.samples": 16_384,
+            "frontend.kind": "mel",
+            "encoder.channels": 2,
+            "head.hidden": 32,
+            "head.width": 16,
+            "optim.steps": 6,
+            "optim.learning_rate": 1e-3,
+            "resources.num_workers": 0,
+            "resources.use_gpu": "no",
+            "tracking.enabled": False,
+            "run.dir": str(tmp_path / "run"),
+            "run.snapshot_every": 2,
+        }
+        return load_config(ExperimentConfig, None, tree | {k.replace("__", "."): v for k, v in overrides.items()})
+
+    return make

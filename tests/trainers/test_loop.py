@@ -1,0 +1,195 @@
+"""The training loop in one process, without Ray: what it keeps, what it refuses, and how it ends."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.settings import UserError, to_tree
+from data_shards.build import BuildConfig, build
+from data_shards.sources.synthetic import SyntheticConfig, corpus
+from trainers import loop
+from trainers.config import ExperimentConfig
+from trainers.loop import STOP_FILE, DivergedError, World, train
+from trainers.metrics_log import read_metrics
+from trainers.pretrain import pretrain
+from trainers.snapshot import open_snapshot
+from trainers.step import build_optimizer
+
+MakeConfig = Callable[..., ExperimentConfig]
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def report(self, figures: Any) -> None:
+        self.steps.append(figures["step"])
+
+
+def losses(folder: Path | str) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in read_metrics(Path(folder) / "metrics.jsonl")]
+
+
+def weights(folder: Path | str) -> bytes:
+    return (open_snapshot(folder).path / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_snapshots_a_link_and_a_row_a_step(make_config: MakeConfig) -> None:
+    config = make_config(run__keep=2)
+    listener = Listener()
+    assert train(config, World(), listener) == 0
+    folder = Path(config.run.dir)
+    assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]
+    assert sorted(p.name for p in (folder / "snapshots").iterdir()) == ["last", "step-4", "step-6"]
+    assert listener.steps == [6]
+    row = next(read_metrics(folder / "metrics.jsonl"))
+    assert {"loss", "grad_norm", "alignment", "uniformity", "data_wait_s", "clips_per_s"} <= row.keys()
+
+
+def test_training_learns_to_tell_the_clips_apart(make_config: MakeConfig) -> None:
+    config = make_config(optim__steps=40, optim__learning_rate=3e-3, augment__preset="none", data__b_s=0, run__snapshot_every=100)
+    train(config, World(), Listener())
+    values = [loss for _, loss in losses(config.run.dir)]
+    assert sum(values[-10:]) < 0.8 * sum(values[:10])
+
+
+def test_a_run_killed_and_started_again_ends_with_the_same_bits(make_config: MakeConfig, tmp_path: Path) -> None:
+    whole = make_config(run__dir=str(tmp_path / "whole"), optim__steps=12)
+    pretrain(whole)
+    broken = replace(whole, run=replace(whole.run, dir=str(tmp_path / "broken")))
+    for kill_after in (3, 6, 9):
+        _run_until_step_then_kill(broken, kill_after, tmp_path)
+    assert open_snapshot(broken.run.dir).step < 12
+    pretrain(broken)
+    assert weights(broken.run.dir) == weights(whole.run.dir)
+    assert losses(broken.run.dir) == losses(whole.run.dir)
+
+
+def _run_until_step_then_kill(config: ExperimentConfig, step: int, tmp_path: Path) -> None:
+    """SIGKILL from inside, the moment the row of ``step`` is written: no clean-up of any kind runs."""
+    script = f"""
+import json, os, signal
+from cluster.settings import validate
+from trainers.config import ExperimentConfig
+from trainers.metrics_log import MetricsLog
+from trainers.pretrain import pretrain
+
+write = MetricsLog.write
+def write_and_die(self, row):
+    write(self, row)
+    if row["step"] == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+MetricsLog.write = write_and_die
+pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test"))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+
+
+def test_a_request_to_stop_leaves_a_snapshot_and_143_and_the_run_goes_on(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    whole = make_config(run__dir=str(tmp_path / "whole"), run__snapshot_every=100)
+    train(whole, World(), Listener())
+    config = make_config(run__snapshot_every=100, run__report_every=1)
+    folder = Path(config.run.dir)
+
+    class StopAtTwo(Listener):
+        def report(self, figures: Any) -> None:
+            if figures["step"] == 2:
+                (folder / STOP_FILE).touch()
+
+    assert train(config, World(), StopAtTwo()) == 143
+    assert open_snapshot(folder).step == losses(folder)[-1][0] < 6
+    assert train(config, World(), Listener()) == 0
+    assert losses(folder) == losses(whole.run.dir)
+    assert weights(folder) == weights(whole.run.dir)
+
+
+def test_a_finished_run_is_left_alone(make_config: MakeConfig) -> None:
+    config = make_config(optim__steps=2)
+    pretrain(config)
+    before = {p: p.stat().st_mtime_ns for p in Path(config.run.dir).rglob("*")}
+    assert pretrain(config) == 0
+    assert {p: p.stat().st_mtime_ns for p in Path(config.run.dir).rglob("*")} == before
+
+
+def test_more_steps_continue_a_finished_run(make_config: MakeConfig) -> None:
+    pretrain(make_config(optim__steps=2))
+    pretrain(make_config(optim__steps=4))
+    assert [step for step, _ in losses(make_config().run.dir)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", 1), ("loss__temperature", 0.2), ("data__batch", 4), ("augment__pitch__p", 0.0)]
+)
+def test_a_folder_refuses_another_experiment_by_its_keys(make_config: MakeConfig, key: str, value: object) -> None:
+    pretrain(make_config(optim__steps=2))
+    with pytest.raises(UserError, match=rf"{key.replace('__', '.')}: .* there, .* now"):
+        pretrain(make_config(optim__steps=4, **{key: value}))
+
+
+def test_a_folder_refuses_other_shards_but_not_the_same_elsewhere(
+    make_config: MakeConfig, tiny_sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pretrain(make_config(optim__steps=2))
+    other = corpus(SyntheticConfig(tracks=12, seconds=6.0, valid_share=0.0, test_share=0.0, seed=2))
+    build(other, tmp_path / "other", BuildConfig(workers=1))
+    with pytest.raises(UserError, match="the shards have changed"):
+        pretrain(make_config(optim__steps=3, data__unlabelled=str(tmp_path / "other")))
+    shutil.copytree(tiny_sets[1], tmp_path / "moved")
+    assert pretrain(make_config(optim__steps=3, data__unlabelled=str(tmp_path / "moved"))) == 0
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config()
+    step = loop.train_step
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def poisoned(model: Any, optimizer: Any, views: Any, optim: Any, **options: Any) -> dict[str, torch.Tensor]:
+        if len(seen) == 2:
+            views.input_N[0] = torch.nan
+        figures = step(model, optimizer, views, optim, **options)
+        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return figures
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    with pytest.raises(DivergedError, match=r"step 3: the loss or its gradient is not finite"):
+        train(config, World(), Listener())
+    for name, value in seen[1].items():
+        assert torch.equal(value, seen[2][name]), name
+    assert open_snapshot(config.run.dir).step == 2
+    dumped = json.loads((Path(config.run.dir) / "nonfinite-step-3-rank-0.json").read_text())
+    assert len(dumped["clip_ids"]) == 8
+
+
+def test_a_warm_start_takes_the_weights_and_begins_at_step_one(make_config: MakeConfig, tmp_path: Path) -> None:
+    first = make_config(optim__steps=2)
+    pretrain(first)
+    second = make_config(optim__steps=1, run__dir=str(tmp_path / "second"), init_from=first.run.dir, seed=5)
+    pretrain(second)
+    assert [step for step, _ in losses(second.run.dir)] == [1]
+    old, new = (open_snapshot(c.run.dir).model_state()["head.0.weight"] for c in (first, second))
+    assert 0 < (old - new).abs().max() < 5e-3
+
+
+def test_a_missing_set_is_named_before_anything_is_written(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(data__unlabelled=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(config)
+    assert not Path(config.run.dir).exists()
+
+
+def test_the_optimiser_is_fused_so_that_an_update_can_be_masked(make_config: MakeConfig) -> None:
+    model = torch.nn.Linear(2, 2)
+    assert build_optimizer(model, make_config().optim).defaults["fused"]

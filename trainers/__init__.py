@@ -1,0 +1,1 @@
+"""Everything that learns: augmentation, front-ends, encoders, losses, the loop."""

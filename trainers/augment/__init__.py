@@ -1,0 +1,1 @@
+"""Batched augmentation with per-sample parameters: drawing and applying are two functions."""

@@ -1,0 +1,150 @@
+"""The augmentation chain: each row with its own parameters, no loop over rows, only the rows that an effect was
+drawn for.
+
+Nothing clips in float: at severity 4 peaks reach about twice full scale.
+
+Shape suffixes: n rows, T samples of a view, L samples it may read.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from trainers.augment.delay import echo
+from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz
+from trainers.augment.parameters import AugmentConfig, Stage
+from trainers.augment.phase_vocoder import pitch_time
+from trainers.augment.spectral import Filters, Noise, shape_spectrum
+
+CHUNK_ROWS = {"cpu": 8, "cuda": 512}
+"""Rows at once: on a CPU what its cache holds, on a GPU what its memory does."""
+FRAME = {"training": 1024, "evaluation": 2048}
+HOP = 256
+
+
+class AugmentChain:
+    """Draw and apply the effects of a configuration."""
+
+    def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
+        self.config = config
+        self.sample_rate = sample_rate
+
+    def draw(self, slots: Tensor, *, step: int, seed: int, view: int) -> ViewParameters:
+        """Draw one view of each slot's clip: see `draw_parameters`."""
+        return draw_parameters(self.config, slots, sample_rate=self.sample_rate, step=step, seed=seed, view=view)
+
+    def apply(self, wave: Tensor, parameters: ViewParameters, num_samples: int | None = None) -> Tensor:
+        """Apply what was drawn.
+
+        Args:
+            wave: float, shape (n, L), any device. A row with tempo v reads the first num_samples · v of it (and ends in
+                silence where that is more than L), any other row the first ``num_samples``.
+            parameters: of the n rows.
+            num_samples: T; L if None.
+
+        Returns:
+            Shape (n, T); a row for which nothing was drawn is ``wave[:, :T]`` bit for bit.
+
+        Raises:
+            ValueError: if the shapes disagree.
+        """
+        n, L = wave.shape
+        T = L if num_samples is None else num_samples
+        if len(parameters.gain) != n or T > L:
+            raise ValueError(
+                f"wave is {(n, L)}: parameters of {len(parameters.gain)} rows and {T} samples do not fit it"
+            )
+        if T == L:
+            return self._run(wave, parameters, T)
+        out_nT = wave[:, :T].clone()
+        stretched = parameters.tempo != 1
+        for rows, reads in ((~stretched, T), (stretched, L)):
+            index = rows.nonzero()[:, 0]
+            if len(index):
+                there = index.to(wave.device, non_blocking=True)
+                part = self._run(wave[:, :reads].index_select(0, there), parameters.rows(index), T)
+                out_nT = out_nT.index_copy(0, there, part)
+        return out_nT
+
+    def _run(self, wave_nL: Tensor, drawn: ViewParameters, num_samples: int) -> Tensor:
+        gain_n = drawn.gain.to(wave_nL.device, wave_nL.dtype, non_blocking=True)
+        out_nL = wave_nL * gain_n[:, None]
+        for stage in _passes(self.config.order):
+            out_nL = self._stage(out_nL, drawn, stage, num_samples)
+        return out_nL
+
+    def _stage(self, wave_nL: Tensor, drawn: ViewParameters, stage: tuple[Stage, ...], num_samples: int) -> Tensor:
+        if stage == ("pitch",):
+            moved = (drawn.pitch_ratio != 1) | (drawn.tempo != 1)
+            order = (drawn.pitch_ratio * moved).argsort()  # like ratios together: a chunk is as long as its longest
+            return _on_rows(
+                wave_nL, drawn, order[moved[order]], lambda w, d: self._pitch(w, d, num_samples), length=num_samples
+            )
+        if stage == ("delay",):
+            return _on_rows(wave_nL, drawn, drawn.reflections > 0, self._delay)
+        noisy = (drawn.snr_db < torch.inf) & ("noise" in stage)
+        filtered = (drawn.filter_kind > 0) & ("filter" in stage)
+        for rows in (noisy & ~filtered, filtered & ~noisy, noisy & filtered):
+            wave_nL = _on_rows(wave_nL, drawn, rows, lambda w, d: self._spectrum(w, d, stage))
+        return wave_nL
+
+    def _spectrum(self, wave_nL: Tensor, drawn: ViewParameters, stage: tuple[Stage, ...]) -> Tensor:
+        there = ViewParameters(*(values.to(wave_nL.device, non_blocking=True) for values in drawn))
+        noise = filters = None
+        if "noise" in stage and drawn.snr_db[0] < torch.inf:
+            knee_hz = noise_knee_hz(self.config.noise, self.sample_rate)
+            noise = Noise(there.snr_db, there.noise_slope, there.noise_seed, knee_hz)
+        if "filter" in stage and drawn.filter_kind[0] > 0:
+            filters = Filters(there.filter_kind, there.low_hz, there.high_hz)
+        return shape_spectrum(wave_nL, sample_rate=self.sample_rate, noise=noise, filters=filters)
+
+    def _pitch(self, wave_nL: Tensor, drawn: ViewParameters, num_samples: int) -> Tensor:
+        n_fft = FRAME[self.config.quality]
+        return pitch_time(wave_nL, drawn.pitch_ratio, drawn.tempo, n_fft=n_fft, hop=HOP, num_samples=num_samples)
+
+    def _delay(self, wave_nL: Tensor, drawn: ViewParameters) -> Tensor:
+        taps = (drawn.delay, drawn.reflections, drawn.attenuation, drawn.wet)
+        config = self.config.delay
+        return echo(wave_nL, *taps, first_tap=config.first_tap, output_gain=config.output_gain)
+
+
+def _passes(order: tuple[Stage, ...]) -> Iterator[tuple[Stage, ...]]:
+    """The order as passes: noise directly before the filter shares the filter's transform."""
+    stages = list(order)
+    while stages:
+        width = 2 if stages[:2] == ["noise", "filter"] else 1
+        yield tuple(stages[:width])
+        stages = stages[width:]
+
+
+def _on_rows(
+    wave_nL: Tensor,
+    drawn: ViewParameters,
+    rows: Tensor,
+    effect: Callable[[Tensor, ViewParameters], Tensor],
+    *,
+    length: int | None = None,
+) -> Tensor:
+    """``wave`` with some rows replaced by their effect, chunk by chunk.
+
+    Args:
+        wave_nL: shape (n, L).
+        drawn: of the n rows, on the host.
+        rows: a mask (n,) or indices, on the host: no device is waited for.
+        effect: of rows and their draws.
+        length: of what the effect returns; where it differs from L, every row must be among ``rows``.
+    """
+    index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+    if len(index) == 0:
+        return wave_nL
+    size = CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])
+    chunks = [index[first : first + size] for first in range(0, len(index), size)]
+    there = [chunk.to(wave_nL.device, non_blocking=True) for chunk in chunks]
+    parts = [
+        effect(wave_nL.index_select(0, at), drawn.rows(at_host)) for at, at_host in zip(there, chunks, strict=True)
+    ]
+    if length is not None and length != wave_nL.shape[1]:
+        assert len(index) == len(wave_nL)
+        wave_nL = wave_nL[:, :length]
+    return wave_nL.index_copy(0, torch.cat(there), torch.cat(parts))

@@ -1,0 +1,162 @@
+"""Pitch and tempo in one phase-vocoder pass: stretch by r/v, then read with stride r.
+
+Output sample t is input position t·v; synthesis frame j lies at j·hop of the stretched signal, which is input
+position j·hop·v/r. A frame's phases advance by unit(X[i+1]·conj X[i]): products of unit numbers along frames, no
+angle is ever taken or unwrapped. Identity phase locking (Laroche & Dolson 1999) in parallel: every bin turns with
+the nearest peak of the frame it is taken from, so the phases between the bins of a partial stay as they were
+played.
+
+Shape suffixes: n rows, T samples, F analysis frames, J synthesis frames, K bins.
+"""
+
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d, pad
+
+from trainers.augment.resampling import SPLINE_REACH as _SPLINE_REACH
+from trainers.augment.resampling import read_spline
+
+_TINY = 1e-18
+"""Modulus under which a number has no phase of its own."""
+_PEAK_REACH = 2
+"""A peak is no lower than this many bins to both sides."""
+_SHIFTS = (1, 2, 4, 8)
+"""Running maxima by doubling: a peak is looked for up to fifteen bins away."""
+_FAR = 8192
+_SCAN_BLOCK = 16
+_FINE_FRAME = 2048
+"""From this frame length on the reading kernel has eight taps instead of four."""
+
+
+def pitch_time(
+    wave: Tensor,
+    pitch_ratio: Tensor,
+    tempo: Tensor,
+    *,
+    n_fft: int = 1024,
+    hop: int = 256,
+    num_samples: int | None = None,
+) -> Tensor:
+    """Move each row's pitch and tempo by its own ratios.
+
+    Args:
+        wave: shape (N, T), float; where less is there than ``num_samples · tempo``, the row ends in silence.
+        pitch_ratio: > 0, shape (N,); 2 ** (semitones / 12).
+        tempo: > 0, shape (N,); 1.25 is a quarter faster.
+        n_fft: frame length, samples; from 2,048 on (evaluation) the result is read by an eight-tap windowed sinc, below
+            by a cubic.
+        hop: between frames, samples; divides ``n_fft``, at most a quarter of it.
+        num_samples: length of the result; T if None.
+
+    Returns:
+        Shape (N, num_samples). A change of 1e-7 in the input moves it to about 42 dB of signal over difference.
+
+    Raises:
+        ValueError: if ``hop`` does not fit ``n_fft``, or the shapes disagree.
+
+    Source: SCIENCE §2; Laroche & Dolson, "Improved phase vocoder time-scale modification of audio", 1999.
+    """
+    N, T = wave.shape
+    if n_fft % hop or hop * 4 > n_fft:
+        raise ValueError(f"hop must divide n_fft and be at most a quarter of it, got {hop} and {n_fft}")
+    if pitch_ratio.shape != (N,) or tempo.shape != (N,):
+        raise ValueError(f"pitch_ratio and tempo must be ({N},), got {tuple(pitch_ratio.shape)}, {tuple(tempo.shape)}")
+    num_samples = T if num_samples is None else num_samples
+    if N == 0:
+        return wave.new_zeros(0, num_samples)
+    longest = float(pitch_ratio.max())  # parameters on the host cost the device no wait
+    ratio_n, tempo_n = (values.to(wave.device, torch.float64, non_blocking=True) for values in (pitch_ratio, tempo))
+    window = torch.hann_window(n_fft, device=wave.device, dtype=wave.dtype)
+    num_frames = ceil((num_samples * longest + _SPLINE_REACH) / hop) + 2
+    num_frames = -(-num_frames // _SCAN_BLOCK) * _SCAN_BLOCK
+    # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
+    windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
+    moved_nJK = _synthesis_frames(torch.fft.rfft(windowed), tempo_n / ratio_n, num_frames)
+    degree = 5 if n_fft >= _FINE_FRAME else 3
+    moved_nJK = moved_nJK * _weights(ratio_n, n_fft, degree, wave.dtype)[:, None]
+    stretched_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
+    return read_spline(stretched_nL, ratio_n, num_samples, degree=degree)
+
+
+def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> Tensor:
+    """Frames of the stretched signal: the nearest analysis frame, turned to where the phases have advanced to."""
+    n, F, K = spectrum_nFK.shape
+    place_nJ = torch.arange(num_frames, device=step_n.device, dtype=torch.float64) * step_n[:, None]
+    row_n1 = torch.arange(n, device=step_n.device)[:, None] * F
+    below_nJ = (row_n1 + place_nJ.long().clamp(max=F - 2))[:, :-1].flatten()
+    nearest_nJ = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
+
+    # advance_nFK[:, i] leads from frame i to frame i + 1; the last one leads nowhere and is never read.
+    advance_nFK = _unit(spectrum_nFK * spectrum_nFK.roll(-1, 1).conj()).conj()
+    steps_nJK = advance_nFK.flatten(0, 1).index_select(0, below_nJ).view(n, num_frames - 1, K)
+    phase_nJK = _running_product(torch.cat([_unit(spectrum_nFK[:, :1]), steps_nJK], dim=1))
+    nearest_nJK = spectrum_nFK.flatten(0, 1).index_select(0, nearest_nJ).view(n, num_frames, K)
+    owner_nJK = _peak_owner(spectrum_nFK).flatten(0, 1).index_select(0, nearest_nJ).view(n, num_frames, K)
+    turn_nJK = phase_nJK * nearest_nJK.conj()
+    return nearest_nJK * _unit(turn_nJK.gather(-1, owner_nJK))
+
+
+def _unit(number: Tensor) -> Tensor:
+    """A complex number over its modulus, and 1 for 0: a silent bin's phase must not silence it for ever."""
+    number = number + _TINY
+    return number * (number * number.conj()).real.rsqrt()
+
+
+def _running_product(factor_nJK: Tensor) -> Tensor:
+    """Cumulative product along frames in two levels: √J steps of whole slices instead of a scan with stride K."""
+    n, J, K = factor_nJK.shape
+    inner = list(factor_nJK.view(n, J // _SCAN_BLOCK, _SCAN_BLOCK, K).unbind(2))
+    for j in range(1, _SCAN_BLOCK):
+        inner[j] = inner[j] * inner[j - 1]
+    ends = list(inner[-1].unbind(1))
+    for block in range(1, len(ends)):
+        ends[block] = ends[block] * ends[block - 1]
+    before = torch.stack([torch.ones_like(ends[0]), *ends[:-1]], dim=1)
+    return torch.stack(inner, dim=2).mul_(before[:, :, None]).view(n, J, K)
+
+
+def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
+    """Bin of the nearest peak (the bin itself where none is within reach), int64.
+
+    Small integers, shifted maxima and arithmetic masks: on a CPU a tenth of the time of scans and `torch.where`.
+    """
+    spectrum_nFK = spectrum_nFK.detach()
+    power_nFK = (spectrum_nFK * spectrum_nFK.conj()).real.contiguous()
+    peak_nFK = (power_nFK >= max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)).to(torch.int16)
+    bin_K = torch.arange(power_nFK.shape[-1], device=power_nFK.device, dtype=torch.int16)
+    absent_nFK = (1 - peak_nFK) * _FAR
+    left_nFK, right_nFK = bin_K - absent_nFK, bin_K + absent_nFK
+    for shift in _SHIFTS:
+        left_nFK = torch.cat([left_nFK[..., :shift], torch.maximum(left_nFK[..., shift:], left_nFK[..., :-shift])], -1)
+        right_nFK = torch.cat(
+            [torch.minimum(right_nFK[..., :-shift], right_nFK[..., shift:]), right_nFK[..., -shift:]], -1
+        )
+    to_left_nFK, to_right_nFK = bin_K - left_nFK, right_nFK - bin_K
+    goes_left_nFK = (to_left_nFK <= to_right_nFK).to(torch.int16)
+    distance_nFK = to_right_nFK - goes_left_nFK * (to_right_nFK + to_left_nFK)
+    near_nFK = (distance_nFK.abs() < _FAR // 2).to(torch.int16)
+    return (bin_K + distance_nFK * near_nFK).long()
+
+
+def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Tensor:
+    """Real factor of each bin, shape (n, K): nothing above what reading with stride r maps to Nyquist, and sinc^-(degree + 1)
+    against the fall of the reading spline."""
+    K = n_fft // 2 + 1
+    bin_K = torch.arange(K, device=ratio_n.device, dtype=torch.float64)
+    kept_nK = bin_K <= ((K - 1) / ratio_n.clamp(min=1))[:, None]
+    return (kept_nK * torch.sinc(bin_K / n_fft) ** -(degree + 1)).to(dtype)
+
+
+def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Windowed sum of frames over the sum of squared windows, from `_SPLINE_REACH` samples before the first centre on."""
+    n, J, n_fft = frames_nJt.shape
+    overlap = n_fft // hop
+    total = frames_nJt.new_zeros(n, J + overlap - 1, hop)
+    weight = frames_nJt.new_zeros(J + overlap - 1, hop)
+    for part, frame_part in enumerate(frames_nJt.view(n, J, overlap, hop).unbind(2)):
+        window_part = window[part * hop : (part + 1) * hop]
+        total[:, part : part + J].addcmul_(frame_part, window_part)
+        weight[part : part + J] += window_part.square()
+    return (total / weight.clamp(min=1e-3)).flatten(1)[:, n_fft // 2 - _SPLINE_REACH :]

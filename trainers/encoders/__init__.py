@@ -1,0 +1,1 @@
+"""Networks from views to embeddings."""

@@ -1,0 +1,259 @@
+"""The training loop. It knows torch.distributed through `collectives`, a small reporter, and nothing of Ray or MLflow.
+
+Reading order: `pretrain.py` → here → `step.py` → `losses/`.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from data_shards.loader import BatchLoader
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cluster.provenance import provenance
+from cluster.settings import RunError, UserError, flatten, to_tree
+from cluster.storage import write_atomic
+from trainers import collectives
+from trainers.config import MAY_DIFFER_ON_RESUME, ExperimentConfig
+from trainers.metrics_log import MetricsLog
+from trainers.model import ContrastiveModel, build_model
+from trainers.snapshot import Snapshot, last_snapshot, open_snapshot, save_snapshot
+from trainers.step import build_optimizer, learning_rate, train_step
+from trainers.views import ViewMaker, Views, stream_views, window_frames
+
+STOP_FILE = "stop"
+"""A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
+FIGURES = ("loss", "grad_norm", "alignment", "uniformity", "finite")
+EXIT_DONE, EXIT_PREEMPTED = 0, 143
+
+
+class DivergedError(RunError):
+    """The loss is not finite; every rank raises it at the same step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among all that train together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class Reporter(Protocol):
+    """Where figures go besides metrics.jsonl: Ray, a progress bar, nowhere."""
+
+    def report(self, figures: Mapping[str, float]) -> None:
+        """Called by every rank at the same steps; ``figures`` are the same on all."""
+        ...
+
+
+def train(config: ExperimentConfig, world: World, reporter: Reporter) -> int:
+    """Train to ``optim.steps``, from the last snapshot of ``run.dir`` when there is one.
+
+    Args:
+        config: the experiment.
+        world: this process's place; its process group is already there when ``size`` > 1.
+        reporter: told every ``run.report_every`` steps.
+
+    Returns:
+        0 when done, 143 when asked to stop first (a snapshot was saved).
+
+    Raises:
+        UserError: if the folder holds another experiment.
+        DivergedError: if the loss is not finite; the clips of that batch stand in ``nonfinite-step-N.json``.
+    """
+    frames = window_frames(config.views, config.augment)
+    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=world.rank, world=world.size) as loader:
+        trainer = _Trainer(config, world, loader)
+        start = trainer.resume()
+        return trainer.run(start, reporter)
+
+
+class _Trainer:
+    """The state of a running training: network, optimiser, log."""
+
+    def __init__(self, config: ExperimentConfig, world: World, loader: BatchLoader) -> None:
+        self.config, self.world, self.loader = config, world, loader
+        self.folder = Path(config.run.dir)
+        self.model = build_model(config.encoder, config.head, config.loss, seed=config.seed).to(world.device)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
+        self.clock = 0.0
+        self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
+
+    def resume(self) -> int:
+        """Load the last snapshot, or the warm start, and return the number of steps that are done."""
+        last = last_snapshot(self.folder / "snapshots")
+        if last is None:
+            if self.config.init_from:
+                _load_weights(self.model, open_snapshot(self.config.init_from))
+        else:
+            refuse_another_experiment(last, self.config, self.loader.manifest_hash)
+            _load_weights(self.model, last)
+            last.load_optimizer(self.optimizer, self.model)
+        start = last.step if last else 0
+        if self.log:
+            self.log.cut_back(start)
+            (self.folder / STOP_FILE).unlink(missing_ok=True)
+        collectives.barrier()
+        return start
+
+    def run(self, start: int, reporter: Reporter) -> int:
+        """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
+        steps = self.config.optim.steps
+        network = self._distributed()
+        self.clock = time.perf_counter()
+        batches = _Timed(enumerate(self.loader.batches(start, steps), start))
+        stream = _Timed(stream_views(self.views, batches, seed=self.config.seed))
+        pending: _Pending | None = None
+        done = start
+        for step, views in enumerate(stream, start):
+            wait_s = batches.taken_s()
+            launched = self._launch(network, step, views, wait_s, stream.taken_s() - wait_s)
+            stop = pending is not None and self._finish(pending, reporter)
+            pending, done = launched, step + 1
+            if stop:
+                break
+            if done % self.config.run.snapshot_every == 0 and done < steps:
+                self._save(done, pending)
+        if pending is not None:
+            self._finish(pending, reporter)
+            self._save(done, None)
+        return EXIT_DONE if done >= steps else EXIT_PREEMPTED
+
+    def _distributed(self) -> nn.Module:
+        if self.world.size == 1:
+            return self.model
+        # Buckets are rebuilt after the first backward, which changes the order of sums for three ranks and more:
+        # a resumed run would differ from an unbroken one. find_unused_parameters keeps them as they were.
+        # Buffers need no broadcast: batch_norm.py gives every rank the same statistics.
+        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=True)
+
+    def _launch(self, network: nn.Module, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
+        rate = learning_rate(step, self.config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        figures = train_step(network, self.optimizer, views, self.config.optim, num_views=self.config.views.count)
+        stop = self.world.rank == 0 and (self.folder / STOP_FILE).exists()
+        vector = torch.stack(
+            [*(figures[name].to(torch.float64) for name in FIGURES)]
+            + [torch.tensor(x, dtype=torch.float64, device=self.world.device) for x in (wait_s, view_s, float(stop))]
+        )
+        vector = collectives.all_reduce(vector, "mean")
+        # From launch to launch: the host cannot run ahead of a GPU by more than the step whose figures it reads.
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        return _Pending(step, views.clip_id_N, vector, rate, seconds)
+
+    def _finish(self, pending: "_Pending", reporter: Reporter) -> bool:
+        """Write a step's figures; True if somebody asked to stop."""
+        *values, wait_s, view_s, stop = pending.vector.tolist()
+        figures = dict(zip(FIGURES, values, strict=True))
+        if figures.pop("finite") < 1:
+            self._refuse_nonfinite(pending, figures["loss"])
+        figures |= {"learning_rate": pending.rate, "data_wait_s": wait_s, "views_s": view_s, "step_s": pending.seconds}
+        row = {"step": pending.step + 1, **figures, "clips_per_s": self.config.data.batch / pending.seconds}
+        if self.log:
+            self.log.write(row)
+        if (pending.step + 1) % self.config.run.report_every == 0 or pending.step + 1 == self.config.optim.steps:
+            reporter.report(row)
+        return bool(stop > 0)
+
+    def _save(self, done: int, pending: "_Pending | None") -> None:
+        if self.world.rank != 0:
+            return
+        # A step whose loss is not finite changed nothing, but no snapshot may claim it was done.
+        if pending is not None and float(pending.vector[FIGURES.index("finite")]) < 1:
+            return
+        save_snapshot(
+            self.folder / "snapshots",
+            step=done,
+            model=self.model,
+            optimizer=self.optimizer,
+            state={
+                "config": to_tree(self.config),
+                "data_hash": self.loader.manifest_hash,
+                "provenance": provenance() | {"world_size": self.world.size, "replaced": self.loader.replaced},
+            },
+            keep=self.config.run.keep,
+        )
+
+    def _refuse_nonfinite(self, pending: "_Pending", loss: float) -> None:
+        file = self.folder / f"nonfinite-step-{pending.step + 1}-rank-{self.world.rank}.json"
+        write_atomic(file, json.dumps({"step": pending.step + 1, "clip_ids": pending.clip_id_N.unique().tolist()}))
+        raise DivergedError(
+            f"step {pending.step + 1}: the loss or its gradient is not finite (loss {loss}); the update was left out. "
+            f"The clips of the batch stand in {file}; look at them, or lower optim.learning_rate"
+        )
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step that was launched and whose figures the host has not read yet."""
+
+    step: int
+    clip_id_N: Tensor
+    vector: Tensor
+    rate: float
+    seconds: float
+
+
+def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
+    """A folder continues only the experiment that it holds (FAULTS 13).
+
+    Raises:
+        UserError: names every key that differs and what to do.
+    """
+    old, new = flatten(last.config), flatten(to_tree(config))
+    keys = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and not any(_covers(rule, key) for rule in MAY_DIFFER_ON_RESUME)
+    )
+    if keys:
+        changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
+        raise UserError(f"{config.run.dir} holds another experiment ({changes}); choose another run.dir")
+    if last.data_hash != data_hash:
+        raise UserError(
+            f"{config.run.dir}: the shards have changed since its snapshot (manifest {last.data_hash[:12]} there, "
+            f"{data_hash[:12]} now); bring them back or choose another run.dir"
+        )
+
+
+def _covers(rule: str, key: str) -> bool:
+    return key.startswith(rule) if rule.endswith(".") else key == rule
+
+
+def _load_weights(model: ContrastiveModel, snapshot: Snapshot) -> None:
+    try:
+        model.load_state_dict(snapshot.model_state())
+    except RuntimeError as error:
+        raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+
+
+Item = TypeVar("Item")
+
+
+class _Timed(Iterator[Item]):
+    """An iterator that knows how long it was waited for."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items, self._seconds = items, 0.0
+
+    def __next__(self) -> Item:
+        began = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self._seconds += time.perf_counter() - began
+
+    def taken_s(self) -> float:
+        """Seconds waited since this was asked last."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds

@@ -1,0 +1,1 @@
+"""Contrastive losses of the global batch."""

@@ -1,0 +1,229 @@
+"""The semi-supervised contrastive loss of the global batch, exact on any number of ranks.
+
+Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cluster.settings import Config
+from trainers import collectives
+from trainers.collectives import Group
+from trainers.losses.exchange import EXCHANGES
+from trainers.losses.pairs import Recipe
+from trainers.losses.streaming import GlobalLoss, Request
+
+LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 300.0}
+"""1/τ up to which exp(s) needs no running maximum, by dtype of the projections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Config):
+    """Which pairs are positives and how they are weighed; the defaults are the paper's (SCIENCE §1)."""
+
+    temperature: float = 0.1
+    """Softmax temperature, no unit, > 0; where a learnable one starts."""
+    learnable: bool = False
+    """Train the temperature, as the exponential of a parameter."""
+    positives: Literal["criterion", "weighing"] = "criterion"
+    """Besides the views of a clip: pairs that share enough tags, or every pair by its share of common tags."""
+    criterion: int = 1
+    """Tags that two rows must share to be positives (the paper's C)."""
+    normaliser: Literal["mass", "count"] = "mass"
+    """Divide an anchor's terms by the sum of its positive weights, or by the number of its positives."""
+    epsilon: float = 0.0
+    """Added to each probability inside its logarithm; the released code has 1e-6, the paper none."""
+    tile: int = 512
+    """Rows of a square tile of the pair matrix: 256–512 suit a CPU's cache, thousands a GPU."""
+    exchange: Literal["gather", "ring"] = "gather"
+    """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
+
+    def __post_init__(self) -> None:
+        _check_settings(self.temperature, self.criterion, self.epsilon, self.tile)
+
+
+class ContrastiveLoss(nn.Module):
+    """The loss of a `LossConfig`, with its temperature.
+
+    A learnable temperature stays outside of DDP: call `collectives.average_gradients(loss.parameters())` after
+    backward.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self.config = config
+        start = torch.tensor(math.log(config.temperature))
+        self.log_temperature = nn.Parameter(start) if config.learnable else None
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """Its present value; a tensor with a gradient when it is learnable."""
+        return self.config.temperature if self.log_temperature is None else self.log_temperature.exp()
+
+    def forward(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group = None) -> Tensor:
+        """`semi_supervised_contrastive_loss` with these settings."""
+        config = self.config
+        return semi_supervised_contrastive_loss(
+            z,
+            clip_id,
+            labels,
+            temperature=self.temperature,
+            positives=config.positives,
+            criterion=config.criterion,
+            normaliser=config.normaliser,
+            epsilon=config.epsilon,
+            tile=config.tile,
+            exchange=config.exchange,
+            group=group,
+        )
+
+
+def semi_supervised_contrastive_loss(
+    z: Tensor,
+    clip_id: Tensor,
+    labels: Tensor | None,
+    *,
+    temperature: float | Tensor = 0.1,
+    positives: Literal["criterion", "weighing"] = "criterion",
+    criterion: int = 1,
+    normaliser: Literal["mass", "count"] = "mass",
+    epsilon: float = 0.0,
+    tile: int = 512,
+    exchange: Literal["gather", "ring"] = "gather",
+    group: Group = None,
+) -> Tensor:
+    """Mean over all anchors of the global batch of −Σ w·log p / D: how poorly an anchor finds its positives.
+
+    An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels
+    this is NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a
+    NaN row makes the loss NaN. Every rank of the group must call, with the same settings.
+
+    The gradient is W times this rank's part of the global one, since DDP averages over W ranks; a caller with W > 1
+    outside DDP divides by W.
+
+    Args:
+        z: projections of this rank, shape (n, d), any scale, float32 or float64.
+        clip_id: shape (n,), int64; equal for rows of one clip, on every rank.
+        labels: shape (n, C), bool; an all-False row is unlabelled. None means no labels on any rank.
+        temperature: softmax temperature τ, no unit, > 0; a tensor of one element may require a gradient (on a GPU its
+            sign is not checked, which would stall the device: a negative one gives NaN).
+        positives: with ``criterion`` rows sharing enough tags weigh 1, with ``weighing`` 2·C_ij / (C_i + C_j).
+        criterion: tags to share, ≥ 1.
+        normaliser: D is the sum of the weights (``mass``) or the number of positives (``count``).
+        epsilon: added to p inside the logarithm, ≥ 0.
+        tile: rows of a tile, ≥ 1; memory grows with its square.
+        exchange: ``gather`` or ``ring``.
+        group: ranks that form the global batch; None is the default group, or this process alone.
+
+    Returns:
+        Scalar in the dtype of ``z``, in nats, the same bits on every rank.
+
+    Raises:
+        ValueError: for a setting out of range, shapes that disagree, or ranks whose rows differ; on every rank.
+
+    Source: Guinot et al. 2024 (arXiv:2407.13840), Eq. 3.
+
+    >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
+    >>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
+    >>> round(loss.item(), 4)  # log(1 + 2/e)
+    0.5514
+    """
+    for name, value, known in (
+        ("positives", positives, ("criterion", "weighing")),
+        ("normaliser", normaliser, ("mass", "count")),
+        ("exchange", exchange, tuple(EXCHANGES)),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    _check_settings(temperature, criterion, epsilon, tile)
+    wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
+    num_labelled, wants_gradient = _agree(z, clip_id, labels, wants_gradient, group)
+    tau = _read(temperature)
+    recipe = Recipe(
+        weighing=positives == "weighing",
+        criterion=criterion,
+        count=normaliser == "count",
+        epsilon=epsilon,
+        tile=tile,
+        online=tau is None or 1 / tau > LARGEST_EXPONENT[z.dtype],
+    )
+    labels = None if labels is None or labels.shape[1] == 0 else labels
+    request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
+    loss = GlobalLoss.apply(z, _inverse(temperature, z), request)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def _check_settings(temperature: float | Tensor, criterion: int, epsilon: float, tile: int) -> None:
+    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+        raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
+    value = _read(temperature)
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"temperature must be > 0, got {value:g}")
+    if criterion < 1:
+        raise ValueError(f"criterion must be >= 1, got {criterion}")
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon must be >= 0, got {epsilon:g}")
+    if tile < 1:
+        raise ValueError(f"tile must be >= 1, got {tile}")
+
+
+def _requires_grad(temperature: float | Tensor) -> bool:
+    return isinstance(temperature, Tensor) and temperature.requires_grad
+
+
+def _read(temperature: float | Tensor) -> float | None:
+    """Its value, or None where reading it would stall a GPU."""
+    if not isinstance(temperature, Tensor):
+        return temperature
+    return temperature.detach().item() if temperature.device.type == "cpu" else None
+
+
+def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
+    if not isinstance(temperature, Tensor):
+        return torch.tensor(1 / temperature, dtype=z.dtype, device=z.device)
+    value = temperature.reshape(()).to(z)
+    return torch.where(value > 0, 1 / value, torch.nan)
+
+
+def _agree(
+    z: Tensor, clip_id: Tensor, labels: Tensor | None, wants_gradient: bool, group: Group
+) -> tuple[list[int], bool]:
+    """Check the rows of all ranks; labelled rows of each rank, and whether any rank wants the gradient.
+
+    A rank that refuses its own rows still takes part, so that the others raise as well instead of waiting for it.
+    """
+    problem = _problem(z, clip_id, labels)
+    shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
+    header = torch.tensor([[problem is not None, *shape, wants_gradient, 0]], device=z.device)
+    if problem is None and labels is not None:
+        header[0, -1] = labels.any(1).sum()
+    ranks = collectives.all_gather(header, group).tolist()
+    if problem:
+        raise ValueError(problem)
+    for r, (refused, *theirs, _, _) in enumerate(ranks):
+        if refused:
+            raise ValueError(f"rank {r} refused its rows; its own message tells why")
+        if theirs != list(shape):
+            mine = collectives.rank(group)
+            raise ValueError(
+                f"every rank must bring the same shape (rows, width, tags): rank {mine} has {shape}, "
+                f"rank {r} has {tuple(theirs)}"
+            )
+    return [row[-1] for row in ranks], any(row[-2] for row in ranks)
+
+
+def _problem(z: Tensor, clip_id: Tensor, labels: Tensor | None) -> str | None:
+    if z.ndim != 2 or 0 in z.shape:
+        return f"z must be (rows, width), neither of them 0, got {tuple(z.shape)}"
+    if z.dtype not in LARGEST_EXPONENT:
+        return f"z must be float32 or float64, got {z.dtype}; call z.float() first"
+    if clip_id.shape != z.shape[:1] or clip_id.dtype != torch.int64:
+        return f"clip_id must be int64 of shape ({len(z)},), got {clip_id.dtype} of shape {tuple(clip_id.shape)}"
+    if labels is not None and (labels.ndim != 2 or len(labels) != len(z) or labels.dtype != torch.bool):
+        return f"labels must be bool of shape ({len(z)}, tags), got {labels.dtype} of shape {tuple(labels.shape)}"
+    return None

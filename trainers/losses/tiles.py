@@ -1,0 +1,214 @@
+"""The three walks over tiles of the pair matrix: sums, the epsilon term, and the gradient; nothing of size N² is kept.
+
+Every walk fills a table for its rows and, because w and s are symmetric, one for its columns at the same time. Row
+sums are added up in float64 across tiles.
+
+Shape suffixes: R rows of a block, D projection width, I and J rows and columns of one tile.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainers.losses.pairs import Block, Pair, Recipe, weight_tile
+
+EXP, WEIGHT, SCORE, NUMBER, MAXIMUM = range(5)
+"""Lines of the table of `Sums`: Σ_{j≠i} exp(s − maximum), R = Σw, S = Σw·s, K = #{w > 0}, and the running maximum."""
+LSE, PULL, PUSH = range(3)
+"""Lines of the scalars of `Gradient`: lse_i, a_i and b_i of SCIENCE §1 (a_i without exp(−lse_i) when careful)."""
+
+
+class Walk(Protocol):
+    """A kernel that visits one pair of blocks after another."""
+
+    def table(self, block: Block) -> Tensor:
+        """An empty result for the rows of a block."""
+        ...
+
+    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+        """Add what the pairs contribute to the rows and, when there is a table for them, to the columns."""
+        ...
+
+    def merge(self, table: Tensor, part: Tensor) -> None:
+        """Add the contributions that another rank found for the same rows."""
+        ...
+
+
+class Sums:
+    """First walk: the normaliser lse and the sums R, S, K of every row, as a (5 or 4, R) float64 table."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def table(self, block: Block) -> Tensor:
+        """Zeros, and a maximum of −∞ when it is kept."""
+        lines = 5 if self.recipe.online else 4
+        table = block.z_RD.new_zeros((lines, len(block.z_RD)), dtype=torch.float64)
+        if self.recipe.online:
+            table[MAXIMUM] = -math.inf
+        return table
+
+    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+        """Add Σexp(s), Σw, Σw·s and, where it differs from Σw, #{w > 0}."""
+        del scalars
+        tiles = _Buffers(pair, self.recipe.tile)
+        for i, j in pair.tiles(self.recipe.tile):
+            diagonal = pair.mirrored and i.start == j.start
+            col_part = None if diagonal or col_table is None else col_table[:, j]
+            s_IJ = tiles.scores(pair, i, j)
+            weight_IJ = weight_tile(pair, i, j, self.recipe)
+            if weight_IJ is not None:
+                self._add_positives(weight_IJ, s_IJ, tiles.spare(s_IJ), row_table[:, i], col_part)
+            if diagonal:
+                s_IJ.fill_diagonal_(-math.inf)
+            if self.recipe.online:
+                _add_online(s_IJ, row_table[:, i], 1)
+                if col_part is not None:
+                    _add_online(s_IJ, col_part, 0)
+            else:
+                s_IJ.exp_()
+                row_table[EXP, i] += s_IJ.sum(1)
+                if col_part is not None:
+                    col_part[EXP] += s_IJ.sum(0)
+
+    def _add_positives(
+        self, weight_IJ: Tensor, s_IJ: Tensor, spare_IJ: Tensor, row_part: Tensor, col_part: Tensor | None
+    ) -> None:
+        torch.mul(weight_IJ, s_IJ, out=spare_IJ)
+        terms = {WEIGHT: weight_IJ, SCORE: spare_IJ}
+        if self.recipe.count and self.recipe.weighing:
+            terms[NUMBER] = (weight_IJ > 0).to(weight_IJ.dtype)
+        for line, term_IJ in terms.items():
+            row_part[line] += term_IJ.sum(1)
+            if col_part is not None:
+                col_part[line] += term_IJ.sum(0)
+
+    def merge(self, table: Tensor, part: Tensor) -> None:
+        """Sums add; with a running maximum both exponential sums move to the larger one first."""
+        if self.recipe.online:
+            _merge_online(table, part[EXP], part[MAXIMUM])
+        else:
+            table[EXP] += part[EXP]
+        table[WEIGHT:MAXIMUM] += part[WEIGHT:MAXIMUM]
+
+    def lse(self, table: Tensor) -> Tensor:
+        """The normaliser log Σ_{j≠i} exp(s_ij), float64; −∞ for a row that is alone."""
+        lse_R = table[EXP].log()
+        return lse_R + table[MAXIMUM] if self.recipe.online else lse_R
+
+
+class EpsilonTerm:
+    """Second walk of ``as_released``: Σ_j w·log(p + ε) and Σ_j w·p/(p + ε) of every row, as a (2, R) float64 table."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def table(self, block: Block) -> Tensor:
+        """Zeros."""
+        return block.z_RD.new_zeros((2, len(block.z_RD)), dtype=torch.float64)
+
+    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+        """Add both sums; p_ij = exp(s_ij − lse_i) differs between the two roles of a pair."""
+        tiles = _Buffers(pair, self.recipe.tile)
+        row_lse_R, col_lse_R = scalars[0][LSE], scalars[1][LSE]
+        for i, j in pair.tiles(self.recipe.tile):
+            weight_IJ = weight_tile(pair, i, j, self.recipe)
+            if weight_IJ is None:
+                continue
+            s_IJ = tiles.scores(pair, i, j)
+            self._add(s_IJ - row_lse_R[i, None], weight_IJ, row_table[:, i], 1)
+            if col_table is not None and not (pair.mirrored and i.start == j.start):
+                self._add(s_IJ - col_lse_R[None, j], weight_IJ, col_table[:, j], 0)
+
+    def _add(self, log_p_IJ: Tensor, weight_IJ: Tensor, part: Tensor, dim: int) -> None:
+        p_IJ = log_p_IJ.exp_()
+        raised_IJ = p_IJ + self.recipe.epsilon
+        part[0] += (weight_IJ * raised_IJ.log()).sum(dim)
+        part[1] += (weight_IJ * p_IJ / raised_IJ).sum(dim)
+
+    def merge(self, table: Tensor, part: Tensor) -> None:
+        """Sums add."""
+        table += part
+
+
+class Gradient:
+    """Last walk: Σ_j H_ij·z_j of every row, an (R, D) table in the dtype of the projections."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def table(self, block: Block) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(block.z_RD)
+
+    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+        """Recompute s, form H and multiply it from both sides."""
+        tiles = _Buffers(pair, self.recipe.tile)
+        fill = self._careful_tile if self.recipe.careful else self._plain_tile
+        for i, j in pair.tiles(self.recipe.tile):
+            diagonal = pair.mirrored and i.start == j.start
+            s_IJ = tiles.scores(pair, i, j)
+            weight_IJ = weight_tile(pair, i, j, self.recipe)
+            h_IJ = fill(s_IJ, weight_IJ, tiles.spare(s_IJ), (scalars[0][:, i, None], scalars[1][:, None, j]))
+            if diagonal:
+                h_IJ.fill_diagonal_(0)
+            row_table[i].addmm_(h_IJ, pair.cols.z_RD[j])
+            if col_table is not None and not diagonal:
+                col_table[j].addmm_(h_IJ.T, pair.rows.z_RD[i])
+
+    def _plain_tile(
+        self, s_IJ: Tensor, weight_IJ: Tensor | None, spare_IJ: Tensor, scalars: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        rows, cols = scalars
+        h_IJ = torch.add(rows[PULL], cols[PULL], out=spare_IJ).mul_(s_IJ.exp_())
+        if weight_IJ is not None:
+            h_IJ.addcmul_(weight_IJ, torch.add(rows[PUSH], cols[PUSH], out=s_IJ), value=-1)
+        return h_IJ
+
+    def _careful_tile(
+        self, s_IJ: Tensor, weight_IJ: Tensor | None, spare_IJ: Tensor, scalars: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        h_IJ = spare_IJ.zero_()
+        for role in scalars:
+            p_IJ = (s_IJ - role[LSE]).exp_()
+            h_IJ.addcmul_(p_IJ, role[PULL])
+            if weight_IJ is not None:
+                credit = p_IJ / (p_IJ + self.recipe.epsilon) if self.recipe.epsilon > 0 else 1.0
+                h_IJ.sub_(weight_IJ * credit * role[PUSH])
+        return h_IJ
+
+    def merge(self, table: Tensor, part: Tensor) -> None:
+        """Gradients add."""
+        table += part
+
+
+class _Buffers:
+    """Two tiles of memory that stay in the processor's cache and are reused for every tile of a visit."""
+
+    def __init__(self, pair: Pair, tile: int) -> None:
+        size = min(tile, len(pair.rows.z_RD)) * min(tile, len(pair.cols.z_RD))
+        self._scores, self._spare = pair.rows.z_RD.new_empty(size), pair.rows.z_RD.new_empty(size)
+
+    def scores(self, pair: Pair, i: slice, j: slice) -> Tensor:
+        shape = i.stop - i.start, j.stop - j.start
+        s_IJ = self._scores[: shape[0] * shape[1]].view(shape)
+        return torch.mm(pair.rows.z_RD[i], pair.cols.z_RD[j].T, out=s_IJ)
+
+    def spare(self, like_IJ: Tensor) -> Tensor:
+        return self._spare[: like_IJ.numel()].view_as(like_IJ)
+
+
+def _add_online(s_IJ: Tensor, part: Tensor, dim: int) -> None:
+    maximum = s_IJ.amax(dim, keepdim=True)
+    # A row whose every score is −∞ (its own tile of one) must not become NaN by −∞ − (−∞).
+    shifted_IJ = s_IJ - maximum.clamp(min=torch.finfo(s_IJ.dtype).min)
+    _merge_online(part, shifted_IJ.exp_().sum(dim).double(), maximum.squeeze(dim).double())
+
+
+def _merge_online(table: Tensor, exponentials: Tensor, maximum: Tensor) -> None:
+    larger = torch.maximum(table[MAXIMUM], maximum)
+    anchor = larger.clamp(min=torch.finfo(torch.float64).min)
+    table[EXP] = table[EXP] * (table[MAXIMUM] - anchor).exp() + exponentials * (maximum - anchor).exp()
+    table[MAXIMUM] = larger

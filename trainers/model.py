@@ -1,0 +1,84 @@
+"""What is trained: an encoder, and the projection head and loss that pretraining needs and evaluation drops.
+
+Shape suffixes: N views of this rank, C tags, E encoder width, D projection width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cluster.settings import Config
+from trainers.batch_norm import convert_batch_norm
+from trainers.encoders.mel_cnn import MelCnn
+from trainers.losses.semi_supervised import ContrastiveLoss, LossConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """Which network embeds a view."""
+
+    name: Literal["mel_cnn"] = "mel_cnn"
+    """Mel-CNN (see trainers/encoders)."""
+    channels: int = 16
+    """Channels of Mel-CNN's first block; its width is 32 times this."""
+    batch_norm: Literal["sync", "micro"] = "sync"
+    """Statistics of the global batch, or of fixed-size micro-batches (SCIENCE §3)."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"channels must be >= 1, got {self.channels}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Config):
+    """The projection head: Linear, ReLU, Linear, no bias (SCIENCE §3)."""
+
+    hidden: int = 512
+    """Width of the hidden layer."""
+    width: int = 128
+    """Width D of the projections that the loss compares."""
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.width < 1:
+            raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
+
+
+class ContrastiveModel(nn.Module):
+    """Encoder, projection head and loss: what DDP wraps, so that a learnable temperature is averaged with the rest."""
+
+    def __init__(self, encoder: MelCnn, head: HeadConfig, loss: LossConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.Linear(encoder.width, head.hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(head.hidden, head.width, bias=False),
+        )
+        self.loss = ContrastiveLoss(loss)
+
+    def forward(self, features: Tensor, clip_id_N: Tensor, labels_NC: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Loss of the global batch, and this rank's projections z_ND of any scale.
+
+        Args:
+            features: views as the encoder reads them, (N, …).
+            clip_id_N: equal for the views of a clip, on every rank.
+            labels_NC: bool; an all-False row is unlabelled.
+        """
+        z_ND = self.head(self.encoder(features))
+        return self.loss(z_ND, clip_id_N, labels_NC), z_ND
+
+
+def build_encoder(config: EncoderConfig) -> MelCnn:
+    """A fresh encoder. Its first weights depend on torch's generator only."""
+    encoder = MelCnn(config.channels)
+    convert_batch_norm(encoder, config.batch_norm)
+    return encoder
+
+
+def build_model(encoder: EncoderConfig, head: HeadConfig, loss: LossConfig, *, seed: int) -> ContrastiveModel:
+    """A model at its first weights, the same for the same seed on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ContrastiveModel(build_encoder(encoder), head, loss)

@@ -1,0 +1,198 @@
+"""From a batch of int16 windows to what the encoder reads: M segments a clip, augmented, through the front-end, on
+the device.
+
+Views are view-major: row m·B + b is view m of clip b. Every draw (positions too) is keyed by (seed, step, slot,
+view), so the number of ranks and workers changes no view.
+
+Shape suffixes: B clips of this rank, M views a clip, N = M·B rows, W samples of a window, L samples that a view
+may read, T samples of a view, F bands, S frames, C tags.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cluster.settings import Config
+from data_shards.records import SAMPLE_RATE, Batch
+from trainers.augment.chain import FRAME, AugmentChain
+from trainers.augment.drawing import ViewParameters, join
+from trainers.augment.draws import uniforms
+from trainers.augment.parameters import AugmentConfig
+from trainers.frontend import FrontendConfig, build_frontend
+
+NEAR_S = 5.0
+"""MULE's positives lie at most this far apart (arXiv:2210.03799, 2401.08889)."""
+FULL_SCALE = 32_768.0
+MARGIN_FRAMES = 1
+"""Vocoder frames that a stretched view reads beyond its end: its last ones then hear music."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig(Config):
+    """How many views of a clip, how long, and from where."""
+
+    count: int = 2
+    """M, views a clip, ≥ 1."""
+    samples: int = 59_049
+    """T, samples a view; 3^10 is SampleCNN's, 2.7 s at 22,050 Hz."""
+    pair: Literal["adjacent", "near"] = "adjacent"
+    """``adjacent``: two side by side, more anywhere in a window of M segments; ``near``: at most 5 s apart."""
+    placement: Literal["trainer", "pool"] = "trainer"
+    """Where views are made: by the training process, or by a pool of Ray actors."""
+    chunk: int = 256
+    """Rows at once: bounds the memory that making views takes."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "samples", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
+    """L, the samples of its clip that one view may read: ⌈T · greatest tempo⌉ and a margin where tempo moves, else T."""
+    if augment.max_tempo == 1 and augment.stretch.p == 0:
+        return views.samples
+    return ceil(views.samples * augment.max_tempo) + MARGIN_FRAMES * FRAME[augment.quality]
+
+
+def window_frames(views: ViewsConfig, augment: AugmentConfig, rate: int = SAMPLE_RATE) -> int:
+    """W, the samples of a clip that the loader reads for all its views."""
+    reads = read_frames(views, augment)
+    return reads * views.count if views.pair == "adjacent" else reads + round(NEAR_S * rate) * (views.count > 1)
+
+
+class Views(NamedTuple):
+    """What an encoder reads, view-major, and what the loss needs to know of each row."""
+
+    input_N: Tensor
+    """float32, wave (N, T) or mel (N, F, S)."""
+    clip_id_N: Tensor
+    """int64."""
+    labels_NC: Tensor
+    """bool."""
+    parameters: ViewParameters
+    """What was drawn, on the host: which views received which effect."""
+
+
+class ViewMaker:
+    """Turns batches into views.
+
+    Args:
+        views: how many, how long, from where.
+        augment: the chain.
+        frontend: what the encoder reads.
+        rate: Hz of the windows.
+        device: where views are made.
+    """
+
+    def __init__(
+        self,
+        views: ViewsConfig,
+        augment: AugmentConfig,
+        frontend: FrontendConfig,
+        *,
+        rate: int = SAMPLE_RATE,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.views = views
+        self.rate = rate
+        self.device = torch.device(device)
+        self.chain = AugmentChain(augment, rate)
+        self.reads = read_frames(views, augment)
+        self.frontend: nn.Module = build_frontend(frontend, rate).to(self.device)
+
+    @torch.no_grad()
+    def make(self, batch: Batch, *, step: int, seed: int) -> Views:
+        """All views of a batch, chunk by chunk, without waiting for the device."""
+        M = self.views.count
+        each = [self.chain.draw(batch.slot_B, step=step, seed=seed, view=view) for view in range(M)]
+        start_N = self._starts(batch, step=step, seed=seed).flatten()
+        parameters = join(each)
+        clip_N = torch.arange(len(batch.slot_B)).repeat(M)
+        wave_BW = batch.wave_BT.to(self.device, non_blocking=True)
+        parts = []
+        for first in range(0, len(clip_N), self.views.chunk):
+            rows = slice(first, first + self.views.chunk)
+            drawn = parameters.rows(rows)
+            parts.append(self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn))
+        return Views(
+            input_N=torch.cat(parts),
+            clip_id_N=batch.clip_id_B.to(self.device, non_blocking=True).repeat(M),
+            labels_NC=batch.labels_BC.to(self.device, non_blocking=True).repeat(M, 1),
+            parameters=parameters,
+        )
+
+    def _chunk(
+        self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
+    ) -> Tensor:
+        segment_nL = _segments(wave_BW, frames_B.cpu(), clip_n, start_n, self.reads)
+        wave_nL = segment_nL.float() / FULL_SCALE
+        out: Tensor = self.frontend(self.chain.apply(wave_nL, drawn, self.views.samples))
+        return out
+
+    def _starts(self, batch: Batch, *, step: int, seed: int) -> Tensor:
+        """First sample of each view in its window, int64 on the host, shape (M, B)."""
+        M = self.views.count
+        room_B = (batch.frames_B.cpu() - self.reads).clamp(min=0)
+        if self.views.pair == "adjacent" and M <= 2:
+            # Side by side where the clip is long enough, else as far apart as it allows.
+            return torch.stack([room_B.clamp(max=self.reads) * view for view in range(M)])
+        if self.views.pair == "near":
+            room_B = room_B.clamp(max=round(NEAR_S * self.rate))
+        slots = batch.slot_B.cpu().numpy()
+        drawn = [
+            uniforms(slots, seed=seed, step=step, view=view, count=1, purpose="position")[:, 0] for view in range(M)
+        ]
+        return torch.stack([(torch.as_tensor(u_B) * (room_B + 1)).long() for u_B in drawn])
+
+
+def _segments(wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, reads: int) -> Tensor:
+    """int16 segments of shape (n, L); a clip shorter than a segment is repeated."""
+    device = wave_BW.device
+    short_n = frames_B[clip_n] < reads
+    rows = clip_n.to(device, non_blocking=True)
+    last = max(wave_BW.shape[1] - reads, 0)
+    if wave_BW.shape[1] >= reads:
+        start = start_n.clamp(max=last).to(device, non_blocking=True)
+        segment_nL = wave_BW.unfold(1, reads, 1)[rows, start]
+    else:
+        segment_nL = wave_BW.new_zeros(len(clip_n), reads)
+    if short_n.any():
+        index = short_n.nonzero()[:, 0]
+        frames_n1 = frames_B[clip_n[index]].clamp(min=1).to(device, non_blocking=True)[:, None]
+        place_nL = torch.arange(reads, device=device) % frames_n1
+        index = index.to(device, non_blocking=True)
+        segment_nL[index] = wave_BW[rows[index]].gather(1, place_nL)
+    return segment_nL
+
+
+def stream_views(maker: ViewMaker, batches: Iterable[tuple[int, Batch]], *, seed: int) -> Iterator[Views]:
+    """Views of each (step, batch): in line on a CPU, on a GPU on their own stream and one batch ahead."""
+    if maker.device.type != "cuda":
+        for step, batch in batches:
+            yield maker.make(batch, step=step, seed=seed)
+        return
+    stream = torch.cuda.Stream(maker.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    ready: tuple[Views, torch.cuda.Event] | None = None
+    for step, batch in batches:
+        with torch.cuda.stream(stream):
+            views = maker.make(batch, step=step, seed=seed)
+            made = stream.record_event()
+        if ready is not None:
+            yield _handed_over(*ready)
+        ready = views, made
+    if ready is not None:
+        yield _handed_over(*ready)
+
+
+def _handed_over(views: Views, made: torch.cuda.Event) -> Views:
+    """Views that the current stream may read and whose memory is kept until it has."""
+    current = torch.cuda.current_stream(views.input_N.device)
+    current.wait_event(made)
+    for tensor in views[:3]:
+        tensor.record_stream(current)
+    return views

@@ -1,0 +1,1 @@
+"""Sweeps and studies: the room that uses all others."""

@@ -1,0 +1,82 @@
+"""The main job end to end on music it composes itself: what a newcomer runs first, and what CI proves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.progress import Progress
+from cluster.settings import ROOT, RunError, load_config
+from cluster.tracking import Tracker
+from data_shards.build import BuildConfig, build
+from data_shards.records import Clip
+from data_shards.sources.synthetic import SyntheticConfig, corpus
+from evaluation.evaluate import evaluate
+from evaluation.report import Report
+from evaluation.tasks import EvaluationConfig
+from trainers.config import ExperimentConfig
+from trainers.pretrain import pretrain
+
+LABELLED = SyntheticConfig(tracks=400, valid_share=0.15, test_share=0.45, seed=0)
+"""160 tracks to learn from with their tags, 60 to stop probes on, 180 to judge by."""
+UNLABELLED = SyntheticConfig(tracks=160, valid_share=0.0, test_share=0.0, seed=1)
+"""Tracks of another seed, to learn from without their tags."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartResult:
+    """Where everything is."""
+
+    report: Report
+    snapshot: Path
+    tracking: str
+    """The run in MLflow, or its store."""
+
+
+def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progress) -> QuickstartResult:
+    """Corpus → shards → pretraining on two Ray workers → evaluation → MLflow.
+
+    What an earlier call finished is not done again: shards are kept, pretraining resumes.
+
+    Args:
+        out: folder of everything it makes.
+        overrides: dotted keys of the pretraining configuration.
+        progress: told of every stage.
+    """
+    labelled, unlabelled = build_sets(out / "shards", progress)
+    places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
+    config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
+    with progress.stage("pretraining", config.optim.steps) as bar:
+        code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+    if code:
+        raise RunError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
+    tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
+    report = evaluate(out, tasks, out, progress=progress)
+    with Tracker(config.tracking, out) as tracker:
+        log_report(tracker, report, step=config.optim.steps)
+    return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracker.url)
+
+
+def build_sets(out: Path, progress: Progress) -> tuple[Path, Path]:
+    """A labelled set of all three splits, and an unlabelled one to learn from.
+
+    Returns:
+        Their folders.
+    """
+    sets: dict[str, list[Clip]] = {
+        "labelled": corpus(LABELLED),
+        "unlabelled": [replace(clip, multilabel={}, categorical={}, numeric={}) for clip in corpus(UNLABELLED)],
+    }
+    for name, clips in sets.items():
+        with progress.stage(f"shards: {name}", len(clips)) as bar:
+            build(clips, out / name, BuildConfig(), progress=lambda now: bar(now.done, ""))
+    return out / "labelled", out / "unlabelled"
+
+
+def log_report(tracker: Tracker, report: Report, *, step: int) -> None:
+    """Every number of a report, its page and its figures, beside the run that made the encoder."""
+    tracker.metrics({f"evaluation/{name.replace('@', '_at_')}": value for name, value in report.flat().items()}, step)
+    for name in ("report.json", "report.html", "report.md"):
+        tracker.artifact(report.folder / name, folder="report")
+    for figure in report.figures.values():
+        tracker.artifact(figure, folder="figures")
