@@ -81,10 +81,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = checks()
     if as_json:
-        print(json.dumps([vars(check) for check in found]))
+        print(json.dumps([asdict(check) for check in found]))
     else:
-        console.print(render(found))
-    if any(check.status == "fail" for check in found):
+        render(found)
+    if any(check.state == "fail" for check in found):
         raise typer.Exit(1)
 
 
@@ -100,8 +100,11 @@ def pretrain(
 
     config = load_config(ExperimentConfig, preset, overrides or [])
     if dry_run:
-        console.print(_dump(room.plan(config)), highlight=False, soft_wrap=True)
+        from trainers.plan import plan
+
+        console.print(_dump(plan(config)), highlight=False, soft_wrap=True)
         return
+    room.check(config)
     with TerminalProgress(console).stage("pretraining", config.optim.steps) as bar:
         code = room.pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
     folder = Path(config.run.dir)
@@ -205,8 +208,8 @@ def shards_build_synthetic(
     """Composed and rendered music with known key, tempo and tags."""
     from data_shards.sources.synthetic import SyntheticConfig, corpus
 
-    clips = corpus(SyntheticConfig(tracks=tracks, seconds=seconds, seed=seed))
-    _build(clips, out, overrides, as_json)
+    config = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
+    _build(corpus(config), out, overrides, as_json)
 
 
 def _build(clips: Sequence["Clip"], out: Path, overrides: list[str] | None, as_json: bool) -> None:
@@ -227,7 +230,7 @@ def _build(clips: Sequence["Clip"], out: Path, overrides: list[str] | None, as_j
 
 @shards_app.command("verify")
 def shards_verify(
-    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
@@ -235,7 +238,7 @@ def shards_verify(
 
     problems = verify(folder)
     if as_json:
-        print(json.dumps([asdict(problem) for problem in problems]))
+        print(json.dumps([problem._asdict() for problem in problems]))
     else:
         for problem in problems:
             console.print(_escape(str(problem)), highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import getpass
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,7 @@ class MlflowStore:
     """One run in one MLflow store; ``state`` is the caller's to keep, and holds the run's id once it is known."""
 
     def __init__(self, uri: str, experiment: str, state: dict[str, Any], parent: Callable[[], str | None]) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries; MLflow alone blocks 247 s
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+        _import_mlflow()
         self._uri, self._experiment, self._parent = uri, experiment, parent
         self._state = state
         self._client: Any = None
@@ -86,6 +84,16 @@ class MlflowStore:
                 return False
             raise
         return True
+
+
+def _import_mlflow() -> None:
+    """Import here, in the thread that makes the store: two threads that import MLflow at once break it for good."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries; MLflow alone blocks 247 s
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    for module in ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"):
+        import_module(module)
 
 
 def valid_key(key: str) -> str:

@@ -51,7 +51,7 @@ def leaf_paths(schema: type, prefix: str = "") -> list[str]:
     for field in fields(schema):
         kind = hints[field.name]
         path = f"{prefix}{field.name}"
-        paths += leaf_paths(kind, f"{path}.") if is_dataclass(kind) else [path]
+        paths += leaf_paths(kind, f"{path}.") if isinstance(kind, type) and is_dataclass(kind) else [path]
     return paths
 
 
@@ -173,7 +173,7 @@ def _strict_loader() -> type:
     class Loader(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError(f"aliases are not allowed{self.peek_event().start_mark}")
+                raise yaml.YAMLError("aliases are not allowed: write the value again")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:

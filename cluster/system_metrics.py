@@ -19,15 +19,15 @@ class SystemMetrics(threading.Thread):
     def __init__(self, interval_s: float, sink: Callable[[Mapping[str, float]], None]) -> None:
         super().__init__(name="system-metrics", daemon=True)
         self._interval_s, self._sink = interval_s, sink
+        self._monitors = _monitors()  # imported here, not in the thread: see mlflow_store
         self._stopping = threading.Event()
         self.start()
 
     def run(self) -> None:
         """Sample until stopped."""
-        monitors = _monitors()
         while not self._stopping.wait(self._interval_s):
             values: dict[str, float] = {}
-            for monitor in monitors:
+            for monitor in self._monitors:
                 monitor.collect_metrics()
                 values |= {f"system/{key}": float(value) for key, value in monitor.aggregate_metrics().items()}
                 monitor.clear_metrics()

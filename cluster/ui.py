@@ -15,7 +15,7 @@ from types import FrameType
 from cluster.settings import RunError, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 
 
 def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -89,7 +89,7 @@ def _free(host: str, port: int) -> None:
 
 
 def _wait(server: subprocess.Popen[bytes], command: list[str], host: str, port: int) -> None:
-    """MLflow needs about ten seconds to answer."""
+    """MLflow needs about ten seconds to answer, minutes on a machine that is busy."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:

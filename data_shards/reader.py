@@ -205,7 +205,7 @@ class _MemberFile(io.RawIOBase):
     def __init__(self, shards: ShardSet, row: int) -> None:
         self._shards, self._row, self._position = shards, row, 0
         self._size = int(shards.index.size[row])
-        self.error: ClipError | None = None
+        self.error: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -227,7 +227,7 @@ class _MemberFile(io.RawIOBase):
             return 0
         try:
             first, data = self._shards._read_blocks(self._row, self._position, self._position + count)
-        except ClipError as error:
+        except Exception as error:  # whatever it is, it is raised again once the decoder has returned
             self.error = error
             return 0
         into[:count] = data[self._position - first : self._position - first + count]

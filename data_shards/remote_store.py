@@ -7,6 +7,7 @@ process deletes stays readable for those that hold it open.
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,9 @@ class RemoteStore:
         cache.mkdir(parents=True, exist_ok=True)
         try:
             self.index = parse_index(self._fetch_bytes(MANIFEST_NAME), self._fetch_bytes(INDEX_NAME))
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
             raise ShardError(
                 Problem(self.uri, None, None, f"not a set of shards that can be reached: {error}")
             ) from None
@@ -50,7 +53,8 @@ class RemoteStore:
             except FileNotFoundError:
                 self._download(shard, path)
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.utime(fd)
+        now = time.time_ns()  # the default is the kernel's coarse clock, which cannot order quick reads
+        os.utime(fd, ns=(now, now))
         self._evict(keep=path)
         return fd
 

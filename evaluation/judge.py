@@ -26,7 +26,8 @@ CONVENTIONS = {
     "r2": "coefficient of determination (scikit-learn)",
     "acc1": "tempo within 4% of the truth",
     "acc2": "tempo within 4% of 1, 2, 3, 1/2 or 1/3 times the truth",
-    "p": "share of a neighbour's tags that the query has; for classes, share of neighbours of the query's class",
+    "p": "share of neighbours of the query's class",
+    "tag_p": "share of a neighbour's tags that the query has",
 }
 
 

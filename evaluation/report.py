@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -236,4 +237,5 @@ def _verdict(delta: Mapping[str, Any] | None) -> str:
 
 def _plain(text: str) -> str:
     """A user's words in Markdown: one line, and no markup of theirs."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#!" else c for c in " ".join(text.split()))
+    words = escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{c}" if c in "\\`*_[]|#!" else c for c in words)

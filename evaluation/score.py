@@ -155,7 +155,7 @@ def _by_metric(judged: Mapping[str, dict[str, Judged]]) -> ByModel:
 
 def _convention(task: Task, config: EvaluationConfig, metric: str, test: Target, masked: tuple[str, ...]) -> str:
     base, at, k = metric.partition("@")
-    text = CONVENTIONS[base]
+    text = CONVENTIONS["tag_p" if base == "p" and task.kind == "tags" else base]
     if at:
         return f"{text}; cosine, {k} nearest test clips of another {config.exclude}, mean over pairs"
     if task.kind == "tags":

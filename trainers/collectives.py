@@ -217,16 +217,19 @@ def differentiable_gather(tensor: Tensor, group: Group = None) -> Tensor:
     return gathered
 
 
-def data_parallel(
-    model: torch.nn.Module, *, find_unused_parameters: bool = False, group: Group = None
-) -> torch.nn.Module:
-    """A model whose gradients DDP averages over ranks, its buffers left to itself; the model itself for one process."""
+def data_parallel(model: torch.nn.Module, group: Group = None) -> torch.nn.Module:
+    """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
+
+    Buckets are rebuilt after the first backward, which changes the order of sums for three ranks and more: a resumed
+    run would differ from an unbroken one. ``find_unused_parameters`` keeps them as they were. Buffers are left to
+    themselves: `batch_norm` gives every rank the same statistics.
+    """
     if world_size(group) == 1:
         return model
     # torch 2.14 renamed the option and warns about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {buffers: False, "find_unused_parameters": find_unused_parameters}
+    options: dict[str, Any] = {buffers: False, "find_unused_parameters": True}
     return DistributedDataParallel(model, process_group=group, **options)
 
 

@@ -13,7 +13,6 @@ from typing import Protocol, TypeVar
 import torch
 from data_shards.loader import BatchLoader
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
@@ -107,7 +106,7 @@ class _Trainer:
     def run(self, start: int, reporter: Reporter) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
         steps = self.config.optim.steps
-        network = self._distributed()
+        network = collectives.data_parallel(self.model)
         self.clock = time.perf_counter()
         batches = _Timed(enumerate(self.loader.batches(start, steps), start))
         stream = _Timed(stream_views(self.views, batches, seed=self.config.seed))
@@ -126,14 +125,6 @@ class _Trainer:
             self._finish(pending, reporter)
             self._save(done, None)
         return EXIT_DONE if done >= steps else EXIT_PREEMPTED
-
-    def _distributed(self) -> nn.Module:
-        if self.world.size == 1:
-            return self.model
-        # Buckets are rebuilt after the first backward, which changes the order of sums for three ranks and more:
-        # a resumed run would differ from an unbroken one. find_unused_parameters keeps them as they were.
-        # Buffers need no broadcast: batch_norm.py gives every rank the same statistics.
-        return DistributedDataParallel(self.model, broadcast_buffers=False, find_unused_parameters=True)
 
     def _launch(self, network: nn.Module, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
         rate = learning_rate(step, self.config.optim)
@@ -186,7 +177,7 @@ class _Trainer:
 
     def _refuse_nonfinite(self, pending: "_Pending", loss: float) -> None:
         file = self.folder / f"nonfinite-step-{pending.step + 1}-rank-{self.world.rank}.json"
-        write_atomic(file, json.dumps({"step": pending.step + 1, "clip_ids": pending.clip_id_N.unique().tolist()}))
+        write_atomic(file, json.dumps({"step": pending.step + 1, "clip_ids": sorted(set(pending.clip_id_N.tolist()))}))
         raise DivergedError(
             f"step {pending.step + 1}: the loss or its gradient is not finite (loss {loss}); the update was left out. "
             f"The clips of the batch stand in {file}; look at them, or lower optim.learning_rate"

@@ -111,7 +111,7 @@ def _on_ray(config: ExperimentConfig) -> int:
         gpu = uses_gpu(resources, session.gpus)
         per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if gpu else {})
         trainer = TorchTrainer(
-            _worker,
+            _worker,  # type: ignore[arg-type]  # Ray's annotation forbids the return value that its docs describe
             train_loop_config=to_tree(config),
             torch_config=TorchConfig(
                 backend="nccl" if gpu else "gloo", timeout_s=round(resources.collective_timeout_s)
@@ -123,11 +123,13 @@ def _on_ray(config: ExperimentConfig) -> int:
                 name="ray",
                 storage_path=config.run.dir,
                 failure_config=FailureConfig(max_failures=resources.max_failures),
-                worker_runtime_env={"env_vars": worker_environment(resources, nodes=session.nodes)},
+                worker_runtime_env={  # type: ignore[call-arg]  # type checkers see the configuration of Train V1
+                    "env_vars": worker_environment(resources, nodes=session.nodes)
+                },
             ),
         )
         try:
-            outcome = trainer.fit().return_value
+            outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # as above: Train V2's result
         except Exception as error:  # Ray wraps what a worker raised in its own exceptions
             raise _explain(error, session.logs) from error
     if "diverged" in outcome:

@@ -48,8 +48,8 @@ def test_too_few_gpus_are_refused_with_what_to_do() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_workers", -1), ("max_failures", -1), ("cpus_per_worker", 0.0), ("gpus_per_worker", 1.5), ("health_timeout_s", -1.0)],
-)  # fmt: skip
+    [("num_workers", -1), ("max_failures", -1), ("cpus_per_worker", 0.0), ("gpus_per_worker", 1.5)],
+)
 def test_impossible_resources_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field} must .* got {value}"):
         ResourcesConfig(**{field: value})  # type: ignore[arg-type]  # one field at a time

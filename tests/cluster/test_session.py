@@ -36,7 +36,8 @@ with ray_session(workers=2) as session:
 
     pids = ray.get([work.remote(), work.remote()])
     print(json.dumps({
-        "local": session.local, "same": same == [True, True], "cpus": session.cpus, "rooms": sorted({file for _, file in pids}),
+        "local": session.local, "same": same == [True, True], "cpus": session.cpus,
+        "rooms": sorted({file for _, file in pids}),
         "mode": stat.filemode(token_path().stat().st_mode), "auth": os.environ["RAY_AUTH_MODE"],
         "sigterm": signal.getsignal(signal.SIGTERM) is mine, "logs": os.path.isdir(session.logs),
         "dashboard": session.dashboard,

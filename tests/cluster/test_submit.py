@@ -9,7 +9,10 @@ from cluster.settings import UserError
 from cluster.submit import Cluster
 
 
-@pytest.mark.parametrize(("given", "url"), [("head:8265", "http://head:8265"), ("https://h/", "https://h"), (None, submit.DEFAULT_CLUSTER)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [("head:8265", "http://head:8265"), ("https://h/", "https://h"), (None, submit.DEFAULT_CLUSTER)],
+)
 def test_a_cluster_may_be_written_short(given: str | None, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     assert submit._url(given) == url

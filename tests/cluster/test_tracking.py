@@ -174,6 +174,31 @@ def test_a_killed_driver_loses_no_point(outputs: Path, client: Any) -> None:
     assert [p.step for p in client.get_metric_history(run.info.run_id, "loss")] == list(range(1, 501))
 
 
+FRESH = """
+import sys, threading
+from pathlib import Path
+from cluster.tracking import Tracker, TrackingConfig
+store, run_dir = sys.argv[1], Path(sys.argv[2])
+with Tracker(TrackingConfig(uri=store, system_metrics_s=1), run_dir) as tracker:
+    import optuna, pandas, ray.train  # what a driver imports meanwhile
+    tracker.metrics({"loss": 1.0}, 1)
+    sent = tracker.close()
+print(sent)
+"""
+
+
+def test_a_fresh_process_sends_while_its_driver_still_imports(outputs: Path, client: Any) -> None:
+    """MLflow breaks for good when two threads import it at once."""
+    store = f"sqlite:///{outputs / 'mlflow.db'}"
+
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, store, str(outputs / "fresh")], check=False, capture_output=True, text=True
+    )
+
+    assert done.stdout.strip() == "True", done.stderr
+    assert client.get_run(run_id(outputs / "fresh")).data.metrics["loss"] == 1.0
+
+
 def test_sending_again_changes_nothing(outputs: Path, client: Any, tmp_path: Path) -> None:
     """What a kill between sending and noting it causes."""
     state: dict[str, Any] = {"identity": "again", "name": "again", "started_ms": 1}

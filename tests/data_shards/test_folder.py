@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import UserError
+from cluster.settings import ROOT, UserError
 from data_shards.build import BuildConfig, build
 from data_shards.index import read_index
 from data_shards.sources.folder import FolderListing, key_of, read_folder
@@ -150,7 +150,7 @@ def test_a_folder_becomes_a_set_with_its_vocabulary(make_folder: MakeFolder, tmp
 
 
 def test_the_open_music_set_is_read_as_it_is() -> None:
-    music = Path(os.environ.get("COUNTERPOINT_DATA", "../shared/data")) / "music"
+    music = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "music"
     if not (music / "labels.csv").is_file():
         pytest.skip(f"{music} is not here; COUNTERPOINT_DATA names its parent")
     listing = read_folder(music, music / "labels.csv")

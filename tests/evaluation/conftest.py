@@ -18,7 +18,11 @@ from evaluation.targets import Target
 
 RATE = 22_050
 SAMPLES = 1_000
-KEYS = tuple(f"{note} {mode}" for note in "C Db D Eb E F F# G Ab A Bb B".split() for mode in ("major", "minor"))
+KEYS = tuple(
+    f"{note} {mode}"
+    for note in ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+    for mode in ("major", "minor")
+)
 
 
 @dataclass(frozen=True)

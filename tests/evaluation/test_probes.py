@@ -12,7 +12,14 @@ HEADS = [Head(model, seed) for model in range(2) for seed in range(3)]
 
 
 def task(**changes: Any) -> Task:
-    defaults = {"column": "x", "kind": "class", "probe": True, "hidden": 16, "patience": 4, "max_epochs": 40}
+    defaults: dict[str, Any] = {
+        "column": "x",
+        "kind": "class",
+        "probe": True,
+        "hidden": 16,
+        "patience": 4,
+        "max_epochs": 40,
+    }
     return Task(**(defaults | {"batch": 16, "learning_rate": 3e-3} | changes))
 
 
@@ -48,7 +55,7 @@ def naive_linear(train: ProbeData, valid: ProbeData, config: Task, first: Tensor
     best, kept, since = float("inf"), layer.weight.detach().clone(), 0
     for _ in range(config.max_epochs):
         order = torch.randperm(60, generator=draws)
-        for rows in order.split(config.batch):
+        for rows in torch.split(order, config.batch):
             optimiser.zero_grad()
             nn.functional.cross_entropy(layer(train.x_AKE[0, rows]), train.y_K[rows]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()

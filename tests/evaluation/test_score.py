@@ -65,7 +65,7 @@ def test_a_probe_on_embeddings_that_hold_the_answer_scores_one(
     known: dict[str, Any], make_table: MakeTable, kind: str, metrics: tuple[str, ...]
 ) -> None:
     target, answer = known[kind]
-    task = quick(kind, patience=50, max_epochs=400)
+    task = quick(kind, patience=50, max_epochs=400, standardise=kind == "tempo")
     scored = score_task(kind, task, target, {"trained": make_table(answer)}, CONFIG)
     assert tuple(scored.metrics) == metrics
     for metric in metrics:
@@ -96,9 +96,7 @@ def test_random_embeddings_score_chance_within_their_interval(
     scored = score_task(kind, task, target, {"trained": table}, CONFIG)
     for metric, judged in scored.metrics.items():
         gap = judged["trained"].values_R - judged["random"].values_R
-        _, low, high = interval(gap, 0.999)
-        assert low <= 0 <= high, metric
-        assert abs(gap[0]) < 0.15, metric
+        assert abs(gap[0]) < min(0.15, 4 * gap[1:].std()), metric
 
 
 def test_a_constant_has_half_auroc_and_the_prevalence_as_ap(known: dict[str, Any], make_table: MakeTable) -> None:
@@ -159,9 +157,7 @@ def test_a_query_with_too_few_neighbours_is_noted(make_target: MakeTarget, make_
 
 
 @pytest.mark.parametrize("aggregate", ["probabilities", "logits"])
-def test_chunks_can_be_averaged_behind_the_head(
-    known: dict[str, Any], aggregate: Any, make_table: MakeTable
-) -> None:
+def test_chunks_can_be_averaged_behind_the_head(known: dict[str, Any], aggregate: Any, make_table: MakeTable) -> None:
     """One chunk a clip: all three averages agree."""
     target, answer = known["class"]
     table = make_table(answer)
@@ -188,7 +184,9 @@ def test_models_of_different_width_are_judged_on_the_same_resamples(
 ) -> None:
     target, answer = known["class"]
     wide = np.concatenate([answer, np.zeros((COUNT, 3))], 1)
-    scored = score_task("class", quick("class"), target, {"trained": make_table(answer), "wide": make_table(wide)}, CONFIG)
+    scored = score_task(
+        "class", quick("class"), target, {"trained": make_table(answer), "wide": make_table(wide)}, CONFIG
+    )
     assert list(scored.metrics["accuracy"]) == ["trained", "wide", "random", "constant"]
 
 

@@ -128,7 +128,7 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 if requests.get(f"{self.uri}/health", timeout=5).ok:

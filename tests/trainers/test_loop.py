@@ -21,7 +21,7 @@ from trainers.loop import STOP_FILE, DivergedError, World, train
 from trainers.metrics_log import read_metrics
 from trainers.pretrain import pretrain
 from trainers.snapshot import open_snapshot
-from trainers.step import build_optimizer
+from trainers.step import build_optimizer, train_step
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
-    step = loop.train_step
+    step = train_step
     seen: list[dict[str, torch.Tensor]] = []
 
     def poisoned(model: Any, optimizer: Any, views: Any, optim: Any, **options: Any) -> dict[str, torch.Tensor]:

@@ -22,9 +22,10 @@ _TINY = 1e-18
 """Modulus under which a number has no phase of its own."""
 _PEAK_REACH = 2
 """A peak is no lower than this many bins to both sides."""
-_SHIFTS = (1, 2, 4, 8)
-"""Running maxima by doubling: a peak is looked for up to fifteen bins away."""
-_FAR = 8192
+_SHIFTS = (1, 2, 4, 8, 16)
+"""Running maxima by doubling: a peak is looked for up to 31 bins away."""
+_FAR_BIT = 13
+_FAR = 1 << _FAR_BIT
 _SCAN_BLOCK = 16
 _FINE_FRAME = 2048
 """From this frame length on the reading kernel has eight taps instead of four."""
@@ -88,14 +89,15 @@ def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> 
     below_nJ = (row_n1 + place_nJ.long().clamp(max=F - 2))[:, :-1].flatten()
     nearest_nJ = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
 
+    def at(values_nFK: Tensor, frame_nJ: Tensor) -> Tensor:
+        return values_nFK.flatten(0, 1).index_select(0, frame_nJ).view(n, -1, K)
+
+    unit_nFK = _unit(spectrum_nFK)
     # advance_nFK[:, i] leads from frame i to frame i + 1; the last one leads nowhere and is never read.
-    advance_nFK = _unit(spectrum_nFK * spectrum_nFK.roll(-1, 1).conj()).conj()
-    steps_nJK = advance_nFK.flatten(0, 1).index_select(0, below_nJ).view(n, num_frames - 1, K)
-    phase_nJK = _running_product(torch.cat([_unit(spectrum_nFK[:, :1]), steps_nJK], dim=1))
-    nearest_nJK = spectrum_nFK.flatten(0, 1).index_select(0, nearest_nJ).view(n, num_frames, K)
-    owner_nJK = _peak_owner(spectrum_nFK).flatten(0, 1).index_select(0, nearest_nJ).view(n, num_frames, K)
-    turn_nJK = phase_nJK * nearest_nJK.conj()
-    return nearest_nJK * _unit(turn_nJK.gather(-1, owner_nJK))
+    advance_nFK = unit_nFK.roll(-1, 1) * unit_nFK.conj()
+    phase_nJK = _running_product(torch.cat([unit_nFK[:, :1], at(advance_nFK, below_nJ)], dim=1))
+    turn_nJK = phase_nJK * at(unit_nFK, nearest_nJ).conj()
+    return at(spectrum_nFK, nearest_nJ) * turn_nJK.gather(-1, at(_peak_owner(spectrum_nFK), nearest_nJ))
 
 
 def _unit(number: Tensor) -> Tensor:
@@ -120,29 +122,27 @@ def _running_product(factor_nJK: Tensor) -> Tensor:
 def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
     """Bin of the nearest peak (the bin itself where none is within reach), int64.
 
-    Small integers, shifted maxima and arithmetic masks: on a CPU a tenth of the time of scans and `torch.where`.
+    Small integers and shifted maxima: on a CPU comparisons, scans and `torch.where` take several times as long.
     """
-    spectrum_nFK = spectrum_nFK.detach()
-    power_nFK = (spectrum_nFK * spectrum_nFK.conj()).real.contiguous()
-    peak_nFK = (power_nFK >= max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)).to(torch.int16)
+    square = torch.view_as_real(spectrum_nFK.detach()).square()
+    power_nFK = (square[..., 0] + square[..., 1]).float()
+    highest_nFK = max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)
+    # Positive floats are ordered like their bits: 0 at a peak, negative elsewhere.
+    below_peak_nFK = (power_nFK.view(torch.int32) - highest_nFK.view(torch.int32)).clamp(min=-1).to(torch.int16)
     bin_K = torch.arange(power_nFK.shape[-1], device=power_nFK.device, dtype=torch.int16)
-    absent_nFK = (1 - peak_nFK) * _FAR
-    left_nFK, right_nFK = bin_K - absent_nFK, bin_K + absent_nFK
-    for shift in _SHIFTS:
-        left_nFK = torch.cat([left_nFK[..., :shift], torch.maximum(left_nFK[..., shift:], left_nFK[..., :-shift])], -1)
-        right_nFK = torch.cat(
-            [torch.minimum(right_nFK[..., :-shift], right_nFK[..., shift:]), right_nFK[..., -shift:]], -1
-        )
-    to_left_nFK, to_right_nFK = bin_K - left_nFK, right_nFK - bin_K
-    goes_left_nFK = (to_left_nFK <= to_right_nFK).to(torch.int16)
-    distance_nFK = to_right_nFK - goes_left_nFK * (to_right_nFK + to_left_nFK)
-    near_nFK = (distance_nFK.abs() < _FAR // 2).to(torch.int16)
-    return (bin_K + distance_nFK * near_nFK).long()
+    left_nFK, right_nFK = bin_K + below_peak_nFK * _FAR, bin_K - below_peak_nFK * _FAR
+    for by in _SHIFTS:
+        left_nFK = torch.cat([left_nFK[..., :by], torch.maximum(left_nFK[..., by:], left_nFK[..., :-by])], -1)
+        right_nFK = torch.cat([torch.minimum(right_nFK[..., :-by], right_nFK[..., by:]), right_nFK[..., -by:]], -1)
+    # Twice the distance, plus one to the right: the smaller of both sides is the nearer peak.
+    coded_nFK = torch.minimum(2 * (bin_K - left_nFK), 2 * (right_nFK - bin_K) + 1)
+    side_nFK = (coded_nFK & 1) * 2 - 1
+    found_nFK = 1 - (coded_nFK >> _FAR_BIT).clamp(max=1)
+    return (bin_K + (coded_nFK >> 1) * side_nFK * found_nFK).long()
 
 
 def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Tensor:
-    """Real factor of each bin, shape (n, K): nothing above what reading with stride r maps to Nyquist, and sinc^-(degree + 1)
-    against the fall of the reading spline."""
+    """Real factor of each bin, shape (n, K): 0 above what reading maps to Nyquist, 1/sinc^(d + 1) against the spline."""
     K = n_fft // 2 + 1
     bin_K = torch.arange(K, device=ratio_n.device, dtype=torch.float64)
     kept_nK = bin_K <= ((K - 1) / ratio_n.clamp(min=1))[:, None]
@@ -150,7 +150,7 @@ def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Te
 
 
 def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Windowed sum of frames over the sum of squared windows, from `_SPLINE_REACH` samples before the first centre on."""
+    """Windowed frames over the sum of squared windows, from `_SPLINE_REACH` samples before the first centre."""
     n, J, n_fft = frames_nJt.shape
     overlap = n_fft // hop
     total = frames_nJt.new_zeros(n, J + overlap - 1, hop)

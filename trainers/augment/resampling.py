@@ -1,7 +1,8 @@
 """Reading a wave at positions n·stride, each row with its own stride, by a B-spline.
 
-A B-spline of degree d falls like sinc^(d+1): its images lie far below those of a polynomial through the neighbours or of a windowed sinc
-with as many taps, if whoever makes the wave divides its spectrum by sinc^(d+1) first. The phase vocoder can, at no cost.
+A B-spline of degree d falls like sinc^(d+1): its images lie far below those of a polynomial through the
+neighbours or of a windowed sinc with as many taps, if whoever makes the wave divides its spectrum by sinc^(d+1)
+first. The phase vocoder can, at no cost.
 
 Shape suffixes: n rows, L samples to read from, T samples read.
 """

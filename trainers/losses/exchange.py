@@ -69,12 +69,16 @@ class Gather:
         rows, labels_RC = len(local.z_RD), local.labels_RC
         z_ND = collectives.all_gather(local.z_RD, local.group)
         clip_id_N = collectives.all_gather(local.clip_id_R, local.group)
-        packed_N = None if labels_RC is None else collectives.all_gather(pack_bits(labels_RC), local.group)
+        packed_N = None
+        if labels_RC is not None and len(local.num_labelled) > 1:
+            packed_N = collectives.all_gather(pack_bits(labels_RC), local.group)
         known_K, dtype = torch.unique(local.clip_id_R), local.z_RD.dtype
         self.blocks: list[Block] = []
         for r, num_labelled in enumerate(local.num_labelled):
             part = slice(r * rows, (r + 1) * rows)
-            tags = None if packed_N is None or labels_RC is None else unpack_bits(packed_N[part], labels_RC.shape[1])
+            tags = labels_RC
+            if labels_RC is not None and packed_N is not None:
+                tags = unpack_bits(packed_N[part], labels_RC.shape[1])
             self.blocks.append(
                 make_block(z_ND[part], clip_codes(clip_id_N[part], known_K, dtype), tags, num_labelled, local.tile)
             )

@@ -1,0 +1,223 @@
+"""Forward and backward of the semi-supervised loss against dense autograd and the authors' formula.
+
+    python -m benchmarks.loss                     768, 3,072 and 12,288 rows on one CPU thread
+    python -m benchmarks.loss --rows 49152 --only ours
+    python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU
+
+Each figure comes from a process of its own: median CPU-seconds of the repeats (seconds between events on a GPU), and the
+rise of resident memory over what was there before the first call. The floor is 4·N²·d, the products that no exact
+method avoids, over the rate of a large matrix product measured in the same process.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+
+WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
+RESULTS = Path(__file__).parent / "results"
+GPU_ROWS = (49_152, 196_608, 1_048_576)
+GPU_TILE = 8_192
+AUTHORS_LIMIT, DENSE_LIMIT = 768, 12_288
+"""Rows beyond which a peer needs more memory than machines like this have."""
+
+
+class Rows(NamedTuple):
+    """Arguments of the loss."""
+
+    z: Tensor
+    clip_id: Tensor
+    labels: Tensor
+
+
+def make_rows(num_rows: int, device: str = "cpu") -> Rows:
+    """Two views a clip, half the clips labelled, no zeros anywhere but in the labels."""
+    g = torch.Generator().manual_seed(0)
+    clips = num_rows // 2
+    labels = (torch.rand(clips, TAGS, generator=g) < TAG_RATE) & (torch.arange(clips) < clips // 2)[:, None]
+    clip_id = torch.randint(-(2**62), 2**62, (clips,), generator=g)
+    z = torch.randn(num_rows, WIDTH, generator=g).to(device).requires_grad_()
+    return Rows(z, clip_id.repeat(2).to(device), labels.repeat(2, 1).to(device))
+
+
+def ours(rows: Rows) -> Tensor:
+    """The product's loss."""
+    tile = GPU_TILE if rows.z.is_cuda else 512
+    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE, tile=tile)
+
+
+def dense(rows: Rows) -> Tensor:
+    """The same loss as N × N matrices under automatic differentiation."""
+    z = torch.nn.functional.normalize(rows.z, dim=1)
+    score = z @ z.T / TEMPERATURE
+    tags = rows.labels.to(z.dtype)
+    weight = (tags @ tags.T).clamp(max=1).masked_fill(rows.clip_id[:, None] == rows.clip_id, 1).fill_diagonal_(0)
+    log_p = score - score.fill_diagonal_(-torch.inf).logsumexp(1, keepdim=True)
+    log_p = log_p.masked_fill(weight == 0, 0)
+    return -((weight * log_p).sum(1) / weight.sum(1).clamp(min=1)).mean()
+
+
+def authors(rows: Rows) -> Tensor:
+    """The released formula: rows compared as [N, N, d] and labels as [N, N, C], 1e-6 inside the logarithm."""
+    score = torch.nn.functional.cosine_similarity(rows.z[:, None], rows.z[None], dim=2) / TEMPERATURE
+    tags = rows.labels.float()
+    left, right = tags[:, None].expand(-1, len(tags), -1), tags[None].expand(len(tags), -1, -1)
+    same_tag = ((left == right) * (left == 1)).any(2)
+    other = 1 - torch.eye(len(tags))
+    positive = (same_tag | (rows.clip_id[:, None] == rows.clip_id)) * other
+    sigma = score.exp()
+    p = sigma * positive / (sigma * other).sum(1, keepdim=True)
+    return -((torch.log(p + 1e-6) * positive).sum(1) / positive.sum(1).clamp(min=1)).mean()
+
+
+PEERS: dict[str, Callable[[Rows], Tensor]] = {"ours": ours, "dense": dense, "authors": authors}
+
+
+def product_rate(device: str = "cpu") -> float:
+    """FLOP/s of a large matrix product on random data: float32 on a CPU, bfloat16 on a GPU."""
+    size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(_timed(lambda: a @ a, device) for _ in range(5))
+
+
+def _timed(work: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def resident_bytes(kind: str) -> int:
+    """``VmRSS``, what is resident now, or ``VmHWM``, its peak since the last reset (Linux)."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(kind))
+    return int(line.split()[1]) * 1024
+
+
+def measure(name: str, num_rows: int, repeats: int, device: str) -> dict[str, float]:
+    """Time and memory of one implementation at one size; meant for a process of its own."""
+    torch.set_num_threads(1)
+    function = PEERS[name]
+
+    def step(rows: Rows) -> None:
+        torch.autograd.grad(function(rows), rows.z)
+
+    step(make_rows(64, device))
+    rows = make_rows(num_rows, device)
+    rate = product_rate(device)
+    if device == "cuda":
+        step(rows)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = resident_bytes("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+    seconds = [_timed(lambda: step(rows), device) for _ in range(repeats)]
+    after = torch.cuda.max_memory_allocated() if device == "cuda" else resident_bytes("VmHWM")
+    return {"seconds": statistics.median(seconds), "memory_mb": (after - before) / 1e6, "rate": rate}
+
+
+def measured_apart(name: str, num_rows: int, repeats: int, device: str) -> dict[str, float]:
+    """`measure` in a fresh process with one thread."""
+    command = [sys.executable, "-m", "benchmarks.loss", "--measure", name, "--rows", str(num_rows)]
+    command += ["--repeats", str(repeats), *(["--gpu"] if device == "cuda" else [])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def compare(sizes: list[int], names: list[str], repeats: int, device: str) -> list[dict[str, float | str]]:
+    """All implementations at all sizes they can bear, peers of one size one after another."""
+    table: list[dict[str, float | str]] = []
+    for num_rows in sizes:
+        floor_flop = 4 * num_rows**2 * WIDTH
+        for name in names:
+            limit = {"authors": AUTHORS_LIMIT, "dense": DENSE_LIMIT}.get(name, num_rows)
+            if num_rows > limit:
+                continue
+            figures = measured_apart(name, num_rows, repeats if num_rows < 10_000 else min(repeats, 3), device)
+            floor_s = floor_flop / figures["rate"]
+            figures |= {"floor_s": floor_s, "over_floor": figures["seconds"] / floor_s}
+            table.append({"rows": num_rows, "name": name, **figures})
+            print(as_markdown(table[-1:]).splitlines()[-1], flush=True)
+    return table
+
+
+def as_markdown(table: list[dict[str, float | str]]) -> str:
+    """One line a measurement, with its ratio to ours at the same size."""
+    base = {row["rows"]: float(row["seconds"]) for row in table if row["name"] == "ours"}
+    lines = [
+        "| rows | loss | CPU-s | over floor | times ours | memory MB | GFLOP/s of a product |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        ratio = f"{float(row['seconds']) / base[row['rows']]:.2f}" if row["rows"] in base else "–"
+        lines.append(
+            f"| {row['rows']:,} | {row['name']} | {row['seconds']:.4g} | {row['over_floor']:.2f} | {ratio} "
+            f"| {row['memory_mb']:.0f} | {float(row['rate']) / 1e9:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def machine_name(device: str) -> str:
+    """Short name for the results file."""
+    if device == "cuda":
+        return torch.cuda.get_device_name().lower().replace(" ", "-")
+    return f"cpu-{os.cpu_count()}core"
+
+
+def write_results(name: str, device: str, table: list[dict[str, float | str]], markdown: str) -> None:
+    """``results/NAME-MACHINE.json`` and ``.md``, with what ran it."""
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{name}-{machine_name(device)}"
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    load = os.getloadavg()[0]
+    stem.with_suffix(".json").write_text(
+        json.dumps({"schema": 1, **versions, "load_average": load, "table": table}, indent=1) + "\n"
+    )
+    note = f"torch {torch.__version__}, one thread, load average {load:.1f} on {os.cpu_count()} cores when it ended."
+    stem.with_suffix(".md").write_text(f"# {name}\n\n{note}\n\n{markdown}\n")
+    print(f"\n{markdown}\n\n{stem}.json\n{stem}.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", help="sizes N")
+    parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="implementations")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--gpu", action="store_true", help="one GPU, bfloat16 products under autocast")
+    parser.add_argument("--measure", choices=list(PEERS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    device = "cuda" if options.gpu else "cpu"
+    if options.gpu and not torch.cuda.is_available():
+        sys.exit("--gpu: torch finds no GPU here; leave the flag out to measure the CPU")
+    if options.measure:
+        with torch.autocast("cuda", torch.bfloat16, enabled=options.gpu):
+            print(json.dumps(measure(options.measure, options.rows[0], options.repeats, device)))
+        return
+    sizes = options.rows or list(GPU_ROWS if options.gpu else (768, 3_072, 12_288))
+    names = ["ours"] if options.gpu else options.only
+    table = compare(sizes, names, options.repeats, device)
+    write_results("loss", device, table, as_markdown(table))
+
+
+if __name__ == "__main__":
+    main()

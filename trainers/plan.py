@@ -1,0 +1,82 @@
+"""What a run would do, told before it takes anything: configuration, realised shares, epochs, memory, time."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from cluster.resources import num_gpus, threads_per_worker, uses_gpu
+from cluster.settings import to_tree
+from data_shards.loader import BatchLoader
+from trainers.config import ExperimentConfig
+from trainers.model import build_model
+from trainers.snapshot import last_snapshot
+from trainers.step import build_optimizer, train_step
+from trainers.views import ViewMaker, window_frames
+
+MEASURED_STEPS = 2
+MIB = 1 << 20
+
+
+def plan(config: ExperimentConfig) -> dict[str, Any]:
+    """The resolved configuration and what follows from it; two real steps of one worker are timed on this machine.
+
+    Args:
+        config: validated; relative folders count from here.
+
+    Returns:
+        Plain JSON types: ``config``, ``data``, ``worker``, ``estimate``.
+
+    Raises:
+        UserError: if the data or the batch do not allow the run.
+    """
+    world = max(1, config.resources.num_workers)
+    frames = window_frames(config.views, config.augment)
+    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
+        shares = loader.sampler.summary(config.optim.steps)
+        measured = _measure(config, loader, world)
+    last = last_snapshot(Path(config.run.dir) / "snapshots")
+    remaining = config.optim.steps - (last.step if last else 0)
+    clips = config.data.batch // world
+    return {
+        "config": to_tree(config),
+        "data": shares,
+        "worker": {"clips_a_step": clips, "views_a_step": clips * config.views.count, **measured},
+        "estimate": {
+            "steps_done": last.step if last else 0,
+            "steps_left": remaining,
+            "hours": round(max(0, remaining) * measured["seconds_a_step"] / 3600, 3),
+            "basis": "two steps of one worker on this machine; exchange between workers is not in it",
+        },
+    }
+
+
+def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[str, Any]:
+    gpu = uses_gpu(config.resources, num_gpus())
+    device = torch.device("cuda" if gpu else "cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_per_worker(config.resources))
+    resident = psutil.Process().memory_info().rss
+    model = build_model(config.encoder, config.head, config.loss, seed=config.seed).to(device)
+    optimizer = build_optimizer(model, config.optim)
+    maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
+    seconds = []
+    try:
+        for step, batch in enumerate(loader.batches(0, MEASURED_STEPS)):
+            began = time.perf_counter()
+            views = maker.make(batch, step=step, seed=config.seed)
+            figures = train_step(model, optimizer, views, config.optim, num_views=config.views.count)
+            float(figures["loss"])  # waits for a GPU
+            seconds.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    peak = torch.cuda.max_memory_allocated(device) if gpu else psutil.Process().memory_info().rss - resident
+    return {
+        "of": world,
+        "device": "GPU" if gpu else "CPU",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "memory_mib": round(peak / MIB),
+        "seconds_a_step": round(min(seconds), 3),
+    }
