@@ -4,8 +4,8 @@
     python -m benchmarks.loss --rows 49152 --only ours
     python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU
 
-Each figure comes from a process of its own: median CPU-seconds of the repeats (seconds between events on a GPU), and the
-rise of resident memory over what was there before the first call. The floor is 4·N²·d, the products that no exact
+Each figure comes from a process of its own: median CPU-seconds of the repeats (seconds between events on a GPU), and
+the rise of resident memory over what was there before the first call. The floor is 4·N²·d, the products that no exact
 method avoids, over the rate of a large matrix product measured in the same process.
 """
 
@@ -121,7 +121,6 @@ def measure(name: str, num_rows: int, repeats: int, device: str) -> dict[str, fl
 
     step(make_rows(64, device))
     rows = make_rows(num_rows, device)
-    rate = product_rate(device)
     if device == "cuda":
         step(rows)
         torch.cuda.reset_peak_memory_stats()
@@ -131,6 +130,8 @@ def measure(name: str, num_rows: int, repeats: int, device: str) -> dict[str, fl
         Path("/proc/self/clear_refs").write_text("5")
     seconds = [_timed(lambda: step(rows), device) for _ in range(repeats)]
     after = torch.cuda.max_memory_allocated() if device == "cuda" else resident_bytes("VmHWM")
+    # Last, or the memory that it frees would hide what the steps need.
+    rate = product_rate(device)
     return {"seconds": statistics.median(seconds), "memory_mb": (after - before) / 1e6, "rate": rate}
 
 

@@ -15,7 +15,7 @@ from cluster.credentials import has_token, token_path
 from cluster.resources import num_cores, num_gpus
 from cluster.settings import ROOT
 from cluster.storage import without_credentials
-from cluster.tracking import TrackingConfig, store_uri
+from cluster.tracking_config import TrackingConfig, store_uri
 
 State = Literal["ok", "warn", "fail"]
 OURS = "counterpoint-audio"

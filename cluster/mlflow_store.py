@@ -16,6 +16,7 @@ from cluster.settings import RunError
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of runs and curves, not of chats
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 _LIMITS = {"metrics": 1000, "params": 100, "tags": 100}
 
@@ -123,7 +124,7 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            made: str = client.create_experiment(name, artifact_location=files)
+            made: str = client.create_experiment(name, files, tags=_TRAINING)
             return made
         except MlflowException:  # another run of this moment was first
             found = client.get_experiment_by_name(name)

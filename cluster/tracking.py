@@ -7,7 +7,6 @@ the run, or by `replay`. Values that look like secrets never reach the disk.
 
 import json
 import logging
-import os
 import re
 import shutil
 import threading
@@ -15,17 +14,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from cluster.mlflow_store import MlflowStore, Refused
 from cluster.provenance import git_revision
-from cluster.settings import Config
 from cluster.spool import Spool
 from cluster.storage import without_credentials
 from cluster.system_metrics import SystemMetrics
+from cluster.tracking_config import TrackingConfig as TrackingConfig
+from cluster.tracking_config import store_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 SEND_INTERVAL_S = 1.0
@@ -35,28 +34,6 @@ _SECRET = re.compile(
     r"(^|[._-])(password|passwd|secret|token|api_?key|access_?key|credentials?)($|[._-])", re.IGNORECASE
 )
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig(Config):
-    """Keys ``tracking.*``; they never change a result."""
-
-    enabled: bool = True
-    """Whether the run is shown in MLflow; metrics.jsonl is written either way."""
-    uri: str | None = None
-    """MLflow's store: sqlite:///FILE or http://HOST:PORT; None = MLFLOW_TRACKING_URI, else a file all runs share."""
-    experiment: str = "counterpoint"
-    """The group of runs it is compared with."""
-    name: str | None = None
-    """What the run is called; None = the name of its folder."""
-    system_metrics_s: float = 10.0
-    """Seconds between samples of the driver machine's load, ≥ 1; 0 = none."""
-
-    def __post_init__(self) -> None:
-        if self.system_metrics_s and self.system_metrics_s < 1:
-            raise ValueError(f"system_metrics_s must be 0 or >= 1, got {self.system_metrics_s}")
-        if not self.experiment:
-            raise ValueError("experiment must have a name, got ''")
 
 
 class Tracker:
@@ -264,27 +241,6 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     sender = _Sender(spool)
     sender.start()
     return sender.finish(wait_s)
-
-
-def store_uri(config: TrackingConfig, run_dir: Path) -> str:
-    """Where a run is tracked: as configured, as MLFLOW_TRACKING_URI says, else one file for all runs of a folder.
-
-    That file is ``outputs/mlflow.db`` for every run below a folder called outputs, otherwise it lies beside the run.
-    """
-    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
-
-
-def default_store(run_dir: Path) -> str:
-    """The SQLite store that runs below one ``outputs`` folder share.
-
-    >>> default_store(Path("/home/ann/outputs/sweep/trial-3"))
-    'sqlite:////home/ann/outputs/mlflow.db'
-    >>> default_store(Path("/scratch/mine"))
-    'sqlite:////scratch/mlflow.db'
-    """
-    path = run_dir.absolute()
-    home = next((folder for folder in path.parents if folder.name == "outputs"), path.parent)
-    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:

@@ -32,9 +32,9 @@ class RemoteStore:
         cache.mkdir(parents=True, exist_ok=True)
         try:
             self.index = parse_index(self._fetch_bytes(MANIFEST_NAME), self._fetch_bytes(INDEX_NAME))
-        except (OSError, ImportError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except (OSError, ImportError, ValueError) as error:  # fsspec tells an unknown scheme by a ValueError
             raise ShardError(
                 Problem(self.uri, None, None, f"not a set of shards that can be reached: {error}")
             ) from None

@@ -24,6 +24,8 @@ from evaluation.tasks import Chunking
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024
+BATCH = 64
+"""Chunks an encoder sees at once."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,6 @@ def embed_files(
     *,
     timeline: bool = False,
     skip_unreadable: bool = False,
-    batch: int = 64,
-    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Embedded:
     """Embed files of any format and rate, in their order.
@@ -71,8 +71,6 @@ def embed_files(
         out: Parquet file with columns path and embedding (mean over chunks), or path, start_s and embedding.
         timeline: a row a chunk instead of a row a file.
         skip_unreadable: name unreadable files in the result instead of stopping at the first.
-        batch: chunks an encoder sees at once.
-        device: where the encoder is.
         progress: told of the files that are done.
 
     Raises:
@@ -87,7 +85,7 @@ def embed_files(
     rows, count = _Rows(), 0
     with progress.stage("embedding", len(files)) as bar, atomic_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            for file, group in groupby(_embed(chunks, encoder, batch, device), key=lambda pair: pair[0].file):
+            for file, group in groupby(_embed(chunks, encoder), key=lambda pair: pair[0].file):
                 _add(rows, str(files[file]), list(group), encoder, timeline=timeline)
                 bar(file + 1, str(files[file]))
                 if len(rows.h) >= ROWS_A_GROUP:
@@ -122,11 +120,9 @@ def _read(files: Sequence[Path | str], encoder: Encoder, rejected: dict[str, str
             yield _Chunk(number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1))
 
 
-def _embed(
-    chunks: Iterator[_Chunk], encoder: Encoder, batch: int, device: str
-) -> Iterator[tuple[_Chunk, NDArray[np.float32]]]:
-    for group in in_batches(chunks, batch):
-        wave_NT = torch.from_numpy(np.stack([chunk.wave_T for chunk in group])).to(device)
+def _embed(chunks: Iterator[_Chunk], encoder: Encoder) -> Iterator[tuple[_Chunk, NDArray[np.float32]]]:
+    for group in in_batches(chunks, BATCH):
+        wave_NT = torch.from_numpy(np.stack([chunk.wave_T for chunk in group]))
         yield from zip(group, run_encoder(encoder, wave_NT), strict=True)
 
 

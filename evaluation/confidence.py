@@ -8,9 +8,12 @@ Shape suffixes: K test clips, R resamples + 1, S seeds, M metrics of one task.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Claim = TypeVar("Claim")
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,13 @@ def two_sided_p(difference_R: NDArray[np.float64]) -> float:
     return min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Claim, float]) -> dict[Claim, float]:
     """Adjusted p-values of a family of claims (Holm 1979): reject those ≤ α, and the family errs with probability ≤ α.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}
     """
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Claim, float] = {}
     highest = 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p))

@@ -8,7 +8,7 @@ Source: SCIENCE §2, EVALUATION "Probing".
 Shape suffixes: K clips, P chunks of all clips, N chunks of a batch, T samples of a chunk, E encoder width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -16,12 +16,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cluster.settings import RunError, UserError
 from data_shards.reader import ShardSet
 from evaluation.progress import SILENT, Progress
-from evaluation.tasks import Chunking
+from evaluation.tasks import Chunking, EvaluationConfig
 
 PCM_SCALE = 1 / 32768
 Item = TypeVar("Item")
@@ -108,10 +108,10 @@ def check_rate(encoder: Encoder, rate: int, what: str) -> None:
 def embed_shards(
     shards: ShardSet,
     encoders: Mapping[str, Encoder],
-    chunking: Chunking,
+    config: EvaluationConfig,
     *,
-    batch: int,
-    device: str = "cpu",
+    rows: NDArray[np.int64] | None = None,
+    alter: Callable[[Tensor, Tensor], Tensor] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, EmbeddingTable]:
     """Embed every clip by every encoder, reading the audio once.
@@ -119,9 +119,9 @@ def embed_shards(
     Args:
         shards: the set.
         encoders: by name; all of one chunk length.
-        chunking: tail and whether chunks are kept.
-        batch: chunks an encoder sees at once.
-        device: where the encoders are.
+        config: chunking, and how many chunks an encoder sees at once.
+        rows: of the index, ascending; all by default. The table has a row for each.
+        alter: waves (N, T) and their chunks' numbers (N,) to what the encoders hear instead.
         progress: told of the clips that are done.
 
     Raises:
@@ -133,36 +133,44 @@ def embed_shards(
         raise ValueError(f"encoders embedded together need one chunk length, got {sorted(lengths)}")
     for encoder in encoders.values():
         check_rate(encoder, shards.rate, shards.uri)
-    counts_K = np.array(
-        [len(chunk_spans(int(f), min(lengths), chunking.min_tail)) for f in shards.index.frames], np.int64
-    )
+    rows = np.arange(len(shards.index)) if rows is None else rows
+    spans = [chunk_spans(int(shards.index.frames[row]), min(lengths), config.chunking.min_tail) for row in rows]
+    counts_K = np.array([len(of_clip) for of_clip in spans], np.int64)
     ends_K = np.cumsum(counts_K)
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
     done = 0
     with progress.stage("embedding", len(counts_K)) as bar:
-        for group in in_batches(_read_chunks(shards, min(lengths), chunking.min_tail), batch):
-            wave_NT = torch.from_numpy(np.stack(group)).to(device)
+        for group in in_batches(_read_chunks(shards, rows, spans, min(lengths)), config.batch):
+            wave_NT = torch.from_numpy(np.stack(group))
+            if alter is not None:
+                wave_NT = alter(wave_NT, torch.arange(done, done + len(group)))
             for name, encoder in encoders.items():
                 parts[name].append(run_encoder(encoder, wave_NT))
             done += len(group)
             bar(int(np.searchsorted(ends_K, done, side="right")), f"{done} chunks")
-    keys = tuple(str(key) for key in shards.index.key)
+    keys = tuple(str(key) for key in shards.index.key[rows])
     tables = {}
     for name, encoder in encoders.items():
         chunks_PE = np.concatenate(parts.pop(name))
-        tables[name] = make_table(chunks_PE, counts_K, keys, encoder.hash, shards.manifest_hash, chunking)
+        tables[name] = make_table(chunks_PE, counts_K, keys, encoder.hash, shards.manifest_hash, config.chunking)
     return tables
 
 
 def run_encoder(encoder: Encoder, wave_NT: Tensor) -> NDArray[np.float32]:
-    """One batch through an encoder, without gradients."""
+    """One batch through an encoder, on the encoder's own device, without gradients."""
     with torch.no_grad():
-        h_NE = encoder(wave_NT)
+        h_NE = encoder(wave_NT.to(device_of(encoder)))
     if h_NE.shape != (len(wave_NT), encoder.width):
         raise RunError(
             f"the encoder gave {tuple(h_NE.shape)} for {len(wave_NT)} chunks; its width should be {encoder.width}"
         )
     return h_NE.float().cpu().numpy()
+
+
+def device_of(encoder: Encoder) -> torch.device:
+    """Where an encoder's weights are; one that is no module, or has none, is on the CPU."""
+    weights = list(encoder.parameters()) if isinstance(encoder, nn.Module) else []
+    return weights[0].device if weights else torch.device("cpu")
 
 
 def make_table(
@@ -196,9 +204,10 @@ def in_batches(items: Iterator[Item], batch: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _read_chunks(shards: ShardSet, samples: int, min_tail: float) -> Iterator[NDArray[np.float32]]:
-    for row, frames in enumerate(shards.index.frames):
-        wave = shards.read_window(row, 0, int(frames)).astype(np.float32) * np.float32(PCM_SCALE)
-        spans = chunk_spans(int(frames), samples, min_tail)
-        for span in spans:
-            yield make_chunk(wave, span, samples, alone=len(spans) == 1)
+def _read_chunks(
+    shards: ShardSet, rows: NDArray[np.int64], spans: Sequence[Sequence[tuple[int, int]]], samples: int
+) -> Iterator[NDArray[np.float32]]:
+    for row, of_clip in zip(rows.tolist(), spans, strict=True):
+        wave = shards.read_window(row, 0, int(shards.index.frames[row])).astype(np.float32) * np.float32(PCM_SCALE)
+        for span in of_clip:
+            yield make_chunk(wave, span, samples, alone=len(of_clip) == 1)

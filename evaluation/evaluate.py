@@ -11,8 +11,11 @@ from data_shards.index import ShardIndex
 from data_shards.reader import ShardSet
 from evaluation.cache import load_table, save_table, table_path
 from evaluation.embed import EmbeddingTable, Encoder, check_rate, embed_shards
+from evaluation.equivariance import measure_equivariance
 from evaluation.progress import SILENT, Progress
+from evaluation.projection import project
 from evaluation.report import Report, build_tree, write_report
+from evaluation.robustness import measure_robustness
 from evaluation.score import Scored, score_task
 from evaluation.targets import Target, artist_overlap, check_splits, columns, read_target
 from evaluation.tasks import EvaluationConfig
@@ -35,7 +38,8 @@ def evaluate(snapshot: Path | str, config: EvaluationConfig, out: Path, *, progr
     from trainers.frozen import load_encoder, untrained_encoder
 
     trained = load_encoder(snapshot, config.device)
-    encoders = {"trained": trained, "untrained": untrained_encoder(snapshot, config.device)}
+    encoders: dict[str, Encoder] = {"trained": trained, "untrained": untrained_encoder(snapshot, config.device)}
+    encoders |= {name: load_encoder(other, config.device) for name, other in config.against.items()}
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     return evaluate_encoders(encoders, config, out, about=about, progress=progress)
 
@@ -74,8 +78,15 @@ def evaluate_encoders(
             for done, (name, target) in enumerate(targets.items(), 1):
                 scored[name] = score_task(name, config.tasks[name], target, tables, config)
                 bar(done, name)
+        extras: dict[str, Any] = {}
+        if config.robustness.severities or config.robustness.corruptions:
+            extras["robustness"] = measure_robustness(shards, encoders, targets, tables, config, progress=progress)
+        if config.equivariance.semitones or config.equivariance.rates:
+            extras["equivariance"] = measure_equivariance(shards, encoders, config, progress=progress)
+        if config.projection.task:
+            extras["projection"] = project(tables, targets, config)
         facts = dict(about) | _facts(shards, encoders, config) | {"seconds": round(time.monotonic() - started, 1)}
-    tree = build_tree(scored, level=config.confidence.level, left_out=left_out, provenance=facts)
+    tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | extras
     return write_report(tree, out)
 
 
@@ -90,9 +101,10 @@ def embedded(
     tables = {name: load_table(path) for name, path in paths.items()}
     missing = {name: encoder for name, encoder in encoders.items() if tables[name] is None}
     if missing:
-        fresh = embed_shards(
-            shards, missing, config.chunking, batch=config.batch, device=config.device, progress=progress
-        )
+        fresh: dict[str, EmbeddingTable] = {}
+        for samples in sorted({encoder.samples for encoder in missing.values()}):
+            alike = {name: encoder for name, encoder in missing.items() if encoder.samples == samples}
+            fresh |= embed_shards(shards, alike, config, progress=progress)
         for name, table in fresh.items():
             save_table(table, paths[name])
         tables |= fresh

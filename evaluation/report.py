@@ -7,19 +7,22 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
+from cluster.settings import UserError
 from cluster.storage import write_atomic
-from evaluation.confidence import interval, two_sided_p
+from evaluation.confidence import holm, interval, two_sided_p
 from evaluation.judge import Judged
 from evaluation.score import Scored
+from evaluation.tasks import EvaluationConfig
 
 SCHEMA_VERSION = 1
 SUBJECT = "trained"
@@ -49,12 +52,14 @@ class Report:
         return {name: value for name, value in pairs.items() if value is not None}
 
     def table(self) -> Table:
-        """The short table of a terminal."""
-        names = list(self.tree["baselines"])
-        table = Table("metric", SUBJECT, "interval", *names, f"Δ {REFERENCE}")
+        """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
+        names = [name for name in (REFERENCE, "constant") if name in self.tree["baselines"]]
+        table = Table("metric", SUBJECT, *names, f"difference from {REFERENCE}", box=SIMPLE)
+        largest = max((int(metric.partition("@")[2] or 0) for metric in self.tree["metrics"]), default=0)
         for row in rows_of(self.tree):
-            values = [row.value, row.interval, *(row.baselines[name] for name in names), row.difference]
-            table.add_row(row.metric, *values)
+            if row.metric.partition("@")[2] in ("", str(largest)):
+                baselines = [row.baselines[name] for name in names]
+                table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
         return table
 
 
@@ -74,19 +79,20 @@ class Row:
 
 
 def build_tree(
-    scored: Mapping[str, Scored], *, level: float, left_out: Mapping[str, str], provenance: dict[str, Any]
+    scored: Mapping[str, Scored], *, config: EvaluationConfig, left_out: Mapping[str, str], provenance: dict[str, Any]
 ) -> dict[str, Any]:
     """Assemble the JSON of a report.
 
     Args:
         scored: tasks by name.
-        level: coverage of the intervals.
+        config: level of the intervals, claims.
         left_out: optional tasks that did not run, and why.
         provenance: of encoder, shards and software.
     """
     models = list(dict.fromkeys(m for task in scored.values() for judged in task.metrics.values() for m in judged))
     tables: dict[str, dict[str, Any]] = {model: {} for model in models}
     differences: dict[str, dict[str, Any]] = {model: {} for model in models if model != SUBJECT}
+    level = config.confidence.level
     for name, task in scored.items():
         for metric, judged in task.metrics.items():
             about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
@@ -95,6 +101,7 @@ def build_tree(
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = _numbers(delta_R, level) | {"p": two_sided_p(delta_R)}
+    _adjust(differences, config.claims)
     return {
         "schema_version": SCHEMA_VERSION,
         "metrics": tables.pop(SUBJECT),
@@ -105,6 +112,21 @@ def build_tree(
         "notes": [note for task in scored.values() for note in task.notes],
         "provenance": provenance,
     }
+
+
+def _adjust(differences: dict[str, dict[str, Any]], claims: Sequence[str]) -> None:
+    """Add Holm's p-values to the claims: every claim against every model that was really embedded is one family."""
+    unknown = sorted(claim for claim in claims if any(claim not in rows for rows in differences.values()))
+    if unknown:
+        raise UserError(f"claims names metrics that were not computed: {', '.join(unknown)}")
+    family = {
+        (model, claim): rows[claim]["p"]
+        for model, rows in differences.items()
+        for claim in claims
+        if model not in ("random", "constant")
+    }
+    for (model, claim), p in holm(family).items():
+        differences[model][claim]["p_holm"] = p
 
 
 def rows_of(tree: Mapping[str, Any]) -> list[Row]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.settings import UserError
 from evaluation.baselines import best_constant
-from evaluation.confidence import draw_resamples
+from evaluation.confidence import Resamples, draw_resamples
 from evaluation.embed import EmbeddingTable
 from evaluation.judge import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
 from evaluation.probing import by_width, fit_probe
@@ -63,9 +63,7 @@ def score_task(
         if not len(parts[split]):
             raise UserError(f"task {name}: no clip of split {split} has a value in column {task.column}")
     test = parts["test"]
-    units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
-    rng = generator(config, name, "resamples")
-    resamples = draw_resamples(units.tolist(), resamples=config.confidence.resamples, seeds=config.seeds, rng=rng)
+    resamples = test_resamples(name, test, config)
     notes = []
     if resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
@@ -97,6 +95,13 @@ def score_task(
         masked=masked,
         notes=tuple(notes),
     )
+
+
+def test_resamples(name: str, test: Target, config: EvaluationConfig) -> Resamples:
+    """The resamples of a task: the same for every model, and for every condition it is tested under."""
+    units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
+    rng = generator(config, name, "resamples")
+    return draw_resamples(units.tolist(), resamples=config.confidence.resamples, seeds=config.seeds, rng=rng)
 
 
 def generator(config: EvaluationConfig, *purpose: str) -> np.random.Generator:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.settings import Config
+from trainers.augment.corruptions import CORRUPTIONS
+from trainers.augment.parameters import AugmentConfig
 
 Kind = Literal["tags", "class", "key", "tempo", "number"]
 
@@ -101,6 +103,63 @@ class ConfidenceConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RobustnessConfig(Config):
+    """Probes trained clean, tested on corrupted audio; nothing is measured unless something is asked for."""
+
+    severities: tuple[float, ...] = ()
+    """Strengths of the chain, ≥ 0; 2 is the one below. The paper's are 0, 1, 2, 3, 4."""
+    corruptions: tuple[str, ...] = ()
+    """Novel corruptions by name: chorus, distortion, splice_out, reverb, time_stretch, compression, bitcrush."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """The chain of severity 2."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.corruptions) - set(CORRUPTIONS))
+        if unknown:
+            raise ValueError(f"corruptions must be of {', '.join(CORRUPTIONS)}, got {', '.join(unknown)}")
+        if any(severity < 0 for severity in self.severities):
+            raise ValueError(f"severities must be ≥ 0, got {self.severities}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EquivarianceConfig(Config):
+    """Cosine distance against pitch and tempo; nothing is measured unless steps are given."""
+
+    semitones: tuple[float, ...] = ()
+    """Transpositions."""
+    rates: tuple[float, ...] = ()
+    """Tempo ratios, > 0; 1.25 is a quarter faster."""
+    clips: int = 200
+    """Test tracks at most, ≥ 2."""
+
+    def __post_init__(self) -> None:
+        if any(rate <= 0 for rate in self.rates):
+            raise ValueError(f"rates must be > 0, got {self.rates}")
+        if self.clips < 2:
+            raise ValueError(f"clips must be ≥ 2, got {self.clips}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionConfig(Config):
+    """t-SNE of the test clips; none without a task."""
+
+    task: str | None = None
+    """Task whose classes colour the points."""
+    midi: bool = False
+    """The classes are MIDI notes: pitch class as colour, octave as size."""
+    perplexity: float = 30.0
+    """Neighbours that count, > 0; fewer in a small set."""
+    clips: int = 2000
+    """Points at most, ≥ 5."""
+
+    def __post_init__(self) -> None:
+        if self.perplexity <= 0:
+            raise ValueError(f"perplexity must be > 0, got {self.perplexity}")
+        if self.clips < 5:
+            raise ValueError(f"clips must be ≥ 5, got {self.clips}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Config):
     """One evaluation: shards, tasks, and how sure the report is."""
 
@@ -109,6 +168,13 @@ class EvaluationConfig(Config):
     """Name → task; metrics are called ``name/metric``."""
     chunking: Chunking = field(default_factory=Chunking)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
+    robustness: RobustnessConfig = field(default_factory=RobustnessConfig)
+    equivariance: EquivarianceConfig = field(default_factory=EquivarianceConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    against: dict[str, str] = field(default_factory=dict)
+    """Other snapshots by name, judged beside this one on the same resamples."""
+    claims: tuple[str, ...] = ()
+    """Metrics named beforehand; p-values of their differences are adjusted as one family (Holm)."""
     ks: tuple[int, ...] = (1, 3, 5, 10)
     """Neighbourhood sizes of the retrieval tasks, each > 0."""
     exclude: Literal["track", "artist"] = "track"
@@ -130,6 +196,9 @@ class EvaluationConfig(Config):
         for name in ("seeds", "batch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in self.tasks:
+        taken = sorted({"trained", "untrained", "random", "constant"} & set(self.against))
+        if taken:
+            raise ValueError(f"against cannot be called {', '.join(taken)}")
+        for name in (*self.tasks, *self.against):
             if not name or not all(c.isalnum() or c in "_-" for c in name):
-                raise ValueError(f"a task's name is of letters, digits, _ and -, got {name!r}")
+                raise ValueError(f"a name is of letters, digits, _ and -, got {name!r}")

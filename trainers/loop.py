@@ -117,13 +117,13 @@ class _Trainer:
             launched = self._launch(network, step, views, wait_s, stream.taken_s() - wait_s)
             stop = pending is not None and self._finish(pending, reporter)
             pending, done = launched, step + 1
+            if done % self.config.run.snapshot_every == 0 or done == steps or stop:
+                # Its row comes first: a run killed in between does the step again, it never loses the row.
+                stop = self._finish(pending, reporter) or stop
+                pending = None
+                self._save(done)
             if stop:
                 break
-            if done % self.config.run.snapshot_every == 0 and done < steps:
-                self._save(done, pending)
-        if pending is not None:
-            self._finish(pending, reporter)
-            self._save(done, None)
         return EXIT_DONE if done >= steps else EXIT_PREEMPTED
 
     def _launch(self, network: nn.Module, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
@@ -156,11 +156,8 @@ class _Trainer:
             reporter.report(row)
         return bool(stop > 0)
 
-    def _save(self, done: int, pending: "_Pending | None") -> None:
+    def _save(self, done: int) -> None:
         if self.world.rank != 0:
-            return
-        # A step whose loss is not finite changed nothing, but no snapshot may claim it was done.
-        if pending is not None and float(pending.vector[FIGURES.index("finite")]) < 1:
             return
         save_snapshot(
             self.folder / "snapshots",

@@ -14,7 +14,8 @@ import pytest
 from cluster.mlflow_store import MlflowStore
 from cluster.settings import UserError
 from cluster.spool import Spool
-from cluster.tracking import Tracker, TrackingConfig, default_store, replay, run_url
+from cluster.tracking import Tracker, replay, run_url
+from cluster.tracking_config import TrackingConfig, default_store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 QUIET = {"system_metrics_s": 0.0}

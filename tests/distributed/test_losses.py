@@ -90,6 +90,15 @@ def test_float32_ranks_stay_close_to_one_process(ranks: Ranks, world_size: int, 
         assert error(got, gradients) < 2e-5
 
 
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_the_same_ranks_repeat_the_same_bits(ranks: Ranks, exchange: Any) -> None:
+    config = LossConfig(learnable=True, exchange=exchange)
+    first, second = (ranks(3, learn, config, torch.float32) for _ in range(2))
+    for (value, gradients), (again, repeated) in zip(first, second, strict=True):
+        assert value.item() == again.item()
+        assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
+
+
 def odd_share(exchange: Any) -> tuple[Tensor, Tensor]:
     """One row, then three, on each rank: halves of the ring's last hop are then empty or unequal."""
     rank, world = collectives.rank(), collectives.world_size()

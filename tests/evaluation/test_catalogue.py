@@ -34,7 +34,7 @@ def test_a_row_a_file_whatever_its_format_and_rate(tmp_path: Path) -> None:
         tone(tmp_path / "c.ogg", rate=48_000, seconds=0.6),
         tone(tmp_path / "d.wav", rate=22_050, seconds=0.1),  # shorter than a chunk: repeated
     ]
-    made = embed_files(Level(), files, tmp_path / "out.parquet", batch=3)
+    made = embed_files(Level(), files, tmp_path / "out.parquet")
     table = pq.read_table(made.path)
     assert table.column_names == ["path", "embedding"]
     assert table["path"].to_pylist() == [str(file) for file in files]
@@ -45,7 +45,7 @@ def test_a_row_a_file_whatever_its_format_and_rate(tmp_path: Path) -> None:
 
 def test_a_timeline_has_a_row_a_chunk_and_averages_to_the_file(tmp_path: Path) -> None:
     files = [tone(tmp_path / "a.wav", rate=22_050, seconds=0.75), tone(tmp_path / "b.wav", rate=22_050, seconds=0.2)]
-    rows = pq.read_table(embed_files(Level(), files, tmp_path / "t.parquet", timeline=True, batch=2).path)
+    rows = pq.read_table(embed_files(Level(), files, tmp_path / "t.parquet", timeline=True).path)
     assert rows.column_names == ["path", "start_s", "embedding"]
     assert rows["start_s"].to_pylist() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.0])
     mean = pq.read_table(embed_files(Level(), files, tmp_path / "m.parquet").path)["embedding"].to_pylist()

@@ -12,7 +12,7 @@ from cluster.settings import RunError, UserError
 from data_shards.reader import ShardSet
 from evaluation.cache import load_table, save_table, table_path
 from evaluation.embed import chunk_spans, embed_shards, make_chunk
-from evaluation.tasks import Chunking
+from evaluation.tasks import Chunking, EvaluationConfig
 
 MakeShards = Callable[..., Path]
 
@@ -56,7 +56,7 @@ def test_a_tail_has_zeros_behind_and_a_short_clip_is_repeated() -> None:
 
 def test_an_embedding_is_the_mean_over_the_clips_chunks(make_shards: MakeShards) -> None:
     with ShardSet.open(make_shards(6, frames=2_500)) as shards:
-        table = embed_shards(shards, {"x": Sounds()}, Chunking(), batch=4)["x"]
+        table = embed_shards(shards, {"x": Sounds()}, EvaluationConfig(batch=4))["x"]
     level = np.round(np.arange(6) / 1000 * 32768) / 32768
     np.testing.assert_allclose(table.h_KE[:, 0], level * 2.5 / 3, atol=1e-6)
     np.testing.assert_allclose(table.h_KE[:, 2], level * 2 / 3, atol=1e-6)  # the padded tail ends in silence
@@ -66,7 +66,7 @@ def test_an_embedding_is_the_mean_over_the_clips_chunks(make_shards: MakeShards)
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_the_batch_size_changes_nothing(make_shards: MakeShards, batch: int) -> None:
     with ShardSet.open(make_shards(10, frames=3_700)) as shards:
-        one, other = (embed_shards(shards, {"x": Sounds()}, Chunking(), batch=b)["x"].h_KE for b in (batch, 16))
+        one, other = (embed_shards(shards, {"x": Sounds()}, EvaluationConfig(batch=b))["x"].h_KE for b in (batch, 16))
     np.testing.assert_array_equal(one, other)
 
 
@@ -80,14 +80,14 @@ def test_several_encoders_read_the_audio_once(make_shards: MakeShards, monkeypat
             return original(row, start, frames)
 
         monkeypatch.setattr(shards, "read_window", counted)
-        tables = embed_shards(shards, {"x": Sounds(), "y": Sounds()}, Chunking(), batch=8)
+        tables = embed_shards(shards, {"x": Sounds(), "y": Sounds()}, EvaluationConfig(batch=8))
     assert reads == list(range(8))
     np.testing.assert_array_equal(tables["x"].h_KE, tables["y"].h_KE)
 
 
 def test_a_nan_embedding_names_its_clip(make_shards: MakeShards) -> None:
     with ShardSet.open(make_shards(8)) as shards, pytest.raises(RunError, match="clip0003 is not finite"):
-        embed_shards(shards, {"x": Sounds(nan_at=10)}, Chunking(), batch=4)
+        embed_shards(shards, {"x": Sounds(nan_at=10)}, EvaluationConfig(batch=4))
 
 
 def test_another_rate_is_refused_with_the_remedy(make_shards: MakeShards) -> None:
@@ -97,14 +97,14 @@ def test_another_rate_is_refused_with_the_remedy(make_shards: MakeShards) -> Non
         ShardSet.open(make_shards(4)) as shards,
         pytest.raises(UserError, match=r"22050 Hz, but the encoder hears 16000 Hz; build the shards with build\.rate"),
     ):
-        embed_shards(shards, {"x": encoder}, Chunking(), batch=4)
+        embed_shards(shards, {"x": encoder}, EvaluationConfig(batch=4))
 
 
 @pytest.mark.parametrize("aggregate", ["embeddings", "logits"])
 def test_a_table_comes_back_from_disk_bit_for_bit(make_shards: MakeShards, tmp_path: Path, aggregate: Any) -> None:
     chunking = Chunking(aggregate=aggregate)
     with ShardSet.open(make_shards(12)) as shards:
-        table = embed_shards(shards, {"x": Sounds()}, chunking, batch=8)["x"]
+        table = embed_shards(shards, {"x": Sounds()}, EvaluationConfig(batch=8, chunking=chunking))["x"]
     path = table_path(tmp_path, table.encoder, table.manifest, chunking, 1000)
     save_table(table, path)
     back = load_table(path)
@@ -128,7 +128,7 @@ def test_a_table_is_named_by_everything_it_depends_on(tmp_path: Path) -> None:
 
 def test_a_damaged_table_is_an_error_that_names_the_file(make_shards: MakeShards, tmp_path: Path) -> None:
     with ShardSet.open(make_shards(40)) as shards:
-        table = embed_shards(shards, {"x": Sounds()}, Chunking(), batch=8)["x"]
+        table = embed_shards(shards, {"x": Sounds()}, EvaluationConfig(batch=8))["x"]
     path = tmp_path / "embeddings.parquet"
     save_table(table, path)
     content = bytearray(path.read_bytes())

@@ -11,6 +11,7 @@ import pytest
 from evaluation.judge import Judged
 from evaluation.report import Report, build_tree, csv_text, latex, markdown, number, rows_of, write_report
 from evaluation.score import Scored
+from evaluation.tasks import EvaluationConfig
 
 EVIL = '<script>alert("x")</script>|$\\frac{$'
 
@@ -33,7 +34,9 @@ def tree() -> dict[str, Any]:
     good = {"trained": [0.6, 0.55, 0.65], "untrained": [0.4, 0.38, 0.42], "constant": [0.2, 0.2, 0.2]}
     lost = {"trained": [np.nan] * 3, "untrained": [np.nan] * 3, "constant": [np.nan] * 3}
     tasks = {"tags": scored(good, {EVIL: 0.3, "calm": 0.9}, masked=(EVIL,), notes=(EVIL,)), "none": scored(lost)}
-    return build_tree(tasks, level=0.95, left_out={"mood": EVIL}, provenance={"encoder": "abc", "title": EVIL})
+    return build_tree(
+        tasks, config=EvaluationConfig(), left_out={"mood": EVIL}, provenance={"encoder": "abc", "title": EVIL}
+    )
 
 
 class Reader(HTMLParser):
@@ -89,10 +92,13 @@ def test_every_form_says_the_same_numbers(tree: dict[str, Any]) -> None:
 def test_a_difference_is_better_only_when_its_interval_excludes_zero(tree: dict[str, Any]) -> None:
     assert rows_of(tree)[0].verdict == "better"
     overlap = {"trained": [0.5, 0.3, 0.7], "untrained": [0.4, 0.4, 0.4]}
-    unsure = build_tree({"t": scored(overlap)}, level=0.95, left_out={}, provenance={})
+    unsure = build_tree({"t": scored(overlap)}, config=EvaluationConfig(), left_out={}, provenance={})
     assert rows_of(unsure)[0].verdict == "unclear"
     lower = {"trained": [0.3, 0.2, 0.3], "untrained": [0.4, 0.4, 0.4]}
-    assert rows_of(build_tree({"t": scored(lower)}, level=0.95, left_out={}, provenance={}))[0].verdict == "worse"
+    assert (
+        rows_of(build_tree({"t": scored(lower)}, config=EvaluationConfig(), left_out={}, provenance={}))[0].verdict
+        == "worse"
+    )
 
 
 def test_equal_numbers_make_equal_files(tree: dict[str, Any], tmp_path: Path) -> None:

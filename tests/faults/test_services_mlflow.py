@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from cluster import mlflow_store
-from cluster.tracking import Tracker, TrackingConfig, replay
+from cluster.tracking import Tracker, replay
+from cluster.tracking_config import TrackingConfig
 from cluster.ui import ui_command
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own

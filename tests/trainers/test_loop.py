@@ -65,32 +65,36 @@ def test_a_run_killed_and_started_again_ends_with_the_same_bits(make_config: Mak
     whole = make_config(run__dir=str(tmp_path / "whole"), optim__steps=12)
     pretrain(whole)
     broken = replace(whole, run=replace(whole.run, dir=str(tmp_path / "broken")))
-    for kill_after in (3, 6, 9):
-        _run_until_step_then_kill(broken, kill_after, tmp_path)
-    assert open_snapshot(broken.run.dir).step < 12
+    for moment in ("row 3", "snapshot 4", "row 8", "snapshot 10"):
+        _run_until_killed(broken, moment, tmp_path)
+    assert open_snapshot(broken.run.dir).step == 10
     pretrain(broken)
     assert weights(broken.run.dir) == weights(whole.run.dir)
     assert losses(broken.run.dir) == losses(whole.run.dir)
 
 
-def _run_until_step_then_kill(config: ExperimentConfig, step: int, tmp_path: Path) -> None:
-    """SIGKILL from inside, the moment the row of ``step`` is written: no clean-up of any kind runs."""
+def _run_until_killed(config: ExperimentConfig, moment: str, tmp_path: Path) -> None:
+    """SIGKILL from inside, right after a row or a snapshot is written: no clean-up of any kind runs."""
     script = f"""
 import json, os, signal
 from cluster.settings import validate
+from trainers import loop
 from trainers.config import ExperimentConfig
-from trainers.metrics_log import MetricsLog
 from trainers.pretrain import pretrain
 
-write = MetricsLog.write
-def write_and_die(self, row):
-    write(self, row)
-    if row["step"] == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-MetricsLog.write = write_and_die
+def die_after(owner, name, kind, step_of):
+    original = getattr(owner, name)
+    def wrapped(*args, **options):
+        original(*args, **options)
+        if {moment!r} == f"{{kind}} {{step_of(args, options)}}":
+            os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, wrapped)
+
+die_after(loop.MetricsLog, "write", "row", lambda args, options: args[1]["step"])
+die_after(loop, "save_snapshot", "snapshot", lambda args, options: options["step"])
 pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test"))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == -9, done.stderr
 
 

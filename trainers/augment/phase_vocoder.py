@@ -142,7 +142,7 @@ def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
 
 
 def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Tensor:
-    """Real factor of each bin, shape (n, K): 0 above what reading maps to Nyquist, 1/sinc^(d + 1) against the spline."""
+    """Real factor of each bin, (n, K): 0 above what reading maps to Nyquist, else 1/sinc^(d + 1) for the spline."""
     K = n_fft // 2 + 1
     bin_K = torch.arange(K, device=ratio_n.device, dtype=torch.float64)
     kept_nK = bin_K <= ((K - 1) / ratio_n.clamp(min=1))[:, None]

@@ -1,0 +1,50 @@
+"""Where and under which name a run is tracked. Apart from `tracking`, so that a configuration does not import MLflow."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.settings import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig(Config):
+    """Keys ``tracking.*``; they never change a result."""
+
+    enabled: bool = True
+    """Whether the run is shown in MLflow; metrics.jsonl is written either way."""
+    uri: str | None = None
+    """MLflow's store: sqlite:///FILE or http://HOST:PORT; None = MLFLOW_TRACKING_URI, else a file all runs share."""
+    experiment: str = "counterpoint"
+    """The group of runs it is compared with."""
+    name: str | None = None
+    """What the run is called; None = the name of its folder."""
+    system_metrics_s: float = 10.0
+    """Seconds between samples of the driver machine's load, ≥ 1; 0 = none."""
+
+    def __post_init__(self) -> None:
+        if self.system_metrics_s and self.system_metrics_s < 1:
+            raise ValueError(f"system_metrics_s must be 0 or >= 1, got {self.system_metrics_s}")
+        if not self.experiment:
+            raise ValueError("experiment must have a name, got ''")
+
+
+def store_uri(config: TrackingConfig, run_dir: Path) -> str:
+    """Where a run is tracked: as configured, as MLFLOW_TRACKING_URI says, else one file for all runs of a folder.
+
+    That file is ``outputs/mlflow.db`` for every run below a folder called outputs, otherwise it lies beside the run.
+    """
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
+
+
+def default_store(run_dir: Path) -> str:
+    """The SQLite store that runs below one ``outputs`` folder share.
+
+    >>> default_store(Path("/home/ann/outputs/sweep/trial-3"))
+    'sqlite:////home/ann/outputs/mlflow.db'
+    >>> default_store(Path("/scratch/mine"))
+    'sqlite:////scratch/mlflow.db'
+    """
+    path = run_dir.absolute()
+    home = next((folder for folder in path.parents if folder.name == "outputs"), path.parent)
+    return f"sqlite:///{home / 'mlflow.db'}"

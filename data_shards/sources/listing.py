@@ -1,0 +1,83 @@
+"""What a published dataset yields: its clips, its tag order where one is given, and what a user must be told."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.settings import UserError
+from data_shards.records import Clip
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The clips of a dataset, before any audio is touched."""
+
+    clips: tuple[Clip, ...]
+    vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tag orders that the dataset fixes; `build` takes them."""
+    notes: tuple[str, ...] = ()
+    """For the user: counts that are not the published ones, clips that were left out and why."""
+
+
+def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a published table, plain or gzipped, with their number as a spreadsheet counts (the header is row 1).
+
+    Args:
+        path: the file, or its name without ``.gz``.
+        delimiter: between cells.
+        spread: the last column may go on over further cells, which are joined by tabs.
+
+    Raises:
+        UserError: the file is missing, or a row has another number of cells than the header.
+    """
+    text = _read_text(path)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    header = [name.strip() for name in next(rows, [])]
+    for number, cells in enumerate(rows, start=2):
+        if not cells:
+            continue
+        if spread and len(cells) > len(header):
+            cells = [*cells[: len(header) - 1], "\t".join(cells[len(header) - 1 :])]
+        if len(cells) != len(header):
+            raise UserError(f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def count_note(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> tuple[str, ...]:
+    """A note when the clips per split are not those that the papers report."""
+    if dict(found) == dict(published):
+        return ()
+    both = ", ".join(f"{split} {found.get(split, 0):,} (published {count:,})" for split, count in published.items())
+    return (f"{name}: the counts are not the published ones: {both}",)
+
+
+def split_counts(clips: Sequence[Clip]) -> dict[str, int]:
+    """Clips of each split."""
+    return {split: sum(clip.split == split for clip in clips) for split in ("train", "valid", "test")}
+
+
+def require_columns(path: Path, row: Mapping[str, str], columns: Sequence[str]) -> None:
+    """Refuse a table that is not the published one.
+
+    Raises:
+        UserError: names the columns that are missing.
+    """
+    missing = [column for column in columns if column not in row]
+    if missing:
+        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; is this the published file?")
+
+
+def _read_text(path: Path) -> str:
+    packed = path.with_name(path.name + ".gz")
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8-sig")
+        with gzip.open(packed, "rt", encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, nor {packed.name}") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None

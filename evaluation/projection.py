@@ -1,0 +1,47 @@
+"""The test clips in the plane by t-SNE, coloured by what they are (2407.13840, Fig. 4 and 5).
+
+Shape suffixes: K clips, E encoder width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cluster.settings import UserError
+from evaluation.embed import EmbeddingTable
+from evaluation.targets import Target
+from evaluation.tasks import EvaluationConfig
+
+
+def project(
+    tables: Mapping[str, EmbeddingTable], targets: Mapping[str, Target], config: EvaluationConfig
+) -> dict[str, Any]:
+    """Coordinates of every model's test clips, and their class: the first tag, or pitch class and octave.
+
+    Returns:
+        ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` per clip (octave −1 where there is none); ``names`` of the colours.
+    """
+    from sklearn.manifold import TSNE
+
+    name = config.projection.task
+    if name not in targets:
+        raise UserError(f"projection.task={name} is not one of the tasks that run: {', '.join(targets)}")
+    test = targets[name].only("test")
+    rng = np.random.default_rng(config.seed)
+    chosen = np.sort(rng.permutation(len(test))[: config.projection.clips])
+    if len(chosen) < 5:
+        raise UserError(f"projection.task={name} has {len(chosen)} test clips; t-SNE needs at least 5")
+    points = {}
+    for model, table in tables.items():
+        perplexity = min(config.projection.perplexity, (len(chosen) - 1) / 3)
+        tsne = TSNE(init="pca", perplexity=perplexity, max_iter=1000, random_state=config.seed)
+        points[model] = np.round(tsne.fit_transform(table.h_KE[test.rows_K[chosen]]), 2).tolist()
+    values = test.values[chosen]
+    colour = values.argmax(1) if values.ndim == 2 else np.asarray(values)
+    names, octave = list(test.classes), np.full(len(chosen), -1)
+    if config.projection.midi:
+        midi = np.array([int(test.classes[code]) for code in colour]) if names else colour.astype(np.int64)
+        colour, octave = midi % 12, midi // 12 - 1
+        names = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
+    return {"task": name, "points": points, "colour": colour.tolist(), "octave": octave.tolist(), "names": names}

@@ -1,0 +1,56 @@
+"""The newcomer's command on a corpus that is small enough for every run of the tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.progress import SILENT
+from data_shards.sources.synthetic import SyntheticConfig
+from tuning import quickstart
+
+REQUIRED = {"tags/auroc", "tags/ap", "key/weighted@10", "tempo/acc1@10"}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_the_quickstart_leaves_a_report_a_snapshot_and_an_mlflow_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = SyntheticConfig(tracks=48, seconds=8.0, valid_share=0.25, test_share=0.25, seed=0)
+    monkeypatch.setattr(quickstart, "LABELLED", labelled)
+    monkeypatch.setattr(quickstart, "UNLABELLED", SyntheticConfig(tracks=24, seconds=8.0, valid_share=0, test_share=0))
+    out = tmp_path / "outputs" / "quickstart"
+    small = {"data.batch": 8, "optim.steps": 4, "run.snapshot_every": 2}
+    result = quickstart.run_quickstart(out, small, progress=SILENT)
+
+    report = json.loads((out / "report.json").read_text())
+    assert report["metrics"].keys() >= REQUIRED
+    assert report["baselines"].keys() >= {"untrained", "constant"}
+    for table in (report["metrics"], report["baselines"]["untrained"], report["baselines"]["constant"]):
+        for name in REQUIRED:
+            metric = table[name]
+            assert metric["low"] <= metric["value"] <= metric["high"], name
+            assert metric["n"] == 12
+            assert metric["convention"]
+    assert report["provenance"]["step"] == 4
+    assert result.snapshot == out / "snapshots" / "step-4"
+    _check_mlflow(result.tracking)
+
+
+def _check_mlflow(store: str) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("counterpoint")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "quickstart"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["data.b_s"] == "0.5"
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 4
+    assert {"evaluation/tags/ap", "loss", "clips_per_s"} <= run.data.metrics.keys()
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    files = {file.path for folder in ("report", "figures") for file in client.list_artifacts(run.info.run_id, folder)}
+    assert {"report/report.json", "report/report.html"} <= files
+    assert sum(name.startswith("figures/") for name in files) >= 2
