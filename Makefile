@@ -38,7 +38,7 @@ bench: setup  ## benchmarks against their goals, tables in benchmarks/results
 	$(BIN)/python -m benchmarks
 
 golden: setup  ## regenerate the golden loss trace (say why in the commit)
-	$(BIN)/python -m tests.golden.regenerate
+	$(BIN)/python tests/golden/regenerate.py
 
 lock: setup  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock

@@ -43,7 +43,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        app(prog_name="counterpoint")
     except (UserError, RunError) as error:
         if debug:
             raise

@@ -209,7 +209,7 @@ def as_markdown(rates: dict[str, float], wait: float, settings: str) -> str:
     base = rates["webdataset sequential, raw"]
     lines = [
         f"Loader: windows a CPU-second, one thread; {settings}; {platform.processor() or platform.machine()}, "
-        f"{len(os.sched_getaffinity(0))} cores.",
+        f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}.",
         "",
         "| reading | windows/CPU-s | × webdataset sequential | share of the floor | goal |",
         "|---|---|---|---|---|",
@@ -238,7 +238,13 @@ def main() -> None:
     print(markdown)
     RESULTS.mkdir(exist_ok=True)
     stem = RESULTS / f"loader-cpu-{len(os.sched_getaffinity(0))}core"
-    table = {"settings": settings, "windows_per_cpu_s": rates, "wait_share": wait, "goals": GOALS}
+    table = {
+        "settings": settings,
+        "load_average": os.getloadavg()[0],
+        "windows_per_cpu_s": rates,
+        "wait_share": wait,
+        "goals": GOALS,
+    }
     stem.with_suffix(".json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
     print(f"written: {stem}.json, {stem}.md")

@@ -8,13 +8,12 @@ signal over everything that is not it. Peers are the optional extra ``bench``.
 
 import math
 from collections.abc import Callable
-from functools import partial
+
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.table import Table, environment
 from trainers.augment.phase_vocoder import pitch_time
 
 RATE = 22_050

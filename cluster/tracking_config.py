@@ -1,4 +1,4 @@
-"""Where and under which name a run is tracked. Apart from `tracking`, so that a configuration does not import MLflow."""
+"""Where a run is tracked, and under which name. Apart from `tracking`: a configuration must not import MLflow."""
 
 import os
 from dataclasses import dataclass

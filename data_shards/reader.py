@@ -205,6 +205,10 @@ class _MemberFile(io.RawIOBase):
     def __init__(self, shards: ShardSet, row: int) -> None:
         self._shards, self._row, self._position = shards, row, 0
         self._size = int(shards.index.size[row])
+        self._first, self._data = (
+            0,
+            memoryview(b""),
+        )  # the blocks of the last read: a decoder asks for a little at a time
         self.error: Exception | None = None
 
     def readable(self) -> bool:
@@ -226,10 +230,12 @@ class _MemberFile(io.RawIOBase):
         if count <= 0 or self.error:
             return 0
         try:
-            first, data = self._shards._read_blocks(self._row, self._position, self._position + count)
+            if not self._first <= self._position <= self._position + count <= self._first + len(self._data):
+                self._first, self._data = self._shards._read_blocks(self._row, self._position, self._position + count)
         except Exception as error:  # whatever it is, it is raised again once the decoder has returned
             self.error = error
             return 0
-        into[:count] = data[self._position - first : self._position - first + count]
+        start = self._position - self._first
+        into[:count] = self._data[start : start + count]
         self._position += count
         return count

@@ -6,6 +6,7 @@ every model, so a difference between two models is paired. Row 0 is the set itse
 Shape suffixes: K test clips, R resamples + 1, S seeds, M metrics of one task.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -76,6 +77,12 @@ def interval(values_R: NDArray[np.float64], level: float) -> tuple[float, float,
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(values_R[0]), float(low), float(high)
+
+
+def as_row(values_R: NDArray[np.float64], level: float) -> dict[str, float | None]:
+    """Value, low and high as JSON has them: None for what is undefined."""
+    found = zip(("value", "low", "high"), interval(values_R, level), strict=True)
+    return {name: x if math.isfinite(x) else None for name, x in found}
 
 
 def two_sided_p(difference_R: NDArray[np.float64]) -> float:

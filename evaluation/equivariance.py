@@ -1,7 +1,7 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
-A flat curve is an invariance, a steep one says that the property is there to be found. The distance between different clips stands beside
-it, since a collapsed encoder moves little under anything.
+A flat curve is an invariance, a steep one says that the property is there to be found. The distance between different
+clips stands beside it, since a collapsed encoder moves little under anything.
 
 Shape suffixes: K clips, T samples of a chunk, L samples read, X steps of the curve, E encoder width.
 Source: 2412.18955, Fig. 3.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cluster.settings import UserError
 from data_shards.reader import ShardSet
-from evaluation.confidence import Resamples, draw_resamples, interval
+from evaluation.confidence import Resamples, as_row, draw_resamples
 from evaluation.embed import PCM_SCALE, Encoder, run_encoder
 from evaluation.progress import Progress
 from evaluation.retrieval import unit_rows
@@ -95,7 +95,6 @@ def _embed(encoder: Encoder, wave_KT: Tensor, config: EvaluationConfig) -> NDArr
 
 def _point(
     x: float, distance_K: NDArray[np.float64], resamples: Resamples, config: EvaluationConfig
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     weights_RK = resamples.weights_RK
-    value, low, high = interval(weights_RK @ distance_K / weights_RK.sum(1), config.confidence.level)
-    return {"x": x, "value": value, "low": low, "high": high}
+    return {"x": x, **as_row(weights_RK @ distance_K / weights_RK.sum(1), config.confidence.level)}

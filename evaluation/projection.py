@@ -20,12 +20,13 @@ def project(
     """Coordinates of every model's test clips, and their class: the first tag, or pitch class and octave.
 
     Returns:
-        ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` per clip (octave −1 where there is none); ``names`` of the colours.
+        ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` of each clip (octave −1 where there is none);
+        ``names`` of the colours.
     """
     from sklearn.manifold import TSNE
 
     name = config.projection.task
-    if name not in targets:
+    if name is None or name not in targets:
         raise UserError(f"projection.task={name} is not one of the tasks that run: {', '.join(targets)}")
     test = targets[name].only("test")
     rng = np.random.default_rng(config.seed)

@@ -6,20 +6,18 @@ Shape suffix: R resamples + 1.
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
 from cluster.settings import UserError
 from cluster.storage import write_atomic
-from evaluation.confidence import holm, interval, two_sided_p
+from evaluation.confidence import as_row, holm, two_sided_p
 from evaluation.judge import Judged
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
@@ -97,10 +95,10 @@ def build_tree(
         for metric, judged in task.metrics.items():
             about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
             for model, one in judged.items():
-                tables[model][f"{name}/{metric}"] = _numbers(one.values_R, level) | about
+                tables[model][f"{name}/{metric}"] = as_row(one.values_R, level) | about
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
-                    differences[model][f"{name}/{metric}"] = _numbers(delta_R, level) | {"p": two_sided_p(delta_R)}
+                    differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
     _adjust(differences, config.claims)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -172,6 +170,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Conventions", ""]
     lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows_of(tree)]
+    lines += _corrupted(tree.get("robustness", {}))
     masked = [
         f"- {name}: {', '.join(map(_plain, task['masked']))}" for name, task in tree["tasks"].items() if task["masked"]
     ]
@@ -188,6 +187,25 @@ def markdown(tree: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _corrupted(robustness: Mapping[str, Any]) -> list[str]:
+    """Tables of the values under corruption, with their change from clean audio."""
+    lines = []
+    for metric, by_model in robustness.items():
+        models = list(by_model)
+        lines += [
+            "",
+            f"## {metric} under corruption",
+            "",
+            f"| condition | {' | '.join(models)} |",
+            "|---" * (len(models) + 1) + "|",
+        ]
+        for condition in by_model[models[0]]:
+            rows = [by_model[model][condition] for model in models]
+            cells = [f"{number(row['value'])} ({number(row['change']['value'], sign=True)})" for row in rows]
+            lines.append(f"| {condition} | {' | '.join(cells)} |")
+    return lines
 
 
 def csv_text(tree: Mapping[str, Any]) -> str:
@@ -230,11 +248,6 @@ def write_report(tree: dict[str, Any], folder: Path) -> Report:
     write_atomic(folder / "report.html", html_page(tree, drawn))
     write_atomic(folder / "report.json", json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
     return Report(tree, folder, figures)
-
-
-def _numbers(values_R: np.ndarray[Any, np.dtype[np.float64]], level: float) -> dict[str, float | None]:
-    value, low, high = (x if math.isfinite(x) else None for x in interval(values_R, level))
-    return {"value": value, "low": low, "high": high}
 
 
 def _task_tree(task: Scored) -> dict[str, Any]:

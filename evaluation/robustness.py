@@ -1,7 +1,8 @@
 """How much a probe loses when the music is corrupted: heads trained on clean embeddings, tested on corrupted audio.
 
-Severity s is the training chain with its probabilities and ranges scaled by s/2 (2407.13840 §5.3, Fig. 3); the seven novel corruptions
-stand at their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its number, so all models hear the same.
+Severity s is the training chain with its probabilities and ranges scaled by s/2 (2407.13840 §5.3, Fig. 3); the seven
+novel corruptions stand at their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its number, so all
+models hear the same.
 
 Shape suffixes: N chunks of a batch, T samples, K test clips.
 """
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_shards.reader import ShardSet
-from evaluation.confidence import interval
+from evaluation.confidence import as_row
 from evaluation.embed import EmbeddingTable, Encoder, embed_shards
 from evaluation.judge import Values, judge_answers
 from evaluation.probing import Probe, by_width, fit_probe
@@ -57,7 +58,7 @@ def measure_robustness(
         progress: told of the clips that are done.
 
     Returns:
-        Metric → model → condition → value, low, high and the change's share of the clean value.
+        Metric → model → condition → value, low, high, and the same of its change, a share of the clean value.
     """
     probed = {name: target for name, target in targets.items() if config.tasks[name].probe}
     probes = {name: _fit(name, target, tables, config) for name, target in probed.items()}
@@ -91,13 +92,12 @@ def _judge(
             yield f"{name}/{metric}", model, judged.values_R
 
 
-def _summary(found: Mapping[str, Any], config: EvaluationConfig) -> dict[str, dict[str, float]]:
-    rows = {}
+def _summary(found: Mapping[str, NDArray[np.float64]], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    level, rows = config.confidence.level, {}
     for condition, values_R in found.items():
-        value, low, high = interval(values_R, config.confidence.level)
-        change, least, most = interval(values_R / found[CLEAN] - 1, config.confidence.level)
-        rows[condition] = {"value": value, "low": low, "high": high}
-        rows[condition] |= {"change": change, "change_low": least, "change_high": most}
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
+            change_R = values_R / found[CLEAN] - 1
+        rows[condition] = {**as_row(values_R, level), "change": as_row(change_R, level)}
     return rows
 
 

@@ -3,9 +3,10 @@
 Shape suffixes: N rows, T samples, F bands, S frames, K bins of the transform.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import log
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ _SLANEY_LOG_STEP = log(6.4) / 27
 class FrontendConfig(Config):
     """The default mel is small enough for two CPU cores: 64 bands every 20 ms at 22,050 Hz."""
 
-    kind: Literal["wave", "mel"] = "wave"
-    """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram."""
+    kind: Literal["wave", "mel", "mule", "nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"] = "wave"
+    """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram; ``mule`` the mel of MULE at 16 kHz,
+    which fixes every band and length itself; ``nnaudio_*`` are nnAudio's, whose kernels may learn."""
     n_fft: int = 1024
     """Length of the transform, samples."""
     window: int | None = None
@@ -40,6 +42,8 @@ class FrontendConfig(Config):
     """``slaney``: linear below 1 kHz, bands of equal area (librosa); ``htk``: logarithmic, bands of height 1."""
     compression: float = 10_000.0
     """C of log(1 + C · power); the larger, the nearer to a logarithm."""
+    trainable: bool = False
+    """Learn the transform's kernels and the mel bands; ``nnaudio_*`` only, and such a front-end belongs to the model."""
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop", "num_mels", "compression"):
@@ -47,14 +51,15 @@ class FrontendConfig(Config):
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.window is not None and not 0 < self.window <= self.n_fft:
             raise ValueError(f"window must be in (0, n_fft = {self.n_fft}], got {self.window}")
+        if self.trainable and not self.kind.startswith("nnaudio"):
+            raise ValueError(f"trainable needs kind nnaudio_mel, nnaudio_stft or nnaudio_cqt, got {self.kind}")
         if self.min_hz < 0 or (self.max_hz is not None and self.max_hz <= self.min_hz):
             raise ValueError(f"min_hz and max_hz must be 0 <= min_hz < max_hz, got {self.min_hz} and {self.max_hz}")
 
 
 def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
     """The module that turns a wave (N, T) at ``rate`` Hz into (N, T) or (N, F, S)."""
-    frontend: nn.Module = FRONTENDS[config.kind](config, rate)
-    return frontend
+    return FRONTENDS[config.kind](config, rate)
 
 
 class LogMel(nn.Module):
@@ -123,4 +128,78 @@ def _mel_to_hz(mel: Tensor, scale: MelScale) -> Tensor:
     return mel.clamp(max=break_mel) * _SLANEY_HZ_A_MEL * ((mel - break_mel).clamp(min=0) * _SLANEY_LOG_STEP).exp()
 
 
-FRONTENDS = {"wave": nn.Identity, "mel": LogMel}  # Identity takes and ignores any arguments
+class MuleMel(nn.Module):
+    """MULE's input: 16 kHz, 96 HTK mels up to 8 kHz, window 400, hop 160 (arXiv:2401.08889); resampled once, here."""
+
+    def __init__(self, config: FrontendConfig, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+        self.mel = LogMel(replace(config, kind="mel", **_MULE), _MULE_RATE)
+
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Log-mel spectrogram (N, 96, S), a frame every 10 ms."""
+        from torchaudio.functional import resample
+
+        out: Tensor = self.mel(resample(wave_NT, self.rate, _MULE_RATE))
+        return out
+
+
+class NnAudio(nn.Module):
+    """nnAudio's transform, then log(1 + C · power).
+
+    Raises:
+        ImportError: where nnAudio is not installed.
+    """
+
+    def __init__(self, config: FrontendConfig, rate: int) -> None:
+        super().__init__()
+        self.compression = config.compression
+        self.is_power = config.kind == "nnaudio_mel"
+        self.transform = _nnaudio(config, rate)
+
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Log spectrogram (N, F, S)."""
+        value: Tensor = self.transform(wave_NT)
+        return torch.log1p(self.compression * (value if self.is_power else value.square()))
+
+
+def _nnaudio(config: FrontendConfig, rate: int) -> nn.Module:
+    from nnAudio import features
+
+    common = {"sr": rate, "hop_length": config.hop, "verbose": False}
+    learned = config.trainable
+    transform: nn.Module
+    if config.kind == "nnaudio_cqt":
+        lowest_hz = config.min_hz or _LOWEST_CQT_HZ
+        transform = features.CQT1992v2(
+            fmin=lowest_hz, n_bins=config.num_mels, pad_mode="constant", trainable=learned, **common
+        )
+        return transform
+    common |= {"n_fft": config.n_fft, "win_length": config.window or config.n_fft, "pad_mode": "constant"}
+    if config.kind == "nnaudio_stft":
+        transform = features.STFT(freq_scale="no", output_format="Magnitude", trainable=learned, **common)
+        return transform
+    bands = {"n_mels": config.num_mels, "fmin": config.min_hz, "fmax": config.max_hz}
+    norm = 1 if config.scale == "slaney" else None
+    transform = features.MelSpectrogram(
+        htk=config.scale == "htk", norm=norm, trainable_mel=learned, trainable_STFT=learned, **bands, **common
+    )
+    return transform
+
+
+_MULE_RATE = 16_000
+_MULE: dict[str, Any] = {
+    **{"n_fft": 2048, "window": 400, "hop": 160},
+    **{"num_mels": 96, "min_hz": 0.0, "max_hz": 8000.0, "scale": "htk"},
+}
+_LOWEST_CQT_HZ = 32.70
+"""C1."""
+
+FRONTENDS: dict[str, Callable[[FrontendConfig, int], nn.Module]] = {
+    "wave": nn.Identity,  # takes and ignores any arguments
+    "mel": LogMel,
+    "mule": MuleMel,
+    "nnaudio_mel": NnAudio,
+    "nnaudio_stft": NnAudio,
+    "nnaudio_cqt": NnAudio,
+}

@@ -146,6 +146,18 @@ def test_every_flipped_bit_of_a_set_is_found_and_named(make_set: MakeSet, codec:
     assert verify(folder) == []
 
 
+def test_a_flipped_byte_between_the_clips_is_found_and_placed(make_set: MakeSet) -> None:
+    folder = make_set(count=2, frames=2_205)
+    shard = folder / "shard-00000.tar"
+    with tarfile.open(shard) as tar:
+        ends = [member.offset_data + member.size for member in tar]
+    size = shard.stat().st_size
+    for byte in [*ends, ends[-1] + 600, ends[-1] + 1_200, size - 1]:
+        flip(shard, byte)
+        assert [(problem.shard, problem.byte) for problem in verify(folder)] == [("shard-00000.tar", byte)]
+        flip(shard, byte)
+
+
 # --- 7: audio never joins another clip's label ---
 
 

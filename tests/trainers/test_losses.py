@@ -278,6 +278,17 @@ def test_autocast_leaves_the_numbers_alone() -> None:
     assert inside.item() == semi_supervised_contrastive_loss(*rows).item()
 
 
+@pytest.mark.parametrize("mode", [MODES[0], MODES[11]], ids=name)
+def test_bfloat16_products_cost_three_digits(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(semi_supervised_contrastive_loss.__globals__, "_wants_half", lambda _z: True)
+    exact, _ = with_gradients(make_rows(60), 0.1)
+    expected = dense(exact, torch.tensor(0.1), **mode)
+    leaf, _ = with_gradients(exact._replace(z=exact.z.detach().float()), 0.1)
+    loss = streamed(leaf, 0.1, mode, tile=32)
+    assert 0 < abs(loss.item() / expected.item() - 1) < 1e-2
+    assert 1e-5 < error(gradients(loss, leaf.z)[0].double(), gradients(expected, exact.z)[0]) < 2e-2
+
+
 def test_a_learnable_temperature_is_a_parameter_and_a_fixed_one_is_not() -> None:
     rows = make_rows()
     fixed, learned = ContrastiveLoss(LossConfig()), ContrastiveLoss(LossConfig(learnable=True)).double()

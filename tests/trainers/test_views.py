@@ -59,7 +59,7 @@ def test_a_clip_shorter_than_a_view_is_repeated() -> None:
 def test_many_views_lie_anywhere_inside_the_clip(frames: int) -> None:
     many = maker(count=8)
     assert window_frames(many.views, NONE) == 8 * T
-    window = batch(8 * T, [min(frames, 9000)] * 4)
+    window = batch(8 * T, [min(frames, 9000)] * 3)
     starts = as_places(many.make(window, step=0, seed=0).input_N)[:, 0] % 10_000
     assert starts.max() <= min(frames, 9000) - T
     assert len(starts.unique()) > 2

@@ -52,7 +52,8 @@ def pitch_time(
         num_samples: length of the result; T if None.
 
     Returns:
-        Shape (N, num_samples). A change of 1e-7 in the input moves it to about 42 dB of signal over difference.
+        Shape (N, num_samples). A change of 1e-7 in the input moves it to about 42 dB of signal over difference. Its
+        gradient is that of the linear map that the phases of this wave define.
 
     Raises:
         ValueError: if ``hop`` does not fit ``n_fft``, or the shapes disagree.
@@ -92,12 +93,13 @@ def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> 
     def at(values_nFK: Tensor, frame_nJ: Tensor) -> Tensor:
         return values_nFK.flatten(0, 1).index_select(0, frame_nJ).view(n, -1, K)
 
-    unit_nFK = _unit(spectrum_nFK)
+    # How phases advance has no useful gradient (that of a silent bin is infinite): it is a constant to autograd.
+    unit_nFK = _unit(spectrum_nFK.detach())
     # advance_nFK[:, i] leads from frame i to frame i + 1; the last one leads nowhere and is never read.
     advance_nFK = unit_nFK.roll(-1, 1) * unit_nFK.conj()
     phase_nJK = _running_product(torch.cat([unit_nFK[:, :1], at(advance_nFK, below_nJ)], dim=1))
     turn_nJK = phase_nJK * at(unit_nFK, nearest_nJ).conj()
-    return at(spectrum_nFK, nearest_nJ) * turn_nJK.gather(-1, at(_peak_owner(spectrum_nFK), nearest_nJ))
+    return at(spectrum_nFK, nearest_nJ) * turn_nJK.gather(-1, at(_peak_owner(spectrum_nFK.detach()), nearest_nJ))
 
 
 def _unit(number: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
 
     Small integers and shifted maxima: on a CPU comparisons, scans and `torch.where` take several times as long.
     """
-    square = torch.view_as_real(spectrum_nFK.detach()).square()
+    square = torch.view_as_real(spectrum_nFK).square()
     power_nFK = (square[..., 0] + square[..., 1]).float()
     highest_nFK = max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)
     # Positive floats are ordered like their bits: 0 at a peak, negative elsewhere.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.pairs import Block, Pair, clip_codes, make_block
+from trainers.losses.pairs import Block, Pair, Recipe, clip_codes, make_block
 from trainers.losses.tiles import Walk
 
 _BIT = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -46,7 +46,7 @@ class Local(NamedTuple):
     num_labelled: list[int]
     """Labelled rows of each rank."""
     group: Group
-    tile: int
+    recipe: Recipe
 
 
 class Exchange(Protocol):
@@ -80,7 +80,7 @@ class Gather:
             if labels_RC is not None and packed_N is not None:
                 tags = unpack_bits(packed_N[part], labels_RC.shape[1])
             self.blocks.append(
-                make_block(z_ND[part], clip_codes(clip_id_N[part], known_K, dtype), tags, num_labelled, local.tile)
+                make_block(z_ND[part], clip_codes(clip_id_N[part], known_K, dtype), tags, num_labelled, local.recipe)
             )
 
     def share(self, scalars: Tensor) -> list[Tensor]:
@@ -111,7 +111,7 @@ class Ring:
         self.rank, self.world = collectives.rank(local.group), collectives.world_size(local.group)
         self.known_K = torch.unique(local.clip_id_R)
         codes = clip_codes(local.clip_id_R, self.known_K, local.z_RD.dtype)
-        self.own = make_block(local.z_RD, codes, local.labels_RC, local.num_labelled[self.rank], local.tile)
+        self.own = make_block(local.z_RD, codes, local.labels_RC, local.num_labelled[self.rank], local.recipe)
 
     def share(self, scalars: Tensor) -> list[Tensor]:
         """They travel with their block."""
@@ -131,7 +131,7 @@ class Ring:
             home = (self.rank - hop) % self.world
             tags = None if labels_RC is None else unpack_bits(visiting[3], labels_RC.shape[1])
             codes = clip_codes(visiting[1], self.known_K, visiting[0].dtype)
-            visitor = make_block(visiting[0], codes, tags, local.num_labelled[home], local.tile)
+            visitor = make_block(visiting[0], codes, tags, local.num_labelled[home], local.recipe)
             gained = kernel.table(visitor)
             kernel.visit(self._part(visitor, hop, home), (own_scalars, visiting[2]), table, gained)
             (part,) = collectives.exchange([gained], to=home, source=(self.rank + hop) % self.world, group=local.group)

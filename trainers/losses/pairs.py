@@ -26,6 +26,8 @@ class Recipe:
     tile: int
     online: bool
     """Keep a running maximum: exp(1/τ) may overflow otherwise."""
+    half: bool
+    """Multiply rows as bfloat16 and add the products up in float32."""
 
     @property
     def careful(self) -> bool:
@@ -38,6 +40,8 @@ class Block(NamedTuple):
 
     z_RD: Tensor
     """Unit norm times √(1/τ), so that a product of two rows is s_ij."""
+    factor_RD: Tensor
+    """The same as it enters products: in bfloat16 when they are `Recipe.half`."""
     clip_code_R: Tensor
     """Which clip of the walking rank each row belongs to, from `clip_codes`."""
     tags_LC: Tensor
@@ -84,15 +88,16 @@ def clip_codes(clip_id_R: Tensor, known_K: Tensor, dtype: torch.dtype) -> Tensor
     return torch.where(known_K[place_R] == clip_id_R, place_R, -1).to(dtype)
 
 
-def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, tile: int) -> Block:
+def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, recipe: Recipe) -> Block:
     """Prepare sorted rows for walking: tags as numbers, and the range of clip codes of each tile."""
     tags_LC = z_RD.new_empty(0, 0)
     if labels_RC is not None and num_labelled > 0:
-        tags_LC = labels_RC[: num_labelled + tile].to(z_RD.dtype)
+        tags_LC = labels_RC[: num_labelled + recipe.tile].to(z_RD.dtype)
     spans = None
     if z_RD.device.type == "cpu":
-        spans = [_span(codes) for codes in torch.split(clip_code_R, tile)]
-    return Block(z_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
+        spans = [_span(codes) for codes in torch.split(clip_code_R, recipe.tile)]
+    factor_RD = z_RD.bfloat16() if recipe.half else z_RD
+    return Block(z_RD, factor_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
 
 
 def _span(codes: Tensor) -> tuple[float, float]:

@@ -105,6 +105,8 @@ def semi_supervised_contrastive_loss(
     The gradient is W times this rank's part of the global one, since DDP averages over W ranks; a caller with W > 1
     outside DDP divides by W.
 
+    Inside a bfloat16 autocast region of a GPU rows are multiplied as bfloat16 and added up in float32.
+
     Args:
         z: projections of this rank, shape (n, d), any scale, float32 or float64.
         clip_id: shape (n,), int64; equal for rows of one clip, on every rank.
@@ -150,6 +152,7 @@ def semi_supervised_contrastive_loss(
         epsilon=epsilon,
         tile=tile,
         online=tau is None or 1 / tau > LARGEST_EXPONENT[z.dtype],
+        half=_wants_half(z),
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
@@ -181,6 +184,16 @@ def _read(temperature: float | Tensor) -> float | None:
     if not isinstance(temperature, Tensor):
         return temperature
     return temperature.detach().item() if temperature.device.type == "cpu" else None
+
+
+def _wants_half(z: Tensor) -> bool:
+    """True inside a bfloat16 autocast region of a GPU; a CPU has nothing to gain from it."""
+    return (
+        z.is_cuda
+        and z.dtype == torch.float32
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    )
 
 
 def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:

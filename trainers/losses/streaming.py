@@ -88,7 +88,7 @@ def _prepare(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tup
         labels_sorted,
         request.num_labelled,
         request.group,
-        request.recipe.tile,
+        request.recipe,
     )
     return order_R, norm_R1, local
 

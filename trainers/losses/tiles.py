@@ -154,9 +154,9 @@ class Gradient:
             h_IJ = fill(s_IJ, weight_IJ, tiles.spare(s_IJ), (scalars[0][:, i, None], scalars[1][:, None, j]))
             if diagonal:
                 h_IJ.fill_diagonal_(0)
-            row_table[i].addmm_(h_IJ, pair.cols.z_RD[j])
+            _add_product(row_table[i], h_IJ, pair.cols.factor_RD[j])
             if col_table is not None and not diagonal:
-                col_table[j].addmm_(h_IJ.T, pair.rows.z_RD[i])
+                _add_product(col_table[j], h_IJ.T, pair.rows.factor_RD[i])
 
     def _plain_tile(
         self, s_IJ: Tensor, weight_IJ: Tensor | None, spare_IJ: Tensor, scalars: tuple[Tensor, Tensor]
@@ -194,10 +194,25 @@ class _Buffers:
     def scores(self, pair: Pair, i: slice, j: slice) -> Tensor:
         shape = i.stop - i.start, j.stop - j.start
         s_IJ = self._scores[: shape[0] * shape[1]].view(shape)
-        return torch.mm(pair.rows.z_RD[i], pair.cols.z_RD[j].T, out=s_IJ)
+        a_ID, b_JD = pair.rows.factor_RD[i], pair.cols.factor_RD[j]
+        return torch.mm(a_ID, b_JD.T, out=s_IJ) if a_ID.dtype == s_IJ.dtype else s_IJ.copy_(_wide_product(a_ID, b_JD.T))
 
     def spare(self, like_IJ: Tensor) -> Tensor:
         return self._spare[: like_IJ.numel()].view_as(like_IJ)
+
+
+def _add_product(table: Tensor, h_IJ: Tensor, factor_JD: Tensor) -> None:
+    if factor_JD.dtype == table.dtype:
+        table.addmm_(h_IJ, factor_JD)
+    else:
+        table += _wide_product(h_IJ.to(factor_JD.dtype), factor_JD)
+
+
+def _wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """Product of two bfloat16 matrices added up in float32."""
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()  # a product of two bfloat16 numbers is a float32 number
 
 
 def _add_online(s_IJ: Tensor, part: Tensor, dim: int) -> None:

@@ -78,15 +78,18 @@ def test_each_row_is_its_effects_one_by_one(
         assert snr_db(whole[n], row[0]) > 40
 
 
-def test_the_order_is_the_configurations(music: Callable[..., Tensor]) -> None:
+def test_the_order_is_the_configurations(
+    music: Callable[..., Tensor], snr_db: Callable[[Tensor, Tensor], float]
+) -> None:
     wave = music(40, 6000)
     config = AugmentConfig()
     drawn = AugmentChain(config, RATE).draw(torch.arange(40), step=0, seed=0, view=0)
     usual = AugmentChain(config, RATE).apply(wave, drawn)
     turned = AugmentChain(replace(config, order=("filter", "noise", "pitch", "delay")), RATE).apply(wave, drawn)
     both = drawn.received["noise"] & drawn.received["filter"]
-    assert torch.equal(usual[~both], turned[~both])
-    assert not torch.equal(usual[both], turned[both])
+    # Two of both differ: how many rows share a transform moves its rounding, and the vocoder what is moved.
+    assert snr_db(usual[~both], turned[~both]) > 40
+    assert snr_db(usual[both], turned[both]) < 20
 
 
 def test_noise_after_the_filter_is_not_filtered() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from math import log10, log2
+from math import log2, log10
 
 import pytest
 import torch

@@ -1,0 +1,63 @@
+"""Colours and axes that the report's figures share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours on one background."""
+
+    ink: str
+    grid: str
+    models: Mapping[str, str]
+    """Of the models that every report has."""
+    others: tuple[str, ...]
+    """Of the snapshots it is compared with, in turn."""
+
+    def colour(self, model: str, place: int) -> str:
+        """A model's colour; ``place`` is its number among the models drawn."""
+        return self.models.get(model, self.others[place % len(self.others)])
+
+
+LIGHT = Theme(
+    "#1f2430",
+    "#d9dce3",
+    {"trained": "#2257c4", "untrained": "#c2611f", "constant": "#7b8290"},
+    ("#2a8c57", "#8a3fa8", "#b02c55"),
+)
+DARK = Theme(
+    "#e6e8ee",
+    "#3a4050",
+    {"trained": "#7fa8ff", "untrained": "#f0a26b", "constant": "#9aa1b0"},
+    ("#6fd39f", "#c99be0", "#ff8fae"),
+)
+
+
+def canvas(height_in: float, theme: Theme, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with bare axes side by side."""
+    figure = Figure(figsize=(7.6, max(2.0, height_in)), layout="constrained")
+    row = [figure.add_subplot(1, columns, 1 + place) for place in range(columns)]
+    for axes in row:
+        axes.patch.set_alpha(0)
+        axes.grid(color=theme.grid, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=theme.ink, length=0)
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set_color(theme.ink)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return figure, row
+
+
+def legend(axes: Axes, theme: Theme) -> None:
+    """The models' names above the axes."""
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, labelcolor=theme.ink)
+
+
+def plain(text: str) -> str:
+    """A user's words as a label: a dollar sign would start mathematics."""
+    return text.replace("$", r"\$")[:40]

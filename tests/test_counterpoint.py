@@ -1,0 +1,198 @@
+"""The front door as a user meets it: commands, exit codes, one message an error."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import counterpoint
+
+Run = Callable[..., int]
+TINY = [
+    "data.batch=4",
+    "data.b_s=0.5",
+    "views.samples=16384",
+    "encoder.channels=2",
+    "optim.steps=2",
+    "resources.num_workers=0",
+    "resources.use_gpu=no",
+    "tracking.enabled=false",
+]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the front door in this process and return its exit code."""
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            counterpoint.main()
+        return int(stopped.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    """Twelve tones of two seconds and a CSV: two tags, three splits."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    rows = []
+    for number in range(24):
+        t = np.arange(44_100) / 22_050
+        wave = 0.3 * np.sin(2 * np.pi * 110 * 2 ** (number / 12) * t) * (1 + number % 2 * np.sign(np.sin(30 * t))) / 2
+        soundfile.write(folder / f"tone {number}.wav", wave, 22_050)
+        split = ("train", "train", "val", "test")[number // 2 % 4]
+        tags = ("smooth", "rough")[number % 2] if number % 8 != 3 else ""
+        rows.append([f"tone {number}.wav", split, f"t{number}", tags + "|tone" * bool(tags), 60 + number])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "split", "track_id", "tags", "bpm"], *rows])
+    return folder
+
+
+def build(run: Run, music: Path, out: Path, *more: object) -> int:
+    return run("shards", "build", "folder", "--audio", music, "--labels", music / "labels.csv", "--out", out, *more)
+
+
+def test_a_folder_of_music_becomes_a_judged_encoder(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, folder = tmp_path / "shards", tmp_path / "run"
+    assert build(run, music, shards) == 0
+    assert "multilabel: tags" in capsys.readouterr().out
+    assert run("shards", "verify", shards) == 0
+    assert run("shards", "show", shards, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 24
+
+    preset = Path(counterpoint.__file__).parent / "conf/pretrain/open_music.yaml"
+    places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
+    assert run("pretrain", preset, *places, *TINY, "--dry-run") == 0
+    assert "labelled_a_batch: 2" in capsys.readouterr().out
+    assert not folder.exists()
+    assert run("pretrain", preset, *places, *TINY) == 0
+    assert run("pretrain", preset, *places, *TINY) == 0
+
+    tasks = tmp_path / "tasks.yaml"
+    tasks.write_text("tasks:\n  tags: {column: tags, kind: tags, probe: true}\nseeds: 1\n")
+    assert run("evaluate", folder, tasks, f"data.shards={shards}", "--out", tmp_path / "report") == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {"tags/auroc", "tags/ap"} <= report["metrics"].keys()
+    assert {p.name for p in (tmp_path / "report").iterdir()} >= {"report.json", "report.md", "report.html"}
+
+    table = tmp_path / "tones.parquet"
+    assert run("embed", folder, music / "tone 0.wav", music / "tone 1.wav", "--out", table) == 0
+    import pandas
+
+    frame = pandas.read_parquet(table)
+    assert list(frame.columns) == ["path", "embedding"]
+    assert len(frame) == 2
+    assert run("embed", folder, music / "tone 0.wav", "--out", table, "--timeline") == 0
+    assert list(pandas.read_parquet(table).columns) == ["path", "start_s", "embedding"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *, code_wanted: int = 2) -> str:
+    """The one message of a refused command."""
+    error = capsys.readouterr().err
+    assert code == code_wanted, error
+    assert "Traceback" not in error
+    return " ".join(error.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda music: (music / "labels.csv").unlink(), "labels.csv: no such file"),
+        (lambda music: (music / "labels.csv").write_text("path,split\na,train\n"), "row 1: no column track_id"),
+        (lambda music: (music / "labels.csv").write_text("path,split,track_id\n"), "no rows below the header"),
+        (lambda music: (music / "labels.csv").write_text("path,split,track_id\na.wav,trian,1\n"), "column split: 'trian'"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused_and_nothing_is_left(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], words: str
+) -> None:
+    change(music)
+    out = tmp_path / "shards"
+    assert words in refused(capsys, build(run, music, out))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["music"]
+
+
+def test_a_missing_folder_and_an_empty_one_are_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["shards", "build", "folder", "--audio", tmp_path / "nowhere", "--out", tmp_path / "out"]
+    assert "nowhere: no such folder" in refused(capsys, run(*words))
+    (tmp_path / "nowhere").mkdir()
+    assert "no audio files" in refused(capsys, run(*words))
+
+
+def test_an_unreadable_file_among_many_is_named_and_counted_up_to_a_limit(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (music / "tone 3.wav").write_bytes(b"this is no audio" * 100)
+    out = tmp_path / "shards"
+    assert "tone 3.wav" in refused(capsys, build(run, music, out))
+    assert not out.exists()
+    assert build(run, music, out, "build.max_rejected=0.1") == 0
+    assert run("shards", "show", out, "--json") == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["clips"] == 23
+    assert len(facts["rejected"]) == 1
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = build(run, music, tmp_path / "out", "--multilabel", "moods")
+    assert "no column moods for --multilabel; there are tags, bpm" in refused(capsys, code)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.b_s=0.01", "no labelled one; take batch >="),
+        ("resources.num_workers=3", "3 ranks do not divide data.batch = 4"),
+        ("data.vocabulary=moods", "no such column; it has tags"),
+        ("data.labeled=x", "unknown key data.labeled; did you mean data.labelled?"),
+        ("loss.temperature=-1", "temperature must be > 0"),
+        ("augment.preset=papre", "no preset 'papre'"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    shards, folder = tmp_path / "shards", tmp_path / "run"
+    assert build(run, music, shards) == 0
+    capsys.readouterr()
+    preset = Path(counterpoint.__file__).parent / "conf/pretrain/open_music.yaml"
+    places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
+    code = run("pretrain", preset, *places, *TINY, override)
+    assert words in refused(capsys, code)
+    assert not folder.exists()
+
+
+def test_every_command_explains_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["quickstart"], ["doctor"], ["pretrain"], ["evaluate"], ["embed"], ["ui"], ["shards", "build"]):
+        assert run(*words, "--help") == 0
+        assert "Usage: counterpoint" in " ".join(capsys.readouterr().out.split())
+
+
+def test_damaged_shards_exit_1_with_every_problem(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards"
+    assert build(run, music, shards) == 0
+    tar = next(shards.glob("*.tar"))
+    content = bytearray(tar.read_bytes())
+    content[5000] ^= 1
+    tar.write_bytes(content)
+    capsys.readouterr()
+    assert run("shards", "verify", shards, "--json") == 1
+    problems = json.loads(capsys.readouterr().out)
+    assert problems
+    assert problems[0]["shard"] == tar.name

@@ -1,0 +1,130 @@
+"""Front-ends against librosa and nnAudio."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from trainers.frontend import FrontendConfig, build_frontend
+
+RATE = 22_050
+
+
+@pytest.fixture
+def wave() -> Tensor:
+    return 0.1 * torch.randn(2, RATE, generator=torch.Generator().manual_seed(0))
+
+
+def power(config: FrontendConfig, wave: Tensor, rate: int = RATE) -> Tensor:
+    """Undo log(1 + C · x)."""
+    out: Tensor = build_frontend(config, rate)(wave)
+    return torch.expm1(out.double()) / config.compression
+
+
+@pytest.mark.parametrize("scale", ["slaney", "htk"])
+@pytest.mark.parametrize(("n_fft", "window", "hop"), [(1024, None, 441), (2048, 400, 160)])
+def test_mel_is_librosas(scale: Any, n_fft: int, window: int | None, hop: int, wave: Tensor) -> None:
+    librosa = pytest.importorskip("librosa")
+    config = FrontendConfig(
+        kind="mel", scale=scale, n_fft=n_fft, window=window, hop=hop, num_mels=40, min_hz=30, max_hz=8000
+    )
+    theirs = librosa.feature.melspectrogram(
+        y=wave.numpy(), sr=RATE, n_fft=n_fft, hop_length=hop, win_length=window, n_mels=40, fmin=30, fmax=8000,
+        htk=scale == "htk", norm="slaney" if scale == "slaney" else None, pad_mode="constant",
+    )  # fmt: skip
+    ours = power(config, wave)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-4, atol=1e-6 * theirs.max())
+
+
+def test_the_wave_is_handed_on(wave: Tensor) -> None:
+    assert torch.equal(build_frontend(FrontendConfig(), RATE)(wave), wave)
+
+
+def test_mules_mel_is_librosas_at_16_khz() -> None:
+    librosa = pytest.importorskip("librosa")
+    second = torch.arange(3 * RATE) / RATE
+    wave = sum(torch.sin(2 * torch.pi * hz * second) for hz in (220.0, 1000.0, 3000.0))[None] * 0.1
+    config = FrontendConfig(kind="mule")
+    ours = power(config, wave)
+    assert ours.shape == (1, 96, 301)
+    resampled = librosa.resample(wave.numpy(), orig_sr=RATE, target_sr=16_000, res_type="soxr_hq")
+    theirs = librosa.feature.melspectrogram(
+        y=resampled, sr=16_000, n_fft=2048, hop_length=160, win_length=400, n_mels=96, fmax=8000, htk=True, norm=None,
+        pad_mode="constant",
+    )  # fmt: skip
+    loud = theirs > 1e-3 * theirs.max()
+    inner = np.zeros_like(loud)
+    inner[..., 20:-20] = True
+    np.testing.assert_allclose(ours.numpy()[loud & inner], theirs[loud & inner], rtol=0.05)
+
+
+@pytest.mark.parametrize("scale", ["slaney", "htk"])
+def test_nnaudios_mel_is_ours(scale: Any, wave: Tensor) -> None:
+    pytest.importorskip("nnAudio")
+    settings: dict[str, Any] = {"scale": scale, "num_mels": 40, "max_hz": 8000.0}
+    ours = build_frontend(FrontendConfig(kind="mel", **settings), RATE)(wave)
+    theirs = build_frontend(FrontendConfig(kind="nnaudio_mel", **settings), RATE)(wave)
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-2)
+
+
+def test_nnaudios_stft_is_torchs(wave: Tensor) -> None:
+    pytest.importorskip("nnAudio")
+    config = FrontendConfig(kind="nnaudio_stft")
+    spectrum = torch.stft(
+        wave, 1024, 441, window=torch.hann_window(1024), pad_mode="constant", return_complex=True
+    ).abs()
+    torch.testing.assert_close(power(config, wave).sqrt().float(), spectrum, rtol=1e-2, atol=2e-2)
+
+
+def test_a_cqt_finds_the_note() -> None:
+    pytest.importorskip("nnAudio")
+    second = torch.arange(RATE) / RATE
+    note = torch.sin(2 * torch.pi * 440 * second)[None]
+    out = build_frontend(FrontendConfig(kind="nnaudio_cqt", num_mels=84), RATE)(note)
+    assert out.shape[1] == 84
+    assert int(out[0].mean(1).argmax()) == 45  # A4 lies 45 semitones above C1
+
+
+@pytest.mark.parametrize("kind", ["nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"])
+def test_kernels_learn_when_asked(kind: Any, wave: Tensor) -> None:
+    pytest.importorskip("nnAudio")
+    fixed = build_frontend(FrontendConfig(kind=kind, num_mels=24), RATE)
+    assert not [p for p in fixed.parameters() if p.requires_grad]
+    learned = build_frontend(FrontendConfig(kind=kind, num_mels=24, trainable=True), RATE)
+    learned(wave).sum().backward()
+    assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in learned.parameters())
+
+
+@pytest.mark.parametrize("kind", ["mel", "mule", "nnaudio_mel", "nnaudio_stft"])
+def test_silence_is_finite_and_zero(kind: Any) -> None:
+    out = build_frontend(FrontendConfig(kind=kind), RATE)(torch.zeros(1, RATE))
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hop": 0}, "hop must be > 0, got 0"),
+        ({"window": 4096}, "window must be in"),
+        ({"min_hz": 500.0, "max_hz": 400.0}, "0 <= min_hz < max_hz"),
+        ({"kind": "mel", "trainable": True}, "trainable needs kind nnaudio_mel"),
+    ],
+)
+def test_a_contradiction_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FrontendConfig(**settings)
+
+
+def test_a_band_above_half_the_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_hz must be <= 11025"):
+        build_frontend(FrontendConfig(kind="mel", max_hz=12_000.0), RATE)
+
+
+def test_mel_is_differentiable(wave: Tensor) -> None:
+    wave.requires_grad_()
+    build_frontend(FrontendConfig(kind="mel"), RATE)(wave).sum().backward()
+    assert wave.grad is not None
+    assert wave.grad.isfinite().all()
