@@ -165,6 +165,31 @@ def ui(
     raise typer.Exit(serve_ui(store or default_store(Path("outputs/run")), host=host, port=port))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def submit(
+    words: Annotated[list[str], typer.Argument(help="-- COMMAND…, or list, logs JOB, stop JOB.", show_default=False)],
+    cluster: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard.", show_default=False)] = None,
+) -> None:
+    """The same command as a job of a Ray cluster: followed, stopped on request, with its exit code."""
+    from cluster.submit import Cluster
+    from cluster.submit import submit as send
+
+    match words:
+        case ["list"]:
+            for job in Cluster(cluster).jobs():
+                console.print(f"{job.name}  {job.status}  {job.seconds:,.0f} s  {job.command}", highlight=False)
+        case ["logs", name]:
+            print(Cluster(cluster).logs(name), end="")
+        case ["stop", name]:
+            console.print(Cluster(cluster).stop(name))
+        case _:
+
+            def show(text: str) -> None:
+                print(text, end="", flush=True)
+
+            raise typer.Exit(send(words, cluster=cluster, show=show, ask=typer.confirm))
+
+
 shards_build = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
 shards_app.add_typer(shards_build, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
@@ -288,3 +313,7 @@ def _next(*commands: str) -> None:
     console.print("\nnext")
     for command in commands:
         console.print(f"  {_escape(command)}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"
 GPU_ROWS = (49_152, 196_608, 1_048_576)
-GPU_TILE = 8_192
+GPU_TILE, CPU_TILE = 8_192, 384
 AUTHORS_LIMIT, DENSE_LIMIT = 768, 12_288
 """Rows beyond which a peer needs more memory than machines like this have."""
 
@@ -54,7 +54,7 @@ def make_rows(num_rows: int, device: str = "cpu") -> Rows:
 
 def ours(rows: Rows) -> Tensor:
     """The product's loss."""
-    tile = GPU_TILE if rows.z.is_cuda else 512
+    tile = GPU_TILE if rows.z.is_cuda else CPU_TILE
     return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE, tile=tile)
 
 
@@ -154,7 +154,8 @@ def compare(sizes: list[int], names: list[str], repeats: int, device: str) -> li
             limit = {"authors": AUTHORS_LIMIT, "dense": DENSE_LIMIT}.get(name, num_rows)
             if num_rows > limit:
                 continue
-            figures = measured_apart(name, num_rows, repeats if num_rows < 10_000 else min(repeats, 3), device)
+            fewer = repeats if num_rows < 10_000 else 2 if num_rows < 40_000 else 1
+            figures = measured_apart(name, num_rows, min(repeats, fewer), device)
             floor_s = floor_flop / figures["rate"]
             figures |= {"floor_s": floor_s, "over_floor": figures["seconds"] / floor_s}
             table.append({"rows": num_rows, "name": name, **figures})

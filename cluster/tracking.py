@@ -25,6 +25,7 @@ from cluster.storage import without_credentials
 from cluster.system_metrics import SystemMetrics
 from cluster.tracking_config import TrackingConfig as TrackingConfig
 from cluster.tracking_config import store_uri
+from cluster.ui import TRAINING_PAGES
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 SEND_INTERVAL_S = 1.0
@@ -245,10 +246,9 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
 
 def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     """The page of a run where MLflow is a server, else the store; without credentials."""
-    base = without_credentials(uri)
-    return (
-        f"{base.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}" if run_id and uri.startswith("http") else base
-    )
+    base = without_credentials(uri).rstrip("/")
+    page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
+    return page if run_id and base.startswith("http") else base
 
 
 def _now_ms() -> int:

@@ -15,6 +15,8 @@ from types import FrameType
 from cluster.settings import RunError, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TRAINING_PAGES = "workflowType=machine_learning"
+"""Without it MLflow opens its pages for chats and traces."""
 START_TIMEOUT_S = 300.0
 
 
@@ -59,11 +61,12 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     _free(host, port)
     quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     command = ui_command(store, host=host, port=port)
-    server = subprocess.Popen(command, env=os.environ | quiet, stderr=subprocess.DEVNULL, start_new_session=True)
+    silent = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=os.environ | quiet, stdout=silent, stderr=silent, start_new_session=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, command, host, port)
-        show(f"http://{host}:{port}")
+        show(f"http://{host}:{port}/#/experiments?{TRAINING_PAGES}")
         server.wait()
     except KeyboardInterrupt:
         return 0

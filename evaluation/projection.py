@@ -35,9 +35,13 @@ def project(
         raise UserError(f"projection.task={name} has {len(chosen)} test clips; t-SNE needs at least 5")
     points = {}
     for model, table in tables.items():
+        h_KE = table.h_KE[test.rows_K[chosen]]
+        if np.ptp(h_KE, axis=0).max() == 0:  # a collapsed encoder has one point, and PCA no axis to start from
+            points[model] = [[0.0, 0.0]] * len(chosen)
+            continue
         perplexity = min(config.projection.perplexity, (len(chosen) - 1) / 3)
         tsne = TSNE(init="pca", perplexity=perplexity, max_iter=1000, random_state=config.seed)
-        points[model] = np.round(tsne.fit_transform(table.h_KE[test.rows_K[chosen]]), 2).tolist()
+        points[model] = np.round(tsne.fit_transform(h_KE), 2).tolist()
     values = test.values[chosen]
     colour = values.argmax(1) if values.ndim == 2 else np.asarray(values)
     names, octave = list(test.classes), np.full(len(chosen), -1)

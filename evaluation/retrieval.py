@@ -6,6 +6,8 @@ query's own track (or artist) are excluded with it.
 Shape suffixes: Q queries, D clips of the base, E encoder width, k neighbours.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,37 @@ def unit_rows(h_KE: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of unit norm; a zero row stays zero, equally far from all."""
     norm_K1 = np.linalg.norm(h_KE.astype(np.float64), axis=1, keepdims=True)
     return np.ascontiguousarray(h_KE / np.where(norm_K1 > 0, norm_K1, 1), np.float32)
+
+
+def search(
+    query_QE: NDArray[np.float32], shards: Iterable[NDArray[np.float32]], k: int
+) -> tuple[NDArray[np.float32], Ints]:
+    """Exact top k of a base that need not fit into memory: each shard is searched, and the best so far merged.
+
+    Args:
+        query_QE: unit rows.
+        shards: unit rows of the base, part after part.
+        k: neighbours wanted, ≥ 1.
+
+    Returns:
+        Cosines and rows of the whole base, best first, both (Q, k), or fewer columns for a smaller base. Among equals
+        the earlier row comes first, so cutting the base elsewhere changes nothing.
+    """
+    import faiss
+
+    best_Qk = np.empty((len(query_QE), 0), np.float32)
+    rows_Qk = np.empty((len(query_QE), 0), np.int64)
+    first = 0
+    for shard_DE in shards:
+        index = faiss.IndexFlatIP(shard_DE.shape[1])
+        index.add(np.ascontiguousarray(shard_DE))
+        found_Qk, near_Qk = index.search(np.ascontiguousarray(query_QE), min(k, len(shard_DE)))
+        best_Qk = np.concatenate([best_Qk, found_Qk], 1)
+        rows_Qk = np.concatenate([rows_Qk, near_Qk + first], 1)
+        order_Qk = np.lexsort((rows_Qk, -best_Qk), axis=1)[:, :k]
+        best_Qk, rows_Qk = np.take_along_axis(best_Qk, order_Qk, 1), np.take_along_axis(rows_Qk, order_Qk, 1)
+        first += len(shard_DE)
+    return best_Qk, rows_Qk
 
 
 def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int) -> Ints:
@@ -34,18 +67,14 @@ def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int) -> Ints:
     Raises:
         UserError: if no clip has a neighbour of another group.
     """
-    import faiss
-
     if len(h_KE) != len(groups_K):
         raise ValueError(f"{len(h_KE)} embeddings, {len(groups_K)} groups")
     if len(np.unique(groups_K)) < 2:
         raise UserError("retrieval needs test clips of at least two tracks (two artists with exclude=artist)")
     unit_KE = unit_rows(h_KE)
-    index = faiss.IndexFlatIP(unit_KE.shape[1])
-    index.add(unit_KE)
     # However large the query's own group is, k of the others lie within k + its size.
     reach = min(len(h_KE), k + int(np.bincount(groups_K).max()))
-    _, found_KD = index.search(unit_KE, reach)
+    _, found_KD = search(unit_KE, [unit_KE], reach)
     other_KD = groups_K[found_KD] != groups_K[:, None]
     first_KD = np.argsort(~other_KD, axis=1, kind="stable")[:, :k]
     near_Kk = np.take_along_axis(found_KD, first_KD, 1)

@@ -38,6 +38,7 @@ def make_config(tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
             "data.b_s": 0.5,
             "views.samples": 16_384,
             "frontend.kind": "mel",
+            "encoder.name": "mel_cnn",
             "encoder.channels": 2,
             "head.hidden": 32,
             "head.width": 16,

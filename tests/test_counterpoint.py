@@ -110,11 +110,19 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *, code_wanted: int =
         (lambda music: (music / "labels.csv").unlink(), "labels.csv: no such file"),
         (lambda music: (music / "labels.csv").write_text("path,split\na,train\n"), "row 1: no column track_id"),
         (lambda music: (music / "labels.csv").write_text("path,split,track_id\n"), "no rows below the header"),
-        (lambda music: (music / "labels.csv").write_text("path,split,track_id\na.wav,trian,1\n"), "column split: 'trian'"),
+        (
+            lambda music: (music / "labels.csv").write_text("path,split,track_id\na.wav,trian,1\n"),
+            "column split: 'trian'",
+        ),
     ],
 )
 def test_labels_that_cannot_be_read_are_refused_and_nothing_is_left(
-    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], words: str
+    run: Run,
+    music: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+    words: str,
 ) -> None:
     change(music)
     out = tmp_path / "shards"

@@ -54,6 +54,13 @@ class ExperimentConfig(Config):
     init_from: str | None = None
     """Snapshot whose encoder and head a new run starts from."""
 
+    def __post_init__(self) -> None:
+        if self.frontend.kind != self.encoder.reads:
+            raise ValueError(
+                f"encoder.name={self.encoder.name} reads {self.encoder.reads}, frontend.kind is {self.frontend.kind}; "
+                f"set frontend.kind={self.encoder.reads}"
+            )
+
 
 MAY_DIFFER_ON_RESUME = (
     "optim.steps",

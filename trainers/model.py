@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cluster.settings import Config
 from trainers.batch_norm import convert_batch_norm
 from trainers.encoders.mel_cnn import MelCnn
+from trainers.encoders.sample_cnn import SampleCnn
 from trainers.losses.semi_supervised import ContrastiveLoss, LossConfig
 
 
@@ -19,16 +20,23 @@ from trainers.losses.semi_supervised import ContrastiveLoss, LossConfig
 class EncoderConfig(Config):
     """Which network embeds a view."""
 
-    name: Literal["mel_cnn"] = "mel_cnn"
-    """Mel-CNN (see trainers/encoders)."""
-    channels: int = 16
-    """Channels of Mel-CNN's first block; its width is 32 times this."""
+    name: Literal["sample_cnn", "mel_cnn"] = "sample_cnn"
+    """SampleCNN reads the waveform, Mel-CNN a log-mel spectrogram (see trainers/encoders)."""
+    channels: int | None = None
+    """Mel-CNN only: channels of its first block, 16 unless given; its width is 32 times this."""
     batch_norm: Literal["sync", "micro"] = "sync"
     """Statistics of the global batch, or of fixed-size micro-batches (SCIENCE §3)."""
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
+        if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be >= 1, got {self.channels}")
+        if self.channels is not None and self.name != "mel_cnn":
+            raise ValueError(f"channels is a setting of mel_cnn; leave it out for {self.name}")
+
+    @property
+    def reads(self) -> Literal["wave", "mel"]:
+        """The front-end that the network needs."""
+        return "mel" if self.name == "mel_cnn" else "wave"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,7 @@ class HeadConfig(Config):
 class ContrastiveModel(nn.Module):
     """Encoder, projection head and loss: what DDP wraps, so that a learnable temperature is averaged with the rest."""
 
-    def __init__(self, encoder: MelCnn, head: HeadConfig, loss: LossConfig) -> None:
+    def __init__(self, encoder: SampleCnn | MelCnn, head: HeadConfig, loss: LossConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Sequential(
@@ -70,9 +78,9 @@ class ContrastiveModel(nn.Module):
         return self.loss(z_ND, clip_id_N, labels_NC), z_ND
 
 
-def build_encoder(config: EncoderConfig) -> MelCnn:
+def build_encoder(config: EncoderConfig) -> SampleCnn | MelCnn:
     """A fresh encoder. Its first weights depend on torch's generator only."""
-    encoder = MelCnn(config.channels)
+    encoder = SampleCnn() if config.name == "sample_cnn" else MelCnn(config.channels or 16)
     convert_batch_norm(encoder, config.batch_norm)
     return encoder
 

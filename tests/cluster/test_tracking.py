@@ -247,7 +247,7 @@ def test_runs_below_one_outputs_folder_share_a_store(monkeypatch: pytest.MonkeyP
 
 def test_the_page_of_a_run_shows_no_password() -> None:
     url = run_url("https://ann:hunter2@mlflow.example/", "1", "abc")
-    assert url == "https://[redacted]@mlflow.example/#/experiments/1/runs/abc"
+    assert url == "https://[redacted]@mlflow.example/#/experiments/1/runs/abc?workflowType=machine_learning"
 
 
 @pytest.mark.parametrize(("field", "value"), [("system_metrics_s", 0.5), ("experiment", "")])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cluster.settings import UserError
-from evaluation.retrieval import neighbours, unit_rows
+from evaluation.retrieval import neighbours, search, unit_rows
 
 
 def naive(h: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
@@ -55,3 +55,19 @@ def test_scale_does_not_matter_and_a_zero_row_stays_zero() -> None:
     scaled = h * np.random.default_rng(3).uniform(0.1, 100, (30, 1)).astype(np.float32)
     np.testing.assert_array_equal(neighbours(h, np.arange(30), 4), neighbours(scaled, np.arange(30), 4))
     assert not unit_rows(np.zeros((2, 3), np.float32)).any()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7, 50])
+def test_merging_shards_equals_one_search_of_everything(parts: int) -> None:
+    rng = np.random.default_rng(4)
+    base, query = (unit_rows(rng.normal(size=(n, 16)).astype(np.float32)) for n in (200, 30))
+    cosines, rows = search(query, np.array_split(base, parts), 10)
+    every = query.astype(np.float64) @ base.T.astype(np.float64)
+    np.testing.assert_array_equal(rows, np.argsort(-every, axis=1, kind="stable")[:, :10])
+    np.testing.assert_allclose(cosines, -np.sort(-every, axis=1)[:, :10], atol=1e-6)
+
+
+def test_a_base_smaller_than_k_gives_all_of_it() -> None:
+    cosines, rows = search(np.eye(3, dtype=np.float32)[:2], [np.eye(3, dtype=np.float32)], 10)
+    assert rows.shape == cosines.shape == (2, 3)
+    assert rows[:, 0].tolist() == [0, 1]

@@ -47,6 +47,7 @@ def trace(folder: Path) -> list[float]:
             "data.b_s": 0.5,
             "views.samples": 16_384,
             "frontend.kind": "mel",
+            "encoder.name": "mel_cnn",
             "encoder.channels": 4,
             "optim.steps": STEPS,
             "optim.learning_rate": 1e-3,

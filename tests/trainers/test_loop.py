@@ -55,7 +55,9 @@ def test_a_run_leaves_snapshots_a_link_and_a_row_a_step(make_config: MakeConfig)
 
 
 def test_training_learns_to_tell_the_clips_apart(make_config: MakeConfig) -> None:
-    config = make_config(optim__steps=40, optim__learning_rate=3e-3, augment__preset="none", data__b_s=0, run__snapshot_every=100)
+    config = make_config(
+        optim__steps=40, optim__learning_rate=3e-3, augment__preset="none", data__b_s=0, run__snapshot_every=100
+    )
     train(config, World(), Listener())
     values = [loss for _, loss in losses(config.run.dir)]
     assert sum(values[-10:]) < 0.8 * sum(values[:10])

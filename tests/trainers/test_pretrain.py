@@ -47,9 +47,7 @@ def test_the_check_tells_realised_shares(make_config: MakeConfig) -> None:
 def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_same_bits(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    whole = make_config(
-        resources__num_workers=2, optim__steps=8, run__dir=str(tmp_path / "whole"), run__report_every=2
-    )
+    whole = make_config(resources__num_workers=2, optim__steps=8, run__dir=str(tmp_path / "whole"), run__report_every=2)
     assert pretrain(whole) == 0
     broken = make_config(
         resources__num_workers=2, optim__steps=8, run__dir=str(tmp_path / "broken"), run__report_every=2

@@ -23,7 +23,9 @@ def test_alignment_and_uniformity_equal_their_definitions() -> None:
     unit = normalize(z, dim=1)
     first, second = unit[:5], unit[5:]
     pairs = [math.exp(-2 * float((first[i] - first[j]).square().sum())) for i in range(5) for j in range(5) if i != j]
-    assert float(alignment) == pytest.approx(sum(float((a - b).square().sum()) for a, b in zip(first, second, strict=True)) / 5)
+    assert float(alignment) == pytest.approx(
+        sum(float((a - b).square().sum()) for a, b in zip(first, second, strict=True)) / 5
+    )
     assert float(uniformity) == pytest.approx(math.log(sum(pairs) / len(pairs)), rel=1e-5)
 
 

@@ -87,38 +87,50 @@ def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> 
     n, F, K = spectrum_nFK.shape
     place_nJ = torch.arange(num_frames, device=step_n.device, dtype=torch.float64) * step_n[:, None]
     row_n1 = torch.arange(n, device=step_n.device)[:, None] * F
-    below_nJ = (row_n1 + place_nJ.long().clamp(max=F - 2))[:, :-1].flatten()
-    nearest_nJ = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
-
-    def at(values_nFK: Tensor, frame_nJ: Tensor) -> Tensor:
-        return values_nFK.flatten(0, 1).index_select(0, frame_nJ).view(n, -1, K)
-
+    below_nJ = place_nJ.long().clamp(max=F - 2)
+    # Frame 0 begins with its own phases, which `_turns` keeps in the last place of the advances.
+    below_nJ = torch.cat([below_nJ.new_full((n, 1), F - 1), below_nJ[:, :-1]], dim=1)
+    nearest = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
     # How phases advance has no useful gradient (that of a silent bin is infinite): it is a constant to autograd.
-    unit_nFK = _unit(spectrum_nFK.detach())
-    # advance_nFK[:, i] leads from frame i to frame i + 1; the last one leads nowhere and is never read.
-    advance_nFK = unit_nFK.roll(-1, 1) * unit_nFK.conj()
-    phase_nJK = _running_product(torch.cat([unit_nFK[:, :1], at(advance_nFK, below_nJ)], dim=1))
-    turn_nJK = phase_nJK * at(unit_nFK, nearest_nJ).conj()
-    return at(spectrum_nFK, nearest_nJ) * turn_nJK.gather(-1, at(_peak_owner(spectrum_nFK.detach()), nearest_nJ))
+    turn_nJK = _turns(spectrum_nFK.detach(), (row_n1 + below_nJ).flatten(), nearest)
+    return spectrum_nFK.flatten(0, 1).index_select(0, nearest).view(n, num_frames, K) * turn_nJK
+
+
+def _turns(spectrum_nFK: Tensor, below: Tensor, nearest: Tensor) -> Tensor:
+    """What each bin of the nearest frames is to be multiplied by, of modulus 1, shape (n, J, K).
+
+    In place as far as it goes: fresh memory costs more than the arithmetic.
+    """
+    n, F, K = spectrum_nFK.shape
+    unit_nFK = _unit(spectrum_nFK)
+    advance_nFK = unit_nFK.roll(-1, 1).mul_(unit_nFK.conj())
+    advance_nFK[:, F - 1] = unit_nFK[:, 0]
+    phase_nJK = advance_nFK.flatten(0, 1).index_select(0, below).view(n, -1, K)
+    del advance_nFK
+    turn_nJK = unit_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K).conj_physical_()
+    del unit_nFK
+    turn_nJK *= _running_product_(phase_nJK)
+    del phase_nJK
+    owner_nJK = _peak_owner(spectrum_nFK).flatten(0, 1).index_select(0, nearest).view(n, -1, K)
+    return turn_nJK.gather(-1, owner_nJK)
 
 
 def _unit(number: Tensor) -> Tensor:
     """A complex number over its modulus, and 1 for 0: a silent bin's phase must not silence it for ever."""
     number = number + _TINY
-    return number * (number * number.conj()).real.rsqrt()
+    square = torch.view_as_real(number).square()
+    return number.mul_((square[..., 0] + square[..., 1]).rsqrt_())
 
 
-def _running_product(factor_nJK: Tensor) -> Tensor:
-    """Cumulative product along frames in two levels: √J steps of whole slices instead of a scan with stride K."""
+def _running_product_(factor_nJK: Tensor) -> Tensor:
+    """Cumulative product along frames, in place, in two levels: √J steps of whole slices, not a scan of stride K."""
     n, J, K = factor_nJK.shape
-    inner = list(factor_nJK.view(n, J // _SCAN_BLOCK, _SCAN_BLOCK, K).unbind(2))
+    block_nbjK = factor_nJK.view(n, J // _SCAN_BLOCK, _SCAN_BLOCK, K)
     for j in range(1, _SCAN_BLOCK):
-        inner[j] = inner[j] * inner[j - 1]
-    ends = list(inner[-1].unbind(1))
-    for block in range(1, len(ends)):
-        ends[block] = ends[block] * ends[block - 1]
-    before = torch.stack([torch.ones_like(ends[0]), *ends[:-1]], dim=1)
-    return torch.stack(inner, dim=2).mul_(before[:, :, None]).view(n, J, K)
+        block_nbjK[:, :, j] *= block_nbjK[:, :, j - 1]
+    for b in range(1, J // _SCAN_BLOCK):
+        block_nbjK[:, b] *= block_nbjK[:, b - 1, -1:].clone()
+    return factor_nJK
 
 
 def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
