@@ -29,7 +29,7 @@ from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"
 GPU_ROWS = (49_152, 196_608, 1_048_576)
-GPU_TILE, CPU_TILE = 8_192, 384
+GPU_TILE, CPU_TILE = 4_096, 384
 AUTHORS_LIMIT, DENSE_LIMIT = 768, 12_288
 """Rows beyond which a peer needs more memory than machines like this have."""
 

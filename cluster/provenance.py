@@ -1,5 +1,6 @@
 """Where a result came from: versions of what computed it and the revision of this checkout."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -18,7 +19,9 @@ def provenance() -> dict[str, Any]:
 
 
 def git_revision() -> str:
-    """Revision of the checkout, or ``unknown`` outside a repository."""
+    """Revision of the checkout; what a submitted job was told, its folder has no repository; else ``unknown``."""
+    if told := os.environ.get("COUNTERPOINT_REVISION"):
+        return told
     try:
         revision = _git("rev-parse", "HEAD")
         return f"{revision}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else revision

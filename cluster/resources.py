@@ -102,3 +102,12 @@ def worker_environment(config: ResourcesConfig, cores: int | None = None, nodes:
     if config.network_interface:
         variables |= {"GLOO_SOCKET_IFNAME": config.network_interface, "NCCL_SOCKET_IFNAME": config.network_interface}
     return variables
+
+
+def train_environment(config: ResourcesConfig) -> dict[str, str]:
+    """Time-outs of Ray Train's controller, which it reads from the driver's environment."""
+    return {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{config.health_timeout_s:g}",
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{config.collective_timeout_s:g}",
+    }

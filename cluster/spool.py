@@ -30,11 +30,11 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = threading.Lock()
-        self._owner = (folder / "lock").open("w", encoding="ascii")
+        self._owner = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._owner.close()
+            os.close(self._owner)
             raise UserError(f"{folder.parent}: another process is running there; wait for it, or stop it") from None
         mark = folder / "state.json"
         self.state: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
@@ -86,7 +86,7 @@ class Spool:
     def close(self) -> None:
         """Let another process open it."""
         os.close(self._file)
-        self._owner.close()
+        os.close(self._owner)
 
     def _path(self) -> Path:
         return self.folder / f"records-{self._generation}.jsonl"

@@ -6,7 +6,7 @@ from data_shards.data_config import DataConfig
 
 from cluster.resources import ResourcesConfig
 from cluster.settings import Config
-from cluster.tracking import TrackingConfig
+from cluster.tracking_config import TrackingConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.frontend import FrontendConfig
 from trainers.losses.semi_supervised import LossConfig
@@ -77,7 +77,6 @@ MAY_DIFFER_ON_RESUME = (
     "loss.exchange",
     "loss.tile",
     "views.chunk",
-    "views.placement",
 )
 """Dotted keys, or prefixes ending in a dot, that a resumed run may change; all else decides the numbers. Shards may
 have moved: their manifest hash says whether they are the same."""

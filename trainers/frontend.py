@@ -24,8 +24,8 @@ class FrontendConfig(Config):
     """The default mel is small enough for two CPU cores: 64 bands every 20 ms at 22,050 Hz."""
 
     kind: Literal["wave", "mel", "mule", "nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"] = "wave"
-    """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram; ``mule`` the mel of MULE at 16 kHz,
-    which fixes every band and length itself; ``nnaudio_*`` are nnAudio's, whose kernels may learn."""
+    """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram, ``mule`` that of MULE with
+    its own bands and lengths, ``nnaudio_*`` are nnAudio's transforms, whose kernels may learn."""
     n_fft: int = 1024
     """Length of the transform, samples."""
     window: int | None = None
@@ -39,11 +39,11 @@ class FrontendConfig(Config):
     max_hz: float | None = None
     """Upper edge of the highest band; None for half the sample rate."""
     scale: MelScale = "slaney"
-    """``slaney``: linear below 1 kHz, bands of equal area (librosa); ``htk``: logarithmic, bands of height 1."""
+    """``slaney``: linear below 1 kHz, bands of equal area; ``htk``: logarithmic, bands of height 1."""
     compression: float = 10_000.0
     """C of log(1 + C · power); the larger, the nearer to a logarithm."""
     trainable: bool = False
-    """Learn the transform's kernels and the mel bands; ``nnaudio_*`` only, and such a front-end belongs to the model."""
+    """Learn the transform's kernels and mel bands; ``nnaudio_*`` only, and then the front-end belongs to the model."""
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop", "num_mels", "compression"):
@@ -166,7 +166,7 @@ class NnAudio(nn.Module):
 def _nnaudio(config: FrontendConfig, rate: int) -> nn.Module:
     from nnAudio import features
 
-    common = {"sr": rate, "hop_length": config.hop, "verbose": False}
+    common: dict[str, Any] = {"sr": rate, "hop_length": config.hop, "verbose": False}
     learned = config.trainable
     transform: nn.Module
     if config.kind == "nnaudio_cqt":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from data_shards.loader import BatchLoader
 
-from cluster.resources import uses_gpu, worker_environment
+from cluster.resources import train_environment, uses_gpu, worker_environment
 from cluster.session import ray_session
 from cluster.settings import RunError, UserError, flatten, to_tree, validate
 from cluster.storage import write_atomic
@@ -104,6 +104,7 @@ def _in_process(config: ExperimentConfig) -> int:
 
 def _on_ray(config: ExperimentConfig) -> int:
     resources = config.resources
+    os.environ.update(train_environment(resources))
     with ray_session(workers=resources.num_workers, cpus_per_worker=resources.cpus_per_worker) as session:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer

@@ -40,9 +40,7 @@ class ViewsConfig(Config):
     samples: int = 59_049
     """T, samples a view; 3^10 is SampleCNN's, 2.7 s at 22,050 Hz."""
     pair: Literal["adjacent", "near"] = "adjacent"
-    """``adjacent``: two side by side, more anywhere in a window of M segments; ``near``: at most 5 s apart."""
-    placement: Literal["trainer", "pool"] = "trainer"
-    """Where views are made: by the training process, or by a pool of Ray actors."""
+    """``adjacent``: two side by side, more anywhere in M segments; ``near``: at most 5 s apart."""
     chunk: int = 256
     """Rows at once: bounds the memory that making views takes."""
 
@@ -53,7 +51,7 @@ class ViewsConfig(Config):
 
 
 def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
-    """L, the samples of its clip that one view may read: ⌈T · greatest tempo⌉ and a margin where tempo moves, else T."""
+    """L, the samples of its clip that one view may read: ⌈T · greatest tempo⌉ and a margin where tempo moves."""
     if augment.max_tempo == 1 and augment.stretch.p == 0:
         return views.samples
     return ceil(views.samples * augment.max_tempo) + MARGIN_FRAMES * FRAME[augment.quality]

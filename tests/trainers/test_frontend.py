@@ -46,7 +46,8 @@ def test_the_wave_is_handed_on(wave: Tensor) -> None:
 def test_mules_mel_is_librosas_at_16_khz() -> None:
     librosa = pytest.importorskip("librosa")
     second = torch.arange(3 * RATE) / RATE
-    wave = sum(torch.sin(2 * torch.pi * hz * second) for hz in (220.0, 1000.0, 3000.0))[None] * 0.1
+    hz = torch.tensor([[220.0], [1000.0], [3000.0]])
+    wave = 0.1 * torch.sin(2 * torch.pi * hz * second).sum(0, keepdim=True)
     config = FrontendConfig(kind="mule")
     ours = power(config, wave)
     assert ours.shape == (1, 96, 301)

@@ -62,7 +62,7 @@ def test_many_views_lie_anywhere_inside_the_clip(frames: int) -> None:
     window = batch(8 * T, [min(frames, 9000)] * 3)
     starts = as_places(many.make(window, step=0, seed=0).input_N)[:, 0] % 10_000
     assert starts.max() <= min(frames, 9000) - T
-    assert len(starts.unique()) > 2
+    assert len(set(starts.tolist())) > 2
     assert not torch.equal(starts, as_places(many.make(window, step=1, seed=0).input_N)[:, 0] % 10_000)
 
 

@@ -18,7 +18,7 @@ from trainers.augment.phase_vocoder import pitch_time
 from trainers.augment.spectral import Filters, Noise, shape_spectrum
 
 CHUNK_ROWS = {"cpu": 4, "cuda": 512}
-"""Rows at once: on a CPU what its cache holds, on a GPU what its memory does."""
+"""Rows at once: on a CPU what its cache holds, on a GPU what its memory holds."""
 FRAME = {"training": 1024, "evaluation": 2048}
 HOP = 256
 

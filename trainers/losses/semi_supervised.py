@@ -1,5 +1,16 @@
 """The semi-supervised contrastive loss of the global batch, exact on any number of ranks.
 
+An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels this is
+NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a NaN row makes
+the loss NaN. Every rank of the group must call, with the same settings. Inside a bfloat16 autocast region of a GPU rows
+are multiplied as bfloat16 and added up in float32. A temperature on a GPU is not read back, which would stall the
+device: a negative one gives NaN.
+
+>>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
+>>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
+>>> round(loss.item(), 4)  # log(1 + 2/e)
+0.5514
+
 Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
 """
 
@@ -96,29 +107,22 @@ def semi_supervised_contrastive_loss(
     exchange: Literal["gather", "ring"] = "gather",
     group: Group = None,
 ) -> Tensor:
-    """Mean over all anchors of the global batch of −Σ w·log p / D: how poorly an anchor finds its positives.
-
-    An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels
-    this is NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a
-    NaN row makes the loss NaN. Every rank of the group must call, with the same settings.
+    """Mean over all anchors of −Σ w·log p / D: how poorly an anchor finds its positives among all rows of all ranks.
 
     The gradient is W times this rank's part of the global one, since DDP averages over W ranks; a caller with W > 1
     outside DDP divides by W.
-
-    Inside a bfloat16 autocast region of a GPU rows are multiplied as bfloat16 and added up in float32.
 
     Args:
         z: projections of this rank, shape (n, d), any scale, float32 or float64.
         clip_id: shape (n,), int64; equal for rows of one clip, on every rank.
         labels: shape (n, C), bool; an all-False row is unlabelled. None means no labels on any rank.
-        temperature: softmax temperature τ, no unit, > 0; a tensor of one element may require a gradient (on a GPU its
-            sign is not checked, which would stall the device: a negative one gives NaN).
-        positives: with ``criterion`` rows sharing enough tags weigh 1, with ``weighing`` 2·C_ij / (C_i + C_j).
+        temperature: τ > 0, no unit; a tensor of one element may require a gradient.
+        positives: rows that share enough tags weigh 1, or every pair 2·C_ij / (C_i + C_j).
         criterion: tags to share, ≥ 1.
-        normaliser: D is the sum of the weights (``mass``) or the number of positives (``count``).
-        epsilon: added to p inside the logarithm, ≥ 0.
-        tile: rows of a tile, ≥ 1; memory grows with its square.
-        exchange: ``gather`` or ``ring``.
+        normaliser: D is the sum of the weights, or the number of positives.
+        epsilon: added to p, ≥ 0.
+        tile: rows of a tile, ≥ 1.
+        exchange: see `LossConfig`.
         group: ranks that form the global batch; None is the default group, or this process alone.
 
     Returns:
@@ -128,19 +132,8 @@ def semi_supervised_contrastive_loss(
         ValueError: for a setting out of range, shapes that disagree, or ranks whose rows differ; on every rank.
 
     Source: Guinot et al. 2024 (arXiv:2407.13840), Eq. 3.
-
-    >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
-    >>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
-    >>> round(loss.item(), 4)  # log(1 + 2/e)
-    0.5514
     """
-    for name, value, known in (
-        ("positives", positives, ("criterion", "weighing")),
-        ("normaliser", normaliser, ("mass", "count")),
-        ("exchange", exchange, tuple(EXCHANGES)),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange)
     _check_settings(temperature, criterion, epsilon, tile)
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
     num_labelled, wants_gradient = _agree(z, clip_id, labels, wants_gradient, group)
@@ -159,6 +152,15 @@ def semi_supervised_contrastive_loss(
     loss = GlobalLoss.apply(z, _inverse(temperature, z), request)
     assert isinstance(loss, Tensor)
     return loss
+
+
+_CHOICES = {"positives": ("criterion", "weighing"), "normaliser": ("mass", "count"), "exchange": tuple(EXCHANGES)}
+
+
+def _check_choices(**given: str) -> None:
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
 
 
 def _check_settings(temperature: float | Tensor, criterion: int, epsilon: float, tile: int) -> None:

@@ -33,7 +33,7 @@ def test_step_seed_slot_and_view_each_change_every_draw() -> None:
         chain.draw(torch.tensor([slot]), step=step, seed=seed, view=view)
         for slot, step, seed, view in ((0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1))
     ]
-    assert len(join(rows).noise_seed.unique()) == 5
+    assert len(set(join(rows).noise_seed.tolist())) == 5
 
 
 def test_one_effects_probability_moves_no_other_draw() -> None:
@@ -116,8 +116,8 @@ class TestAsReleased:
         assert torch.equal(one[both], two[both])
 
     def test_pitch_has_fourteen_ratios_and_never_a_whole_semitone(self) -> None:
-        ratio = self.draw().pitch_ratio.unique()
-        semitones = 12 * ratio[ratio != 1].log2()
+        ratio = torch.tensor(sorted(set(self.draw().pitch_ratio.tolist()) - {1.0}))
+        semitones = 12 * ratio.log2()
         assert len(semitones) == 14
         assert float(semitones.abs().max()) == pytest.approx(3.16, abs=0.005)
         assert float((semitones - semitones.round()).abs().min()) > 0.01
@@ -131,6 +131,6 @@ class TestAsReleased:
     def test_delay_takes_ends_only(self) -> None:
         drawn = self.draw()
         assert set(drawn.reflections.tolist()) == {0, 1, 3}
-        assert [round(value, 4) for value in drawn.attenuation.unique().tolist()] == [0.3, 0.7]
-        assert [round(value, 4) for value in drawn.wet.unique().tolist()] == [0.3, 0.7]
-        assert drawn.delay.unique().tolist() == [round(0.1 * RATE), round(0.5 * RATE)]
+        assert sorted({round(value, 4) for value in drawn.attenuation.tolist()}) == [0.3, 0.7]
+        assert sorted({round(value, 4) for value in drawn.wet.tolist()}) == [0.3, 0.7]
+        assert sorted(set(drawn.delay.tolist())) == [round(0.1 * RATE), round(0.5 * RATE)]
