@@ -159,7 +159,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """MLflow on this machine: every run, its curves and reports."""
-    from cluster.tracking import default_store
+    from cluster.tracking_config import default_store
     from cluster.ui import serve_ui
 
     raise typer.Exit(serve_ui(store or default_store(Path("outputs/run")), host=host, port=port))

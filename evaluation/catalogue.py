@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_file
 from data_shards.audio import AudioError, decode, to_int16
 from evaluation.cache import embedding_array
 from evaluation.embed import PCM_SCALE, Encoder, chunk_spans, in_batches, make_chunk, run_encoder
-from evaluation.progress import SILENT, Progress
 from evaluation.tasks import Chunking
 
 SCHEMA_VERSION = 1

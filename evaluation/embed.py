@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from data_shards.reader import ShardSet
-from evaluation.progress import SILENT, Progress
 from evaluation.tasks import Chunking, EvaluationConfig
 
 PCM_SCALE = 1 / 32768

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.progress import Progress
 from cluster.settings import UserError
 from data_shards.reader import ShardSet
 from evaluation.confidence import Resamples, as_row, draw_resamples
 from evaluation.embed import PCM_SCALE, Encoder, run_encoder
-from evaluation.progress import Progress
 from evaluation.retrieval import unit_rows
 from evaluation.score import generator
 from evaluation.tasks import EvaluationConfig

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
 from data_shards.index import ShardIndex
@@ -12,7 +13,6 @@ from data_shards.reader import ShardSet
 from evaluation.cache import load_table, save_table, table_path
 from evaluation.embed import EmbeddingTable, Encoder, check_rate, embed_shards
 from evaluation.equivariance import measure_equivariance
-from evaluation.progress import SILENT, Progress
 from evaluation.projection import project
 from evaluation.report import Report, build_tree, write_report
 from evaluation.robustness import measure_robustness

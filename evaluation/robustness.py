@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.progress import Progress
 from data_shards.reader import ShardSet
 from evaluation.confidence import as_row
 from evaluation.embed import EmbeddingTable, Encoder, embed_shards
 from evaluation.judge import Values, judge_answers
 from evaluation.probing import Probe, by_width, fit_probe
-from evaluation.progress import Progress
 from evaluation.score import SPLITS, test_resamples
 from evaluation.targets import Target
 from evaluation.tasks import EvaluationConfig

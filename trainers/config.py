@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from data_shards.data_config import DataConfig
-
 from cluster.resources import ResourcesConfig
 from cluster.settings import Config
 from cluster.tracking_config import TrackingConfig
+from data_shards.data_config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.frontend import FrontendConfig
 from trainers.losses.semi_supervised import LossConfig

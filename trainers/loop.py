@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from data_shards.loader import BatchLoader
 from torch import Tensor, nn
 
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
+from data_shards.loader import BatchLoader
 from trainers import collectives
 from trainers.config import MAY_DIFFER_ON_RESUME, ExperimentConfig
 from trainers.metrics_log import MetricsLog

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_shards.loader import BatchLoader
 
 from cluster.resources import train_environment, uses_gpu, worker_environment
 from cluster.session import ray_session
 from cluster.settings import RunError, UserError, flatten, to_tree, validate
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker
+from data_shards.loader import BatchLoader
 from trainers import collectives
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_DONE, STOP_FILE, DivergedError, World, refuse_another_experiment, train

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.progress import SILENT
 from cluster.settings import UserError
 from data_shards.build import BuildConfig, build
 from data_shards.reader import ShardSet
@@ -19,7 +20,6 @@ from data_shards.records import Clip, Split
 from evaluation.embed import EmbeddingTable, embed_shards
 from evaluation.equivariance import measure_equivariance
 from evaluation.evaluate import evaluate_encoders
-from evaluation.progress import SILENT
 from evaluation.projection import project
 from evaluation.robustness import measure_robustness
 from evaluation.targets import Target, read_target

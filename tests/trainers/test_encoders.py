@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_sample_cnn_brings_a_view_down_to_one_frame_of_512(samples: int) -> None
         found = lengths(model, samples)
         assert model(torch.zeros(2, samples)).shape == (2, 512)
     assert found[0] == samples // 3
-    assert all(after == before // 3 for before, after in zip(found, found[1:], strict=False))
+    assert all(after == before // 3 for before, after in pairwise(found))
     assert found[-1] == 1
 
 
@@ -49,7 +51,7 @@ def test_mel_cnn_is_512_wide_and_keeps_no_place_in_time() -> None:
 
 
 def test_an_encoder_and_a_front_end_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match="mel_cnn reads mel, frontend.kind is wave; set frontend.kind=mel"):
+    with pytest.raises(UserError, match=r"mel_cnn reads mel, frontend.kind is wave; set frontend.kind=mel"):
         load_config(ExperimentConfig, None, ["encoder.name=mel_cnn"])
     with pytest.raises(UserError, match="channels is a setting of mel_cnn"):
         load_config(ExperimentConfig, None, ["encoder.channels=8"])

@@ -3,6 +3,8 @@
 Shape suffixes: N views, F mel bands, S frames, E encoder width.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class MelCnn(nn.Module):
                     nn.ReLU(inplace=True),
                     nn.MaxPool2d(2),
                 )
-                for inside, outside in zip(sizes, sizes[1:], strict=False)
+                for inside, outside in pairwise(sizes)
             )
         )
 

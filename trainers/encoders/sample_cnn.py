@@ -24,7 +24,9 @@ class SampleCnn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv1d(1, STEM, kernel_size=3, stride=3), nn.BatchNorm1d(STEM), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv1d(1, STEM, kernel_size=3, stride=3), nn.BatchNorm1d(STEM), nn.ReLU(inplace=True)
+        )
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(*_convolution(inside, outside), nn.MaxPool1d(3))
