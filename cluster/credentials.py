@@ -62,8 +62,10 @@ def demand_token() -> None:
 def use_token() -> None:
     """Make this process show its token, unless RAY_AUTH_MODE says otherwise; Ray's clients do not by themselves."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if "ray" in sys.modules:  # it reads the variable once, when it is imported
-        import_module("ray._raylet").Config.initialize("")
+    if "ray" in sys.modules:  # it reads the variable once, when it is imported, and the token once, when it is needed
+        raylet = import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def reach(address: str) -> None:

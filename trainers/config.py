@@ -59,6 +59,16 @@ class ExperimentConfig(Config):
                 f"encoder.name={self.encoder.name} reads {self.encoder.reads}, frontend.kind is {self.frontend.kind}; "
                 f"set frontend.kind={self.encoder.reads}"
             )
+        if (self.encoder.batch_norm == "micro") != (self.optim.micro_batch is not None):
+            raise ValueError(
+                "encoder.batch_norm=micro and optim.micro_batch=CLIPS go together: the statistics of a micro-batch are "
+                "the method, and must not depend on the number of workers"
+            )
+
+    @property
+    def micro_rows(self) -> int | None:
+        """Rows of a micro-batch: its clips with all their views."""
+        return None if self.optim.micro_batch is None else self.optim.micro_batch * self.views.count
 
 
 MAY_DIFFER_ON_RESUME = (

@@ -39,8 +39,8 @@ class FrozenEncoder(nn.Module):
         if state is not None:
             model.load_state_dict(state)
         self.frontend = build_frontend(config.frontend, SAMPLE_RATE)
-        self.encoder = model.encoder
-        self.width = model.encoder.width
+        self.encoder = model.projector.encoder
+        self.width = model.projector.encoder.width
         self.rate = SAMPLE_RATE
         self.samples = config.views.samples
         self.hash = hash

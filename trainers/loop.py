@@ -80,7 +80,9 @@ class _Trainer:
     def __init__(self, config: ExperimentConfig, world: World, loader: BatchLoader) -> None:
         self.config, self.world, self.loader = config, world, loader
         self.folder = Path(config.run.dir)
-        self.model = build_model(config.encoder, config.head, config.loss, seed=config.seed).to(world.device)
+        self.model = build_model(
+            config.encoder, config.head, config.loss, seed=config.seed, micro_rows=config.micro_rows
+        ).to(world.device)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
         self.clock = 0.0
@@ -106,7 +108,7 @@ class _Trainer:
     def run(self, start: int, reporter: Reporter) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
         steps = self.config.optim.steps
-        network = collectives.data_parallel(self.model)
+        network = collectives.data_parallel(self.model.projector)
         self.clock = time.perf_counter()
         batches = _Timed(enumerate(self.loader.batches(start, steps), start))
         stream = _Timed(stream_views(self.views, batches, seed=self.config.seed))
@@ -130,7 +132,9 @@ class _Trainer:
         rate = learning_rate(step, self.config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        figures = train_step(network, self.optimizer, views, self.config.optim, num_views=self.config.views.count)
+        figures = train_step(
+            self.model, network, self.optimizer, views, self.config.optim, num_views=self.config.views.count
+        )
         stop = self.world.rank == 0 and (self.folder / STOP_FILE).exists()
         vector = torch.stack(
             [*(figures[name].to(torch.float64) for name in FIGURES)]

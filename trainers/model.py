@@ -53,10 +53,10 @@ class HeadConfig(Config):
             raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
 
 
-class ContrastiveModel(nn.Module):
-    """Encoder, projection head and loss: what DDP wraps, so that a learnable temperature is averaged with the rest."""
+class Projector(nn.Module):
+    """Encoder and projection head: what DDP wraps."""
 
-    def __init__(self, encoder: SampleCnn | MelCnn, head: HeadConfig, loss: LossConfig) -> None:
+    def __init__(self, encoder: SampleCnn | MelCnn, head: HeadConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = nn.Sequential(
@@ -64,29 +64,38 @@ class ContrastiveModel(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(head.hidden, head.width, bias=False),
         )
-        self.loss = ContrastiveLoss(loss)
 
-    def forward(self, features: Tensor, clip_id_N: Tensor, labels_NC: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss of the global batch, and this rank's projections z_ND of any scale.
-
-        Args:
-            features: views as the encoder reads them, (N, …).
-            clip_id_N: equal for the views of a clip, on every rank.
-            labels_NC: bool; an all-False row is unlabelled.
-        """
-        z_ND = self.head(self.encoder(features))
-        return self.loss(z_ND, clip_id_N, labels_NC), z_ND
+    def forward(self, views: Tensor) -> Tensor:
+        """Views as the encoder reads them, (N, …), to projections z_ND of any scale."""
+        z_ND: Tensor = self.head(self.encoder(views))
+        return z_ND
 
 
-def build_encoder(config: EncoderConfig) -> SampleCnn | MelCnn:
-    """A fresh encoder. Its first weights depend on torch's generator only."""
+class ContrastiveModel(nn.Module):
+    """All that is trained: the projector, and the loss with its temperature."""
+
+    def __init__(self, projector: Projector, loss: ContrastiveLoss) -> None:
+        super().__init__()
+        self.projector = projector
+        self.loss = loss
+
+
+def build_encoder(config: EncoderConfig, micro_rows: int | None = None) -> SampleCnn | MelCnn:
+    """A fresh encoder. Its first weights depend on torch's generator only.
+
+    Args:
+        config: which.
+        micro_rows: rows of a micro-batch where ``batch_norm`` is micro; None takes each call for one.
+    """
     encoder = SampleCnn() if config.name == "sample_cnn" else MelCnn(config.channels or 16)
-    convert_batch_norm(encoder, config.batch_norm)
+    convert_batch_norm(encoder, config.batch_norm, rows=micro_rows if config.batch_norm == "micro" else None)
     return encoder
 
 
-def build_model(encoder: EncoderConfig, head: HeadConfig, loss: LossConfig, *, seed: int) -> ContrastiveModel:
+def build_model(
+    encoder: EncoderConfig, head: HeadConfig, loss: LossConfig, *, seed: int, micro_rows: int | None = None
+) -> ContrastiveModel:
     """A model at its first weights, the same for the same seed on every rank."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ContrastiveModel(build_encoder(encoder), head, loss)
+        return ContrastiveModel(Projector(build_encoder(encoder, micro_rows), head), ContrastiveLoss(loss))

@@ -59,7 +59,9 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
     before = torch.get_num_threads()
     torch.set_num_threads(threads_per_worker(config.resources))
     resident = psutil.Process().memory_info().rss
-    model = build_model(config.encoder, config.head, config.loss, seed=config.seed).to(device)
+    model = build_model(config.encoder, config.head, config.loss, seed=config.seed, micro_rows=config.micro_rows).to(
+        device
+    )
     optimizer = build_optimizer(model, config.optim)
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
     seconds = []
@@ -67,7 +69,7 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
         for step, batch in enumerate(loader.batches(0, MEASURED_STEPS)):
             began = time.perf_counter()
             views = maker.make(batch, step=step, seed=config.seed)
-            figures = train_step(model, optimizer, views, config.optim, num_views=config.views.count)
+            figures = train_step(model, model.projector, optimizer, views, config.optim, num_views=config.views.count)
             float(figures["loss"])  # waits for a GPU
             seconds.append(time.perf_counter() - began)
     finally:

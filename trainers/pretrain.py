@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cluster.resources import train_environment, uses_gpu, worker_environment
+from cluster.resources import threads_per_worker, train_environment, uses_gpu, worker_environment
 from cluster.session import ray_session
 from cluster.settings import RunError, UserError, flatten, to_tree, validate
 from cluster.storage import write_atomic
@@ -82,11 +82,20 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     """
     frames = window_frames(config.views, config.augment)
     world = max(1, config.resources.num_workers)
+    _check_micro_batch(config, world)
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
         return loader.sampler.summary(config.optim.steps), loader.manifest_hash
+
+
+def _check_micro_batch(config: ExperimentConfig, world: int) -> None:
+    share, micro = config.data.batch // world, config.optim.micro_batch
+    if micro is not None and share % micro:
+        fitting = [size for size in range(1, share + 1) if share % size == 0]
+        nearest = min(fitting, key=lambda size: abs(size - micro))
+        raise UserError(f"optim.micro_batch={micro} does not divide a worker's {share} clips; take {nearest}")
 
 
 def _in_process(config: ExperimentConfig) -> int:
@@ -96,10 +105,22 @@ def _in_process(config: ExperimentConfig) -> int:
     if uses_gpu(replace(config.resources, num_workers=1), torch.cuda.device_count()):
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if size == 1:
-        return train(config, World(device=device), _Silent())
-    with collectives.process_group(timeout_s=config.resources.collective_timeout_s):
-        return train(config, World(rank=rank, size=size, device=device), _Silent())
+    with _threads(threads_per_worker(replace(config.resources, num_workers=size))):
+        if size == 1:
+            return train(config, World(device=device), _Silent())
+        with collectives.process_group(timeout_s=config.resources.collective_timeout_s):
+            return train(config, World(rank=rank, size=size, device=device), _Silent())
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Run kernels on so many threads. They order the sums: a run resumed with as many has the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on_ray(config: ExperimentConfig) -> int:

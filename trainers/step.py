@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cluster.settings import Config
+from trainers import collectives
+from trainers.gradient_cache import backward_in_chunks
+from trainers.model import ContrastiveModel
 from trainers.views import Views
 
 FIGURE_ROWS = 512
@@ -33,6 +36,9 @@ class OptimConfig(Config):
     """After the warm-up: keep the rate, or let it fall to 0 at the last step along a cosine."""
     max_grad_norm: float | None = None
     """Clip the global gradient norm to this; none: no clipping."""
+    micro_batch: int | None = None
+    """Clips whose activations a rank keeps at once: gradient caching, exact, for a second forward pass. Goes with
+    ``encoder.batch_norm=micro``, whose statistics are those of so many clips; none: all at once."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -43,6 +49,8 @@ class OptimConfig(Config):
             raise ValueError(
                 f"weight_decay and warmup_steps must be >= 0, got {self.weight_decay}, {self.warmup_steps}"
             )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be >= 1, got {self.micro_batch}")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be > 0, got {self.max_grad_norm}")
 
@@ -71,19 +79,45 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, views: Views, optim: OptimConfig, *, num_views: int
+    model: ContrastiveModel,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    optim: OptimConfig,
+    *,
+    num_views: int,
 ) -> dict[str, Tensor]:
     """Forward, backward and update; nothing is read back to the host.
 
     A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
     ``finite`` = 0 one step later and stops.
 
+    Args:
+        model: what is trained.
+        network: its projector, or DDP around it.
+        optimizer: of ``model``.
+        views: of this rank.
+        optim: clipping and micro-batches.
+        num_views: M, views a clip.
+
     Returns:
         0-dim float tensors: loss (global batch, nats), grad_norm, alignment, uniformity, finite (1 or 0).
     """
     optimizer.zero_grad(set_to_none=True)
-    loss, z_ND = model(views.input_N, views.clip_id_N, views.labels_NC)
-    loss.backward()
+
+    def contrast(z_ND: Tensor) -> Tensor:
+        loss: Tensor = model.loss(z_ND, views.clip_id_N, views.labels_NC)
+        return loss
+
+    if optim.micro_batch is None:
+        z_ND = network(views.input_N)
+        loss = contrast(z_ND)
+        torch.autograd.backward(loss)
+    else:
+        clips = len(views.clip_id_N) // num_views
+        chunks = clips // optim.micro_batch
+        loss, z_ND = backward_in_chunks(network, views.input_N, contrast, num_clips=clips, num_chunks=chunks)
+    collectives.average_gradients(model.loss.parameters())  # a learnable temperature lives outside of DDP
     limit = optim.max_grad_norm if optim.max_grad_norm is not None else math.inf
     norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
     finite = torch.isfinite(norm) & torch.isfinite(loss.detach())

@@ -1,5 +1,6 @@
 """The whole training on several gloo ranks: world size decides nothing but speed."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,27 @@ def test_a_run_resumed_on_the_same_ranks_ends_with_the_same_bits(
         parts = run(ranks, world, config, dir=str(tmp_path / "parts"), steps=steps)
     assert losses(parts) == losses(whole)
     assert weights(parts) == weights(whole)
+
+
+def test_a_learnable_temperature_moves_alike_on_any_number_of_ranks(
+    ranks: Ranks, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(data__batch=12, optim__steps=4, loss__learnable=True)
+    found = []
+    for world in (1, 3):
+        folder = run(ranks, world, config, dir=str(tmp_path / str(world)))
+        found.append(float(open_snapshot(folder).model_state()["loss.log_temperature"]))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert abs(found[0] - math.log(0.1)) > 1e-4
+
+
+def test_micro_batches_are_the_same_however_they_are_spread(
+    ranks: Ranks, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(data__batch=12, optim__steps=3, optim__micro_batch=3, encoder__batch_norm="micro")
+    one, two, four = (losses(run(ranks, world, config, dir=str(tmp_path / str(world)))) for world in (1, 2, 4))
+    assert two == pytest.approx(one, rel=2e-3)
+    assert four == pytest.approx(one, rel=2e-3)
 
 
 def test_restarts_with_four_then_two_then_three_ranks_see_the_same_batches(

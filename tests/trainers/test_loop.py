@@ -162,10 +162,12 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
     step = train_step
     seen: list[dict[str, torch.Tensor]] = []
 
-    def poisoned(model: Any, optimizer: Any, views: Any, optim: Any, **options: Any) -> dict[str, torch.Tensor]:
+    def poisoned(
+        model: Any, network: Any, optimizer: Any, views: Any, optim: Any, **options: Any
+    ) -> dict[str, torch.Tensor]:
         if len(seen) == 2:
             views.input_N[0] = torch.nan
-        figures = step(model, optimizer, views, optim, **options)
+        figures = step(model, network, optimizer, views, optim, **options)
         seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
         return figures
 
@@ -185,8 +187,16 @@ def test_a_warm_start_takes_the_weights_and_begins_at_step_one(make_config: Make
     second = make_config(optim__steps=1, run__dir=str(tmp_path / "second"), init_from=first.run.dir, seed=5)
     pretrain(second)
     assert [step for step, _ in losses(second.run.dir)] == [1]
-    old, new = (open_snapshot(c.run.dir).model_state()["head.0.weight"] for c in (first, second))
+    old, new = (open_snapshot(c.run.dir).model_state()["projector.head.0.weight"] for c in (first, second))
     assert 0 < (old - new).abs().max() < 5e-3
+
+
+def test_gradient_caching_and_a_batch_norm_that_is_not_micro_are_refused_together(make_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match="go together"):
+        make_config(optim__micro_batch=4)
+    config = make_config(optim__micro_batch=3, encoder__batch_norm="micro")
+    with pytest.raises(UserError, match=r"micro_batch=3 does not divide a worker's 8 clips; take 2"):
+        pretrain(config)
 
 
 def test_a_missing_set_is_named_before_anything_is_written(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Ray Train around the loop: real workers, a real kill."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.session import ray_session
+from cluster.settings import RunError, to_tree, validate
+from trainers import collectives
+from trainers.config import ExperimentConfig
+from trainers.loop import World, train
+from trainers.metrics_log import read_metrics
+from trainers.pretrain import pretrain
+from trainers.snapshot import open_snapshot
+
+pytestmark = [pytest.mark.ray, pytest.mark.dist, pytest.mark.timeout(600)]
+
+MakeConfig = Callable[..., ExperimentConfig]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    with ray_session(workers=2):
+        yield
+
+
+class Quiet:
+    def report(self, figures: Any) -> None:
+        pass
+
+
+def train_rank(tree: dict[str, Any]) -> int:
+    config = validate(ExperimentConfig, tree, "test")
+    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
+
+
+def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of_an_unbroken_one(
+    ranks: Callable[..., list[Any]], make_config: MakeConfig, tmp_path: Path
+) -> None:
+    unbroken = make_config(optim__steps=8, run__dir=str(tmp_path / "unbroken"))
+    assert ranks(2, train_rank, to_tree(unbroken), timeout_s=120) == [0, 0]
+    broken = make_config(resources__num_workers=2, optim__steps=8, run__dir=str(tmp_path / "broken"))
+    killed = threading.Event()
+
+    def kill_a_worker(row: Mapping[str, Any]) -> None:
+        if row["step"] >= 3 and not killed.is_set():
+            killed.set()
+            os.kill(_train_workers()[-1], signal.SIGKILL)
+
+    assert pretrain(broken, watch=kill_a_worker) == 0
+    assert killed.is_set()
+    rows = [list(read_metrics(Path(c.run.dir) / "metrics.jsonl")) for c in (unbroken, broken)]
+    assert [row["step"] for row in rows[1]] == list(range(1, 9))
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    one, other = (open_snapshot(c.run.dir).path / "model.safetensors" for c in (unbroken, broken))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def _train_workers() -> list[int]:
+    """Processes below this one in which Ray Train runs a rank."""
+    below = psutil.Process().children(recursive=True)
+    return sorted(p.pid for p in below if "RayTrainWorker" in " ".join(p.cmdline()))
+
+
+def test_what_a_worker_cannot_do_reaches_the_user_as_one_message(make_config: MakeConfig) -> None:
+    config = make_config(
+        resources__num_workers=2, resources__max_failures=0, optim__steps=2000, run__snapshot_every=500
+    )
+
+    def break_the_folder(row: Mapping[str, Any]) -> None:
+        if row["step"] == 1:
+            (Path(config.run.dir) / "snapshots").write_text("a file where a folder belongs")
+
+    with pytest.raises(RunError, match=r"training failed: worker 0: .*snapshots.*The same command resumes"):
+        pretrain(config, watch=break_the_folder)
