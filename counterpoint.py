@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cluster.progress import TerminalProgress
 from cluster.settings import RunError, UserError, load_config, parse_overrides
+from data_shards import datasets
 
 if TYPE_CHECKING:
     from data_shards.records import Clip
@@ -200,7 +201,7 @@ Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.
 def shards_build_folder(
     audio: Annotated[Path, typer.Option(help="Folder of audio files.", show_default=False)],
     out: Out,
-    labels: Annotated[Path | None, typer.Option(help="CSV: path, split, track_id, …", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV/Parquet: path, split, track_id", show_default=False)] = None,
     multilabel: Columns = None,
     categorical: Columns = None,
     numeric: Columns = None,
@@ -237,14 +238,47 @@ def shards_build_synthetic(
     _build(corpus(config), out, overrides, as_json)
 
 
-def _build(clips: Sequence["Clip"], out: Path, overrides: list[str] | None, as_json: bool) -> None:
-    from data_shards.build import ShardsConfig, build
+def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
+    """One command for each name: `counterpoint shards build mtat --root DIR --out DIR`."""
+
+    def command(
+        root: Annotated[Path, typer.Option(help=f"Folder of {dataset.needs}.", show_default=False)],
+        out: Out,
+        variant: Annotated[str, typer.Option(help=f"{', '.join(dataset.variants)}.")] = dataset.variants[0],
+        download: Annotated[bool, typer.Option("--download", help="Fetch what is not in --root, checked.")] = False,
+        overrides: Overrides = None,
+        as_json: AsJson = False,
+    ) -> None:
+        if download:
+            datasets.download(name, root, variant, progress=TerminalProgress(errors))
+        listing = datasets.list_clips(name, root, variant)
+        for note in listing.notes:
+            errors.print(f"[yellow]note[/] {_escape(note)}", highlight=False, soft_wrap=True)
+        _build(listing.clips, out, overrides, as_json, listing.vocabularies)
+
+    shards_build.command(name, help=f"{dataset.title}.\n\nFrom {dataset.page}", short_help=dataset.title)(command)
+
+
+for _name, _dataset in datasets.DATASETS.items():
+    _dataset_command(_name, _dataset)
+
+
+def _build(
+    clips: Sequence["Clip"],
+    out: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    vocabularies: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    from data_shards.build import Progress, ShardsConfig, build
 
     config = load_config(ShardsConfig, None, overrides or []).build
-    with TerminalProgress(console).stage("shards", len(clips)) as bar:
-        summary = build(
-            clips, out, config, progress=lambda now: bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
-        )
+    with TerminalProgress(errors if as_json else console).stage("shards", len(clips)) as bar:
+
+        def show(now: Progress) -> None:
+            bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
+
+        summary = build(clips, out, config, progress=show, vocabularies=vocabularies)
     if as_json:
         print(json.dumps(asdict(summary), default=str))
         return

@@ -1,4 +1,4 @@
-"""A dataset's files as they were published: a folder, a zip read in place, or a zip cut into parts that were never joined.
+"""A dataset's files as they were published: a folder, a zip read in place, or a zip in parts that were never joined.
 
 A compressed tar cannot be read out of order; it is unpacked once.
 """
@@ -254,7 +254,7 @@ class _Joined(io.RawIOBase):
 
     def __init__(self, paths: Sequence[str]) -> None:
         super().__init__()
-        self._files = [Path(path).open("rb") for path in paths]
+        self._files = [Path(path).open("rb") for path in paths]  # noqa: SIM115  closed with this file
         self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
         self._at = 0
 

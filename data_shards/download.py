@@ -3,20 +3,20 @@
 An interrupted transfer leaves ``NAME.part``; the same call goes on from there.
 """
 
+import http
 import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60.0
-
-Report = Callable[[int, str], None]
-"""Called with the number of files that are done, and what is going on."""
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,35 @@ class Remote:
     """For a compressed tar: what lies in the dataset's folder once it is unpacked."""
 
 
-def fetch(remotes: Sequence[Remote], root: Path, *, report: Report | None = None) -> None:
+def fetch(remotes: Sequence[Remote], root: Path, *, progress: Progress = SILENT) -> None:
     """Fetch what is not there yet into `root`, check it, and unpack compressed tars.
 
     Raises:
         UserError: a file that is there is not the published one.
         RunError: a transfer failed, or brought something else than what was published.
     """
-    for done, remote in enumerate(remotes):
-        if remote.unpacks_to and (root / remote.unpacks_to).exists():
-            continue
-        _fetch_one(remote, root, lambda text, done=done: report(done, text) if report else None)
-        if remote.unpacks_to:
-            from data_shards.archives import unpack
-
-            unpack(root / remote.name, root)
-            if not (root / remote.unpacks_to).exists():
-                raise RunError(f"{root / remote.name}: unpacked, but there is no {remote.unpacks_to} in it")
-    if report:
-        report(len(remotes), "")
+    with progress.stage("files", len(remotes)) as bar:
+        for done, remote in enumerate(remotes):
+            if not (remote.unpacks_to and (root / remote.unpacks_to).exists()):
+                _fetch_one(remote, root, partial(bar, done))
+        bar(len(remotes), "")
 
 
 def _fetch_one(remote: Remote, root: Path, say: Callable[[str], None]) -> None:
-    import pooch  # imports requests: half a second that listing clips does not need
+    _retrieve(remote, root / remote.name, say)
+    if remote.unpacks_to:
+        from data_shards.archives import unpack
 
-    path = root / remote.name
+        say(f"{remote.name}: unpacking")
+        unpack(root / remote.name, root)
+        if not (root / remote.unpacks_to).exists():
+            raise RunError(f"{root / remote.name}: unpacked, but there is no {remote.unpacks_to} in it")
+
+
+def _retrieve(remote: Remote, path: Path, say: Callable[[str], None]) -> None:
+    # pooch has no types. It imports requests: half a second that listing clips does not need.
+    import pooch  # type: ignore[import-untyped]
+
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         say(f"{remote.name}: checking")

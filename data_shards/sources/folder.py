@@ -1,11 +1,10 @@
-"""Any folder of audio, with a CSV of labels or without: one's own music.
+"""Any folder of audio, with a CSV or Parquet file of labels or without: one's own music.
 
-The CSV's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
+The table's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
 Lists are separated by ``|``. What kind a target column is can be given; otherwise it is guessed from its values, and
 the guess is reported.
 """
 
-import csv
 import hashlib
 import math
 import re
@@ -17,9 +16,9 @@ from typing import Literal
 from cluster.settings import UserError
 from data_shards.audio import FileAudio
 from data_shards.records import Clip, Split
+from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
 
 Kind = Literal["multilabel", "categorical", "numeric", "ignored"]
-REQUIRED = ("path", "split", "track_id")
 RESERVED = (*REQUIRED, "artist", "licence")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -31,14 +30,6 @@ SPLIT_NAMES: dict[str, Split] = {
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
 MAX_WORD, MAX_NAME = 16, 40
 """Characters: a class is at most so long; a longer text is no class even if it comes often."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the CSV and where it stands, counted as a spreadsheet does: the header is row 1."""
-
-    number: int
-    cells: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ def read_folder(
 
     Args:
         audio: the folder.
-        labels: CSV file; None takes every audio file below the folder, unlabelled, for training.
+        labels: CSV or Parquet file; None takes every audio file below the folder, unlabelled, for training.
         multilabel: columns that hold sets of tags. If any of the three is given, other columns are left out.
         categorical: columns that hold one class.
         numeric: columns that hold a number.
@@ -90,49 +81,16 @@ def read_folder(
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
         return FolderListing(tuple(_unlabelled(audio)), {}, False)
-    columns, rows = read_rows(labels)
+    table = read_labels(labels)
+    rows = table.rows
     kinds: dict[str, Kind]
     if all(names is None for names in given.values()):
-        kinds = {
-            column: guess_kind(column, [row.cells[column] for row in rows])
-            for column in columns
-            if column not in RESERVED
-        }
+        kinds = {column: _guess(table, column) for column in table.columns if column not in RESERVED}
     else:
-        kinds = _given_kinds(labels, columns, given)
+        kinds = _given_kinds(labels, table, given)
     clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
     _check_paths(labels, rows)
     return FolderListing(clips, kinds, all(names is None for names in given.values()))
-
-
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Header and rows of a CSV, strictly: every row has as many cells as the header.
-
-    Raises:
-        UserError: names the file, the row, and the column where it is one.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            _check_header(path, header)
-            rows = []
-            for number, cells in enumerate(reader, start=2):
-                if not cells:
-                    continue  # an empty line, as editors leave at the end
-                if len(cells) != len(header):
-                    raise UserError(f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
-                rows.append(Row(number, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --labels is a CSV with the columns {', '.join(REQUIRED)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        row = len(rows) + 2 if "rows" in locals() else 1
-        raise UserError(f"{path}, row {row}: not CSV in UTF-8: {error}") from None
-    if not rows:
-        raise UserError(f"{path}: no rows below the header")
-    return header, rows
 
 
 def guess_kind(column: str, values: Sequence[str]) -> Kind:
@@ -172,19 +130,12 @@ def _unlabelled(audio: Path) -> Iterator[Clip]:
         yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header:
-        raise UserError(f"{path}: empty; it needs a header with {', '.join(REQUIRED)}")
-    missing = [name for name in REQUIRED if name not in header]
-    if missing:
-        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {', '.join(header)}")
-    twice = sorted({name or "(no name)" for name in header if list(header).count(name) > 1 or not name})
-    if twice:
-        raise UserError(f"{path}, row 1: column {', '.join(twice)} stands twice or has no name")
+def _guess(table: LabelTable, column: str) -> Kind:
+    return "multilabel" if column in table.lists else guess_kind(column, [row.cells[column] for row in table.rows])
 
 
-def _given_kinds(path: Path, columns: Sequence[str], given: Mapping[str, Sequence[str] | None]) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {column: "ignored" for column in columns if column not in RESERVED}
+def _given_kinds(path: Path, table: LabelTable, given: Mapping[str, Sequence[str] | None]) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {column: "ignored" for column in table.columns if column not in RESERVED}
     names: dict[str, Kind] = {"multilabel": "multilabel", "categorical": "categorical", "numeric": "numeric"}
     for option, kind in names.items():
         for column in given[option] or ():
@@ -194,6 +145,8 @@ def _given_kinds(path: Path, columns: Sequence[str], given: Mapping[str, Sequenc
                 )
             if kinds[column] != "ignored":
                 raise UserError(f"column {column} is given as --{kinds[column]} and as --{kind}")
+            if column in table.lists and kind != "multilabel":
+                raise UserError(f"{path}: column {column} holds lists; give it as --multilabel, not as --{kind}")
             kinds[column] = kind
     return kinds
 

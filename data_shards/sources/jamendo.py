@@ -1,5 +1,6 @@
 """MTG-Jamendo as published: split-0's ``autotagging_SUBSET-SPLIT.tsv`` and the tree of MP3s that its paths name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,13 @@ from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, read_table, require_columns, split_counts
 
 Subset = Literal["top50tags", "genre", "instrument", "moodtheme"]
+COLUMNS: dict[Subset, str] = {
+    "top50tags": "top50",
+    "genre": "genre",
+    "instrument": "instrument",
+    "moodtheme": "moodtheme",
+}
+"""Of all four subsets in one set."""
 SPLITS: dict[str, Split] = {"train": "train", "validation": "valid", "test": "test"}
 PUBLISHED: dict[Subset, dict[str, int]] = {
     "top50tags": {"train": 32_136, "valid": 10_888, "test": 11_356},
@@ -50,3 +58,25 @@ def read_jamendo(audio: Path, splits: Path, *, subset: Subset = "top50tags", qua
                 )
             )
     return Listing(tuple(clips), {}, count_note(f"Jamendo {subset}", split_counts(clips), PUBLISHED[subset]))
+
+
+def read_jamendo_together(audio: Path, splits: Path, *, quality: str = "") -> Listing:
+    """All four subsets as one: a track of several has their tags in several columns, and none where it is in none.
+
+    Raises:
+        UserError: as `read_jamendo`; or two lists put a track into different splits.
+    """
+    tracks: dict[str, Clip] = {}
+    notes: tuple[str, ...] = ()
+    for subset, column in COLUMNS.items():
+        listing = read_jamendo(audio, splits, subset=subset, quality=quality)
+        notes += listing.notes
+        for clip in listing.clips:
+            known = tracks.get(clip.key, clip)
+            if known.split != clip.split:
+                raise UserError(
+                    f"{splits}: {clip.track} is in {known.split} of one list and in {clip.split} of {subset}"
+                )
+            before = known.multilabel if clip.key in tracks else dict.fromkeys(COLUMNS.values(), ())
+            tracks[clip.key] = replace(known, multilabel={**before, column: clip.multilabel["tags"]})
+    return Listing(tuple(tracks.values()), {}, notes)

@@ -2,13 +2,14 @@
 
 import csv
 import gzip
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.records import Clip
+from data_shards.records import Clip, Split
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,17 @@ def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> It
     Raises:
         UserError: the file is missing, or a row has another number of cells than the header.
     """
-    text = _read_text(path)
+    yield from parse_table(_read_text(path), str(path), delimiter=delimiter, spread=spread)
+
+
+def parse_table(
+    text: str, name: str, *, delimiter: str = "\t", spread: bool = False
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """`read_table` for text that is there already; `name` is what an error calls it.
+
+    Raises:
+        UserError: a row has another number of cells than the header, or is no CSV.
+    """
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     header = [name.strip() for name in next(rows, [])]
     for number, cells in enumerate(rows, start=2):
@@ -42,7 +53,7 @@ def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> It
         if spread and len(cells) > len(header):
             cells = [*cells[: len(header) - 1], "\t".join(cells[len(header) - 1 :])]
         if len(cells) != len(header):
-            raise UserError(f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
+            raise UserError(f"{name}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
         yield number, dict(zip(header, cells, strict=True))
 
 
@@ -59,7 +70,43 @@ def split_counts(clips: Sequence[Clip]) -> dict[str, int]:
     return {split: sum(clip.split == split for clip in clips) for split in ("train", "valid", "test")}
 
 
-def require_columns(path: Path, row: Mapping[str, str], columns: Sequence[str]) -> None:
+def split_by_group(groups: Sequence[str], *, valid: float, test: float) -> list[Split]:
+    """Splits for a dataset that was published without: whole groups, taken in the order of a hash of their names.
+
+    Args:
+        groups: what each clip may not be parted from, e.g. its artist.
+        valid: share of the clips, in [0, 1]; reached by the first group that reaches it.
+        test: the same, filled first.
+
+    >>> split_by_group(["ann", "bob", "bob", "cid"], valid=0.25, test=0.25)
+    ['test', 'train', 'train', 'valid']
+    """
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    split_of: dict[str, Split] = {}
+    num_test, num_valid = round(test * len(groups)), round(valid * len(groups))
+    taken = {"test": 0, "valid": 0, "train": 0}
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        split: Split = "test" if taken["test"] < num_test else "valid" if taken["valid"] < num_valid else "train"
+        split_of[group] = split
+        taken[split] += sizes[group]
+    return [split_of[group] for group in groups]
+
+
+def first_below(root: Path, *names: str) -> Path:
+    """The first of the files or folders that is there below `root`.
+
+    Raises:
+        UserError: none of them is; it names them.
+    """
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    raise UserError(f"{root}: there is no {' or '.join(names)}" if root.is_dir() else f"{root}: no such folder")
+
+
+def require_columns(path: Path | str, row: Mapping[str, str], columns: Sequence[str]) -> None:
     """Refuse a table that is not the published one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""MagnaTagATune as published: the tree of MP3s, ``annotations_final.csv`` and ``clip_info_final.csv``, both with tabs.
+"""MagnaTagATune as published: ``mp3.zip.001`` to ``003`` or the tree of MP3s, and two tables with tabs.
 
 Splits go by the first folder: 0–b train, c validation, d–f test. The variants that papers use are named presets:
 results on different ones must not be compared (EVALUATION.md).
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree, find_tree
 from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, read_table, require_columns, split_counts
 
@@ -28,8 +28,9 @@ def read_mtat(folder: Path, *, variant: Variant = "top50") -> Listing:
     """List the clips of MagnaTagATune.
 
     Args:
-        folder: holds the two CSV files and the folders 0…f of MP3s.
-        variant: which clips and tags.
+        folder: holds ``annotations_final.csv`` and ``clip_info_final.csv``, and the MP3s: the folders 0…f, or these
+            in ``mp3``, in ``mp3.zip``, or in its three parts.
+        variant: which clips and tags. ``all188`` has the top-50 tags beside, as column ``top50``.
 
     Raises:
         UserError: names file, row and column of what is wrong.
@@ -43,10 +44,12 @@ def read_mtat(folder: Path, *, variant: Variant = "top50") -> Listing:
     frequency = Counter({tag: sum(row[tag] == "1" for _, row in rows) for tag in tags})
     top50 = tuple(sorted(tags, key=lambda tag: (-frequency[tag], tag))[:50])
     vocabulary = tuple(tags) if variant == "all188" else top50
+    audio = find_tree(folder, "mp3") or FolderTree(folder)
     artists = {row["clip_id"]: (row["artist"], row["title"]) for _, row in read_table(info)}
     clips = []
     for number, row in rows:
         names = tuple(tag for tag in vocabulary if _is_set(annotations, number, tag, row[tag]))
+        top_names = tuple(tag for tag in top50 if row[tag] == "1")
         left_out = variant == "top50_whole" and row["clip_id"] in BAD_CLIPS
         if (variant in ("top50", "top50_whole") and not names) or left_out:
             continue
@@ -55,18 +58,19 @@ def read_mtat(folder: Path, *, variant: Variant = "top50") -> Listing:
         clips.append(
             Clip(
                 key=f"mtat-{row['clip_id']}",
-                audio=FileAudio(str(folder), path),
+                audio=audio.audio(path),
                 track=f"{artist}/{title}" if title else path,
                 artist=artist or None,
                 split=_split(annotations, number, path),
-                multilabel={"tags": names},
+                multilabel={"tags": names} | ({"top50": top_names} if variant == "all188" else {}),
             )
         )
     notes = count_note(f"MTAT {variant}", split_counts(clips), PUBLISHED[variant])
     artists_of = {split: {clip.artist for clip in clips if clip.split == split} - {None} for split in ("train", "test")}
     shared = len(artists_of["train"] & artists_of["test"])
     notes += (f"MTAT: {shared} artists are in train and in test; cluster intervals by artist",) if shared else ()
-    return Listing(tuple(clips), {"tags": vocabulary}, notes)
+    orders = {"tags": vocabulary} | ({"top50": top50} if variant == "all188" else {})
+    return Listing(tuple(clips), orders, notes)
 
 
 def _split(path: Path, number: int, mp3_path: str) -> Split:

@@ -70,7 +70,7 @@ def _train_workers() -> list[int]:
 
 def test_what_a_worker_cannot_do_reaches_the_user_as_one_message(make_config: MakeConfig) -> None:
     config = make_config(
-        resources__num_workers=2, resources__max_failures=0, optim__steps=2000, run__snapshot_every=500
+        resources__num_workers=2, resources__max_failures=0, optim__steps=2000, run__snapshot_every=120
     )
 
     def break_the_folder(row: Mapping[str, Any]) -> None:

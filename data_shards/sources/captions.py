@@ -1,0 +1,112 @@
+"""Captions as published: MusicCaps' table beside audio that one fetched oneself, and the Song Describer dataset.
+
+A clip's captions are a set of texts, so they are the multilabel column ``captions``, whose vocabulary is the texts
+themselves: the index holds each text once, and `labels("captions")` is which clip each text describes.
+"""
+
+import ast
+from pathlib import Path
+
+from cluster.settings import UserError
+from data_shards.archives import find_tree
+from data_shards.audio import FileAudio
+from data_shards.records import Audio, Clip
+from data_shards.sources.folder import AUDIO_SUFFIXES
+from data_shards.sources.listing import Listing, count_note, first_below, read_table, require_columns, split_counts
+
+MUSICCAPS = ("musiccaps-public.csv", "musiccaps.csv")
+MUSICCAPS_COUNTS = {"clips": 5_521}
+SONG_DESCRIBER_COUNTS = {"full": {"clips": 706, "captions": 1_106}, "valid": {"clips": 546, "captions": 746}}
+"""Of the dataset's card."""
+
+
+def read_musiccaps(root: Path) -> Listing:
+    """List the clips whose audio is there; multilabel ``captions`` and ``aspects``.
+
+    Videos vanish, so the dataset is what one could still fetch. Its test is the part of AudioSet's evaluation set.
+
+    Args:
+        root: holds the table, and ``audio`` with ``YTID.*`` or ``[YTID]-[START-END].*``, ten seconds each.
+
+    Raises:
+        UserError: names row and column of what is wrong.
+    """
+    table, audio = first_below(root, *MUSICCAPS), first_below(root, "audio")
+    files = {file.stem: file.name for file in sorted(audio.iterdir()) if file.suffix.lower() in AUDIO_SUFFIXES}
+    clips = []
+    total = 0
+    for number, row in read_table(table, delimiter=","):
+        require_columns(table, row, ["ytid", "start_s", "end_s", "aspect_list", "caption", "is_audioset_eval"])
+        total += 1
+        video = row["ytid"]
+        file = files.get(video) or files.get(f"[{video}]-[{row['start_s']}-{row['end_s']}]")
+        if file is None:
+            continue
+        clips.append(
+            Clip(
+                key=f"musiccaps-{video}",
+                audio=FileAudio(str(audio), file),
+                track=video,
+                split="test" if row["is_audioset_eval"] == "True" else "train",
+                multilabel={
+                    "captions": _captions(table, number, row["caption"]),
+                    "aspects": _aspects(table, number, row["aspect_list"]),
+                },
+            )
+        )
+    notes = count_note("MusicCaps", {"clips": total}, MUSICCAPS_COUNTS)
+    if len(clips) < total:
+        notes += (f"MusicCaps: {total - len(clips):,} of {total:,} clips have no audio in {audio}",)
+    return Listing(tuple(clips), {}, notes)
+
+
+def read_song_describer(root: Path, *, variant: str = "valid") -> Listing:
+    """List the tracks, all for testing; multilabel ``captions``, up to five a track.
+
+    Args:
+        root: holds ``song_describer.csv``, and ``audio`` or ``audio.zip`` with ``59/1198559.2min.mp3``.
+        variant: ``valid``, the captions that were checked, or ``full``.
+
+    Raises:
+        UserError: names row and column of what is wrong.
+    """
+    table = first_below(root, "song_describer.csv")
+    tree = find_tree(root, "audio")
+    if tree is None:
+        raise UserError(f"{root}: there is no audio or audio.zip")
+    sounds: dict[str, tuple[Audio, str]] = {}
+    captions: dict[str, set[str]] = {}
+    for number, row in read_table(table, delimiter=","):
+        require_columns(table, row, ["track_id", "caption", "is_valid_subset", "artist_id", "path"])
+        if variant == "valid" and row["is_valid_subset"] != "True":
+            continue
+        track = row["track_id"]
+        sounds[track] = (tree.audio(row["path"].removesuffix(".mp3") + ".2min.mp3"), row["artist_id"])
+        captions.setdefault(track, set()).update(_captions(table, number, row["caption"]))
+    clips = [
+        Clip(
+            key=f"songdescriber-{track}",
+            audio=sound,
+            track=track,
+            artist=artist or None,
+            split="test",
+            multilabel={"captions": tuple(sorted(captions[track]))},
+        )
+        for track, (sound, artist) in sounds.items()
+    ]
+    found = {"clips": split_counts(clips)["test"], "captions": sum(map(len, captions.values()))}
+    return Listing(tuple(clips), {}, count_note(f"Song Describer {variant}", found, SONG_DESCRIBER_COUNTS[variant]))
+
+
+def _captions(table: Path, number: int, cell: str) -> tuple[str, ...]:
+    if not cell.strip():
+        raise UserError(f"{table}, row {number}, column caption: is empty")
+    return (cell.strip(),)
+
+
+def _aspects(table: Path, number: int, cell: str) -> tuple[str, ...]:
+    try:
+        aspects = ast.literal_eval(cell)  # the table holds Python's notation of a list
+        return tuple(sorted({str(aspect).strip() for aspect in aspects} - {""}))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise UserError(f"{table}, row {number}, column aspect_list: {cell!r} is not a list") from None
