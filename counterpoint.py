@@ -264,11 +264,7 @@ for _name, _dataset in datasets.DATASETS.items():
 
 
 def _build(
-    clips: Sequence["Clip"],
-    out: Path,
-    overrides: list[str] | None,
-    as_json: bool,
-    vocabularies: Mapping[str, Sequence[str]] | None = None,
+    clips: Sequence["Clip"], out: Path, overrides: Overrides, as_json: bool, orders: Mapping[str, Any] | None = None
 ) -> None:
     from data_shards.build import Progress, ShardsConfig, build
 
@@ -278,7 +274,7 @@ def _build(
         def show(now: Progress) -> None:
             bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
 
-        summary = build(clips, out, config, progress=show, vocabularies=vocabularies)
+        summary = build(clips, out, config, progress=show, vocabularies=orders)
     if as_json:
         print(json.dumps(asdict(summary), default=str))
         return

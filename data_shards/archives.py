@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from data_shards.audio import AudioError, FileAudio, decode
 from data_shards.records import Audio
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 MAX_MEMBER_BYTES = 1 << 30
 """A zip's member may unpack to as much: far above any clip, far below what fills a machine."""
@@ -199,8 +202,8 @@ def open_tree(root: Path, *names: str) -> Tree:
         for packed in (root / f"{name}.tar.gz", root / f"{name}.jsonwav.tar.gz"):
             if packed.is_file():
                 raise UserError(f"{packed}: a compressed tar cannot be read in place; unpack it there: tar -xf")
-    wanted = " or ".join(f"{name}/ or {name}.zip" for name in names[:2])
-    raise UserError(f"{root}: neither {wanted} is there" if root.is_dir() else f"{root}: no such folder")
+    wanted = ", ".join(f"{name}/, {name}.zip" for name in names)
+    raise UserError(f"{root}: none of {wanted} is there" if root.is_dir() else f"{root}: no such folder")
 
 
 def read_member(archive: tuple[str, ...], member: str) -> bytes:
@@ -271,12 +274,12 @@ class _Joined(io.RawIOBase):
         self._at = start + offset
         return self._at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer has no len
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         start = self._at
         for file, size in zip(self._files, self._sizes, strict=True):
             if start < size:
                 file.seek(start)
-                count = file.readinto(memoryview(buffer)[: min(len(buffer), size - start)])
+                count = file.readinto(buffer)  # to its end at most; the next call takes the next file
                 self._at += count
                 return count
             start -= size

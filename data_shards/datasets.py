@@ -179,6 +179,10 @@ def _song_describer(root: Path, variant: str) -> "Listing":
     return read_song_describer(root, variant=variant)
 
 
+def _files(address: str, hashes: Mapping[str, str]) -> tuple[Remote, ...]:
+    return tuple(Remote(f"{address}/{name}", known, name) for name, known in hashes.items())
+
+
 _MTAT = "http://mi.soi.city.ac.uk/datasets/magnatagatune"
 _FMA = "https://os.unil.cloud.switch.ch/fma"
 _GTZAN_LISTS = "https://raw.githubusercontent.com/coreyker/dnn-mgr/bdad579ea6cb37b665ea6019fe1026a6ce20cbc7/gtzan"
@@ -192,32 +196,15 @@ DATASETS: dict[str, Dataset] = {
         page="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
         read=_mtat,
         variants=("top50", "top50_whole", "all188", "all"),
-        remotes=(  # SHA-256: p-lambda/jukemir, assets
-            Remote(
-                f"{_MTAT}/annotations_final.csv",
-                "sha256:99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c",
-                "annotations_final.csv",
-            ),
-            Remote(
-                f"{_MTAT}/clip_info_final.csv",
-                "sha256:cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78",
-                "clip_info_final.csv",
-            ),
-            Remote(
-                f"{_MTAT}/mp3.zip.001",
-                "sha256:f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9",
-                "mp3.zip.001",
-            ),
-            Remote(
-                f"{_MTAT}/mp3.zip.002",
-                "sha256:fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
-                "mp3.zip.002",
-            ),
-            Remote(
-                f"{_MTAT}/mp3.zip.003",
-                "sha256:83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
-                "mp3.zip.003",
-            ),
+        remotes=_files(  # SHA-256: p-lambda/jukemir, assets
+            _MTAT,
+            {
+                "annotations_final.csv": "sha256:99b94e95825d4fa576386a5367b9c96e0ec636e9f9c240aceb492f4728f68c3c",
+                "clip_info_final.csv": "sha256:cb6108a10d3a91f0bfd7d2fbec2382559d15f20c8d28093f14e12162a47a3e78",
+                "mp3.zip.001": "sha256:f857fe185968773058cc71662c2ef5d8f2d4b7338e3c122cfd52f82dcb9760b9",
+                "mp3.zip.002": "sha256:fc2e1ec441755556ed1398b1808f1b08b6034372f8bc27394510c0c58cdb52ce",
+                "mp3.zip.003": "sha256:83a689824c17e82f6eb81cdbc4e4ca239a4cfc1fb41f1a5c80b861caec90450f",
+            },
         ),
     ),
     "fma": Dataset(
@@ -258,20 +245,13 @@ DATASETS: dict[str, Dataset] = {
         page="https://github.com/coreyker/dnn-mgr",
         read=_gtzan,
         remotes=(  # SHA-256: p-lambda/jukemir, assets
-            Remote(
-                f"{_GTZAN_LISTS}/train_filtered.txt",
-                "sha256:2b04966cef1486f1a7767b74271533fa23e220388db804a1937835e1fc4fa3fa",
-                "train_filtered.txt",
-            ),
-            Remote(
-                f"{_GTZAN_LISTS}/valid_filtered.txt",
-                "sha256:f8fbee7c52397a0e0f3a91dc54fedecb2e27f5bdc9a9daeab8cb10d077e26956",
-                "valid_filtered.txt",
-            ),
-            Remote(
-                f"{_GTZAN_LISTS}/test_filtered.txt",
-                "sha256:09cafa6a89ce0a27f30ed250d56ecb4d03c22fffb5a693f96c7ae655ee02ac72",
-                "test_filtered.txt",
+            *_files(
+                _GTZAN_LISTS,
+                {
+                    "train_filtered.txt": "sha256:2b04966cef1486f1a7767b74271533fa23e220388db804a1937835e1fc4fa3fa",
+                    "valid_filtered.txt": "sha256:f8fbee7c52397a0e0f3a91dc54fedecb2e27f5bdc9a9daeab8cb10d077e26956",
+                    "test_filtered.txt": "sha256:09cafa6a89ce0a27f30ed250d56ecb4d03c22fffb5a693f96c7ae655ee02ac72",
+                },
             ),
             Remote(
                 "http://opihi.cs.uvic.ca/sound/genres.tar.gz",

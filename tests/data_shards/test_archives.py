@@ -151,7 +151,7 @@ def test_what_is_no_whole_zip_is_named(pack: Callable[..., Path], tmp_path: Path
 
 
 def test_what_is_missing_is_named_with_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"neither genres/ or genres\.zip is there"):
+    with pytest.raises(UserError, match=r"none of genres/, genres\.zip is there"):
         open_tree(tmp_path, "genres")
     (tmp_path / "genres.tar.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"genres\.tar\.gz: a compressed tar cannot be read in place; unpack it"):

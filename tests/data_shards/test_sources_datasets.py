@@ -1,6 +1,8 @@
 """The table of named datasets, and its one way through the front door."""
 
 import io
+import json
+import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from cluster.settings import UserError
+from cluster.settings import ROOT, UserError
 from counterpoint import app
 from data_shards.datasets import DATASETS, check_variant, download, list_clips
 from data_shards.index import read_index
@@ -101,3 +103,26 @@ def test_every_download_has_a_hash_of_its_algorithms_length() -> None:
         assert not Path(remote.name).is_absolute()
         assert remote.url.startswith("http")
     assert len({remote.url for remote in remotes}) == len({remote.hash for remote in remotes}) == 19
+
+
+@pytest.mark.parametrize(
+    ("name", "list_of_hashes", "others"),
+    [
+        ("mtat", "magnatagatune", {"clip_info_final.sql.zip", "mp3_echonest_xml.zip", "comparisons_final.csv"}),
+        ("gtzan", "gtzan", set()),
+        ("emomusic", "emomusic", {"dataset_manual.pdf"}),
+        ("giantsteps-key", "giantsteps", None),
+    ],
+)
+def test_addresses_and_hashes_are_those_of_the_real_lists(
+    name: str, list_of_hashes: str, others: set[str] | None
+) -> None:
+    path = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "metadata/checksums"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here; COUNTERPOINT_DATA names the folder above metadata")
+    entries = json.loads((path / f"{list_of_hashes}.json").read_text()).values()
+    known = {entry["url"]: f"sha256:{entry['checksum']}" for entry in entries}
+    ours = {remote.url: remote.hash for remote in DATASETS[name].remotes}
+    assert ours.items() <= known.items()
+    if others is not None:  # what is offered and not needed
+        assert {url.rpartition("/")[2] for url in known.keys() - ours.keys()} == others
