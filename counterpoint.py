@@ -126,15 +126,17 @@ def evaluate(
 ) -> None:
     """Probes and retrieval on a frozen encoder, each beside the untrained encoder and a constant, with intervals."""
     from evaluation.evaluate import evaluate as run
+    from evaluation.publish import publish
     from evaluation.tasks import EvaluationConfig
 
     config = load_config(EvaluationConfig, tasks, overrides or [])
     report = run(snapshot, config, out, progress=TerminalProgress(console))
+    tracking = publish(report)
     if as_json:
         print((out / "report.json").read_text())
         return
     console.print(report.table())
-    _made(report=out / "report.json", page=out / "report.html", text=out / "report.md")
+    _made(report=out / "report.json", page=out / "report.html", text=out / "report.md", tracking=tracking or "off")
 
 
 @app.command()

@@ -39,15 +39,9 @@ class Report:
     """PNG files by name."""
 
     def flat(self) -> dict[str, float]:
-        """Every value, interval end and baseline under one dotted name, for a tracker."""
-        rows = {"": self.tree["metrics"]} | {f"{name}/": rows for name, rows in self.tree["baselines"].items()}
-        pairs = {
-            f"{prefix}{metric}": row["value"] for prefix, metrics in rows.items() for metric, row in metrics.items()
-        }
-        pairs |= {
-            f"{metric}/{end}": row[end] for metric, row in self.tree["metrics"].items() for end in ("low", "high")
-        }
-        return {name: value for name, value in pairs.items() if value is not None}
+        """The values for a tracker, in one group of charts: MLflow makes a group of every prefix."""
+        rows = self.tree["metrics"].items()
+        return {f"evaluation/{name.replace('/', '.')}": row["value"] for name, row in rows if row["value"] is not None}
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""

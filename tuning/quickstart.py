@@ -7,11 +7,11 @@ from typing import Any
 
 from cluster.progress import Progress
 from cluster.settings import ROOT, RunError, load_config
-from cluster.tracking import Tracker
 from data_shards.build import BuildConfig, build
 from data_shards.records import Clip
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from evaluation.evaluate import evaluate
+from evaluation.publish import publish
 from evaluation.report import Report
 from evaluation.tasks import EvaluationConfig
 from trainers.config import ExperimentConfig
@@ -52,9 +52,8 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
         raise RunError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
     report = evaluate(out, tasks, out, progress=progress)
-    with Tracker(config.tracking, out) as tracker:
-        log_report(tracker, report, step=config.optim.steps)
-    return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracker.url)
+    tracking = publish(report) or "off"
+    return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracking)
 
 
 def build_sets(out: Path, progress: Progress) -> tuple[Path, Path]:
@@ -71,12 +70,3 @@ def build_sets(out: Path, progress: Progress) -> tuple[Path, Path]:
         with progress.stage(f"shards: {name}", len(clips)) as bar:
             build(clips, out / name, BuildConfig(), progress=lambda now: bar(now.done, ""))
     return out / "labelled", out / "unlabelled"
-
-
-def log_report(tracker: Tracker, report: Report, *, step: int) -> None:
-    """Every number of a report, its page and its figures, beside the run that made the encoder."""
-    tracker.metrics({f"evaluation/{name.replace('@', '_at_')}": value for name, value in report.flat().items()}, step)
-    for name in ("report.json", "report.html", "report.md"):
-        tracker.artifact(report.folder / name, folder="report")
-    for figure in report.figures.values():
-        tracker.artifact(figure, folder="figures")
