@@ -1,6 +1,7 @@
-"""Folders of small WAV files with their CSV of labels."""
+"""Folders of small WAV files with their CSV of labels, and the real lists where they are."""
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,8 +9,19 @@ import numpy as np
 import pytest
 import soundfile
 
+from cluster.settings import ROOT
+
 RATE = 22_050
 MakeFolder = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture(scope="session")
+def metadata() -> Path:
+    """The real split and label lists, where they are."""
+    folder = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "metadata"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here; COUNTERPOINT_DATA names its parent")
+    return folder
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cluster.settings import ROOT, UserError
+from cluster.settings import UserError
 from data_shards.build import BuildConfig, build
 from data_shards.index import read_index
 from data_shards.sources.gtzan import PUBLISHED as GTZAN_COUNTS
@@ -21,15 +20,6 @@ from data_shards.sources.listing import Listing, split_counts
 from data_shards.sources.mtat import read_mtat
 from data_shards.sources.nsynth import read_nsynth
 from data_shards.verify import verify
-
-
-@pytest.fixture(scope="module")
-def metadata() -> Path:
-    """The real lists."""
-    folder = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "metadata"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here; COUNTERPOINT_DATA names its parent")
-    return folder
 
 
 def sound(path: Path) -> None:

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cluster.settings import ROOT, UserError
+from cluster.settings import UserError
 from data_shards.build import BuildConfig, build
 from data_shards.index import read_index
 from data_shards.sources import emomusic, fma, giantsteps
@@ -26,15 +25,6 @@ from data_shards.sources.listing import Listing, split_counts
 from data_shards.sources.mtat import PUBLISHED as MTAT_COUNTS
 from data_shards.sources.mtat import read_mtat
 from data_shards.verify import verify
-
-
-@pytest.fixture(scope="module")
-def metadata() -> Path:
-    """The real lists."""
-    folder = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "metadata"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here; COUNTERPOINT_DATA names its parent")
-    return folder
 
 
 def mp3(name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ import pytest
 import soundfile
 import yaml
 
-from cluster.settings import ROOT, UserError
+from cluster.settings import UserError
 from data_shards.build import BuildConfig, build
 from data_shards.index import read_index
 from data_shards.sources import medleydb, vocalset
@@ -28,15 +27,6 @@ from data_shards.sources.listing import Listing, split_by_group, split_counts
 from data_shards.sources.medleydb import read_medleydb
 from data_shards.sources.vocalset import TECHNIQUES, TEST_SINGERS, read_vocalset
 from data_shards.verify import verify
-
-
-@pytest.fixture(scope="module")
-def metadata() -> Path:
-    """The real lists."""
-    folder = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "metadata"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here; COUNTERPOINT_DATA names its parent")
-    return folder
 
 
 def sound(path: Path) -> None:
