@@ -1,6 +1,7 @@
 """Front door: `counterpoint <command>`. Each command calls one room's entry point, imported when it is needed."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
     from data_shards.records import Clip
 
 app = typer.Typer(
-    name="counterpoint",
     help="Contrastive pretraining for music audio: shards, pretraining on many GPUs, evaluation with intervals.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
 )
 shards_app = typer.Typer(help="Build, verify and show WebDataset shards.", no_args_is_help=True)
 app.add_typer(shards_app, name="shards")
 
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's ranks the first speaks
 errors = Console(stderr=True)
 
 Overrides = Annotated[

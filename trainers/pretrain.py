@@ -53,6 +53,9 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None) -> int:
     if last is not None and last.step >= config.optim.steps:
         return EXIT_DONE
     folder.mkdir(parents=True, exist_ok=True)
+    if config.resources.num_workers == 0 and _torchrun()[0] > 0:
+        with _stop_on_signal(folder):
+            return _in_process(config)  # rank 0 keeps the account
     with Tracker(config.tracking, folder) as tracker:
         tracker.params(flatten(to_tree(config)))
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
@@ -81,13 +84,18 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         UserError: names what does not fit and the nearest that does.
     """
     frames = window_frames(config.views, config.augment)
-    world = max(1, config.resources.num_workers)
+    world = config.resources.num_workers or _torchrun()[1]
     _check_micro_batch(config, world)
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
         return loader.sampler.summary(config.optim.steps), loader.manifest_hash
+
+
+def _torchrun() -> tuple[int, int]:
+    """This process's rank among how many, where torchrun (or Slurm's srun through it) started it; else 0 of 1."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _check_micro_batch(config: ExperimentConfig, world: int) -> None:
@@ -100,7 +108,7 @@ def _check_micro_batch(config: ExperimentConfig, world: int) -> None:
 
 def _in_process(config: ExperimentConfig) -> int:
     """This process is the world; under torchrun, one rank of it."""
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, size = _torchrun()
     device = torch.device("cpu")
     if uses_gpu(replace(config.resources, num_workers=1), torch.cuda.device_count()):
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

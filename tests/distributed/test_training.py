@@ -1,6 +1,9 @@
 """The whole training on several gloo ranks: world size decides nothing but speed."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.settings import to_tree, validate
+from cluster.settings import flatten, to_tree, validate
 from trainers import collectives
 from trainers.config import ExperimentConfig
 from trainers.loop import World, train
@@ -71,6 +74,25 @@ def test_a_run_resumed_on_the_same_ranks_ends_with_the_same_bits(
         parts = run(ranks, world, config, dir=str(tmp_path / "parts"), steps=steps)
     assert losses(parts) == losses(whole)
     assert weights(parts) == weights(whole)
+
+
+def test_torchrun_trains_as_any_two_ranks_do(ranks: Ranks, config: ExperimentConfig, tmp_path: Path) -> None:
+    two = run(ranks, 2, config, dir=str(tmp_path / "two"))
+    tree = flatten(to_tree(replace(config, run=replace(config.run, dir=str(tmp_path / "torchrun")))))
+    words = [f"{key}={json.dumps(value)}" for key, value in tree.items()]
+    (tmp_path / "preset.yaml").write_text("")
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "counterpoint", "pretrain"]
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "preset.yaml"), *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("snapshots/last") == 1
+    assert losses(tmp_path / "torchrun") == losses(two)
+    assert weights(tmp_path / "torchrun") == weights(two)
 
 
 def test_a_learnable_temperature_moves_alike_on_any_number_of_ranks(
