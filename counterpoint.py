@@ -337,7 +337,7 @@ def _escape(text: str) -> str:
 def _made(**made: Path | str) -> None:
     console.print()
     for name, path in made.items():
-        console.print(f"  {name:<9}{path}", highlight=False, soft_wrap=True)
+        console.print(f"  {name:<11}{path}", highlight=False, soft_wrap=True)
 
 
 def _next(*commands: str) -> None:
