@@ -146,7 +146,10 @@ class Sampler:
         rows = train[index.labels(config.vocabulary)[train].any(axis=1)]
         self.num_available = len(rows)
         if not len(rows):
-            raise UserError(f"the labelled set has no training clip with a tag of {config.vocabulary}")
+            raise UserError(
+                f"the labelled set has no training clip with a tag of {config.vocabulary}; name another column by "
+                "data.vocabulary, or set data.b_s=0"
+            )
         chosen = rows[chosen_share(index.id_hash[rows], config.p_s)]
         if not len(chosen):
             raise UserError(f"data.p_s = {config.p_s:g} leaves none of {len(rows)} labelled clips; raise it")
@@ -162,7 +165,7 @@ class Sampler:
         rows = train[~np.isin(index.id_hash[train], labelled_ids)]
         if not len(rows):
             also = f": all {len(train)} are in the labelled set, with tags" if len(train) else ""
-            raise UserError(f"the unlabelled set has no training clip of its own{also}")
+            raise UserError(f"the unlabelled set has no training clip of its own{also}; give another, or data.b_s=1")
         return rows
 
     def _long_enough(self, index: ShardIndex, rows: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
