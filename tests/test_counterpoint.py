@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 import counterpoint
+from cluster.settings import ROOT
 
 Run = Callable[..., int]
 TINY = [
@@ -70,7 +72,7 @@ def test_a_folder_of_music_becomes_a_judged_encoder(
     assert run("shards", "show", shards, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 24
 
-    preset = Path(counterpoint.__file__).parent / "conf/pretrain/open_music.yaml"
+    preset = ROOT / "conf/pretrain/open_music.yaml"
     places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
     assert run("pretrain", preset, *places, *TINY, "--dry-run") == 0
     assert "labelled_a_batch: 2" in capsys.readouterr().out
@@ -94,6 +96,23 @@ def test_a_folder_of_music_becomes_a_judged_encoder(
     assert len(frame) == 2
     assert run("embed", folder, music / "tone 0.wav", "--out", table, "--timeline") == 0
     assert list(pandas.read_parquet(table).columns) == ["path", "start_s", "embedding"]
+
+
+def test_real_music_goes_the_same_road(run: Run, tmp_path: Path) -> None:
+    music = Path(os.environ.get("COUNTERPOINT_DATA", ROOT.parent / "shared/data")) / "music"
+    if not music.is_dir():
+        pytest.skip(f"{music} is not here; COUNTERPOINT_DATA names its parent")
+    with (music / "labels.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    some = tmp_path / "labels.csv"
+    with some.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows[::40]])  # of each of its four sets
+    shards, folder = tmp_path / "shards", tmp_path / "run"
+    assert run("shards", "build", "folder", "--audio", music, "--labels", some, "--out", shards) == 0
+    assert run("shards", "verify", shards) == 0
+    places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
+    assert run("pretrain", ROOT / "conf/pretrain/open_music.yaml", *places, *TINY) == 0
+    assert run("embed", folder, music / rows[0][header.index("path")], "--out", tmp_path / "song.parquet") == 0
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int, *, code_wanted: int = 2) -> str:
@@ -177,7 +196,7 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
     shards, folder = tmp_path / "shards", tmp_path / "run"
     assert build(run, music, shards) == 0
     capsys.readouterr()
-    preset = Path(counterpoint.__file__).parent / "conf/pretrain/open_music.yaml"
+    preset = ROOT / "conf/pretrain/open_music.yaml"
     places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
     code = run("pretrain", preset, *places, *TINY, override)
     assert words in refused(capsys, code)
