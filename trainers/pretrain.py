@@ -161,7 +161,7 @@ def _on_ray(config: ExperimentConfig) -> int:
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # as above: Train V2's result
         except Exception as error:  # Ray wraps what a worker raised in its own exceptions
-            raise _explain(error, session.logs) from error
+            raise explain(error, session.logs) from error
     if "diverged" in outcome:
         raise RunError(outcome["diverged"])
     return int(outcome["code"])
@@ -236,7 +236,7 @@ def _log_datasets(tracker: Tracker, config: ExperimentConfig, data_hash: str) ->
             tracker.dataset(name, data_hash, source)
 
 
-def _explain(error: Exception, logs: str) -> RunError:
+def explain(error: Exception, logs: str) -> RunError:
     """One message out of Ray's: what each worker said, and for lack of memory the batch to try (FAULTS 36)."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
     lines = {f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items()}

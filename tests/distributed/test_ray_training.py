@@ -68,6 +68,7 @@ def _train_workers() -> list[int]:
     return sorted(p.pid for p in below if "RayTrainWorker" in " ".join(p.cmdline()))
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_do_reaches_the_user_as_one_message(make_config: MakeConfig) -> None:
     config = make_config(resources__num_workers=2, resources__max_failures=0)
     folder = Path(config.run.dir)

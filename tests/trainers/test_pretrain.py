@@ -7,7 +7,7 @@ import pytest
 
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
-from trainers.pretrain import check, pretrain
+from trainers.pretrain import check, explain, pretrain
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -33,3 +33,22 @@ def test_the_check_tells_realised_shares(make_config: MakeConfig) -> None:
     assert summary["labelled_a_batch"] == 3
     assert summary["b_s_realised"] == pytest.approx(0.3)
     assert len(data_hash.split(":")) == 2
+
+
+class TrainingFailedError(Exception):
+    """As Ray's: what each worker raised, by rank."""
+
+    def __init__(self, failures: dict[int, Exception]) -> None:
+        super().__init__("training failed")
+        self.worker_failures = failures
+
+
+def test_what_workers_raised_is_one_message_with_logs_and_the_way_on() -> None:
+    error = explain(TrainingFailedError({1: OSError("trace\nlast words"), 0: RuntimeError("first")}), "LOGS")
+    assert "worker 0: first; worker 1: last words" in str(error)
+    assert "LOGS" in str(error)
+    assert "The same command resumes" in str(error)
+
+
+def test_a_worker_out_of_memory_is_told_which_batch_to_try() -> None:
+    assert "half of data.batch" in str(explain(TrainingFailedError({0: RuntimeError("CUDA out of memory")}), "LOGS"))
