@@ -8,6 +8,7 @@ Running statistics are the same on every rank and for any split, so DDP has no b
 Shape suffixes: N rows of this call, C channels; what follows (time, frequency) is normalised over as well.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -25,7 +26,7 @@ Running = Literal["update", "hold", "collect"]
 """What a forward in training mode does to running statistics: move them, leave them, or note its part for later."""
 
 
-class GlobalNorm(nn.Module):
+class GlobalNorm(nn.Module, ABC):
     """What both kinds share: the parameters and buffers of torch's BatchNorm, under the same names.
 
     Args:
@@ -78,8 +79,8 @@ class GlobalNorm(nn.Module):
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _normalise(self, x: Tensor) -> Tensor: ...
 
     def _note(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
         """Take the unbiased statistics of G batches into account as ``running`` says."""
