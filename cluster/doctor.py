@@ -19,7 +19,7 @@ from cluster.tracking_config import TrackingConfig, store_uri
 
 State = Literal["ok", "warn", "fail"]
 OURS = "counterpoint-audio"
-ROOMS = ("cluster", "data_shards", "trainers", "evaluation", "tuning", "counterpoint")
+ROOMS = ("commands", "cluster", "data_shards", "trainers", "evaluation", "tuning", "counterpoint")
 FREE_BYTES = 10 << 30
 SHARED_BYTES = 1 << 30
 MEMORY_BYTES = 8 << 30

@@ -1,0 +1,36 @@
+"""`counterpoint pretrain`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.progress import TerminalProgress
+from cluster.settings import load_config
+from commands.console import Overrides, console, dump, errors, made, then
+
+
+def pretrain(
+    preset: Annotated[Path, typer.Argument(help="A preset of conf/pretrain, or your own YAML.", show_default=False)],
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+) -> None:
+    """Contrastive pretraining with Ray Train. The same command again resumes; a finished run exits 0."""
+    from trainers import pretrain as room
+    from trainers.config import ExperimentConfig
+
+    config = load_config(ExperimentConfig, preset, overrides or [])
+    if dry_run:
+        from trainers.plan import plan
+
+        console.print(dump(plan(config)), highlight=False, soft_wrap=True)
+        return
+    room.check(config)
+    with TerminalProgress(console).stage("pretraining", config.optim.steps) as bar:
+        code = room.pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+    folder = Path(config.run.dir)
+    if code:
+        errors.print(f"stopped with a snapshot in {folder}/snapshots/last; the same command resumes")
+        raise typer.Exit(code)
+    made(snapshot=folder / "snapshots/last", metrics=folder / "metrics.jsonl")
+    then(f"counterpoint evaluate {folder} conf/evaluation/NAME.yaml data.shards=DIR --out {folder}/evaluation")
