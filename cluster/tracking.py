@@ -68,7 +68,7 @@ class Tracker:
             spool.state = {
                 key: spool.state[key] for key in ("identity", "name", "started_ms")
             }  # a new home: tell it all
-        spool.state |= home | {"parent": str(parent.absolute()) if parent else None}
+        spool.state |= home | {"parent": str(parent.absolute()) if parent else spool.state.get("parent")}
         self._state = spool.state
         spool.mark(spool.offset)
         self._told: dict[str, Any] = deepcopy(spool.state.get("told", {}))

@@ -15,7 +15,8 @@ from evaluation.embed import EmbeddingTable, Encoder, check_rate, embed_shards
 from evaluation.equivariance import measure_equivariance
 from evaluation.projection import project
 from evaluation.report import Report, build_tree, write_report
-from evaluation.robustness import measure_robustness
+from evaluation.resamples import RESAMPLES, by_condition, by_metric, save_resamples
+from evaluation.robustness import measure_robustness, summarise
 from evaluation.score import Scored, score_task
 from evaluation.targets import Target, artist_overlap, check_splits, columns, read_target
 from evaluation.tasks import EvaluationConfig
@@ -79,14 +80,18 @@ def evaluate_encoders(
                 scored[name] = score_task(name, config.tasks[name], target, tables, config)
                 bar(done, name)
         extras: dict[str, Any] = {}
+        values = {name: {m: j.values_R for m, j in row.items()} for name, row in by_metric(scored).items()}
         if config.robustness.severities or config.robustness.corruptions:
-            extras["robustness"] = measure_robustness(shards, encoders, targets, tables, config, progress=progress)
+            curves = measure_robustness(shards, encoders, targets, tables, config, progress=progress)
+            extras["robustness"] = summarise(curves, config)
+            values |= by_condition(curves)
         if config.equivariance.semitones or config.equivariance.rates:
             extras["equivariance"] = measure_equivariance(shards, encoders, config, progress=progress)
         if config.projection.task:
             extras["projection"] = project(tables, targets, config)
         facts = dict(about) | _facts(shards, encoders, config) | {"seconds": round(time.monotonic() - started, 1)}
     tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | extras
+    save_resamples(values, out / RESAMPLES)
     return write_report(tree, out)
 
 

@@ -29,6 +29,8 @@ from trainers.augment.corruptions import corrupt
 Alter = Callable[[Tensor, Tensor], Tensor]
 """Waves (N, T) and their chunks' numbers (N,) to altered waves (N, T)."""
 CLEAN = "clean"
+Curves = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
+"""Metric → model → condition → values (R,)."""
 
 
 def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
@@ -46,8 +48,8 @@ def measure_robustness(
     config: EvaluationConfig,
     *,
     progress: Progress,
-) -> dict[str, Any]:
-    """Metrics of every probe, model and condition, and their paired change from clean audio.
+) -> Curves:
+    """Metrics of every probe, model and condition.
 
     Args:
         shards: the set.
@@ -58,12 +60,12 @@ def measure_robustness(
         progress: told of the clips that are done.
 
     Returns:
-        Metric → model → condition → value, low, high, and the same of its change, a share of the clean value.
+        Metric → model → condition → values on the set and its resamples, shape (R,); ``summarise`` makes rows of them.
     """
     probed = {name: target for name, target in targets.items() if config.tasks[name].probe}
     probes = {name: _fit(name, target, tables, config) for name, target in probed.items()}
     rows = np.unique(np.concatenate([target.only("test").rows_K for target in probed.values()]))
-    result: dict[str, Any] = {}
+    result: Curves = {}
     clean = {name: _select(table, rows) for name, table in tables.items()}
     for condition, alter in {CLEAN: None, **conditions(config, shards.rate)}.items():
         heard = clean
@@ -75,7 +77,12 @@ def measure_robustness(
             answers = {m: a for probe in probes[name] for m, a in probe.answer(heard, at_K).items()}
             for metric, model, values_R in _judge(name, answers, test, config):
                 result.setdefault(metric, {}).setdefault(model, {})[condition] = values_R
-    return {metric: {model: _summary(found, config) for model, found in row.items()} for metric, row in result.items()}
+    return result
+
+
+def summarise(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
+    """Metric → model → condition → value, low, high, and the same of its paired change, a share of the clean value."""
+    return {metric: {model: _summary(found, config) for model, found in row.items()} for metric, row in curves.items()}
 
 
 def _fit(name: str, target: Target, tables: Mapping[str, EmbeddingTable], config: EvaluationConfig) -> list[Probe]:

@@ -32,12 +32,13 @@ Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
 
 
-def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None) -> int:
+def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: Path | None = None) -> int:
     """Train, or resume, the experiment of ``config.run.dir``.
 
     Args:
         config: the experiment; ``resources.num_workers=0`` trains in this process, without Ray.
         watch: called in a thread of this process with each step's figures.
+        parent: folder of the sweep or study that this run belongs to; the tracker shows it below.
 
     Returns:
         0 when done, 143 when SIGTERM or SIGINT asked for a snapshot and an orderly end.
@@ -56,7 +57,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None) -> int:
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
         with _stop_on_signal(folder):
             return _in_process(config)  # rank 0 keeps the account
-    with Tracker(config.tracking, folder) as tracker:
+    with Tracker(config.tracking, folder, parent=parent) as tracker:
         tracker.params(flatten(to_tree(config)))
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)

@@ -21,7 +21,7 @@ from evaluation.embed import EmbeddingTable, embed_shards
 from evaluation.equivariance import measure_equivariance
 from evaluation.evaluate import evaluate_encoders
 from evaluation.projection import project
-from evaluation.robustness import measure_robustness
+from evaluation.robustness import measure_robustness, summarise
 from evaluation.targets import Target, read_target
 from evaluation.tasks import (
     EquivarianceConfig,
@@ -89,7 +89,8 @@ def config_for(**changes: Any) -> EvaluationConfig:
 def robustness(shards: ShardSet, encoders: dict[str, Any], config: EvaluationConfig) -> dict[str, Any]:
     targets = {"pitch": read_target(shards.index, "pitch", TASK)}
     tables = embed_shards(shards, encoders, config)
-    found: dict[str, Any] = measure_robustness(shards, encoders, targets, tables, config, progress=SILENT)
+    curves = measure_robustness(shards, encoders, targets, tables, config, progress=SILENT)
+    found: dict[str, Any] = summarise(curves, config)
     by_model: dict[str, Any] = found["pitch/accuracy"]
     return by_model
 
