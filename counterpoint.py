@@ -22,8 +22,12 @@ for _command in (
     commands.tuning.quickstart,
     commands.cluster.doctor,
     commands.pretraining.pretrain,
+    commands.pretraining.export,
     commands.evaluation.evaluate,
     commands.evaluation.embed,
+    commands.evaluation.search,
+    commands.tuning.sweep,
+    commands.tuning.study,
     commands.cluster.ui,
 ):
     app.command()(_command)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.credentials import has_token, token_path
+from cluster.mlflow_store import trouble
 from cluster.resources import num_cores, num_gpus
 from cluster.settings import ROOT
 from cluster.storage import without_credentials
@@ -207,13 +208,8 @@ def _tracker(uri: str | None) -> Check:
     shown = without_credentials(uri)
     if not uri.startswith("http"):
         return Check(name="tracker", state="ok", found=f"{shown}; `counterpoint ui` shows it")
-    import requests
-
-    try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=5)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        reason = without_credentials(str(error))
+    reason = trouble(uri)
+    if reason:
         remedy = "runs go on, their log is sent when it is back; is the server up, is MLFLOW_TRACKING_URI right?"
         return Check(name="tracker", state="warn", found=f"{shown} does not answer: {reason}", remedy=remedy)
     return Check(name="tracker", state="ok", found=shown)

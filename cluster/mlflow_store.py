@@ -12,12 +12,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster.settings import RunError
+from cluster.settings import RunError, UserError
+from cluster.storage import without_credentials
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of runs and curves, not of chats
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
+ANSWER_TIMEOUT_S = 5.0
 _LIMITS = {"metrics": 1000, "params": 100, "tags": 100}
 
 Record = Mapping[str, Any]
@@ -95,6 +98,24 @@ def _import_mlflow() -> None:
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for module in ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"):
         import_module(module)
+
+
+def trouble(uri: str) -> str:
+    """Why a server does not answer, without credentials; empty where it does, or where the store is a file.
+
+    Raises:
+        UserError: if MLflow has no stores of that kind.
+    """
+    if not uri.startswith(("http://", "https://")):
+        if not uri.startswith(STORES):
+            raise UserError(f"{without_credentials(uri)}: no store of MLflow; write sqlite:///FILE or http://HOST:PORT")
+        return ""
+    requests = import_module("requests")
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
+    except requests.RequestException as error:
+        return without_credentials(str(error))
+    return ""
 
 
 def valid_key(key: str) -> str:

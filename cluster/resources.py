@@ -14,6 +14,9 @@ class ResourcesConfig(Config):
 
     num_workers: int = 1
     """Training processes over all nodes, ≥ 0; 0 = in this process, without Ray. Every number sees the same batches."""
+    min_workers: int | None = None
+    """Fewest workers the run goes on with where nodes are lost, ≥ 1; None = num_workers, no fewer. Ray takes the most
+    that are there and divide data.batch, and looks for more every ``resize_every_s``."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """A GPU for every worker: yes, no, or auto = where there are at least as many as the workers need."""
     cpus_per_worker: float = 1.0
@@ -28,6 +31,10 @@ class ResourcesConfig(Config):
     """Longest wait for another rank in a collective, seconds, > 0; then an error that names the rank."""
     health_timeout_s: float = 120.0
     """Longest silence of a worker before it counts as lost, seconds, > 0."""
+    start_timeout_s: float = 30.0
+    """Longest wait for a node that shall take a worker, seconds, > 0; then Ray looks again at who is there."""
+    resize_every_s: float = 60.0
+    """Time between looks for more nodes where ``min_workers`` lets the number change, seconds, > 0."""
     network_interface: str = ""
     """Interface of gloo and NCCL between nodes, such as eth0; empty = they choose."""
 
@@ -35,11 +42,19 @@ class ResourcesConfig(Config):
         for name in ("num_workers", "max_failures", "threads_per_worker"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("cpus_per_worker", "gpus_per_worker", "collective_timeout_s", "health_timeout_s"):
+        positive = ("cpus_per_worker", "gpus_per_worker", "collective_timeout_s", "health_timeout_s")
+        for name in (*positive, "start_timeout_s", "resize_every_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(f"min_workers must be from 1 to num_workers={self.num_workers}, got {self.min_workers}")
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
             raise ValueError(f"gpus_per_worker must be a whole number above 1, got {self.gpus_per_worker}")
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number the run cannot do without."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
 
 def num_cores() -> int:
@@ -68,10 +83,10 @@ def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
     >>> uses_gpu(ResourcesConfig(num_workers=2), gpus=1), uses_gpu(ResourcesConfig(num_workers=2), gpus=2)
     (False, True)
     """
-    needed = max(1, config.num_workers) * config.gpus_per_worker
+    needed = max(1, config.fewest_workers) * config.gpus_per_worker
     if config.use_gpu == "yes" and gpus < needed:
         raise UserError(
-            f"resources.use_gpu=yes needs {needed:g} GPUs for {config.num_workers} workers, the cluster has {gpus}; "
+            f"resources.use_gpu=yes needs {needed:g} GPUs for {config.fewest_workers} workers, the cluster has {gpus}; "
             "lower resources.num_workers or resources.gpus_per_worker, or set resources.use_gpu=no"
         )
     return config.use_gpu != "no" and gpus >= needed
@@ -109,5 +124,6 @@ def train_environment(config: ResourcesConfig) -> dict[str, str]:
     return {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
         "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{config.health_timeout_s:g}",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{config.start_timeout_s:g}",
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": f"{config.collective_timeout_s:g}",
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.credentials import demand_token, ensure_token, reach, use_token
+from cluster.environment import demand_same_everywhere
 from cluster.resources import num_cores
 from cluster.settings import ROOT, RunError, UserError
 
@@ -33,6 +34,9 @@ class Session:
     local: bool
     """Started by this session, and ended with it."""
     nodes: int
+    """Machines with cores for work."""
+    cores: int
+    """Of the smallest of them."""
     cpus: float
     gpus: int
     logs: str
@@ -52,7 +56,7 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
             None = RAY_ADDRESS, else local.
 
     Raises:
-        UserError: if the cluster is not there, or refuses the token.
+        UserError: if the cluster is not there, refuses the token, or has nodes with other versions than this process.
         RunError: if a local Ray cannot start.
     """
     import ray
@@ -69,8 +73,11 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
         context = _start_local(math.ceil(workers * cpus_per_worker) + 1)
     else:
         context = _join(address)
+    local = not in_job and address == "local"
     try:
-        yield _describe(context, local=not in_job and address == "local")
+        if not local:
+            demand_same_everywhere()
+        yield _describe(context, local=local)
     finally:
         ray.shutdown()
 
@@ -133,11 +140,14 @@ def _start(options: dict[str, Any]) -> Any:
 def _describe(context: Any, *, local: bool) -> Session:
     ray = import_module("ray")  # these two are published without types
     total = ray.cluster_resources()
+    offers = [entry["Resources"].get("CPU", 0.0) for entry in ray.nodes() if entry["Alive"]]
+    working = [int(cores) for cores in offers if cores >= 1]
     return Session(
         address=context.address_info["gcs_address"],
         dashboard=f"http://{context.address_info['webui_url']}",
         local=local,
-        nodes=sum(bool(entry["Alive"]) for entry in ray.nodes()),
+        nodes=max(1, len(working)),
+        cores=num_cores() if local else min(working, default=1),
         cpus=float(total.get("CPU", 0.0)),
         gpus=int(total.get("GPU", 0.0)),
         logs=str(Path(context.address_info["session_dir"], "logs")),

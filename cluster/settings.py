@@ -5,11 +5,12 @@ pydantic and PyYAML.
 """
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 MAX_PRESET_BYTES = 1 << 20
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +86,7 @@ def scalar(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return text
 
 
@@ -125,12 +126,21 @@ def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[st
 
 def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schema:
     """Build ``schema`` from a plain tree by strict JSON rules: a list for a tuple, but no string for a number."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(schema).validate_json(json.dumps(tree), strict=True)
+        built: Schema = _adapter(cast(Any, schema)).validate_json(json.dumps(tree), strict=True)
+        return built
     except ValidationError as error:
         raise UserError("\n".join(_explain(schema, problem, where) for problem in error.errors())) from None
+
+
+@functools.cache
+def _adapter(schema: Any) -> Any:
+    """Made once a class: it takes a thousand times longer than a validation."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
 
 
 def to_tree(config: Any) -> dict[str, Any]:

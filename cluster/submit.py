@@ -1,6 +1,7 @@
 """The same command on a cluster: ship the checkout, start it as a Ray job, follow it to its real exit code."""
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -23,7 +24,11 @@ UPLOAD_BYTES = 100 << 20
 NEVER_SHIPPED = ["*.tar", "*.db", "outputs/", ".venv/", ".git/"]
 """Holds whatever .rayignore says: shards and results stay where they are."""
 EXIT_STOPPED = 143
+STOP_WAIT_S = "120"
 _POLL_S = 0.5
+_SHIPPED_LOCK = "-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/requirements.lock"
+LOST_S = 120.0
+"""How long a cluster may be silent before following a job ends."""
 
 Show = Callable[[str], None]
 
@@ -54,6 +59,7 @@ class Cluster:
         use_token()
         try:
             self._client: Any = import_module("ray.job_submission").JobSubmissionClient(self.url)
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
         except Exception as error:  # Ray raises ConnectionError or RuntimeError around every HTTP status
             raise _explained(self.url, error) from error
         theirs, ours = self._client.get_version(), import_module("ray").__version__
@@ -62,8 +68,14 @@ class Cluster:
                 f"{self.url}: its jobs API is version {theirs}; run Ray {ours} there, as requirements.lock has"
             )
 
-    def submit(self, command: Sequence[str], *, root: Path = ROOT) -> str:
+    def submit(self, command: Sequence[str], *, root: Path = ROOT, install: bool = False) -> str:
         """Start ``counterpoint COMMAND…`` in the cluster and return the job's name.
+
+        Args:
+            command: words after ``counterpoint``.
+            root: the checkout that is shipped.
+            install: build an environment of its requirements.lock for the job, instead of demanding that the cluster
+                has those versions.
 
         Raises:
             UserError: if there is nothing to run, or the checkout is too large; nothing has been sent then.
@@ -73,8 +85,13 @@ class Cluster:
             raise UserError("nothing to submit; write `counterpoint submit -- pretrain conf/pretrain/… key=value`")
         check_size(root)
         name = f"{command[0].strip('-') or 'job'}-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
-        shipped = {"working_dir": str(root), "excludes": NEVER_SHIPPED, "env_vars": _environment()}
-        entry = shlex.join(["python", "-m", "counterpoint", *command])
+        shipped: dict[str, Any] = {"working_dir": str(root), "excludes": NEVER_SHIPPED, "env_vars": _environment()}
+        if install:
+            shipped["uv"] = {
+                "packages": [_SHIPPED_LOCK],
+                "uv_pip_install_options": [],
+            }  # Ray's default forgets its cache
+        entry = f"python -m cluster.environment && exec {shlex.join(['python', '-m', 'counterpoint', *command])}"
         try:
             self._client.submit_job(
                 entrypoint=entry, submission_id=name, runtime_env=shipped, metadata={"command": shlex.join(command)}
@@ -84,17 +101,27 @@ class Cluster:
         return name
 
     def follow(self, job: str, show: Show) -> int:
-        """Hand over the job's output as it comes, and return its exit code: 143 where it was stopped."""
-        told = 0
+        """Hand over the job's output as it comes, and return its exit code: 143 where it was stopped.
+
+        Raises:
+            RunError: if the cluster has not answered for two minutes; the job may live on.
+        """
+        told, answered = _Told(show), time.monotonic()
         while True:
             try:
-                told = asyncio.run(self._tail(job, told, show))
-            except (OSError, RuntimeError, asyncio.IncompleteReadError):  # the way there broke, the job may live on
-                time.sleep(_POLL_S)
-            info = self._info(job)
-            if info.status.is_terminal():
-                asyncio.run(self._tail(job, told, show))
-                return _exit_code(info)
+                asyncio.run(self._tail(job, told))  # ends with the job
+                info = self._info(job)
+                answered = time.monotonic()
+                if info.status.is_terminal():
+                    return _exit_code(info)
+            except UserError:
+                raise
+            except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:  # the way there broke
+                if time.monotonic() - answered > LOST_S:
+                    raise RunError(
+                        f"{self.url}: no answer for {LOST_S:.0f} s ({_first_line(error)}); the job may go on: "
+                        f"counterpoint submit logs {job}"
+                    ) from error
             time.sleep(_POLL_S)
 
     def logs(self, job: str) -> str:
@@ -116,15 +143,11 @@ class Cluster:
         found = [entry for entry in self._client.list_jobs() if entry.submission_id]
         return [_job(entry) for entry in sorted(found, key=lambda entry: entry.start_time or 0, reverse=True)]
 
-    async def _tail(self, job: str, told: int, show: Show) -> int:
-        """Show what lies beyond the first ``told`` characters; the API starts from the first each time."""
-        seen = 0
+    async def _tail(self, job: str, told: "_Told") -> None:
+        """Show what is new; the API starts from the first character each time."""
+        told.rewind()
         async for lines in self._client.tail_job_logs(job):
-            seen += len(lines)
-            if seen > told:
-                show(lines[max(0, len(lines) - (seen - told)) :])
-                told = seen
-        return told
+            told.hear(lines)
 
     def _info(self, job: str) -> Any:
         try:
@@ -135,10 +158,28 @@ class Cluster:
             raise
 
 
+class _Told:
+    """Shows a text that may be heard again from its beginning, each character once."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._shown = self._heard = 0
+
+    def rewind(self) -> None:
+        self._heard = 0
+
+    def hear(self, text: str) -> None:
+        self._heard += len(text)
+        if self._heard > self._shown:
+            self._show(text[max(0, len(text) - (self._heard - self._shown)) :])
+            self._shown = self._heard
+
+
 def submit(
     command: Sequence[str],
     *,
     cluster: str | None = None,
+    install: bool = False,
     show: Show,
     ask: Callable[[str], bool] = lambda _: False,
 ) -> int:
@@ -147,6 +188,7 @@ def submit(
     Args:
         command: words after ``--``.
         cluster: URL of the cluster's dashboard; None = RAY_API_SERVER_ADDRESS, else this machine.
+        install: see `Cluster.submit`.
         show: given the output, in pieces that end anywhere.
         ask: asked at Ctrl-C whether to stop the job; no leaves it running.
 
@@ -154,7 +196,7 @@ def submit(
         The job's own exit code; 143 if it was stopped; 130 if it was left running.
     """
     there = Cluster(cluster)
-    job = there.submit(command)
+    job = there.submit(command, install=install)
     show(f"{job} on {there.url}\n")
     try:
         return there.follow(job, show)
@@ -195,6 +237,7 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
 def _environment() -> dict[str, str]:
     """What the job must know of this side; secrets stay here, for a job's environment can be read in the dashboard."""
     known = {"COUNTERPOINT_REVISION": git_revision(), "RAY_USAGE_STATS_ENABLED": "0"}
+    known["RAY_JOB_STOP_WAIT_TIME_S"] = STOP_WAIT_S  # Ray alone kills after 3 s, before a run has saved itself
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri and without_credentials(uri) != uri:
         raise UserError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cluster.mlflow_store import MlflowStore, Refused
+from cluster.mlflow_store import MlflowStore, Refused, trouble
 from cluster.provenance import git_revision
 from cluster.spool import Spool
 from cluster.storage import without_credentials
@@ -52,13 +52,21 @@ class Tracker:
             parent: folder of the run this one is nested under, such as a sweep's.
 
         Raises:
-            UserError: if another process is running in ``run_dir``.
+            UserError: if another process is running in ``run_dir``, or the store is of no kind that MLflow has.
         """
         self._enabled = config.enabled
         self._state: Mapping[str, Any] = {}
         self.uri = store_uri(config, run_dir)
         if not config.enabled:
             return
+        if reason := trouble(self.uri):
+            _log.warning(
+                "%s does not answer (%s): the run goes on, its log waits in %s and is sent when MLflow is back; "
+                "is the server up, is tracking.uri or MLFLOW_TRACKING_URI right?",
+                without_credentials(self.uri),
+                reason,
+                run_dir / "tracking",
+            )
         self._spool = spool = Spool(run_dir / "tracking")
         spool.state.setdefault("identity", uuid.uuid4().hex)
         spool.state.setdefault("name", config.name or run_dir.absolute().name)

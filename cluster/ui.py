@@ -1,16 +1,19 @@
 """MLflow's pages on this machine: what `counterpoint ui` starts."""
 
-import importlib.util
 import os
+import secrets
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from cluster.settings import RunError, UserError
 
@@ -18,6 +21,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRAINING_PAGES = "workflowType=machine_learning"
 """Without it MLflow opens its pages for chats and traces."""
 START_TIMEOUT_S = 300.0
+ANYWHERE = ("0.0.0.0", "::")
+SHORTEST_PASSWORD = 12
 
 
 def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
@@ -25,32 +30,30 @@ def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list
 
     Args:
         store: SQLite or PostgreSQL URI of the runs, such as sqlite:////home/ann/outputs/mlflow.db.
-        host: address to listen on; another than loopback needs MLFLOW_AUTH_ADMIN_PASSWORD and mlflow[auth].
+        host: address to listen on; on another than loopback the pages ask for a password.
         port: to listen on.
-
-    Raises:
-        UserError: if the pages would be open to others without a password.
     """
-    guard: list[str] = []
-    if host not in LOOPBACK:
-        if not os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD") or importlib.util.find_spec("flask_wtf") is None:
-            raise UserError(
-                f"--host {host} would show every run to whoever reaches this machine; set MLFLOW_AUTH_ADMIN_PASSWORD "
-                "and `pip install 'mlflow[auth]'`, or stay on 127.0.0.1 and use `ssh -L`"
-            )
-        guard = ["--app-name", "basic-auth"]
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    return [*command, "--host", host, "--port", str(port), "--workers", "1", *guard]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if host in LOOPBACK:
+        return command
+    names = [f"{name}:{port}" for name in _own_names(host)]  # MLflow answers 403 to a name it does not know
+    origins = [f"http://{name}" for name in names]
+    guard = ["--app-name", "basic-auth", "--allowed-hosts", ",".join(names)]
+    return [*command, *guard, "--cors-allowed-origins", ",".join(origins)]
 
 
 def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Callable[[str], None] = print) -> int:
     """Serve until Ctrl-C; ``show`` is given the URL once the pages are there.
 
+    On another address than loopback the pages ask for the user ``admin`` and the password of
+    MLFLOW_AUTH_ADMIN_PASSWORD; where that is not set one is made and kept in ``ui_password`` beside the store.
+
     Returns:
         0 after Ctrl-C or SIGTERM.
 
     Raises:
-        UserError: if ``store`` is a server already, holds no runs, or the port is taken.
+        UserError: if ``store`` is a server already, holds no runs, the port is taken, or the password is too short.
         RunError: if the server does not come up.
     """
     if store.startswith("http"):
@@ -59,10 +62,46 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     if path != store and not Path(path).exists():
         raise UserError(f"{path}: no runs yet; start one, or name another folder")
     _free(host, port)
+    beside = Path(path).parent if path != store else Path.cwd()
+    with tempfile.TemporaryDirectory(prefix="counterpoint-ui-") as folder:
+        guard = {} if host in LOOPBACK else _guard(beside, Path(folder), show)
+        return _serve(ui_command(store, host=host, port=port), guard, (host, port), show)
+
+
+def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str, str]:
+    """Environment of a guarded server: its secrets travel there, where other users cannot read them.
+
+    Its table of users lives as long as the server, so that the password is always the one that was given now.
+    """
+    password = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD")
+    if password is None:
+        file = beside / "ui_password"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(18), encoding="ascii")
+        file.chmod(0o600)
+        password = file.read_text(encoding="ascii").strip()
+        show(f"user admin, password in {file}")
+    if len(password) < SHORTEST_PASSWORD:
+        raise UserError(f"the password of the pages has {len(password)} characters; take {SHORTEST_PASSWORD} or more")
+    config = folder / "auth.ini"
+    config.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'users.db'}\n"
+        "admin_username = admin\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        encoding="utf-8",
+    )
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+    }
+
+
+def _serve(command: list[str], guard: dict[str, str], place: tuple[str, int], show: Callable[[str], None]) -> int:
     quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-    command = ui_command(store, host=host, port=port)
-    silent = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=os.environ | quiet, stdout=silent, stderr=silent, start_new_session=True)
+    silent, (host, port) = subprocess.DEVNULL, place
+    environment = os.environ | quiet | guard
+    server = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent, start_new_session=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, command, host, port)
@@ -76,6 +115,14 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
     raise RunError(f"the MLflow server ended with code {server.returncode}; try: {shlex.join(command)}")
+
+
+def _own_names(host: str) -> list[str]:
+    """What a browser may write for this machine."""
+    if host not in ANYWHERE:
+        return [host, socket.gethostname(), socket.getfqdn()]
+    addresses = [entry.address for cards in psutil.net_if_addrs().values() for entry in cards]
+    return ["localhost", *[each for each in addresses if each.count(".") == 3], socket.gethostname(), socket.getfqdn()]
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

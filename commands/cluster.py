@@ -38,6 +38,7 @@ def ui(
 def submit(
     words: Annotated[list[str], typer.Argument(help="-- COMMAND…, or list, logs JOB, stop JOB.", show_default=False)],
     cluster: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard.", show_default=False)] = None,
+    install: Annotated[bool, typer.Option("--install", help="Install requirements.lock for the job first.")] = False,
 ) -> None:
     """The same command as a job of a Ray cluster: followed, stopped on request, with its exit code."""
     from cluster.submit import Cluster
@@ -56,4 +57,4 @@ def submit(
             def show(text: str) -> None:
                 print(text, end="", flush=True)
 
-            raise typer.Exit(send(words, cluster=cluster, show=show, ask=typer.confirm))
+            raise typer.Exit(send(words, cluster=cluster, install=install, show=show, ask=typer.confirm))

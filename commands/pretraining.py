@@ -1,4 +1,4 @@
-"""`counterpoint pretrain`."""
+"""`counterpoint pretrain` and `export`: an encoder is made, and handed on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,3 +34,28 @@ def pretrain(
         raise typer.Exit(code)
     made(snapshot=folder / "snapshots/last", metrics=folder / "metrics.jsonl")
     then(f"counterpoint evaluate {folder} conf/evaluation/NAME.yaml data.shards=DIR --out {folder}/evaluation")
+
+
+def export(
+    snapshot: Annotated[
+        Path, typer.Argument(help="A snapshot, a run's folder, or an exported one.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; an earlier export is replaced.")],
+    report: Annotated[
+        Path | None, typer.Option("--report", help="report.json of its evaluation, for the card.")
+    ] = None,
+) -> None:
+    """Write an encoder for others: safetensors with a model card, a torch.export program, and ONNX."""
+    from trainers.export import export_encoder
+
+    with console.status("exporting and checking"):
+        found = export_encoder(snapshot, out, report=report)
+    for name, reason in found.left_out.items():
+        errors.print(f"left out {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    for name, difference in found.differences.items():
+        console.print(f"{name} is the encoder to {difference:.1g} of its largest value", highlight=False)
+    made(folder=found.folder, **found.files)
+    then(
+        f"counterpoint evaluate {out} conf/evaluation/NAME.yaml data.shards=DIR --out {out}-evaluation",
+        f"python -c \"from trainers.frozen import load_encoder; print(load_encoder('{out}').width)\"",
+    )

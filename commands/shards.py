@@ -1,25 +1,30 @@
 """`counterpoint shards build|verify|show`."""
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.progress import TerminalProgress
-from cluster.settings import load_config
+from cluster.settings import UserError, load_config
 from commands.console import AsJson, Overrides, console, errors, escape, made, then
 from data_shards import datasets
 
 if TYPE_CHECKING:
+    from data_shards.build import MapJobs
     from data_shards.records import Clip
+    from data_shards.sources.listing import Listing
 
 app = typer.Typer(help="Build, verify and show WebDataset shards.", no_args_is_help=True)
 build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
+OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.", show_default=False)]
 
 
@@ -31,6 +36,8 @@ def folder(
     multilabel: Columns = None,
     categorical: Columns = None,
     numeric: Columns = None,
+    captions: Columns = None,
+    ray: OnRay = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,11 +48,16 @@ def folder(
         return None if columns is None else [name for name in columns.split(",") if name]
 
     listing = read_folder(
-        audio, labels, multilabel=names(multilabel), categorical=names(categorical), numeric=names(numeric)
+        audio.absolute(),
+        labels,
+        multilabel=names(multilabel),
+        categorical=names(categorical),
+        numeric=names(numeric),
+        captions=names(captions),
     )
     if not as_json:
         console.print(escape(listing.report()), highlight=False)
-    _build(listing.clips, out, overrides, as_json)
+    _build(listing.clips, out, overrides, as_json=as_json, ray=ray)
 
 
 @build_app.command("synthetic")
@@ -54,6 +66,7 @@ def synthetic(
     tracks: Annotated[int, typer.Option(help="Tracks to compose.")] = 400,
     seconds: Annotated[float, typer.Option(help="Length of a track.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Another seed is another corpus.")] = 0,
+    ray: OnRay = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +74,7 @@ def synthetic(
     from data_shards.sources.synthetic import SyntheticConfig, corpus
 
     config = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
-    _build(corpus(config), out, overrides, as_json)
+    _build(corpus(config), out, overrides, as_json=as_json, ray=ray)
 
 
 def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
@@ -72,15 +85,16 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         out: Out,
         variant: Annotated[str, typer.Option(help=f"{', '.join(dataset.variants)}.")] = dataset.variants[0],
         download: Annotated[bool, typer.Option("--download", help="Fetch what is not in --root, checked.")] = False,
+        ray: OnRay = False,
         overrides: Overrides = None,
         as_json: AsJson = False,
     ) -> None:
         if download:
             datasets.download(name, root, variant, progress=TerminalProgress(errors))
-        listing = datasets.list_clips(name, root, variant)
+        listing = datasets.list_clips(name, root.absolute(), variant)
         for note in listing.notes:
             errors.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
-        _build(listing.clips, out, overrides, as_json, listing.vocabularies)
+        _build(listing, out, overrides, as_json=as_json, ray=ray)
 
     build_app.command(name, help=f"{dataset.title}.\n\nFrom {dataset.page}", short_help=dataset.title)(command)
 
@@ -89,24 +103,36 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def _build(
-    clips: Sequence["Clip"], out: Path, overrides: Overrides, as_json: bool, orders: Mapping[str, Any] | None = None
-) -> None:
+def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *, as_json: bool, ray: bool) -> None:
     from data_shards.build import Progress, ShardsConfig, build
 
     config = load_config(ShardsConfig, None, overrides or []).build
-    with TerminalProgress(errors if as_json else console).stage("shards", len(clips)) as bar:
+    mapper = _over_ray(config.workers) if ray else None
+    with TerminalProgress(errors if as_json else console).stage("clips", len(clips)) as bar:
 
         def show(now: Progress) -> None:
-            bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
+            rejected = f", {now.rejected} rejected" if now.rejected else ""
+            bar(now.done, f"{now.clips_per_s:.1f} clips/s{rejected}")
 
-        summary = build(clips, out, config, progress=show, vocabularies=orders)
+        summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=show)
     if as_json:
         print(json.dumps(asdict(summary), default=str))
         return
     _show(out)
     made(shards=out)
-    then(f"counterpoint shards verify {out}", f"counterpoint pretrain PRESET data.labelled={out} run.dir=DIR")
+    shown = shlex.quote(str(out))
+    use = f"data.labelled={shown}" if any(summary.labels.values()) else f"data.unlabelled={shown} data.b_s=0"
+    then(
+        f"counterpoint shards verify {shown}",
+        f"counterpoint shards show {shown} --page {shlex.quote(f'{out}.html')}",
+        f"counterpoint pretrain PRESET {use} run.dir=DIR",
+    )
+
+
+def _over_ray(workers: int) -> "MapJobs":
+    from cluster.ray_map import ray_map
+
+    return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
 
 @app.command("verify")
@@ -130,18 +156,35 @@ def verify(
 @app.command("show")
 def show(
     folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", show_default=False)],
+    page: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with bars, spectrograms and players.", show_default=False)
+    ] = None,
+    previews: Annotated[int, typer.Option(help="Clips on the page.", min=0, max=24)] = 9,
+    cache: Annotated[
+        Path | None, typer.Option(help="For a page of a URI: where its shards are copied to.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Clips, hours, tags with counts, splits, licences."""
+    """Clips, hours, tags with counts, splits, licences, captions; with --page to look at and listen to."""
     _show(folder, as_json)
+    if page:
+        from data_shards.page import write_page
+        from data_shards.reader import ShardSet
+
+        if "://" in folder and not cache:
+            raise UserError(f"{folder}: a page plays clips, whose shards are copied first; say where: --cache DIR")
+        with ShardSet.open(folder, cache=cache) as shards:
+            write_page(shards, page, previews=previews)
+        if not as_json:
+            made(page=page)
 
 
 def _show(folder: Path | str, as_json: bool = False) -> None:
-    from data_shards.reader import ShardSet
+    from data_shards.shard_store import open_index
     from data_shards.show import describe, summarise
 
-    with ShardSet.open(str(folder)) as shards:
-        if as_json:
-            print(json.dumps(summarise(shards.index), default=float))
-        else:
-            console.print(escape(describe(shards.index)), highlight=False, soft_wrap=True)
+    index = open_index(str(folder))
+    if as_json:
+        print(json.dumps(summarise(index), default=float))
+    else:
+        console.print(escape(describe(index)), highlight=False, soft_wrap=True)

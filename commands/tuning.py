@@ -1,5 +1,6 @@
-"""`counterpoint quickstart`: the whole road in minutes."""
+"""`counterpoint quickstart`, `sweep` and `study`: what uses all the other rooms."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from cluster.progress import TerminalProgress
 from cluster.settings import parse_overrides
-from commands.console import Overrides, console, made, then
+from commands.console import AsJson, Overrides, console, dump, errors, escape, made, then
 
 
 def quickstart(
@@ -27,3 +28,69 @@ def quickstart(
         "counterpoint pretrain conf/pretrain/open_music.yaml data.labelled=outputs/shards/mine "
         "data.unlabelled=outputs/shards/mine run.dir=outputs/mine",
     )
+
+
+def sweep(
+    space: Annotated[Path, typer.Argument(help="A sweep of conf/sweep, or your own YAML.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="sweep.trials=N sweep.dir=DIR; other keys as for pretrain.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trials over a search space with Ray Tune and Optuna; the best is confirmed on fresh seeds. Resumes."""
+    from tuning.sweep_config import load_sweep
+    from tuning.sweep_plan import describe_plan, plan_sweep
+
+    plan = plan_sweep(load_sweep(space, overrides or []), str(space))
+    if dry_run:
+        tree = describe_plan(plan)
+        print(json.dumps(tree)) if as_json else console.print(dump(tree), highlight=False, soft_wrap=True)
+        return
+    from tuning.sweep import run_sweep
+    from tuning.sweep_outcome import shown, told
+
+    result = run_sweep(plan, progress=TerminalProgress(errors if as_json else console))
+    if as_json:
+        print(json.dumps(told(result)))
+    else:
+        console.print(shown(result.rows, plan))
+        for words in result.words:
+            console.print(escape(words), highlight=False, soft_wrap=True)
+        made(**result.files, tracking=result.tracking)
+    if result.code:
+        errors.print(f"stopped; every trial saved itself in {plan.folder}/trials; the same command resumes")
+        raise typer.Exit(result.code)
+    if not as_json:
+        then(f"counterpoint pretrain {plan.folder}/best.yaml run.dir=DIR", "counterpoint ui")
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="A study of conf/study, or your own YAML.", show_default=False)],
+    overrides: Overrides = None,
+    scale: Annotated[str, typer.Option(help="paper, small or tiny; says exactly what is reduced.")] = "paper",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A table or figure of the papers, or a study of scale, beside the published values; resumes row by row."""
+    from tuning.study import outline, plan_study, run_study
+    from tuning.study_runs import PreemptedError
+
+    plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
+    if dry_run:
+        print(json.dumps(outline(plan))) if as_json else console.print(dump(outline(plan)), highlight=False)
+        return
+    try:
+        result = run_study(plan, settings, progress=TerminalProgress(errors if as_json else console))
+    except PreemptedError as stopped:
+        errors.print(escape(str(stopped)), soft_wrap=True)
+        raise typer.Exit(143) from None
+    if as_json:
+        print(result.files["json"].read_text(encoding="utf-8"))
+    else:
+        console.print(escape(result.files["md"].read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+        made(table=result.files["md"], plot=result.files["png"], data=result.files["json"], tracking=result.tracking)
+        then("counterpoint ui")
+    if result.tree["failed"] or any(claim["holds"] is False for claim in result.tree["claims"]):
+        raise typer.Exit(1)

@@ -10,11 +10,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cluster.settings import Config, UserError
 from data_shards.index import INDEX_NAME, MANIFEST_NAME, read_index
@@ -31,14 +32,14 @@ from data_shards.shard_writer import (
     write_atomically,
 )
 from data_shards.show import label_counts
+from data_shards.sources.listing import Listing
+from data_shards.tally import Progress, Tally, TooManyRejected
 
 __all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "Rejected", "build", "build_shard"]
 
 MapJobs = Callable[[Callable[[BuildJob], ShardResult], Sequence[BuildJob]], Iterable[ShardResult]]
 """Applies a function to jobs, anywhere, and gives the results in any order."""
 RECORD_NAME, LOCK_NAME = "build.json", "build.lock"
-NAMED_REJECTED = 10
-"""As many rejected clips are named in an error; all of them in the summary."""
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar header's 100 bytes
 
 
@@ -47,30 +48,6 @@ class ShardsConfig(Config):
     """The tree of `counterpoint shards build`: ``build.codec=flac``."""
 
     build: BuildConfig = field(default_factory=BuildConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a build is."""
-
-    done: int
-    """Clips written, kept from an earlier run, or rejected."""
-    total: int
-    rejected: int
-    resumed: int
-    """Clips of `done` that an earlier run had written."""
-    elapsed_s: float
-
-    @property
-    def clips_per_s(self) -> float:
-        """Rate of this run."""
-        return (self.done - self.resumed) / max(self.elapsed_s, 1e-9)
-
-    @property
-    def remaining_s(self) -> float:
-        """Estimate from the rate so far; infinite before the first shard is done."""
-        rate = self.clips_per_s
-        return (self.total - self.done) / rate if rate else float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,71 +71,59 @@ class BuildSummary:
     manifest_hash: str
 
 
-@dataclass
-class _Tally:
-    total: int
-    started: float = field(default_factory=time.monotonic)
-    results: list[ShardResult] = field(default_factory=list)
-    done: int = 0
-    resumed: int = 0
-    rejected: list[Rejected] = field(default_factory=list)
-
-    def add(self, result: ShardResult) -> Progress:
-        clips = len(result.entries) + len(result.rejected)
-        self.results.append(result)
-        self.done += clips
-        self.resumed += clips if result.resumed else 0
-        self.rejected += result.rejected
-        elapsed_s = time.monotonic() - self.started
-        return Progress(
-            done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed, elapsed_s=elapsed_s
-        )
-
-
 def build(
-    clips: Iterable[Clip],
+    clips: Iterable[Clip] | Listing,
     out: Path,
     config: BuildConfig,
     *,
     map_jobs: MapJobs | None = None,
     progress: Callable[[Progress], None] | None = None,
-    vocabularies: Mapping[str, Sequence[str]] | None = None,
 ) -> BuildSummary:
     """Build a set of shards in `out`, or finish one that was interrupted; a finished one is left as it is.
 
     Args:
-        clips: of all splits; their order is the order in the shards.
+        clips: of all splits; their order is the order in the shards. A listing also gives tag orders (those of other
+            columns are collected and sorted) and the notes that the set shall carry.
         out: folder that does not exist yet, or is this very set.
         config: how.
         map_jobs: runs `build_shard` over the jobs; default a process a core.
         progress: called after each shard.
-        vocabularies: tag orders given by column; other columns' are collected and sorted.
 
     Returns:
         Counts, rejected clips with their reasons, and the hash of the manifest.
 
     Raises:
-        UserError: no clips, a key that is used twice, more rejected than allowed, or `out` holds something else.
+        UserError: no clips, a key that is used twice, more rejected than allowed, `out` holds something else, or a
+            worker's shard is not to be seen from here.
     """
-    clips = list(clips)
-    check_clips(clips, vocabularies or {})
+    listing = clips if isinstance(clips, Listing) else Listing(tuple(clips))
+    clips = listing.clips
+    check_clips(clips, listing.vocabularies)
     partial_folder = out.with_name(out.name + ".partial")
     step = config.clips_per_shard
     jobs = [
-        BuildJob(number=number, clips=tuple(clips[start : start + step]), folder=str(partial_folder), config=config)
+        BuildJob(number=number, clips=clips[start : start + step], folder=str(partial_folder), config=config)
         for number, start in enumerate(range(0, len(clips), step))
     ]
-    recipe = _recipe(jobs, vocabularies or {})
+    recipe = _recipe(jobs, listing.vocabularies)
     if _is_finished(out, recipe):
         return _summary(out, resumed_shards=len(jobs), seconds=0.0)
-    tally = _Tally(total=len(clips))
+    tally = Tally(total=len(clips))
     with _claim(partial_folder):
-        for result in (map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs):
-            reached = tally.add(result)
-            _check_rejected(tally, config, partial_folder)
-            if progress:
-                progress(reached)
-        _finish(partial_folder, out, tally, config=config, vocabularies=vocabularies, recipe=recipe)
+        results = iter((map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs))
+        try:
+            for result in results:
+                _check_here(result, partial_folder)
+                reached = tally.add(result)
+                tally.check(config.max_rejected)
+                if progress:
+                    progress(reached)
+        except TooManyRejected:
+            if isinstance(results, Generator):
+                results.close()  # its workers write no more
+            shutil.rmtree(partial_folder)  # a set that cannot come to be leaves nothing behind
+            raise
+        _finish(partial_folder, out, tally, config=config, listing=listing, recipe=recipe)
     kept = sum(result.resumed for result in tally.results)
     return _summary(out, resumed_shards=kept, seconds=time.monotonic() - tally.started)
 
@@ -213,38 +178,35 @@ def _claim(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_rejected(tally: _Tally, config: BuildConfig, folder: Path) -> None:
-    num_rejected = len(tally.rejected)
-    if num_rejected <= config.max_rejected * tally.total and (num_rejected < tally.total):
-        return
-    shutil.rmtree(folder)  # a set that cannot come to be leaves nothing behind
-    named = [f"  {one.name}: {one.why}" for one in tally.rejected[:NAMED_REJECTED]]
-    more = num_rejected - len(named)
-    named += [f"  and {more} more"] if more else []
-    counts = f"{num_rejected} of the first {tally.done} clips were rejected ({tally.total} in all)"
-    allowed = f"build.max_rejected = {config.max_rejected:g}"
-    remedy = "Repair or remove them, or raise build.max_rejected"
-    raise UserError("\n".join([f"{counts}, more than {allowed} allows:", *named, remedy]))
+def _check_here(result: ShardResult, folder: Path) -> None:
+    """A worker on another machine may have written to a disk of its own."""
+    if result.shard and not (folder / result.shard.name).is_file():
+        raise UserError(
+            f"{folder / result.shard.name}: written by another machine, and not to be seen here; "
+            "give --out on storage that all machines share under the same path"
+        )
 
 
 def _finish(
     folder: Path,
     out: Path,
-    tally: _Tally,
+    tally: Tally,
     *,
     config: BuildConfig,
-    vocabularies: Mapping[str, Sequence[str]] | None,
+    listing: Listing,
     recipe: str,
 ) -> None:
     results = sorted(tally.results, key=lambda result: result.number)
     rejected = [one for result in results for one in result.rejected]
     shards = [(result.shard, result.entries) for result in results if result.shard]
-    extra = {
+    extra: dict[str, Any] = {
         "build": config.content(),
         "rejected": {one.key: one.why for one in rejected},
         "silent": [key for result in results for key in result.silent],
     }
-    write_index(folder, shards, vocabularies=vocabularies, extra=extra)
+    if listing.notes:
+        extra["notes"] = list(listing.notes)
+    write_index(folder, shards, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
     write_atomically(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
     keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, *(shard.name for shard, _ in shards)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cluster.settings import Config
+from cluster.storage import without_credentials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class DataConfig(Config):
     unlabelled: str | None = None
     """Folder or URI of the shards that are drawn from without their tags; needed when b_s < 1."""
     vocabulary: str = "tags"
-    """Multi-label column whose tags make a clip labelled."""
+    """Multi-label column whose tags make a clip labelled, or categorical column whose classes do."""
     batch: int = 96
     """Clips a step over all ranks, before views are made of them."""
     b_s: float = 0.05
@@ -50,6 +51,9 @@ class DataConfig(Config):
             raise ValueError(f"block_shards must be >= 0, got {self.block_shards}")
         if not self.cache_gb > 0:
             raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
+        for name, uri in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
+            if uri and (shown := without_credentials(uri)) != uri:  # a configuration is logged with every run
+                raise ValueError(f"{name} must hold no credentials, got {shown}; give them by the environment")
         self._check_share()
 
     @property

@@ -58,8 +58,7 @@ def _fetch_one(remote: Remote, root: Path, say: Callable[[str], None]) -> None:
 
 
 def _retrieve(remote: Remote, path: Path, say: Callable[[str], None]) -> None:
-    # pooch has no types. It imports requests: half a second that listing clips does not need.
-    import pooch  # type: ignore[import-untyped]
+    import pooch  # it imports requests: half a second that listing clips does not need
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():

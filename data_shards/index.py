@@ -69,6 +69,8 @@ class ShardIndex:
     crc: NDArray[np.uint32]
     """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
     crc_end: NDArray[np.int64]
+    captions: tuple[tuple[str, ...], ...]
+    """The texts that describe each clip; none in a set without captions, and in one from before there were any."""
     targets: Mapping[str, Any]
     """Columns of labels as they are stored; use `labels` and `target`."""
 
@@ -95,12 +97,24 @@ class ShardIndex:
         """Names of the numeric columns."""
         return tuple(self.manifest["numeric"])
 
-    def labels(self, column: str) -> NDArray[np.bool_]:
-        """Labels of a multi-label column: (K, C) bool; an all-False row is unlabelled.
+    def label_names(self, column: str) -> tuple[str, ...]:
+        """The C tags of a multi-label column, or classes of a categorical one, in the order of `labels`.
 
         Raises:
             KeyError: if the set has no such column.
         """
+        known = self.vocabularies | self.classes
+        return known[self._known(column, known)]
+
+    def labels(self, column: str) -> NDArray[np.bool_]:
+        """Labels of a multi-label column: (K, C) bool; an all-False row is unlabelled. A class is its clip's one label.
+
+        Raises:
+            KeyError: if the set has no such column.
+        """
+        if column in self.classes:
+            one_hot: NDArray[np.bool_] = self.target(column)[:, None] == np.arange(len(self.classes[column]))
+            return one_hot
         flat, ends = self.targets[f"multilabel.{self._known(column, self.vocabularies)}"]
         return to_matrix(flat, ends, len(self.vocabularies[column]))
 
@@ -113,6 +127,21 @@ class ShardIndex:
         kind = "categorical" if column in self.classes else "numeric"
         values: NDArray[Any] = self.targets[f"{kind}.{self._known(column, (*self.classes, *self.numeric))}"]
         return values
+
+    def labels_of(self, row: int) -> dict[str, tuple[str, ...] | str | float]:
+        """All that is known of one clip as text and numbers, by KIND.COLUMN."""
+        labels: dict[str, tuple[str, ...] | str | float] = {}
+        for column, names in self.vocabularies.items():
+            flat, ends = self.targets[f"multilabel.{column}"]
+            if ends[row] < ends[row + 1]:
+                labels[f"multilabel.{column}"] = tuple(sorted(names[code] for code in flat[ends[row] : ends[row + 1]]))
+        for column, names in self.classes.items():
+            if (code := int(self.target(column)[row])) >= 0:
+                labels[f"categorical.{column}"] = names[code]
+        for column in self.numeric:
+            if np.isfinite(value := float(self.target(column)[row])):
+                labels[f"numeric.{column}"] = value
+        return labels
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of one split, in order."""
@@ -158,6 +187,8 @@ def parse_index(manifest_bytes: bytes, index_bytes: bytes) -> ShardIndex:
         columns: dict[str, Any] = {name: table[name].to_numpy().astype(kind) for name, kind in INTEGERS.items()}
         columns |= {name: table[name].to_numpy(zero_copy_only=False).astype(object) for name in TEXTS}
         columns["crc"], columns["crc_end"] = _ragged(table["crc"], np.uint32)
+        texts = table["captions"].to_pylist() if manifest.get("captions") else [()] * table.num_rows
+        columns["captions"] = tuple(map(tuple, texts))
         targets = {
             name: _ragged(table[name], np.int32) if name.startswith("multilabel.") else table[name].to_numpy()
             for name in _label_columns(manifest)
@@ -221,6 +252,9 @@ def _check_counts(index: ShardIndex) -> None:
     if not len(index) == manifest["clips"] == manifest["index"]["rows"] > 0:
         counts = f"{len(index)} rows, {manifest['clips']} and {manifest['index']['rows']} in the manifest"
         raise _fail(INDEX_NAME, f"the counts of clips differ: {counts}")
+    num_captions = sum(map(len, index.captions))
+    if num_captions != manifest.get("captions", 0):
+        raise _fail(INDEX_NAME, f"{num_captions} captions, {manifest['captions']} in the manifest")
     clips = np.bincount(index.shard, minlength=len(index.shards)) if index.shard.min() >= 0 else np.array([])
     if clips.tolist() != [shard.clips for shard in index.shards]:
         raise _fail(INDEX_NAME, "the counts of clips per shard are not those of the manifest")

@@ -70,6 +70,9 @@ def write_index(
         "numeric": columns["numeric"],
         **(extra or {}),
     }
+    num_captions = sum(len(entry.captions) for entry in entries)
+    if num_captions:
+        manifest["captions"] = num_captions
     manifest["hash"] = manifest_hash(manifest)
     manifest["index"] = {"rows": len(entries), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
@@ -149,4 +152,6 @@ def _table(
         columns[f"categorical.{column}"] = encode_classes([entry.categorical.get(column) for entry in entries], names)
     for column in numeric:
         columns[f"numeric.{column}"] = np.array([entry.numeric.get(column, math.nan) for entry in entries], np.float64)
+    if any(entry.captions for entry in entries):
+        columns["captions"] = pa.array([entry.captions for entry in entries], pa.list_(pa.string()))
     return pa.table(columns)

@@ -54,6 +54,8 @@ class Clip:
     """One class a column, e.g. ``{"key": "C minor"}``; None where unknown."""
     numeric: Mapping[str, float] = field(default_factory=dict)
     """Real targets, e.g. ``{"bpm": 120.0}``; NaN where unknown."""
+    captions: tuple[str, ...] = ()
+    """Sentences that describe the clip, in order: text, never a vocabulary."""
     licence: str | None = None
 
 

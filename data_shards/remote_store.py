@@ -1,7 +1,8 @@
 """Shards on any storage that fsspec reaches, copied whole to a bounded local cache that processes share.
 
 A copy is checked by its SHA-256 before it gets its name; the least recently used go first. A file that another
-process deletes stays readable for those that hold it open.
+process deletes stays readable for those that hold it open. Credentials come from the environment, as each back end of
+fsspec reads them (``AWS_…``, ``GOOGLE_…``), and stand in no message.
 """
 
 import fcntl
@@ -11,11 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 
 from cluster.settings import UserError
-from data_shards.index import INDEX_NAME, MANIFEST_NAME, parse_index
+from cluster.storage import without_credentials
+from data_shards.index import INDEX_NAME, MANIFEST_NAME, ShardIndex, parse_index
 from data_shards.problems import Problem, ShardError
 from data_shards.shard_files import ShardFile
 
@@ -27,17 +30,11 @@ class RemoteStore:
     """A set behind a URI."""
 
     def __init__(self, uri: str, cache: Path, cache_bytes: int) -> None:
-        self.uri = uri.rstrip("/")
+        self._place = uri.rstrip("/")
+        self.uri = without_credentials(self._place)
         self._cache, self._cache_bytes = cache, cache_bytes
         cache.mkdir(parents=True, exist_ok=True)
-        try:
-            self.index = parse_index(self._fetch_bytes(MANIFEST_NAME), self._fetch_bytes(INDEX_NAME))
-        except UserError:
-            raise
-        except (OSError, ImportError, ValueError) as error:  # fsspec tells an unknown scheme by a ValueError
-            raise ShardError(
-                Problem(self.uri, None, None, f"not a set of shards that can be reached: {error}")
-            ) from None
+        self.index = fetch_index(uri)
         largest = max(shard.size for shard in self.index.shards)
         if largest > cache_bytes:
             raise UserError(
@@ -58,16 +55,12 @@ class RemoteStore:
         self._evict(keep=path)
         return fd
 
-    def _fetch_bytes(self, name: str) -> bytes:
-        with fsspec.open(f"{self.uri}/{name}", "rb") as file:
-            data: bytes = file.read(MAX_INDEX_BYTES)
-        return data
-
     def _download(self, shard: ShardFile, path: Path) -> None:
         part = path.with_suffix(f".{os.getpid()}.part")
         digest, count = hashlib.sha256(), 0
         try:
-            with fsspec.open(f"{self.uri}/{shard.name}", "rb") as source, part.open("wb") as copy:
+            place = f"{self._place}/{shard.name}"
+            with _opened(place) as source, part.open("wb") as copy:
                 while count <= shard.size and (piece := source.read(COPY_BYTES)):
                     digest.update(piece)
                     count += copy.write(piece)
@@ -96,6 +89,37 @@ class RemoteStore:
                 if path != keep:
                     path.unlink(missing_ok=True)
                     total -= size
+
+
+def fetch_index(uri: str) -> ShardIndex:
+    """The index of a set behind a URI, without its shards.
+
+    Raises:
+        ShardError: it cannot be reached, or is none.
+    """
+    place = uri.rstrip("/")
+    parts = []
+    try:
+        for name in (MANIFEST_NAME, INDEX_NAME):
+            with _opened(f"{place}/{name}") as file:
+                parts.append(file.read(MAX_INDEX_BYTES))
+    except OSError as error:
+        what = f"not a set of shards that can be reached: {error}"
+        raise ShardError(Problem(without_credentials(place), None, None, what)) from None
+    return parse_index(*parts)
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[BinaryIO]:
+    """A remote file; what goes wrong is an OSError without credentials.
+
+    Every back end has its own exceptions (botocore, gcsfs, aiohttp); an unknown scheme is a ValueError.
+    """
+    try:
+        with fsspec.open(place, "rb") as file:
+            yield file
+    except Exception as error:
+        raise OSError(without_credentials(str(error) or type(error).__name__, place)) from None
 
 
 @contextmanager

@@ -136,12 +136,12 @@ class Sampler:
         config = self.config
         if index is None:
             raise UserError(f"data.b_s = {config.b_s:g} draws labelled clips; give data.labelled=DIR, or data.b_s=0")
-        if config.vocabulary not in index.vocabularies:
-            known = ", ".join(index.vocabularies) or "none"
+        if config.vocabulary not in (*index.vocabularies, *index.classes):
+            known = ", ".join((*index.vocabularies, *index.classes)) or "none"
             raise UserError(
                 f"data.vocabulary = {config.vocabulary}: the labelled set has no such column; it has {known}"
             )
-        self.vocabulary = index.vocabularies[config.vocabulary]
+        self.vocabulary = index.label_names(config.vocabulary)
         train = self._long_enough(index, index.rows("train"), frames)
         rows = train[index.labels(config.vocabulary)[train].any(axis=1)]
         self.num_available = len(rows)

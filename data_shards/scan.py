@@ -48,6 +48,7 @@ class Entry:
     multilabel: Mapping[str, tuple[str, ...]]
     categorical: Mapping[str, str | None]
     numeric: Mapping[str, float]
+    captions: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types; numbers that are not known are left out."""
@@ -57,7 +58,8 @@ class Entry:
     def from_json(cls, tree: Mapping[str, Any]) -> "Entry":
         """The inverse of `to_json`."""
         multilabel = {column: tuple(tags) for column, tags in tree["multilabel"].items()}
-        return cls(**{**tree, "crc": tuple(tree["crc"]), "multilabel": multilabel})
+        ragged = {name: tuple(tree[name]) for name in ("crc", "captions")}
+        return cls(**{**tree, **ragged, "multilabel": multilabel})
 
 
 def scan_shard(path: Path) -> list[Entry]:
@@ -157,6 +159,7 @@ def parse_labels(key: str, text: bytes) -> dict[str, Any]:
         "multilabel": {column: _tags(column, tags) for column, tags in _columns(tree, "multilabel")},
         "categorical": {column: _class(column, value) for column, value in _columns(tree, "categorical")},
         "numeric": {column: _number(column, value) for column, value in _columns(tree, "numeric") if value is not None},
+        "captions": _captions(tree.get("captions", [])),
     }
 
 
@@ -178,6 +181,12 @@ def _tags(column: str, tags: Any) -> tuple[str, ...]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
         raise ValueError(f"{column} is {tags!r}, not a list of tags")
     return tuple(sorted(set(tags)))
+
+
+def _captions(texts: Any) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"captions is {texts!r}, not a list of texts")
+    return tuple(texts)
 
 
 def _class(column: str, value: Any) -> str | None:

@@ -48,6 +48,20 @@ class FolderStore:
         return fd
 
 
+def open_index(uri: str) -> ShardIndex:
+    """The index of a set, wherever it is; of a remote one nothing else is fetched.
+
+    Raises:
+        ShardError: there is none, or it is damaged, or a local shard is not the one that it names.
+    """
+    scheme, sign, _ = uri.partition("://")
+    if sign and scheme != "file":
+        from data_shards.remote_store import fetch_index  # fsspec takes a while to import
+
+        return fetch_index(uri)
+    return open_store(uri, None, 0).index
+
+
 def open_store(uri: str, cache: str | Path | None, cache_bytes: int) -> ShardStore:
     """The store of a URI; a plain path or ``file://`` is read in place.
 

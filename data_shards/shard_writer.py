@@ -4,6 +4,7 @@
 in line.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.settings import Config, RunError
+from cluster.settings import Config, RunError, UserError
 from data_shards.audio import AudioError, FileAudio, to_int16
 from data_shards.pcm import Codec, encode
 from data_shards.records import SAMPLE_RATE, Clip
@@ -76,6 +77,11 @@ class BuildJob:
     folder: str
     config: BuildConfig
 
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return f"shard-{self.number:05d}.tar"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
@@ -97,7 +103,7 @@ def build_shard(job: BuildJob) -> ShardResult:
     Raises:
         RunError: if what was written does not read back.
     """
-    path = Path(job.folder) / f"shard-{job.number:05d}.tar"
+    path = Path(job.folder) / job.name
     record, recipe = path.with_suffix(".tar.json"), recipe_of(job)
     kept = _finished(path, record, recipe, job.number)
     if kept:
@@ -128,10 +134,14 @@ def recipe_of(job: BuildJob) -> str:
     """SHA-256 of all that decides a shard's bytes, as far as it can be known without decoding."""
     digest = hashlib.sha256(json.dumps([1, job.number, job.config.content()]).encode())
     for clip in job.clips:
-        digest.update(repr(clip).encode("utf-8", "surrogateescape"))
-        if isinstance(clip.audio, FileAudio) and os.path.exists(clip.audio.name):  # noqa: PTH110 half the time of Path
-            status = os.stat(clip.audio.name)  # noqa: PTH116
-            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        described = clip
+        if isinstance(clip.audio, FileAudio):
+            # Where the folder lies decides nothing: a build goes on after a move, from elsewhere, on other machines.
+            described = dataclasses.replace(clip, audio=FileAudio("", clip.audio.path))
+            if os.path.exists(clip.audio.name):  # noqa: PTH110 half the time of Path
+                status = os.stat(clip.audio.name)  # noqa: PTH116
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(repr(described).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -171,7 +181,12 @@ def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ..
 
 
 def _load(clip: Clip, config: BuildConfig) -> NDArray[np.int16]:
-    wave, rate = clip.audio.read()
+    try:
+        wave, rate = clip.audio.read()
+    except (AudioError, UserError, RunError):
+        raise
+    except Exception as error:  # a decoder's own: whoever reads it must know of which file
+        raise RunError(f"{clip.audio.name}: {type(error).__name__}: {error}") from error
     wave_T = to_int16(wave, rate, config.rate)
     if len(wave_T) < config.shortest_s * config.rate:
         seconds = len(wave_T) / config.rate
@@ -180,7 +195,7 @@ def _load(clip: Clip, config: BuildConfig) -> NDArray[np.int16]:
 
 
 def _labels(clip: Clip) -> bytes:
-    tree = {
+    tree: dict[str, Any] = {
         "track": clip.track,
         "artist": clip.artist,
         "split": clip.split,
@@ -189,6 +204,8 @@ def _labels(clip: Clip) -> bytes:
         "categorical": dict(clip.categorical),
         "numeric": {column: None if math.isnan(value) else value for column, value in clip.numeric.items()},
     }
+    if clip.captions:  # most sets have none, and keep the bytes they had before there were captions
+        tree["captions"] = list(clip.captions)
     return json.dumps(tree, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 

@@ -117,7 +117,7 @@ def _compare(index: ShardIndex, rows: list[int], entries: list[Entry], shard: st
             said, found = getattr(index, name)[row], getattr(entry, name)
             if said != found:
                 yield Problem(shard, entry.key, entry.offset, f"{name} is {found!r}, the index says {said!r}")
-        if _labels(index, row) != _known(entry):
+        if index.labels_of(row) != _known(entry) or index.captions[row] != entry.captions:
             yield Problem(shard, entry.key, entry.label_offset, "its labels are not those of the index")
     for entry in of_key.values():
         yield Problem(shard, entry.key, entry.offset, "in the shard, but not in the index")
@@ -127,18 +127,3 @@ def _known(entry: Entry) -> dict[str, Any]:
     labels: dict[str, Any] = {f"multilabel.{column}": tags for column, tags in entry.multilabel.items() if tags}
     labels |= {f"categorical.{column}": value for column, value in entry.categorical.items() if value is not None}
     return {**labels, **{f"numeric.{column}": value for column, value in entry.numeric.items()}}
-
-
-def _labels(index: ShardIndex, row: int) -> dict[str, Any]:
-    labels: dict[str, Any] = {}
-    for column, names in index.vocabularies.items():
-        flat, ends = index.targets[f"multilabel.{column}"]
-        if ends[row] < ends[row + 1]:
-            labels[f"multilabel.{column}"] = tuple(sorted(names[code] for code in flat[ends[row] : ends[row + 1]]))
-    for column, names in index.classes.items():
-        if (code := int(index.target(column)[row])) >= 0:
-            labels[f"categorical.{column}"] = names[code]
-    for column in index.numeric:
-        if np.isfinite(value := float(index.target(column)[row])):
-            labels[f"numeric.{column}"] = value
-    return labels

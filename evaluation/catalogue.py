@@ -1,11 +1,10 @@
 """Any audio files through a frozen encoder into Parquet, a row a file or a row a chunk, whatever the catalogue's size.
 
-Shape suffixes: N chunks of a batch, T samples of a chunk, E encoder width.
+Shape suffixes: N chunks of a batch, P chunks of a file, T samples of a chunk, E encoder width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,16 @@ from cluster.storage import atomic_file
 from data_shards.audio import AudioError, decode, to_int16
 from evaluation.cache import embedding_array
 from evaluation.embed import PCM_SCALE, Encoder, chunk_spans, in_batches, make_chunk, run_encoder
+from evaluation.pool import Pool
 from evaluation.tasks import Chunking
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024
 BATCH = 64
 """Chunks an encoder sees at once."""
+FILES_A_JOB = 8
+ENCODER = "encoder"
+"""Its name in a pool of one."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,18 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    file: int
-    start: int
-    wave_T: NDArray[np.float32]
+class EmbeddedFile:
+    """One file's chunks, or the reason why there are none."""
+
+    path: str
+    starts_s: list[float]
+    h_PE: NDArray[np.float32]
+    reason: str | None = None
+
+    @property
+    def mean_E(self) -> NDArray[np.float32]:
+        """Mean over its chunks, in float64."""
+        return np.asarray(self.h_PE.mean(0, dtype=np.float64), np.float32)
 
 
 @dataclass
@@ -53,9 +64,14 @@ class _Rows:
     starts_s: list[float] = field(default_factory=list)
     h: list[NDArray[np.float32]] = field(default_factory=list)
 
+    def add(self, file: EmbeddedFile, *, timeline: bool) -> None:
+        self.h += list(file.h_PE) if timeline else [file.mean_E]
+        self.paths += [file.path] * (len(file.h_PE) if timeline else 1)
+        self.starts_s += file.starts_s if timeline else [0.0]
+
 
 def embed_files(
-    encoder: Encoder,
+    encoder: Encoder | Pool,
     files: Sequence[Path | str],
     out: Path,
     *,
@@ -63,10 +79,10 @@ def embed_files(
     skip_unreadable: bool = False,
     progress: Progress = SILENT,
 ) -> Embedded:
-    """Embed files of any format and rate, in their order.
+    """Embed files of any format and rate, in their order; row groups are written as they come.
 
     Args:
-        encoder: frozen.
+        encoder: frozen, or a pool of workers that holds it as `ENCODER`.
         files: audio files.
         out: Parquet file with columns path and embedding (mean over chunks), or path, start_s and embedding.
         timeline: a row a chunk instead of a row a file.
@@ -80,20 +96,38 @@ def embed_files(
     if not files:
         raise UserError("no files to embed")
     rejected: dict[str, str] = {}
-    chunks = _read(files, encoder, rejected if skip_unreadable else None)
-    schema = _schema(encoder, timeline=timeline)
-    rows, count = _Rows(), 0
+    pool = encoder if isinstance(encoder, Pool) else Pool({ENCODER: encoder})
+    schema, rows, count = _schema(pool[ENCODER], timeline=timeline), _Rows(), 0
     with progress.stage("embedding", len(files)) as bar, atomic_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            for file, group in groupby(_embed(chunks, encoder), key=lambda pair: pair[0].file):
-                _add(rows, str(files[file]), list(group), encoder, timeline=timeline)
-                bar(file + 1, str(files[file]))
+            for done, file in enumerate(embed_stream(pool, files), 1):
+                bar(done, file.path)
+                if file.reason is None:
+                    rows.add(file, timeline=timeline)
+                elif skip_unreadable:
+                    rejected[file.path] = file.reason
+                else:
+                    raise UserError(f"{file.path}: {file.reason}")
                 if len(rows.h) >= ROWS_A_GROUP:
                     count, rows = count + _flush(writer, rows, schema), _Rows()
             count += _flush(writer, rows, schema)
         if not count:
             raise UserError(f"none of the {len(files)} files can be read; the first: {next(iter(rejected.items()))}")
     return Embedded(out, count, rejected)
+
+
+def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:
+    """Embed files one after another; what waits in memory is a few jobs for each worker, whatever their number.
+
+    Args:
+        pool: of one encoder, called `ENCODER`.
+        files: drawn as they are needed.
+
+    Raises:
+        RunError: names a file whose embedding is not finite.
+    """
+    for done in pool.map(_embed_job, in_batches((str(file) for file in files), FILES_A_JOB)):
+        yield from done
 
 
 def read_clip(path: Path, rate: int) -> NDArray[np.float32]:
@@ -106,40 +140,37 @@ def read_clip(path: Path, rate: int) -> NDArray[np.float32]:
     return to_int16(wave, found, rate).astype(np.float32) * np.float32(PCM_SCALE)
 
 
-def _read(files: Sequence[Path | str], encoder: Encoder, rejected: dict[str, str] | None) -> Iterator[_Chunk]:
-    for number, file in enumerate(files):
+def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[EmbeddedFile]:
+    encoder, reasons = encoders[ENCODER], dict[int, str]()
+    starts_s: list[list[float]] = [[] for _ in paths]
+    h: list[list[NDArray[np.float32]]] = [[] for _ in paths]
+    for group in in_batches(_read(paths, encoder, reasons), BATCH):
+        wave_NT = torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))
+        for (file, start, _), h_E in zip(group, run_encoder(encoder, wave_NT), strict=True):
+            starts_s[file].append(start / encoder.rate)
+            h[file].append(h_E)
+    done = []
+    for file, path in enumerate(paths):
+        h_PE = np.stack(h[file]) if h[file] else np.empty((0, encoder.width), np.float32)
+        if not np.isfinite(h_PE).all():
+            raise RunError(f"{path}: its embedding is not finite; the encoder is broken, take an earlier snapshot")
+        done.append(EmbeddedFile(path, starts_s[file], h_PE, reasons.get(file)))
+    return done
+
+
+def _read(
+    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str]
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Number of the file, first sample and wave of every chunk; reasons where there is none."""
+    for number, path in enumerate(paths):
         try:
-            wave_T = read_clip(Path(file), encoder.rate)
+            wave_T = read_clip(Path(path), encoder.rate)
         except AudioError as error:
-            if rejected is None:
-                raise UserError(f"{file}: {error}") from None
-            rejected[str(file)] = str(error)
+            reasons[number] = str(error)
             continue
         spans = chunk_spans(len(wave_T), encoder.samples, Chunking().min_tail)
         for span in spans:
-            yield _Chunk(number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1))
-
-
-def _embed(chunks: Iterator[_Chunk], encoder: Encoder) -> Iterator[tuple[_Chunk, NDArray[np.float32]]]:
-    for group in in_batches(chunks, BATCH):
-        wave_NT = torch.from_numpy(np.stack([chunk.wave_T for chunk in group]))
-        yield from zip(group, run_encoder(encoder, wave_NT), strict=True)
-
-
-def _add(
-    rows: _Rows,
-    path: str,
-    embedded: list[tuple[_Chunk, NDArray[np.float32]]],
-    encoder: Encoder,
-    *,
-    timeline: bool,
-) -> None:
-    h_NE = np.stack([h for _, h in embedded])
-    if not np.isfinite(h_NE).all():
-        raise RunError(f"{path}: its embedding is not finite; the encoder is broken, take an earlier snapshot")
-    rows.h += list(h_NE) if timeline else [h_NE.mean(0, dtype=np.float64).astype(np.float32)]
-    rows.paths += [path] * (len(h_NE) if timeline else 1)
-    rows.starts_s += [chunk.start / encoder.rate for chunk, _ in embedded] if timeline else [0.0]
+            yield number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1)
 
 
 def _schema(encoder: Encoder, *, timeline: bool) -> pa.Schema:

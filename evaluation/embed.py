@@ -11,9 +11,10 @@ Shape suffixes: K clips, P chunks of all clips, N chunks of a batch, T samples o
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,14 +22,20 @@ from torch import Tensor, nn
 from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from data_shards.reader import ShardSet
-from evaluation.tasks import Chunking, EvaluationConfig
+from evaluation.pool import as_pool
+from evaluation.tasks import Chunking, EvaluationConfig, EvaluationData
 
 PCM_SCALE = 1 / 32768
+CLIPS_A_JOB = 64
+"""At least; a batch of one-chunk clips fits in."""
 Item = TypeVar("Item")
+Floats = NDArray[Any]
+Alter = Callable[[Tensor, Tensor], Tensor]
+"""Waves (N, T) and their chunks' numbers (N,) to altered waves (N, T)."""
 
 
 class Encoder(Protocol):
-    """What an encoder must offer: that of `trainers.snapshot.load_encoder`, or anyone's."""
+    """What an encoder must offer: that of `trainers.frozen.load_encoder`, or anyone's (see `evaluation.encoders`)."""
 
     width: int
     rate: int
@@ -92,17 +99,106 @@ def make_chunk(wave: NDArray[np.float32], span: tuple[int, int], samples: int, *
     return np.resize(chunk, samples) if alone else np.pad(chunk, (0, samples - length))
 
 
-def check_rate(encoder: Encoder, rate: int, what: str) -> None:
-    """Refuse audio of another rate than the encoder's.
+def check_rate(encoder: Encoder, rate: int, what: str, *, resample: bool = False) -> None:
+    """Refuse audio of another rate than the encoder's, unless it may be resampled.
 
     Raises:
         UserError: names both rates.
     """
-    if encoder.rate != rate:
+    if encoder.rate != rate and not resample:
         raise UserError(
             f"{what}: {rate} Hz, but the encoder hears {encoder.rate} Hz; "
-            f"build the shards with build.rate={encoder.rate}"
+            f"build the shards with build.rate={encoder.rate}, or have them resampled with chunking.resample=true"
         )
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """Clips that are embedded together, whoever does it."""
+
+    rows_K: NDArray[np.int64]
+    first_chunk: int
+    """Number of their first chunk among all."""
+
+
+@dataclass
+class ShardWork:
+    """Embeds jobs of one set; a copy in another process opens the set by itself."""
+
+    uri: str
+    manifest: str
+    data: EvaluationData
+    chunking: Chunking
+    batch: int
+    alter: Alter | None
+    shards: ShardSet | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "shards": None}
+
+    def __call__(self, encoders: Mapping[str, Encoder], job: ClipJob) -> dict[str, tuple[Floats, Floats]]:
+        """Means over each clip's chunks (K, E) in float64, and the chunks (P, E), none unless they are kept."""
+        ((rate, samples),) = {(encoder.rate, encoder.samples) for encoder in encoders.values()}
+        spans = [chunk_spans(n, samples, self.chunking.min_tail) for n in frames_at(self._set(), job.rows_K, rate)]
+        counts_K = np.array([len(of_clip) for of_clip in spans])
+        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
+        done = job.first_chunk
+        for group in in_batches(self._chunks(job.rows_K, spans, rate, samples), self.batch):
+            wave_NT = torch.from_numpy(np.stack(group))
+            if self.alter is not None:
+                wave_NT = self.alter(wave_NT, torch.arange(done, done + len(group)))
+            for name, encoder in encoders.items():
+                parts[name].append(run_encoder(encoder, wave_NT))
+            done += len(group)
+        found = {}
+        for name, of_model in parts.items():
+            chunks_PE = np.concatenate(of_model)
+            sums_KE = np.add.reduceat(chunks_PE.astype(np.float64), np.cumsum(counts_K) - counts_K, axis=0)
+            kept = chunks_PE if self.chunking.aggregate != "embeddings" else chunks_PE[:0]
+            found[name] = (sums_KE / counts_K[:, None], kept)
+        return found
+
+    def _set(self) -> ShardSet:
+        if self.shards is None:
+            self.shards = open_shards(self.data, self.uri)
+            if self.shards.manifest_hash != self.manifest:
+                raise RunError(f"{self.uri}: another set of shards on this worker's machine; share the folder")
+        return self.shards
+
+    def _chunks(
+        self, rows_K: NDArray[np.int64], spans: Sequence[Sequence[tuple[int, int]]], rate: int, samples: int
+    ) -> Iterator[NDArray[np.float32]]:
+        shards = self._set()
+        for row, of_clip, frames in zip(rows_K.tolist(), spans, frames_at(shards, rows_K, rate), strict=True):
+            wave = shards.read_window(row, 0, int(shards.index.frames[row])).astype(np.float32) * np.float32(PCM_SCALE)
+            if rate != shards.rate:
+                wave = np.resize(soxr.resample(wave, shards.rate, rate, quality="HQ"), frames)
+            for span in of_clip:
+                yield make_chunk(wave, span, samples, alone=len(of_clip) == 1)
+
+
+def open_shards(data: EvaluationData, uri: str | None = None) -> ShardSet:
+    """The set of a configuration, in a folder or behind any URI.
+
+    Args:
+        data: shards and the cache of remote ones.
+        uri: instead of ``data.shards``.
+    """
+    return ShardSet.open(uri or str(data.shards), cache=data.cache, cache_bytes=int(data.cache_gb * 1e9))
+
+
+def frames_at(shards: ShardSet, rows_K: NDArray[np.int64], rate: int) -> list[int]:
+    """Lengths of clips at a rate, samples."""
+    frames = shards.index.frames[rows_K]
+    return [max(1, round(int(n) * rate / shards.rate)) for n in frames]
+
+
+def alike(encoders: Mapping[str, Encoder]) -> list[list[str]]:
+    """Names of the encoders that can hear the same chunks: those of one rate and one length."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, encoder in encoders.items():
+        groups.setdefault((encoder.rate, encoder.samples), []).append(name)
+    return list(groups.values())
 
 
 def embed_shards(
@@ -111,49 +207,56 @@ def embed_shards(
     config: EvaluationConfig,
     *,
     rows: NDArray[np.int64] | None = None,
-    alter: Callable[[Tensor, Tensor], Tensor] | None = None,
+    alter: Alter | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, EmbeddingTable]:
     """Embed every clip by every encoder, reading the audio once.
 
     Args:
         shards: the set.
-        encoders: by name; all of one chunk length.
+        encoders: by name, perhaps in a pool of workers; all of one rate and chunk length.
         config: chunking, and how many chunks an encoder sees at once.
         rows: of the index, ascending; all by default. The table has a row for each.
-        alter: waves (N, T) and their chunks' numbers (N,) to what the encoders hear instead.
+        alter: waves (N, T) and their chunks' numbers (N,) to what the encoders hear instead; picklable for workers.
         progress: told of the clips that are done.
 
     Raises:
         UserError: if an encoder hears another rate.
         RunError: names the first clip whose embedding is not finite.
     """
-    lengths = {encoder.samples for encoder in encoders.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"encoders embedded together need one chunk length, got {sorted(lengths)}")
+    if len(alike(encoders)) != 1:
+        raise ValueError("encoders embedded together need one rate and one chunk length")
     for encoder in encoders.values():
-        check_rate(encoder, shards.rate, shards.uri)
+        check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
     rows = np.arange(len(shards.index)) if rows is None else rows
-    spans = [chunk_spans(int(shards.index.frames[row]), min(lengths), config.chunking.min_tail) for row in rows]
+    first = next(iter(encoders.values()))
+    min_tail = config.chunking.min_tail
+    spans = (chunk_spans(n, first.samples, min_tail) for n in frames_at(shards, rows, first.rate))
     counts_K = np.array([len(of_clip) for of_clip in spans], np.int64)
-    ends_K = np.cumsum(counts_K)
-    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
+    starts_K = np.cumsum(counts_K) - counts_K
+    work = ShardWork(shards.uri, shards.manifest_hash, config.data, config.chunking, config.batch, alter, shards)
+    size = max(CLIPS_A_JOB, config.batch)
+    jobs = (ClipJob(rows[at : at + size], int(starts_K[at])) for at in range(0, len(rows), size))
+    h_KE = {name: np.empty((len(rows), encoder.width), np.float32) for name, encoder in encoders.items()}
+    chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
     done = 0
-    with progress.stage("embedding", len(counts_K)) as bar:
-        for group in in_batches(_read_chunks(shards, rows, spans, min(lengths)), config.batch):
-            wave_NT = torch.from_numpy(np.stack(group))
-            if alter is not None:
-                wave_NT = alter(wave_NT, torch.arange(done, done + len(group)))
-            for name, encoder in encoders.items():
-                parts[name].append(run_encoder(encoder, wave_NT))
-            done += len(group)
-            bar(int(np.searchsorted(ends_K, done, side="right")), f"{done} chunks")
+    with progress.stage("embedding", len(rows)) as bar:
+        for found in as_pool(encoders).map(work, jobs):
+            count = len(next(iter(found.values()))[0])
+            for name, (mean_KE, kept_PE) in found.items():
+                h_KE[name][done : done + count] = mean_KE
+                chunks[name].append(kept_PE)
+            done += count
+            bar(done, f"{int(counts_K[:done].sum())} chunks")
     keys = tuple(str(key) for key in shards.index.key[rows])
-    tables = {}
-    for name, encoder in encoders.items():
-        chunks_PE = np.concatenate(parts.pop(name))
-        tables[name] = make_table(chunks_PE, counts_K, keys, encoder.hash, shards.manifest_hash, config.chunking)
-    return tables
+    for found_KE in h_KE.values():
+        _check_finite(found_KE, keys)
+    return {
+        name: EmbeddingTable(
+            h_KE[name], keys, np.concatenate(chunks.pop(name)), counts_K, encoder.hash, shards.manifest_hash
+        )
+        for name, encoder in encoders.items()
+    }
 
 
 def run_encoder(encoder: Encoder, wave_NT: Tensor) -> NDArray[np.float32]:
@@ -169,45 +272,20 @@ def run_encoder(encoder: Encoder, wave_NT: Tensor) -> NDArray[np.float32]:
 
 def device_of(encoder: Encoder) -> torch.device:
     """Where an encoder's weights are; one that is no module, or has none, is on the CPU."""
-    weights = list(encoder.parameters()) if isinstance(encoder, nn.Module) else []
+    weights = [*encoder.parameters(), *encoder.buffers()] if isinstance(encoder, nn.Module) else []
     return weights[0].device if weights else torch.device("cpu")
 
 
-def make_table(
-    chunks_PE: NDArray[np.float32],
-    counts_K: NDArray[np.int64],
-    keys: tuple[str, ...],
-    encoder: str,
-    manifest: str,
-    chunking: Chunking,
-) -> EmbeddingTable:
-    """Average the chunks of every clip.
-
-    Raises:
-        RunError: names the first clip whose embedding is not finite.
-    """
-    starts_K = np.cumsum(counts_K) - counts_K
-    h_KE = (np.add.reduceat(chunks_PE.astype(np.float64), starts_K, axis=0) / counts_K[:, None]).astype(np.float32)
+def _check_finite(h_KE: NDArray[np.float32], keys: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(h_KE).all(1))
     if len(bad):
         raise RunError(
             f"the embedding of clip {keys[bad[0]]} is not finite ({len(bad)} of {len(keys)} clips); "
             "the encoder is broken, take an earlier snapshot"
         )
-    kept = chunks_PE if chunking.aggregate != "embeddings" else chunks_PE[:0]
-    return EmbeddingTable(h_KE, keys, kept, counts_K, encoder, manifest)
 
 
 def in_batches(items: Iterator[Item], batch: int) -> Iterator[list[Item]]:
     """Lists of ``batch`` items, the last perhaps shorter."""
     while group := list(islice(items, batch)):
         yield group
-
-
-def _read_chunks(
-    shards: ShardSet, rows: NDArray[np.int64], spans: Sequence[Sequence[tuple[int, int]]], samples: int
-) -> Iterator[NDArray[np.float32]]:
-    for row, of_clip in zip(rows.tolist(), spans, strict=True):
-        wave = shards.read_window(row, 0, int(shards.index.frames[row])).astype(np.float32) * np.float32(PCM_SCALE)
-        for span in of_clip:
-            yield make_chunk(wave, span, samples, alone=len(of_clip) == 1)

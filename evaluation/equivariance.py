@@ -1,17 +1,20 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
 A flat curve is an invariance, a steep one says that the property is there to be found. The distance between different
-clips stands beside it, since a collapsed encoder moves little under anything.
+clips stands beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
+transformation can be read from the two embeddings.
 
 Shape suffixes: K clips, T samples of a chunk, L samples read, X steps of the curve, E encoder width.
 Source: 2412.18955, Fig. 3.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +23,8 @@ from cluster.progress import Progress
 from cluster.settings import UserError
 from data_shards.reader import ShardSet
 from evaluation.confidence import Resamples, as_row, draw_resamples
-from evaluation.embed import PCM_SCALE, Encoder, run_encoder
+from evaluation.embed import PCM_SCALE, Encoder, alike, run_encoder
+from evaluation.metrics import r_squared
 from evaluation.retrieval import unit_rows
 from evaluation.score import generator
 from evaluation.tasks import EvaluationConfig
@@ -31,50 +35,126 @@ MARGIN = 4 * N_FFT
 """Samples read beyond the stretched chunk, so that it never ends in silence."""
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Clips of one split as they are, and the embeddings of their moved forms."""
+
+    tracks: list[str]
+    still_KE: NDArray[np.float32]
+    by_step: dict[float, NDArray[np.float32]]
+    """Semitones or tempo ratio → embeddings (K, E)."""
+
+
 def measure_equivariance(
     shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig, *, progress: Progress
 ) -> dict[str, Any]:
-    """Curves of every model over test clips, with intervals over tracks.
+    """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
 
     Returns:
-        ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance.
+        ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;
+        ``probe`` → axis → model → value (R²), low, high, error, unit.
     """
     wanted = config.equivariance
-    samples = next(iter(encoders.values())).samples
-    wave_KL, tracks = _read(shards, config, samples)
-    resamples = draw_resamples(
-        tracks, resamples=config.confidence.resamples, seeds=1, rng=generator(config, "equivariance", "resamples")
-    )
-    curves: dict[str, Any] = {"semitones": {}, "rate": {}, "between_clips": {}, "clips": len(tracks)}
-    steps = [("semitones", float(x)) for x in wanted.semitones] + [("rate", float(x)) for x in wanted.rates]
-    still = {name: unit_rows(_embed(encoder, wave_KL[:, :samples], config)) for name, encoder in encoders.items()}
-    for name, unit_KE in still.items():
-        others = 1 - unit_KE.astype(np.float64) @ unit_KE.T
-        curves["between_clips"][name] = float(others[~np.eye(len(others), dtype=np.bool_)].mean())
-    with progress.stage("equivariance", len(steps)) as bar:
-        for done, (axis, x) in enumerate(steps, 1):
-            moved_KT = _move(wave_KL, axis, x, samples)
-            for name, encoder in encoders.items():
-                moved = unit_rows(_embed(encoder, moved_KT, config))
-                distance_K = 1 - (still[name].astype(np.float64) * moved).sum(1)
-                curves[axis].setdefault(name, []).append(_point(x, distance_K, resamples, config))
-            bar(done, f"{axis} {x:g}")
-    return curves
+    found: dict[str, Any] = {"semitones": {}, "rate": {}, "between_clips": {}}
+    axes = {axis: steps for axis, steps in (("semitones", wanted.semitones), ("rate", wanted.rates)) if steps}
+    splits = ("train", "test") if wanted.probe else ("test",)
+    with progress.stage("equivariance", len(splits) * sum(map(len, axes.values())) * len(encoders)) as bar:
+        done = 0
+        for names in alike(encoders):
+            first = encoders[names[0]]
+            waves = {split: _read(shards, config, split, first.rate, first.samples) for split in splits}
+            for axis, steps in axes.items():
+                for name in names:
+                    moved = {split: _moved(encoders[name], *waves[split], axis, steps, config) for split in splits}
+                    found[axis][name] = _curve(moved["test"], config)
+                    found["between_clips"][name] = _between(moved["test"].still_KE)
+                    found["clips"] = len(moved["test"].tracks)
+                    if wanted.probe:
+                        row = read_transformation(moved["train"], moved["test"], axis, config)
+                        found.setdefault("probe", {}).setdefault(axis, {})[name] = row
+                    done += len(splits) * len(steps)
+                    bar(done, f"{axis}, {name}")
+    return found
 
 
-def _read(shards: ShardSet, config: EvaluationConfig, samples: int) -> tuple[Tensor, list[str]]:
-    """The start of test clips that are long enough for the fastest rate, one a track."""
+def read_transformation(train: Moved, test: Moved, axis: str, config: EvaluationConfig) -> dict[str, Any]:
+    """How well a linear map tells the transformation from the difference of two embeddings of unit norm.
+
+    Ridge regression of semitones (of log2 of the rate) on train tracks; its penalty by cross-validation over tracks.
+
+    Returns:
+        R² over test pairs with its interval over tracks, mean absolute error and its unit.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    (x_train, y_train), (x_test, y_test) = _pairs(train, axis), _pairs(test, axis)
+    groups = np.tile(np.arange(len(train.tracks)), len(train.by_step))
+    folds = GroupKFold(min(5, len(train.tracks))).split(x_train, y_train, groups)
+    probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15), cv=list(folds)))
+    predicted = probe.fit(x_train, y_train).predict(x_test)
+    weights_RK = np.tile(_resamples(test, config).weights_RK, len(test.by_step))
+    row: dict[str, Any] = dict(as_row(r_squared(predicted, y_test, weights_RK), config.confidence.level))
+    error = np.abs(predicted - y_test)
+    if axis == "rate":
+        return row | {"error": float(100 * (2**error - 1).mean()), "unit": "% of the rate"}
+    return row | {"error": float(error.mean()), "unit": "semitones"}
+
+
+def _pairs(moved: Moved, axis: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    still = unit_rows(moved.still_KE).astype(np.float64)
+    x = np.concatenate([unit_rows(h_KE) - still for h_KE in moved.by_step.values()])
+    steps = [step if axis == "semitones" else math.log2(step) for step in moved.by_step]
+    return x, np.repeat(np.array(steps), len(still))
+
+
+def _curve(moved: Moved, config: EvaluationConfig) -> list[dict[str, float | None]]:
+    still = unit_rows(moved.still_KE).astype(np.float64)
+    weights_RK, points = _resamples(moved, config).weights_RK, []
+    for x, h_KE in moved.by_step.items():
+        distance_K = 1 - (still * unit_rows(h_KE)).sum(1)
+        level = config.confidence.level
+        points.append({"x": x, **as_row(weights_RK @ distance_K / weights_RK.sum(1), level)})
+    return points
+
+
+def _between(h_KE: NDArray[np.float32]) -> float:
+    unit_KE = unit_rows(h_KE).astype(np.float64)
+    others = 1 - unit_KE @ unit_KE.T
+    return float(others[~np.eye(len(others), dtype=np.bool_)].mean())
+
+
+def _resamples(moved: Moved, config: EvaluationConfig) -> Resamples:
+    rng = generator(config, "equivariance", "resamples")
+    return draw_resamples(moved.tracks, resamples=config.confidence.resamples, seeds=1, rng=rng)
+
+
+def _moved(
+    encoder: Encoder, wave_KL: Tensor, tracks: list[str], axis: str, steps: Sequence[float], config: EvaluationConfig
+) -> Moved:
+    by_step = {float(x): _embed(encoder, _move(wave_KL, axis, float(x), encoder.samples), config) for x in steps}
+    return Moved(tracks, _embed(encoder, wave_KL[:, : encoder.samples], config), by_step)
+
+
+def _read(shards: ShardSet, config: EvaluationConfig, split: str, rate: int, samples: int) -> tuple[Tensor, list[str]]:
+    """The start of a split's clips that are long enough for the fastest rate, one a track, at an encoder's rate."""
     fastest = max((1.0, *config.equivariance.rates))
-    length = math.ceil(samples * fastest) + MARGIN
+    wanted = math.ceil(samples * fastest) + MARGIN
+    length = math.ceil(wanted * shards.rate / rate)
     index = shards.index
-    rows = [int(row) for row in index.rows("test") if index.frames[row] >= length]
     first: dict[str, int] = {}
-    for row in rows:
-        first.setdefault(str(index.track[row]), row)
+    for row in index.rows(split):
+        if index.frames[row] >= length:
+            first.setdefault(str(index.track[row]), int(row))
     chosen = list(first.items())[: config.equivariance.clips]
     if len(chosen) < 2:
-        raise UserError(f"equivariance needs two test tracks of {length / shards.rate:.1f} s; lower equivariance.rates")
+        seconds = length / shards.rate
+        raise UserError(f"equivariance needs two {split} tracks of {seconds:.1f} s; lower equivariance.rates")
     waves = [shards.read_window(row, 0, length).astype(np.float32) * np.float32(PCM_SCALE) for _, row in chosen]
+    if rate != shards.rate:
+        waves = [np.resize(soxr.resample(wave, shards.rate, rate, quality="HQ"), wanted) for wave in waves]
     return torch.from_numpy(np.stack(waves)), [track for track, _ in chosen]
 
 
@@ -89,12 +169,5 @@ def _move(wave_KL: Tensor, axis: str, x: float, samples: int) -> Tensor:
 
 
 def _embed(encoder: Encoder, wave_KT: Tensor, config: EvaluationConfig) -> NDArray[np.float32]:
-    parts = [run_encoder(encoder, part_NT.to(config.device)) for part_NT in torch.split(wave_KT, config.batch)]
+    parts = [run_encoder(encoder, part_NT) for part_NT in torch.split(wave_KT, config.batch)]
     return np.concatenate(parts)
-
-
-def _point(
-    x: float, distance_K: NDArray[np.float64], resamples: Resamples, config: EvaluationConfig
-) -> dict[str, float | None]:
-    weights_RK = resamples.weights_RK
-    return {"x": x, **as_row(weights_RK @ distance_K / weights_RK.sum(1), config.confidence.level)}

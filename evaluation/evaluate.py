@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ from cluster.settings import UserError, to_tree
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardSet
 from evaluation.cache import load_table, save_table, table_path
-from evaluation.embed import EmbeddingTable, Encoder, check_rate, embed_shards
+from evaluation.embed import EmbeddingTable, Encoder, alike, check_rate, embed_shards, open_shards
+from evaluation.encoders import is_factory, load_any, untrained_any
 from evaluation.equivariance import measure_equivariance
+from evaluation.pool import Pool, open_pool
 from evaluation.projection import project
-from evaluation.report import Report, build_tree, write_report
+from evaluation.published import beside
+from evaluation.report import SUBJECT, Report, build_tree, write_report
 from evaluation.resamples import RESAMPLES, by_condition, by_metric, save_resamples
 from evaluation.robustness import measure_robustness, summarise
 from evaluation.score import Scored, score_task
-from evaluation.targets import Target, artist_overlap, check_splits, columns, read_target
-from evaluation.tasks import EvaluationConfig
+from evaluation.splits import check_leaks, freeze, hold_to, load_split, save_split
+from evaluation.targets import Target, artist_overlap, columns, read_target
+from evaluation.tasks import EvaluationConfig, Task
 
 
-def evaluate(snapshot: Path | str, config: EvaluationConfig, out: Path, *, progress: Progress = SILENT) -> Report:
-    """Judge a snapshot beside the untrained encoder, chance and a constant.
+def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progress: Progress = SILENT) -> Report:
+    """Judge an encoder beside its untrained self, chance and a constant.
 
     Args:
-        snapshot: a step-N folder, the link last, or a run's folder.
+        source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
         config: shards and tasks.
         out: folder of report.json, .md, .html, .csv, .tex and the figures, and of embeddings unless ``config.cache``
             says where.
@@ -36,12 +41,16 @@ def evaluate(snapshot: Path | str, config: EvaluationConfig, out: Path, *, progr
         UserError: for shards, columns, splits or rates that do not fit; before anything is embedded.
         RunError: if an embedding is not finite.
     """
-    from trainers.frozen import load_encoder, untrained_encoder
-
-    trained = load_encoder(snapshot, config.device)
-    encoders: dict[str, Encoder] = {"trained": trained, "untrained": untrained_encoder(snapshot, config.device)}
-    encoders |= {name: load_encoder(other, config.device) for name, other in config.against.items()}
+    device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
+    trained, untrained = load_any(source, device), untrained_any(source, device)
+    encoders: dict[str, Encoder] = {SUBJECT: trained}
+    if untrained is not None:
+        encoders["untrained"] = untrained
+    encoders |= {name: load_any(other, device) for name, other in config.against.items()}
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
+    if is_factory(source):
+        word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"
+        about |= {"source": str(source), "untrained": word}
     return evaluate_encoders(encoders, config, out, about=about, progress=progress)
 
 
@@ -67,36 +76,57 @@ def evaluate_encoders(
     if not config.tasks:
         raise UserError("no tasks: a preset of conf/evaluation has some")
     started = time.monotonic()
-    with ShardSet.open(config.data.shards) as shards:
+    with open_shards(config.data) as shards:
         for encoder in encoders.values():
-            check_rate(encoder, shards.rate, config.data.shards)
-        check_splits(shards.index)
+            check_rate(encoder, shards.rate, config.data.shards, resample=config.chunking.resample)
+        check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
         targets, left_out = _targets(shards.index, config)
         cache = Path(config.cache) if config.cache else out / "embeddings"
-        tables = embedded(shards, encoders, config, cache, progress=progress)
-        scored: dict[str, Scored] = {}
-        with progress.stage("scoring", len(targets)) as bar:
-            for done, (name, target) in enumerate(targets.items(), 1):
-                scored[name] = score_task(name, config.tasks[name], target, tables, config)
-                bar(done, name)
-        extras: dict[str, Any] = {}
-        values = {name: {m: j.values_R for m, j in row.items()} for name, row in by_metric(scored).items()}
-        if config.robustness.severities or config.robustness.corruptions:
-            curves = measure_robustness(shards, encoders, targets, tables, config, progress=progress)
-            extras["robustness"] = summarise(curves, config)
-            values |= by_condition(curves)
-        if config.equivariance.semitones or config.equivariance.rates:
-            extras["equivariance"] = measure_equivariance(shards, encoders, config, progress=progress)
+        with open_pool(encoders, config.resources) as pool:
+            tables = embedded(shards, pool, config, cache, progress=progress)
+            scored: dict[str, Scored] = {}
+            with progress.stage("scoring", len(targets)) as bar:
+                for done, (name, target) in enumerate(targets.items(), 1):
+                    scored[name] = score_task(name, config.tasks[name], target, tables, config)
+                    bar(done, name)
+            values = {name: {m: j.values_R for m, j in row.items()} for name, row in by_metric(scored).items()}
+            extras: dict[str, Any] = {}
+            if config.robustness.severities or config.robustness.corruptions:
+                curves = measure_robustness(shards, pool, targets, tables, config, progress=progress)
+                extras["robustness"] = summarise(curves, config)
+                values |= by_condition(curves)
+            if config.equivariance.semitones or config.equivariance.rates:
+                extras["equivariance"] = measure_equivariance(shards, pool, config, progress=progress)
         if config.projection.task:
             extras["projection"] = project(tables, targets, config)
         facts = dict(about) | _facts(shards, encoders, config) | {"seconds": round(time.monotonic() - started, 1)}
+        splits = _save_splits(shards.index, targets, config, out / "splits")
     tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | extras
+    for name, identity in splits.items():
+        tree["tasks"][name] |= identity
+    tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
     save_resamples(values, out / RESAMPLES)
     return write_report(tree, out)
 
 
+def _save_splits(
+    index: ShardIndex, targets: Mapping[str, Target], config: EvaluationConfig, folder: Path
+) -> dict[str, dict[str, str]]:
+    """Freeze what every task was judged on; hashes and file by task."""
+    identities = {}
+    for name, target in targets.items():
+        frozen = freeze(index, config.tasks[name].column, target)
+        save_split(frozen, folder / f"{name}.json")
+        identities[name] = {
+            "split_hash": frozen.split_hash,
+            "vocabulary_hash": frozen.vocabulary_hash,
+            "split_file": f"{folder.name}/{name}.json",
+        }
+    return identities
+
+
 def embedded(
-    shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig, folder: Path, *, progress: Progress
+    shards: ShardSet, encoders: Pool, config: EvaluationConfig, folder: Path, *, progress: Progress
 ) -> dict[str, EmbeddingTable]:
     """Tables of all encoders: read where they were computed before, computed and kept otherwise."""
     paths = {
@@ -107,9 +137,8 @@ def embedded(
     missing = {name: encoder for name, encoder in encoders.items() if tables[name] is None}
     if missing:
         fresh: dict[str, EmbeddingTable] = {}
-        for samples in sorted({encoder.samples for encoder in missing.values()}):
-            alike = {name: encoder for name, encoder in missing.items() if encoder.samples == samples}
-            fresh |= embed_shards(shards, alike, config, progress=progress)
+        for names in alike(missing):
+            fresh |= embed_shards(shards, encoders.only(names), config, progress=progress)
         for name, table in fresh.items():
             save_table(table, paths[name])
         tables |= fresh
@@ -124,11 +153,24 @@ def _targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Tar
         if task.optional and task.column not in present and task.column != "artist":
             left_out[name] = f"the set has no column {task.column}"
         else:
-            targets[name] = read_target(index, name, task)
+            targets[name] = _read(index, name, task)
     if not targets:
         known = ", ".join(sorted(present)) or "none"
         raise UserError(f"none of the tasks' columns is in the shards; they have {known}")
     return targets, left_out
+
+
+def _read(index: ShardIndex, name: str, task: Task) -> Target:
+    if task.frozen is None:
+        return read_target(index, name, task)
+    frozen = load_split(Path(task.frozen))
+    if frozen.column != task.column or (task.vocabulary and task.vocabulary != frozen.vocabulary):
+        raise UserError(
+            f"task {name}: {task.frozen} freezes column {frozen.column} with {len(frozen.vocabulary)} tags, "
+            f"the task has column {task.column}" + " and another vocabulary" * bool(task.vocabulary)
+        )
+    target = read_target(index, name, replace(task, vocabulary=frozen.vocabulary))
+    return hold_to(frozen, name, index, target)
 
 
 def _facts(shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig) -> dict[str, Any]:

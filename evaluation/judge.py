@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.confidence import Resamples
+from evaluation.confidence import Resamples, as_row, jackknife_interval, named
 from evaluation.metrics import auroc_and_ap, key_scores, macro, pair_mean, r_squared, tag_precision, tempo_hits
 from evaluation.targets import Target
 from evaluation.tasks import Kind
@@ -20,7 +20,7 @@ Values = NDArray[Any]
 
 CONVENTIONS = {
     "auroc": "macro AUROC over tags, on raw scores (scikit-learn)",
-    "ap": "macro average precision over tags, step sum, on raw scores (scikit-learn)",
+    "ap": "macro average precision over tags, step sum, raw scores (scikit-learn); jackknife interval, bias removed",
     "accuracy": "top-1 accuracy",
     "weighted": "weighted key score; a fifth counts .5 only above the reference (mir_eval)",
     "r2": "coefficient of determination (scikit-learn)",
@@ -39,6 +39,16 @@ class Judged:
     """Row 0 is the test set, the others its resamples; the mean over seeds."""
     by_tag: dict[str, float]
     """The metric of every tag that is not masked, mean over seeds; empty for other kinds."""
+    left_out_G: NDArray[np.float64] | None = None
+    """Without each group of clusters, mean over seeds, for a metric whose interval is the jackknife's."""
+    seed_variance: float = 0.0
+    """Of the mean over seeds."""
+
+    def row(self, level: float) -> dict[str, float | None]:
+        """Value, low and high."""
+        if self.left_out_G is None or len(self.left_out_G) < 2 or not np.isfinite(self.left_out_G).all():
+            return as_row(self.values_R, level)
+        return named(jackknife_interval(float(self.values_R[0]), self.left_out_G, self.seed_variance, level))
 
 
 def judge_answers(kind: Kind, answers: Values, test: Target, resamples: Resamples) -> dict[str, Judged]:
@@ -103,12 +113,18 @@ def _judge_tags(scores_SKC: NDArray[np.float64], test: Target, resamples: Resamp
     masked = set(masked_tags(test))
     kept = [c for c, tag in enumerate(test.classes) if tag not in masked]
     truth_KC = np.asarray(test.values, np.bool_)[:, kept]
-    both = [auroc_and_ap(scores_KC[:, kept], truth_KC, resamples.weights_RK) for scores_KC in scores_SKC]
-    judged = {}
-    for name, values_SRC in (("auroc", [a for a, _ in both]), ("ap", [p for _, p in both])):
-        by_tag = np.mean([values_RC[0] for values_RC in values_SRC], 0)
-        values_R = resamples.over_seeds(np.stack([macro(values_RC) for values_RC in values_SRC]))
-        judged[name] = Judged(values_R, dict(zip((test.classes[c] for c in kept), by_tag.tolist(), strict=True)))
+    weights = np.concatenate([resamples.weights_RK, resamples.left_out_GK])
+    both = [auroc_and_ap(scores_KC[:, kept], truth_KC, weights) for scores_KC in scores_SKC]
+    judged, drawn = {}, len(resamples.weights_RK)
+    for name, values_SXC in (("auroc", [a for a, _ in both]), ("ap", [p for _, p in both])):
+        by_tag = np.mean([values_XC[0] for values_XC in values_SXC], 0)
+        values_SX = np.stack([macro(values_XC) for values_XC in values_SXC])
+        judged[name] = Judged(
+            resamples.over_seeds(values_SX[:, :drawn]),
+            dict(zip((test.classes[c] for c in kept), by_tag.tolist(), strict=True)),
+            values_SX[:, drawn:].mean(0) if name == "ap" else None,
+            float(values_SX[:, 0].var(ddof=1)) / len(values_SX) if len(values_SX) > 1 else 0.0,
+        )
     return judged
 
 

@@ -7,7 +7,8 @@ from html import escape
 from typing import Any
 
 from evaluation.figures import Drawn
-from evaluation.report import REFERENCE, SUBJECT, Row, rows_of
+from evaluation.report import SUBJECT, Row, reference, rows_of
+from evaluation.tables import TextTable, extra_tables
 
 STYLE = """
 :root {
@@ -35,6 +36,8 @@ th, td { padding: .4rem .6rem; text-align: right; white-space: nowrap; border-bo
 th { font-weight: 600; color: var(--soft); font-size: .85rem; }
 th:first-child, td:first-child { text-align: left; }
 td.own { font-weight: 650; }
+table.words td, table.words th { text-align: left; white-space: normal; }
+table.words td { font-size: .9rem; }
 td small { color: var(--soft); font-weight: 400; }
 tr.task td { padding-top: 1.2rem; font-weight: 650; border-bottom: 0; }
 .better { color: var(--better); }
@@ -68,6 +71,7 @@ def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
         _table(tree),
         "<h2>Figures</h2>",
         *(_figure(drawn) for drawn in figures.values()),
+        *map(_words, extra_tables(tree)),
         _conventions(rows_of(tree)),
         _notes(tree),
         "<h2>Provenance</h2><details><summary>Encoder, shards, configuration, versions</summary>"
@@ -92,7 +96,7 @@ def _lead(about: Mapping[str, Any]) -> str:
 
 def _table(tree: Mapping[str, Any]) -> str:
     names = list(tree["baselines"])
-    head = ["metric", SUBJECT, *names, f"difference from {REFERENCE}", "n"]
+    head = ["metric", SUBJECT, *names, f"difference from {reference(tree)}", "n"]
     titles = "".join(f"<th>{escape(word)}</th>" for word in head)
     lines = [f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>']
     task = ""
@@ -122,6 +126,13 @@ def _figure(drawn: Drawn) -> str:
         f'<source media="(prefers-color-scheme: dark)" srcset="data:image/svg+xml;base64,{dark}">'
         f'<img alt="{escape(drawn.title)}" src="data:image/svg+xml;base64,{light}"></picture></figure>'
     )
+
+
+def _words(table: TextTable) -> str:
+    titles = "".join(f"<th>{escape(word)}</th>" for word in table.head)
+    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    inner = f'<table class="words"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<h2>{escape(table.title)}</h2><div class="scroll">{inner}</div>'
 
 
 def _conventions(rows: list[Row]) -> str:

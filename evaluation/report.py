@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ SCHEMA_VERSION = 1
 SUBJECT = "trained"
 """The model that is reported; all others are its baselines."""
 REFERENCE = "untrained"
+"""The baseline to beat; chance where a user's encoder has no untrained self."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Report:
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
-        names = [name for name in (REFERENCE, "constant") if name in self.tree["baselines"]]
-        table = Table("metric", SUBJECT, *names, f"difference from {REFERENCE}", box=SIMPLE)
+        names = [reference(self.tree), "constant"]
+        table = Table("metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE)
         largest = max((int(metric.partition("@")[2] or 0) for metric in self.tree["metrics"]), default=0)
         for row in rows_of(self.tree):
             if row.metric.partition("@")[2] in ("", str(largest)):
@@ -89,7 +89,7 @@ def build_tree(
         for metric, judged in task.metrics.items():
             about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
             for model, one in judged.items():
-                tables[model][f"{name}/{metric}"] = as_row(one.values_R, level) | about
+                tables[model][f"{name}/{metric}"] = one.row(level) | about
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
@@ -121,11 +121,16 @@ def _adjust(differences: dict[str, dict[str, Any]], claims: Sequence[str]) -> No
         differences[model][claim]["p_holm"] = p
 
 
+def reference(tree: Mapping[str, Any]) -> str:
+    """The baseline that differences are shown from."""
+    return REFERENCE if REFERENCE in tree["baselines"] else "random"
+
+
 def rows_of(tree: Mapping[str, Any]) -> list[Row]:
     """The report's metrics as rows of text, in their order."""
     rows = []
     for metric, own in tree["metrics"].items():
-        delta = tree["differences"].get(REFERENCE, {}).get(metric)
+        delta = tree["differences"].get(reference(tree), {}).get(metric)
         rows.append(
             Row(
                 metric=metric,
@@ -154,54 +159,6 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return ("−" if value < 0 else "+" if sign else "") + text
 
 
-def markdown(tree: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    names = list(tree["baselines"])
-    head = ["metric", SUBJECT, "interval", *names, f"difference from {REFERENCE}", "n"]
-    lines = ["# Evaluation", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in rows_of(tree):
-        cells = [row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Conventions", ""]
-    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows_of(tree)]
-    lines += _corrupted(tree.get("robustness", {}))
-    masked = [
-        f"- {name}: {', '.join(map(_plain, task['masked']))}" for name, task in tree["tasks"].items() if task["masked"]
-    ]
-    lines += ["", "## Masked tags", "", *masked] if masked else []
-    notes = [*tree["notes"], *(f"{name}: left out, {reason}" for name, reason in tree["left_out"].items())]
-    lines += ["", "## Notes", "", *(f"- {_plain(note)}" for note in notes)] if notes else []
-    lines += [
-        "",
-        "## Provenance",
-        "",
-        "```json",
-        json.dumps(tree["provenance"], indent=1, ensure_ascii=True),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _corrupted(robustness: Mapping[str, Any]) -> list[str]:
-    """Tables of the values under corruption, with their change from clean audio."""
-    lines = []
-    for metric, by_model in robustness.items():
-        models = list(by_model)
-        lines += [
-            "",
-            f"## {metric} under corruption",
-            "",
-            f"| condition | {' | '.join(models)} |",
-            "|---" * (len(models) + 1) + "|",
-        ]
-        for condition in by_model[models[0]]:
-            rows = [by_model[model][condition] for model in models]
-            cells = [f"{number(row['value'])} ({number(row['change']['value'], sign=True)})" for row in rows]
-            lines.append(f"| {condition} | {' | '.join(cells)} |")
-    return lines
-
-
 def csv_text(tree: Mapping[str, Any]) -> str:
     """A row a metric and model."""
     out = io.StringIO()
@@ -213,21 +170,11 @@ def csv_text(tree: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def latex(tree: Mapping[str, Any]) -> str:
-    """A booktabs table."""
-    names = list(tree["baselines"])
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(names) + 2)}}}", r"\toprule"]
-    lines.append(" & ".join(["metric", SUBJECT, "interval", *names]) + r" \\")
-    lines.append(r"\midrule")
-    for row in rows_of(tree):
-        cells = [row.metric.replace("_", r"\_"), row.value, row.interval, *row.baselines.values()]
-        lines.append(" & ".join(cells).replace("−", "$-$").replace("–", "--") + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
 def write_report(tree: dict[str, Any], folder: Path) -> Report:
     """Write every form of a report, the JSON last: where it stands, the others are whole."""
     from evaluation.figures import draw_figures
+    from evaluation.latex import latex
+    from evaluation.markdown import markdown
     from evaluation.page import html_page
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,9 +209,3 @@ def _verdict(delta: Mapping[str, Any] | None) -> str:
     if not delta or delta["low"] is None:
         return "unclear"
     return "better" if delta["low"] > 0 else "worse" if delta["high"] < 0 else "unclear"
-
-
-def _plain(text: str) -> str:
-    """A user's words in Markdown: one line, and no markup of theirs."""
-    words = escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{c}" if c in "\\`*_[]|#!" else c for c in words)

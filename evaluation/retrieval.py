@@ -7,13 +7,17 @@ Shape suffixes: Q queries, D clips of the base, E encoder width, k neighbours.
 """
 
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
 
 Ints = NDArray[np.int64]
+QUERIES_A_BLOCK = 1024
+"""Of a product on a GPU: a block against a million rows is 4 GB."""
 
 
 def unit_rows(h_KE: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -23,7 +27,7 @@ def unit_rows(h_KE: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def search(
-    query_QE: NDArray[np.float32], shards: Iterable[NDArray[np.float32]], k: int
+    query_QE: NDArray[np.float32], shards: Iterable[NDArray[np.float32]], k: int, *, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], Ints]:
     """Exact top k of a base that need not fit into memory: each shard is searched, and the best so far merged.
 
@@ -31,35 +35,81 @@ def search(
         query_QE: unit rows.
         shards: unit rows of the base, part after part.
         k: neighbours wanted, ≥ 1.
+        device: faiss searches on ``cpu``, torch's product and top-k on any other torch device.
 
     Returns:
         Cosines and rows of the whole base, best first, both (Q, k), or fewer columns for a smaller base. Among equals
-        the earlier row comes first, so cutting the base elsewhere changes nothing.
+        the earlier row comes first (on the CPU), so cutting the base elsewhere changes nothing.
     """
-    import faiss
+    return search_parts(
+        query_QE, (flat(shard_DE) if device == "cpu" else Product(shard_DE, device) for shard_DE in shards), k
+    )
 
+
+class Part(Protocol):
+    """Some rows of a base; what faiss calls an index."""
+
+    ntotal: int
+
+    def search(self, query_QE: NDArray[np.float32], k: int, /) -> tuple[NDArray[np.float32], Ints]:
+        """Cosines and rows of this part, best first, k ≤ ntotal."""
+        ...
+
+
+def search_parts(query_QE: NDArray[np.float32], parts: Iterable[Part], k: int) -> tuple[NDArray[np.float32], Ints]:
+    """The same over parts that can search themselves; one is held at a time."""
+    query_QE = np.ascontiguousarray(query_QE)
     best_Qk = np.empty((len(query_QE), 0), np.float32)
     rows_Qk = np.empty((len(query_QE), 0), np.int64)
     first = 0
-    for shard_DE in shards:
-        index = faiss.IndexFlatIP(shard_DE.shape[1])
-        index.add(np.ascontiguousarray(shard_DE))
-        found_Qk, near_Qk = index.search(np.ascontiguousarray(query_QE), min(k, len(shard_DE)))
+    for part in parts:
+        found_Qk, near_Qk = part.search(query_QE, min(k, part.ntotal))
         best_Qk = np.concatenate([best_Qk, found_Qk], 1)
         rows_Qk = np.concatenate([rows_Qk, near_Qk + first], 1)
         order_Qk = np.lexsort((rows_Qk, -best_Qk), axis=1)[:, :k]
         best_Qk, rows_Qk = np.take_along_axis(best_Qk, order_Qk, 1), np.take_along_axis(rows_Qk, order_Qk, 1)
-        first += len(shard_DE)
+        first += part.ntotal
     return best_Qk, rows_Qk
 
 
-def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int) -> Ints:
+def flat(shard_DE: NDArray[np.float32]) -> Any:
+    """Faiss's exact inner product: the fastest on a CPU."""
+    import faiss
+
+    index = faiss.IndexFlatIP(shard_DE.shape[1])
+    index.add(np.ascontiguousarray(shard_DE))
+    return index
+
+
+class Product:
+    """torch's product and top-k, in blocks of queries: exact search on a GPU.
+
+    Args:
+        shard_DE: unit rows.
+        device: torch device.
+    """
+
+    def __init__(self, shard_DE: NDArray[np.float32], device: str) -> None:
+        self._base_DE = torch.from_numpy(np.ascontiguousarray(shard_DE)).to(device)
+        self.ntotal = len(shard_DE)
+
+    def search(self, query_QE: NDArray[np.float32], k: int, /) -> tuple[NDArray[np.float32], Ints]:
+        """See `Part`."""
+        blocks = torch.split(torch.from_numpy(query_QE).to(self._base_DE), QUERIES_A_BLOCK)
+        best = [(block_QE @ self._base_DE.T).topk(k) for block_QE in blocks]
+        return torch.cat([top.values for top in best]).cpu().numpy(), torch.cat(
+            [top.indices for top in best]
+        ).cpu().numpy()
+
+
+def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int, *, device: str = "cpu") -> Ints:
     """The k nearest clips of another group for every clip of a set, nearest first.
 
     Args:
         h_KE: embeddings, any scale.
         groups_K: clips with equal numbers are never each other's neighbours; a clip is of its own group.
         k: neighbours wanted, ≥ 1.
+        device: that searches.
 
     Returns:
         Rows of neighbours, shape (K, k); −1 behind the last where a clip has fewer.
@@ -74,7 +124,7 @@ def neighbours(h_KE: NDArray[np.float32], groups_K: Ints, k: int) -> Ints:
     unit_KE = unit_rows(h_KE)
     # However large the query's own group is, k of the others lie within k + its size.
     reach = min(len(h_KE), k + int(np.bincount(groups_K).max()))
-    _, found_KD = search(unit_KE, [unit_KE], reach)
+    _, found_KD = search(unit_KE, [unit_KE], reach, device=device)
     other_KD = groups_K[found_KD] != groups_K[:, None]
     first_KD = np.argsort(~other_KD, axis=1, kind="stable")[:, :k]
     near_Kk = np.take_along_axis(found_KD, first_KD, 1)

@@ -7,7 +7,7 @@ models hear the same.
 Shape suffixes: N chunks of a batch, T samples, K test clips.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from torch import Tensor
 from cluster.progress import Progress
 from data_shards.reader import ShardSet
 from evaluation.confidence import as_row
-from evaluation.embed import EmbeddingTable, Encoder, embed_shards
+from evaluation.embed import Alter, EmbeddingTable, Encoder, alike, embed_shards
 from evaluation.judge import Values, judge_answers
+from evaluation.pool import as_pool
 from evaluation.probing import Probe, by_width, fit_probe
 from evaluation.score import SPLITS, test_resamples
 from evaluation.targets import Target
@@ -26,8 +27,6 @@ from evaluation.tasks import EvaluationConfig
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
 
-Alter = Callable[[Tensor, Tensor], Tensor]
-"""Waves (N, T) and their chunks' numbers (N,) to altered waves (N, T)."""
 CLEAN = "clean"
 Curves = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
 """Metric → model → condition → values (R,)."""
@@ -67,10 +66,14 @@ def measure_robustness(
     rows = np.unique(np.concatenate([target.only("test").rows_K for target in probed.values()]))
     result: Curves = {}
     clean = {name: _select(table, rows) for name, table in tables.items()}
-    for condition, alter in {CLEAN: None, **conditions(config, shards.rate)}.items():
+    pool = as_pool(encoders)
+    for condition in (CLEAN, *conditions(config, shards.rate)):
         heard = clean
-        if alter is not None:
-            heard = embed_shards(shards, encoders, config, rows=rows, alter=alter, progress=progress)
+        if condition != CLEAN:
+            heard = {}
+            for names in alike(pool):
+                alter = conditions(config, pool[names[0]].rate)[condition]
+                heard |= embed_shards(shards, pool.only(names), config, rows=rows, alter=alter, progress=progress)
         for name, target in probed.items():
             test = target.only("test")
             at_K = np.searchsorted(rows, test.rows_K)

@@ -15,7 +15,7 @@ from evaluation.embed import EmbeddingTable
 from evaluation.judge import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
 from evaluation.probing import by_width, fit_probe
 from evaluation.retrieval import neighbours
-from evaluation.targets import Target
+from evaluation.targets import Target, parts_of
 from evaluation.tasks import EvaluationConfig, Task
 
 SPLITS = ("train", "valid", "test")
@@ -58,10 +58,11 @@ def score_task(
     Raises:
         UserError: if a split the task needs has no clip with a known target.
     """
-    parts = {split: target.only(split) for split in SPLITS}
+    parts = parts_of(target, config.judged)
     for split in SPLITS if task.probe else ("test",):
         if not len(parts[split]):
-            raise UserError(f"task {name}: no clip of split {split} has a value in column {task.column}")
+            held = {"test": "valid", "valid": "train"}.get(split, split) if config.judged == "valid" else split
+            raise UserError(f"task {name}: no clip of split {held} has a value in column {task.column}")
     test = parts["test"]
     resamples = test_resamples(name, test, config)
     notes = []
@@ -144,7 +145,7 @@ def _retrieve(
     _, groups_K = np.unique(test.track_K if config.exclude == "track" else test.artist_K, return_inverse=True)
     embedded = {model: table.h_KE[test.rows_K] for model, table in tables.items()}
     embedded["random"] = generator(config, name, "random").standard_normal((len(test), 64)).astype(np.float32)
-    near = {model: neighbours(h_KE, groups_K, k) for model, h_KE in embedded.items()}
+    near = {model: neighbours(h_KE, groups_K, k, device=config.device) for model, h_KE in embedded.items()}
     found = {model: test.values[near_Kk] for model, near_Kk in near.items()}
     # Which neighbours exist depends on the groups alone, so it is the same for every model.
     there_Kk = near["random"] >= 0
@@ -162,7 +163,7 @@ def _convention(task: Task, config: EvaluationConfig, metric: str, test: Target,
     base, at, k = metric.partition("@")
     text = CONVENTIONS["tag_p" if base == "p" and task.kind == "tags" else base]
     if at:
-        return f"{text}; cosine, {k} nearest test clips of another {config.exclude}, mean over pairs"
+        return f"{text}; cosine, {k} nearest {config.judged} clips of another {config.exclude}, mean over pairs"
     if task.kind == "tags":
         text += f"; {len(test.classes) - len(masked)} of {len(test.classes)} tags"
     layers = "one linear layer" if task.head == "linear" else f"MLP of {task.hidden}"

@@ -45,6 +45,10 @@ class Task(Config):
     """Clips a step, > 0."""
     standardise: bool = False
     """Embeddings to zero mean and unit deviation of the train split; the paper does not."""
+    frozen: str | None = None
+    """File of an earlier report's ``splits/``: its clips, splits and vocabulary, or an error."""
+    published: str | None = None
+    """Protocol of conf/evaluation/published whose figures stand beside this task's."""
 
     def __post_init__(self) -> None:
         if not (self.probe or self.retrieval):
@@ -68,6 +72,14 @@ class EvaluationData(Config):
 
     shards: str | None = None
     """Folder or URI of the shards, with their index. Needed."""
+    cache: str | None = None
+    """Folder for copies of remote shards; needed for a URI."""
+    cache_gb: float = 50.0
+    """The copies are kept below this size, GB, > 0."""
+
+    def __post_init__(self) -> None:
+        if self.cache_gb <= 0:
+            raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +90,33 @@ class Chunking(Config):
     """A last chunk with at least this share of its samples is padded with zeros, a shorter one left out; in (0, 1]."""
     aggregate: Literal["embeddings", "probabilities", "logits"] = "embeddings"
     """What is averaged over a test clip's chunks. Heads are trained on clips' mean embeddings in all three."""
+    resample: bool = False
+    """Shards of another rate than an encoder's are resampled (soxr HQ) to it; otherwise they are refused."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_tail <= 1:
             raise ValueError(f"min_tail must be in (0, 1], got {self.min_tail}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig(Config):
+    """Who embeds: this process, or Ray workers; the job's own cluster, RAY_ADDRESS, or a local one."""
+
+    num_workers: int = 0
+    """Ray workers, ≥ 0; 0 = this process, without Ray. Every number gives the same embeddings."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """A GPU for every worker: yes, no, or auto = where there are at least as many as the workers need."""
+    cpus_per_worker: float = 1.0
+    """Cores Ray reserves for a worker, and its threads, > 0."""
+    gpus_per_worker: float = 1.0
+    """GPUs Ray reserves for a worker that uses one, > 0."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be ≥ 0, got {self.num_workers}")
+        for name in ("cpus_per_worker", "gpus_per_worker"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +165,9 @@ class EquivarianceConfig(Config):
     rates: tuple[float, ...] = ()
     """Tempo ratios, > 0; 1.25 is a quarter faster."""
     clips: int = 200
-    """Test tracks at most, ≥ 2."""
+    """Tracks of a split at most, ≥ 2."""
+    probe: bool = False
+    """Also predict the transformation from the difference of two embeddings: a linear map fitted on train tracks."""
 
     def __post_init__(self) -> None:
         if any(rate <= 0 for rate in self.rates):
@@ -186,7 +223,10 @@ class EvaluationConfig(Config):
     batch: int = 64
     """Chunks an encoder sees at once, > 0."""
     device: str = "cpu"
-    """Torch device of the encoder and the heads."""
+    """Torch device of the heads, and of the encoders unless Ray workers embed."""
+    resources: WorkersConfig = field(default_factory=WorkersConfig)
+    judged: Literal["test", "valid"] = "test"
+    """Split that is reported. valid: to choose by, as a sweep does; heads then stop on a fifth of the train artists."""
     cache: str | None = None
     """Folder of embedding tables; by default ``embeddings`` in the output folder."""
 
@@ -196,6 +236,9 @@ class EvaluationConfig(Config):
         for name in ("seeds", "batch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)
+        if self.judged == "valid" and any((*extras, self.equivariance.semitones, self.equivariance.rates)):
+            raise ValueError("judged=valid is for tasks; robustness, equivariance and projection are of test clips")
         taken = sorted({"trained", "untrained", "random", "constant"} & set(self.against))
         if taken:
             raise ValueError(f"against cannot be called {', '.join(taken)}")

@@ -260,7 +260,7 @@ def running_statistics(model: nn.Module, running: Running) -> Iterator[None]:
     With ``collect`` all ranks must leave the block together; an error inside it drops what was collected.
     """
     layers = [module for module in model.modules() if isinstance(module, GlobalNorm)]
-    before = [layer.running for layer in layers]
+    before = [(layer.running, layer.collected) for layer in layers]
     for layer in layers:
         layer.running = running
     try:
@@ -268,8 +268,9 @@ def running_statistics(model: nn.Module, running: Running) -> Iterator[None]:
         if running == "collect":
             move_running_statistics(layers)
     finally:
-        for layer, mode in zip(layers, before, strict=True):
-            layer.running, layer.collected = mode, None
+        for layer, (mode, collected) in zip(layers, before, strict=True):
+            # A forward that holds inside a block that collects leaves alone what was collected.
+            layer.running, layer.collected = mode, collected if running == "hold" else None
 
 
 def move_running_statistics(layers: Iterable[GlobalNorm]) -> None:

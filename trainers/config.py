@@ -8,9 +8,9 @@ from cluster.tracking_config import TrackingConfig
 from data_shards.data_config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.frontend import FrontendConfig
-from trainers.losses.semi_supervised import LossConfig
+from trainers.losses.objective import LossConfig
 from trainers.model import EncoderConfig, HeadConfig
-from trainers.step import OptimConfig
+from trainers.optim import OptimConfig
 from trainers.views import ViewsConfig
 
 
@@ -26,11 +26,25 @@ class RunConfig(Config):
     """Newest snapshots that stay on disk."""
     report_every: int = 10
     """Steps between reports to Ray and to the person watching."""
+    quick_every: int = 0
+    """Steps between quick nearest-neighbour scores of the labelled set's split ``valid``: figure ``quick/knn``, and
+    ``snapshots/best`` beside ``last``. 0: none."""
+    quick_clips: int = 256
+    """Clips that the quick score looks at, at most."""
 
     def __post_init__(self) -> None:
         for name in ("snapshot_every", "keep", "report_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name} must be >= 1, got {getattr(self, name)}")
+        if self.quick_every < 0 or self.quick_clips < 2:
+            raise ValueError(
+                f"run.quick_every must be >= 0 and run.quick_clips >= 2, got {self.quick_every}, {self.quick_clips}"
+            )
+        if self.quick_every and self.snapshot_every % self.quick_every:
+            raise ValueError(
+                f"run.snapshot_every={self.snapshot_every} must be a multiple of run.quick_every={self.quick_every}: "
+                "only a snapshot with a score can be the best"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +68,29 @@ class ExperimentConfig(Config):
     """Snapshot whose encoder and head a new run starts from."""
 
     def __post_init__(self) -> None:
-        if self.frontend.kind != self.encoder.reads:
+        if self.frontend.kind not in self.encoder.frontends:
             raise ValueError(
-                f"encoder.name={self.encoder.name} reads {self.encoder.reads}, frontend.kind is {self.frontend.kind}; "
-                f"set frontend.kind={self.encoder.reads}"
+                f"encoder.name={self.encoder.name} reads {' or '.join(self.encoder.frontends)}, frontend.kind is "
+                f"{self.frontend.kind}; set frontend.kind={self.encoder.frontends[0]}"
             )
         if (self.encoder.batch_norm == "micro") != (self.optim.micro_batch is not None):
             raise ValueError(
                 "encoder.batch_norm=micro and optim.micro_batch=CLIPS go together: the statistics of a micro-batch are "
                 "the method, and must not depend on the number of workers"
+            )
+        if self.optim.channels_last and "wave" in self.encoder.reads:
+            raise ValueError(
+                f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
+            )
+        if self.loss.objective == "contrastive":
+            return
+        if self.data.b_s != 1:
+            raise ValueError(
+                f"loss.objective={self.loss.objective} learns from labels alone; set data.b_s=1, got {self.data.b_s}"
+            )
+        if self.head.width is not None:
+            raise ValueError(
+                f"loss.objective={self.loss.objective} has an output a tag of data.vocabulary; leave head.width out"
             )
 
     @property
@@ -86,6 +114,16 @@ MAY_DIFFER_ON_RESUME = (
     "loss.exchange",
     "loss.tile",
     "views.chunk",
+    "optim.checkpoint_blocks",
 )
 """Dotted keys, or prefixes ending in a dot, that a resumed run may change; all else decides the numbers. Shards may
 have moved: their manifest hash says whether they are the same."""
+
+
+def may_differ_on_resume(key: str) -> bool:
+    """Whether a resumed run may have another value of a dotted key.
+
+    >>> may_differ_on_resume("resources.num_workers"), may_differ_on_resume("loss.temperature")
+    (True, False)
+    """
+    return any(key.startswith(rule) if rule.endswith(".") else key == rule for rule in MAY_DIFFER_ON_RESUME)

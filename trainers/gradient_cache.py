@@ -6,7 +6,7 @@ their views, which are the rows k::K of a view-major batch, so that K chunks on 
 The gradient is that of the whole batch exactly, provided no layer mixes rows of different chunks: BatchNorm has to be
 `micro`.
 
-Shape suffixes: N rows of this rank (row m·clips + b), D projection width.
+Shape suffixes: N rows of this rank (row m·clips + b), n of a chunk, D projection width, E encoder width.
 
 Source: Gao et al. 2021 (arXiv:2101.06983).
 """
@@ -28,21 +28,21 @@ def backward_in_chunks(
     *,
     num_clips: int,
     num_chunks: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Accumulate the gradients of ``loss(model(features))`` with the activations of one chunk at a time.
 
     Random layers see the same draws in both passes, running statistics move once, and under DDP gradients travel once,
     with the last chunk.
 
     Args:
-        model: views (N, …) to projections z_ND; plain or wrapped in DDP.
+        model: views (N, …) to projections z_ND and embeddings h_NE; plain or wrapped in DDP.
         features: the views of this rank, view-major.
         loss: z_ND to a scalar; gradients of its own parameters are accumulated too.
         num_clips: clips of this rank; it divides N.
         num_chunks: K, which divides ``num_clips``.
 
     Returns:
-        The loss and z_ND, both detached.
+        The loss, z_ND and h_NE, all detached.
 
     Raises:
         ValueError: if the numbers do not divide, or a BatchNorm would see a chunk where it should see the whole batch.
@@ -55,12 +55,14 @@ def backward_in_chunks(
     chunks = [features[k::num_chunks] for k in range(num_chunks)]
     states: list[_RandomState] = []
     projected: list[Tensor] = []
+    embedded: list[Tensor] = []
     with torch.no_grad(), running_statistics(model, "hold"), _without_sync(model):
         for chunk in chunks:
             states.append(_RandomState(features.device))
-            projected.append(model(chunk))
-    # Rows of chunk k go back to k::K.
-    z_ND = torch.stack(projected, 1).flatten(0, 1).requires_grad_()
+            z_nD, h_nE = model(chunk)
+            projected.append(z_nD)
+            embedded.append(h_nE)
+    z_ND = _interleaved(projected).requires_grad_()
     value = loss(z_ND)
     torch.autograd.backward(value)
     assert z_ND.grad is not None
@@ -69,9 +71,14 @@ def backward_in_chunks(
         for k, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             state.restore()
             with nullcontext() if k == num_chunks - 1 else _without_sync(model):
-                torch.autograd.backward(model(chunk), z_ND.grad[k::num_chunks])
+                torch.autograd.backward(model(chunk)[0], z_ND.grad[k::num_chunks])
     after.restore()
-    return value.detach(), z_ND.detach()
+    return value.detach(), z_ND.detach(), _interleaved(embedded)
+
+
+def _interleaved(chunks: list[Tensor]) -> Tensor:
+    """Rows of chunk k of K go back to k::K."""
+    return torch.stack(chunks, 1).flatten(0, 1)
 
 
 def _refuse_mixing_layers(model: nn.Module) -> None:

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
 from data_shards.loader import BatchLoader
 from trainers import collectives
-from trainers.config import MAY_DIFFER_ON_RESUME, ExperimentConfig
+from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.metrics_log import MetricsLog
-from trainers.model import ContrastiveModel, build_model
-from trainers.snapshot import Snapshot, last_snapshot, open_snapshot, save_snapshot
-from trainers.step import build_optimizer, learning_rate, train_step
+from trainers.neighbours import QuickScore
+from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
+from trainers.step import Learner, Learnt
 from trainers.views import ViewMaker, Views, stream_views, window_frames
 
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
-FIGURES = ("loss", "grad_norm", "alignment", "uniformity", "finite")
+QUICK = "quick/knn"
+"""Figure of the steps that are scored, every `run.quick_every` and the last."""
+GIB = 1 << 30
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
 
 
@@ -75,16 +77,14 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter) -> int:
 
 
 class _Trainer:
-    """The state of a running training: network, optimiser, log."""
+    """The state of a running training: what learns, what it learns from, its log."""
 
     def __init__(self, config: ExperimentConfig, world: World, loader: BatchLoader) -> None:
         self.config, self.world, self.loader = config, world, loader
         self.folder = Path(config.run.dir)
-        self.model = build_model(
-            config.encoder, config.head, config.loss, seed=config.seed, micro_rows=config.micro_rows
-        ).to(world.device)
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.learner = Learner(config, num_tags=len(loader.vocabulary), device=world.device)
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
+        self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
         self.clock = 0.0
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
 
@@ -93,22 +93,21 @@ class _Trainer:
         last = last_snapshot(self.folder / "snapshots")
         if last is None:
             if self.config.init_from:
-                _load_weights(self.model, open_snapshot(self.config.init_from))
+                self.learner.load_weights(open_snapshot(self.config.init_from))
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
-            _load_weights(self.model, last)
-            last.load_optimizer(self.optimizer, self.model)
+            self.learner.resume(last)
         start = last.step if last else 0
         if self.log:
             self.log.cut_back(start)
-            (self.folder / STOP_FILE).unlink(missing_ok=True)
+            if last:
+                link_best(self.folder / "snapshots", last.path)  # the kill may have come between save and link
         collectives.barrier()
         return start
 
     def run(self, start: int, reporter: Reporter) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
         steps = self.config.optim.steps
-        network = collectives.data_parallel(self.model.projector)
         self.clock = time.perf_counter()
         batches = _Timed(enumerate(self.loader.batches(start, steps), start))
         stream = _Timed(stream_views(self.views, batches, seed=self.config.seed))
@@ -116,61 +115,76 @@ class _Trainer:
         done = start
         for step, views in enumerate(stream, start):
             wait_s = batches.taken_s()
-            launched = self._launch(network, step, views, wait_s, stream.taken_s() - wait_s)
+            launched = self._launch(step, views, wait_s, stream.taken_s() - wait_s)
             stop = pending is not None and self._finish(pending, reporter)
             pending, done = launched, step + 1
             if done % self.config.run.snapshot_every == 0 or done == steps or stop:
                 # Its row comes first: a run killed in between does the step again, it never loses the row.
                 stop = self._finish(pending, reporter) or stop
                 pending = None
-                self._save(done)
+                self._save(done, launched.quick)
             if stop:
+                if self.log:  # not before: a request that comes while workers start or restart must be seen by them
+                    (self.folder / STOP_FILE).unlink(missing_ok=True)
                 break
         return EXIT_DONE if done >= steps else EXIT_PREEMPTED
 
-    def _launch(self, network: nn.Module, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
-        rate = learning_rate(step, self.config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        figures = train_step(
-            self.model, network, self.optimizer, views, self.config.optim, num_views=self.config.views.count
-        )
+    def _launch(self, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
+        done, run = step + 1, self.config.run
+        reported = done % run.report_every == 0 or done == self.config.optim.steps
+        learnt = self.learner.learn(views, step, closely=reported)
         stop = self.world.rank == 0 and (self.folder / STOP_FILE).exists()
         vector = torch.stack(
-            [*(figures[name].to(torch.float64) for name in FIGURES)]
+            [*(figure.to(torch.float64) for figure in learnt.figures.values())]
             + [torch.tensor(x, dtype=torch.float64, device=self.world.device) for x in (wait_s, view_s, float(stop))]
         )
         vector = collectives.all_reduce(vector, "mean")
         # From launch to launch: the host cannot run ahead of a GPU by more than the step whose figures it reads.
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        return _Pending(step, views.clip_id_N, vector, rate, seconds)
+        quick = None
+        if self.quick and (done % run.quick_every == 0 or done == self.config.optim.steps):
+            quick = self.quick.score(*self.learner.judged())
+            self.clock = time.perf_counter()  # no part of the next step
+        return _Pending(step, views.clip_id_N, vector, learnt, seconds, quick, reported or quick is not None)
 
     def _finish(self, pending: "_Pending", reporter: Reporter) -> bool:
         """Write a step's figures; True if somebody asked to stop."""
         *values, wait_s, view_s, stop = pending.vector.tolist()
-        figures = dict(zip(FIGURES, values, strict=True))
+        figures = dict(zip(pending.learnt.figures, values, strict=True))
         if figures.pop("finite") < 1:
             self._refuse_nonfinite(pending, figures["loss"])
-        figures |= {"learning_rate": pending.rate, "data_wait_s": wait_s, "views_s": view_s, "step_s": pending.seconds}
-        row = {"step": pending.step + 1, **figures, "clips_per_s": self.config.data.batch / pending.seconds}
+        # Of rank 0 alone: a GPU knows how long its phases took only after the step was reduced.
+        phases = {"data_wait": wait_s, "views": view_s} | pending.learnt.clock.seconds()
+        phases["other"] = max(0.0, pending.seconds - sum(phases.values()))
+        row = {"step": pending.step + 1, **figures, "learning_rate": pending.learnt.rate}
+        row |= {"data_wait_s": wait_s, "views_s": view_s, "step_s": pending.seconds}
+        row |= {f"share/{name}": seconds / pending.seconds for name, seconds in phases.items()}
+        row["clips_per_s"] = self.config.data.batch / pending.seconds
+        if self.world.device.type == "cuda":
+            row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / GIB
+        if pending.quick is not None:
+            row[QUICK] = pending.quick
         if self.log:
             self.log.write(row)
-        if (pending.step + 1) % self.config.run.report_every == 0 or pending.step + 1 == self.config.optim.steps:
+        if pending.reported:
             reporter.report(row)
         return bool(stop > 0)
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, score: float | None) -> None:
         if self.world.rank != 0:
             return
         save_snapshot(
             self.folder / "snapshots",
             step=done,
-            model=self.model,
-            optimizer=self.optimizer,
+            model=self.learner.model,
+            optimizer=self.learner.optimizer,
+            average=self.learner.average.state if self.learner.average else None,
             state={
                 "config": to_tree(self.config),
                 "data_hash": self.loader.manifest_hash,
+                "vocabulary": self.loader.vocabulary,
+                "score": score,
                 "provenance": provenance() | {"world_size": self.world.size, "replaced": self.loader.replaced},
             },
             keep=self.config.run.keep,
@@ -192,8 +206,11 @@ class _Pending:
     step: int
     clip_id_N: Tensor
     vector: Tensor
-    rate: float
+    """Figures of the global batch, data wait, time of the views, and whether somebody asked to stop."""
+    learnt: Learnt
     seconds: float
+    quick: float | None
+    reported: bool
 
 
 def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
@@ -202,11 +219,11 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
     Raises:
         UserError: names every key that differs and what to do.
     """
-    old, new = flatten(last.config), flatten(to_tree(config))
+    # A key that a later release added had the effect of its default.
+    old = flatten(to_tree(ExperimentConfig())) | flatten(last.config)
+    new = flatten(to_tree(config))
     keys = sorted(
-        key
-        for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key) and not any(_covers(rule, key) for rule in MAY_DIFFER_ON_RESUME)
+        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key)
     )
     if keys:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
@@ -216,17 +233,6 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
             f"{config.run.dir}: the shards have changed since its snapshot (manifest {last.data_hash[:12]} there, "
             f"{data_hash[:12]} now); bring them back or choose another run.dir"
         )
-
-
-def _covers(rule: str, key: str) -> bool:
-    return key.startswith(rule) if rule.endswith(".") else key == rule
-
-
-def _load_weights(model: ContrastiveModel, snapshot: Snapshot) -> None:
-    try:
-        model.load_state_dict(snapshot.model_state())
-    except RuntimeError as error:
-        raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
 
 
 Item = TypeVar("Item")

@@ -11,9 +11,8 @@ from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import to_tree
 from data_shards.loader import BatchLoader
 from trainers.config import ExperimentConfig
-from trainers.model import build_model
 from trainers.snapshot import last_snapshot
-from trainers.step import build_optimizer, train_step
+from trainers.step import Learner
 from trainers.views import ViewMaker, window_frames
 
 MEASURED_STEPS = 2
@@ -59,18 +58,14 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
     before = torch.get_num_threads()
     torch.set_num_threads(threads_per_worker(config.resources))
     resident = psutil.Process().memory_info().rss
-    model = build_model(config.encoder, config.head, config.loss, seed=config.seed, micro_rows=config.micro_rows).to(
-        device
-    )
-    optimizer = build_optimizer(model, config.optim)
+    learner = Learner(config, num_tags=len(loader.vocabulary), device=device)
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
     seconds = []
     try:
         for step, batch in enumerate(loader.batches(0, MEASURED_STEPS)):
             began = time.perf_counter()
             views = maker.make(batch, step=step, seed=config.seed)
-            figures = train_step(model, model.projector, optimizer, views, config.optim, num_views=config.views.count)
-            float(figures["loss"])  # waits for a GPU
+            float(learner.learn(views, step).figures["loss"])  # waits for a GPU
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(before)
@@ -78,7 +73,7 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
     return {
         "of": world,
         "device": "GPU" if gpu else "CPU",
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
         "memory_mib": round(peak / MIB),
         "seconds_a_step": round(min(seconds), 3),
     }

@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from cluster.resources import threads_per_worker, train_environment, uses_gpu, worker_environment
-from cluster.session import ray_session
-from cluster.settings import RunError, UserError, flatten, to_tree, validate
+from cluster.resources import threads_per_worker, uses_gpu
+from cluster.settings import UserError, flatten, to_tree
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker
 from data_shards.loader import BatchLoader
 from trainers import collectives
 from trainers.config import ExperimentConfig
-from trainers.loop import EXIT_DONE, STOP_FILE, DivergedError, World, refuse_another_experiment, train
+from trainers.loop import EXIT_DONE, STOP_FILE, World, refuse_another_experiment, train
 from trainers.metrics_log import MetricsTail
 from trainers.snapshot import last_snapshot
 from trainers.views import window_frames
+from trainers.worker_failures import absent_named
 
 Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
@@ -57,6 +57,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
         with _stop_on_signal(folder):
             return _in_process(config)  # rank 0 keeps the account
+    (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
     with Tracker(config.tracking, folder, parent=parent) as tracker:
         tracker.params(flatten(to_tree(config)))
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
@@ -85,13 +86,34 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         UserError: names what does not fit and the nearest that does.
     """
     frames = window_frames(config.views, config.augment)
-    world = config.resources.num_workers or _torchrun()[1]
+    world = world_sizes(config)[-1]
     _check_micro_batch(config, world)
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
         return loader.sampler.summary(config.optim.steps), loader.manifest_hash
+
+
+def world_sizes(config: ExperimentConfig) -> list[int]:
+    """Numbers of workers that the run may have, ascending; between ``min_workers`` and ``num_workers`` those that share
+    the batch evenly.
+
+    Raises:
+        UserError: if there is none between them.
+    """
+    fewest, most = config.resources.min_workers, config.resources.num_workers
+    if fewest is None:
+        return [most or _torchrun()[1]]
+    batch, micro = config.data.batch, config.optim.micro_batch or 1
+    sizes = [size for size in range(1, batch + 1) if batch % size == 0 and batch // size % micro == 0]
+    fitting = [size for size in sizes if fewest <= size <= most]
+    if not fitting:
+        raise UserError(
+            f"no number of workers from resources.min_workers={fewest} to resources.num_workers={most} shares "
+            f"data.batch={batch} evenly; {', '.join(map(str, sizes))} do"
+        )
+    return fitting
 
 
 def _torchrun() -> tuple[int, int]:
@@ -117,8 +139,14 @@ def _in_process(config: ExperimentConfig) -> int:
     with _threads(threads_per_worker(replace(config.resources, num_workers=size))):
         if size == 1:
             return train(config, World(device=device), _Silent())
-        with collectives.process_group(timeout_s=config.resources.collective_timeout_s):
+        with collectives.process_group(timeout_s=config.resources.collective_timeout_s), absent_named():
             return train(config, World(rank=rank, size=size, device=device), _Silent())
+
+
+def _on_ray(config: ExperimentConfig) -> int:
+    from trainers.ray_train import train_on_ray
+
+    return train_on_ray(config, world_sizes(config))
 
 
 @contextmanager
@@ -130,67 +158,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _on_ray(config: ExperimentConfig) -> int:
-    resources = config.resources
-    os.environ.update(train_environment(resources))
-    with ray_session(workers=resources.num_workers, cpus_per_worker=resources.cpus_per_worker) as session:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        gpu = uses_gpu(resources, session.gpus)
-        per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if gpu else {})
-        trainer = TorchTrainer(
-            _worker,  # type: ignore[arg-type]  # Ray's annotation forbids the return value that its docs describe
-            train_loop_config=to_tree(config),
-            torch_config=TorchConfig(
-                backend="nccl" if gpu else "gloo", timeout_s=round(resources.collective_timeout_s)
-            ),
-            scaling_config=ScalingConfig(
-                num_workers=resources.num_workers, use_gpu=gpu, resources_per_worker=per_worker
-            ),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=config.run.dir,
-                failure_config=FailureConfig(max_failures=resources.max_failures),
-                worker_runtime_env={  # type: ignore[call-arg]  # type checkers see the configuration of Train V1
-                    "env_vars": worker_environment(resources, nodes=session.nodes)
-                },
-            ),
-        )
-        try:
-            outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # as above: Train V2's result
-        except Exception as error:  # Ray wraps what a worker raised in its own exceptions
-            raise explain(error, session.logs) from error
-    if "diverged" in outcome:
-        raise RunError(outcome["diverged"])
-    return int(outcome["code"])
-
-
-def _worker(tree: dict[str, Any]) -> dict[str, Any]:
-    """Runs in every Ray Train worker, process group ready. A loss that is not finite is no reason to try again."""
-    import ray.train
-    from ray.train.torch import get_device
-
-    config = validate(ExperimentConfig, tree, "the driver")
-    context = ray.train.get_context()
-    device = get_device()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
-    try:
-        return {"code": train(config, world, _ToRay())}
-    except DivergedError as error:
-        return {"diverged": str(error)}
-
-
-class _ToRay:
-    """Ray sees the figures too: it shows them, and a sweep decides on them."""
-
-    def report(self, figures: Mapping[str, float]) -> None:
-        import ray.train
-
-        ray.train.report(dict(figures))
 
 
 class _Silent:
@@ -235,18 +202,3 @@ def _log_datasets(tracker: Tracker, config: ExperimentConfig, data_hash: str) ->
         source = getattr(config.data, name)
         if source is not None:
             tracker.dataset(name, data_hash, source)
-
-
-def explain(error: Exception, logs: str) -> RunError:
-    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (FAULTS 36)."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
-    lines = {f"worker {rank}: {_last_line(failure)}" for rank, failure in failures.items()}
-    message = f"training failed: {'; '.join(sorted(lines))}"
-    if any(word in message for word in ("OutOfMemory", "out of memory", "OutOfMemoryError")):
-        message += "; try half of data.batch, or more workers"
-    return RunError(f"{message}. Logs of every worker: {logs}. The same command resumes from the last snapshot")
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

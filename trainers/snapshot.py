@@ -1,6 +1,7 @@
 """Snapshots: a folder that is whole or absent, checksummed, and safe to load from anyone.
 
-`step-N/` holds model.safetensors, optimizer.safetensors, state.json and checksums.json; `last` links to the newest.
+`step-N/` holds model.safetensors, optimizer.safetensors, state.json, checksums.json, and average.safetensors where a
+running mean of the weights is kept. `last` links to the newest, `best` to the one with the highest quick score.
 Every random draw of a run is keyed by (seed, step, slot), so the step stands for all generators and none is stored.
 """
 
@@ -21,6 +22,7 @@ from cluster.storage import atomic_folder, remove_partials, replace_link, sha256
 
 SCHEMA_VERSION = 1
 MODEL, OPTIMIZER, STATE, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"
+AVERAGE = "average.safetensors"
 MAX_STATE_BYTES = 4 << 20
 
 
@@ -38,12 +40,22 @@ class Snapshot:
     """Manifest hash of the shards it learned from."""
     provenance: dict[str, Any]
     """Versions, git revision and world size of the run that wrote it."""
+    vocabulary: tuple[str, ...]
+    """The C tags it learned from, in the order of a supervised head's outputs; empty without labels."""
+    score: float | None
+    """Its quick score, where one was taken."""
     hash: str
     """SHA-256 over the checksums: the snapshot's name in reports and caches."""
 
     def model_state(self) -> dict[str, Tensor]:
-        """Weights and BatchNorm statistics by name."""
+        """Weights and BatchNorm statistics of the last step by name: what training goes on from."""
         state: dict[str, Tensor] = load_file(self.path / MODEL)
+        return state
+
+    def evaluation_state(self) -> dict[str, Tensor]:
+        """The running mean of the weights where one is kept, else the last ones: what an encoder is judged by."""
+        average = self.path / AVERAGE
+        state: dict[str, Tensor] = load_file(average if average.is_file() else self.path / MODEL)
         return state
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -51,8 +63,12 @@ class Snapshot:
         saved: dict[str, Tensor] = load_file(self.path / OPTIMIZER)
         for name, parameter in model.named_parameters():
             moments = {key.rpartition("/")[2]: value for key, value in saved.items() if key.rpartition("/")[0] == name}
-            # "step" stays where torch keeps it for the fused kernel: beside the parameter.
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+            # "step" stays where torch keeps it for the fused kernel: beside the parameter. Moments take the parameter's
+            # order in memory too, channels last or not: the kernel walks all of them side by side.
+            optimizer.state[parameter] = {
+                key: torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
+                for key, value in moments.items()
+            }
 
 
 def save_snapshot(
@@ -63,16 +79,21 @@ def save_snapshot(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     keep: int,
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write ``folder/step-N`` atomically, point ``folder/last`` at it, and delete all but the newest ``keep``.
+    """Write ``folder/step-N`` atomically, point ``last`` and ``best`` at it, and delete all but the newest ``keep``.
+
+    The best is never deleted.
 
     Args:
         folder: the run's snapshots/.
         step: optimisation steps done.
         model: bare, not wrapped in DDP.
         optimizer: of ``model``.
-        state: ``config``, ``data_hash`` and ``provenance``, plain JSON types.
+        state: ``config``, ``data_hash``, ``provenance``, and where there are such ``vocabulary`` and ``score``; plain
+            JSON types.
         keep: snapshots to keep, ≥ 1.
+        average: the running mean of the model's state, by name.
 
     Raises:
         RunError: if the disk is full; earlier snapshots are untouched.
@@ -81,16 +102,33 @@ def save_snapshot(
     with atomic_folder(target) as partial:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / MODEL)
         save_file(_optimizer_tensors(optimizer, model), partial / OPTIMIZER)
+        if average is not None:
+            save_file(dict(average), partial / AVERAGE)
         record = {"schema_version": SCHEMA_VERSION, "step": step, **state}
         write_atomic(partial / STATE, json.dumps(record, indent=1, sort_keys=True))
-        sums = {name: sha256(partial / name) for name in (MODEL, OPTIMIZER, STATE)}
+        sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     replace_link(folder / "last", target.name)
+    link_best(folder, target)
     remove_partials(folder)
     others = sorted((path for path in folder.glob("step-*") if path != target), key=_step_of, reverse=True)
     for old in others[keep - 1 :]:
-        shutil.rmtree(old)
+        if old.name != (folder / "best").resolve().name:
+            shutil.rmtree(old)
     return target
+
+
+def link_best(folder: Path, candidate: Path) -> None:
+    """Point ``folder/best`` at a snapshot if its score is higher than that of the best so far."""
+    score, best = _score(candidate), _score(folder / "best")
+    if score is not None and (best is None or score > best):
+        replace_link(folder / "best", candidate.name)
+
+
+def _score(snapshot: Path) -> float | None:
+    state = snapshot / STATE
+    score: float | None = json.loads(_small(state)).get("score") if state.is_file() else None
+    return score
 
 
 def open_snapshot(path: Path | str) -> Snapshot:
@@ -108,9 +146,10 @@ def open_snapshot(path: Path | str) -> Snapshot:
         record = json.loads(_small(folder / STATE))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}: not a whole snapshot ({error}); take another step-N beside it") from None
-    for name in (MODEL, OPTIMIZER, STATE):
+    present = [AVERAGE] if (folder / AVERAGE).exists() else []
+    for name in sorted({MODEL, OPTIMIZER, STATE, *present, *sums}):
         file = folder / name
-        if not file.is_file() or sha256(file) != sums.get(name):
+        if Path(name).name != name or not file.is_file() or sha256(file) != sums.get(name):
             raise UserError(f"{file}: missing, or its checksum disagrees; take another step-N beside it")
     if record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version")
@@ -122,6 +161,8 @@ def open_snapshot(path: Path | str) -> Snapshot:
         config=record["config"],
         data_hash=record["data_hash"],
         provenance=record["provenance"],
+        vocabulary=tuple(record.get("vocabulary", ())),
+        score=record.get("score"),
         hash=digest,
     )
 

@@ -1,157 +1,177 @@
-"""One optimisation step: views → projections → exact global loss → masked update, with the figures a person watches.
+"""One optimisation step: views → projections → exact loss of the global batch → masked update, with figures to watch.
 
-Shape suffixes: N views of this rank (view-major: row m·clips + b), D projection width.
+Shape suffixes: N views of this rank (view-major: row m·clips + b), D width of the head's output, E encoder width.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+import os
+import shutil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cluster.settings import Config
+from cluster.settings import UserError
 from trainers import collectives
+from trainers.averaging import WeightAverage
+from trainers.checkpointing import checkpoint_first
+from trainers.config import ExperimentConfig
+from trainers.figures import alignment_and_uniformity, effective_rank
 from trainers.gradient_cache import backward_in_chunks
-from trainers.model import ContrastiveModel
+from trainers.model import build_model
+from trainers.optim import build_optimizer, learning_rate
+from trainers.phases import PhaseClock
+from trainers.snapshot import Snapshot
 from trainers.views import Views
 
-FIGURE_ROWS = 512
-"""Alignment and uniformity look at this many rows at most, so that they stay cheap at any batch."""
+
+class Learnt(NamedTuple):
+    """What one step tells."""
+
+    figures: dict[str, Tensor]
+    """0-dim tensors on the device; the mean over ranks of each is the figure of the global batch."""
+    clock: PhaseClock
+    """Phases encoder (forward and backward), loss, optimiser, figures."""
+    rate: float
+    """Learning rate."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig(Config):
-    """Adam as in the paper: 1e-4, 200,000 steps (SCIENCE §3)."""
+class Learner:
+    """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
 
-    steps: int = 200_000
-    """Optimisation steps of the whole run."""
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    weight_decay: float = 0.0
-    """Decoupled (AdamW) when above 0."""
-    warmup_steps: int = 0
-    """Linear warm-up from 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: keep the rate, or let it fall to 0 at the last step along a cosine."""
-    max_grad_norm: float | None = None
-    """Clip the global gradient norm to this; none: no clipping."""
-    micro_batch: int | None = None
-    """Clips whose activations a rank keeps at once: gradient caching, exact, for a second forward pass. Goes with
-    ``encoder.batch_norm=micro``, whose statistics are those of so many clips; none: all at once."""
+    Args:
+        config: the experiment.
+        num_tags: C, outputs of a supervised head.
+        device: where it learns.
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError(
-                f"weight_decay and warmup_steps must be >= 0, got {self.weight_decay}, {self.warmup_steps}"
+    Raises:
+        UserError: if the machine cannot compile, or the encoder has fewer blocks than shall be checkpointed.
+    """
+
+    def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
+        self.optim, self.num_views, self.device = config.optim, config.views.count, device
+        model = build_model(
+            config.encoder,
+            config.head,
+            config.loss,
+            seed=config.seed,
+            num_tags=num_tags,
+            micro_rows=config.micro_rows,
+        )
+        self.model = model.to(device)
+        if config.optim.channels_last:
+            model.projector.encoder.to(memory_format=torch.channels_last)
+        model.projector.bfloat16_products = config.optim.precision == "bfloat16"
+        try:
+            checkpoint_first(model.projector.encoder, config.optim.checkpoint_blocks)
+        except ValueError as error:
+            raise UserError(f"optim.{error}") from None
+        self.optimizer = build_optimizer(model, config.optim)
+        decay = config.optim.ema_decay
+        self.average = None if decay is None else WeightAverage(model, decay)
+        projector = _compiled(model.projector) if config.optim.compile else model.projector
+        self.network = collectives.data_parallel(projector)
+
+    def load_weights(self, snapshot: Snapshot) -> None:
+        """Start from the weights of a snapshot.
+
+        Raises:
+            UserError: if they are those of another network.
+        """
+        try:
+            self.model.load_state_dict(snapshot.model_state())
+        except RuntimeError as error:
+            raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Go on where a snapshot was taken."""
+        self.load_weights(snapshot)
+        snapshot.load_optimizer(self.optimizer, self.model)
+        if self.average:
+            self.average.load(snapshot.evaluation_state())
+
+    def judged(self) -> tuple[nn.Module, dict[str, Tensor] | None]:
+        """The encoder, and the weights to judge it by where they are not its own."""
+        encoder = self.model.projector.encoder
+        if self.average is None:
+            return encoder, None
+        prefix = "projector.encoder."
+        means = self.average.state.items()
+        return encoder, {name.removeprefix(prefix): mean for name, mean in means if name.startswith(prefix)}
+
+    def learn(self, views: Views, step: int, *, closely: bool = False) -> Learnt:
+        """Forward, backward and update; nothing is read back to the host.
+
+        A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
+        ``finite`` = 0 one step later and stops.
+
+        Args:
+            views: of this rank.
+            step: counted from 0; it decides the rate.
+            closely: compute the effective rank too, whose eigenvalues make a GPU wait.
+        """
+        rate = learning_rate(step, self.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        clock = PhaseClock(self.device)
+        loss, figures, z_ND, h_NE = self._backward(views, clock)
+        finite = self._update(loss, step, figures)
+        clock.mark("optimiser")
+        with torch.no_grad():
+            figures["alignment"], figures["uniformity"] = alignment_and_uniformity(z_ND, self.num_views)
+            if closely:
+                figures["effective_rank"] = effective_rank(h_NE)
+        figures["finite"] = finite.float()
+        clock.mark("figures")
+        return Learnt(figures, clock, rate)
+
+    def _backward(self, views: Views, clock: PhaseClock) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """Accumulate the gradients: the loss, its figures, projections and embeddings, all detached."""
+        figures: dict[str, Tensor] = {}
+
+        def judge(z_ND: Tensor) -> Tensor:
+            clock.mark("encoder")
+            loss, found = self.model.loss.judge(z_ND, views.clip_id_N, views.labels_NC)
+            figures.update(found)
+            clock.mark("loss")
+            return loss
+
+        if self.optim.micro_batch is None:
+            z_ND, h_NE = self.network(views.input_N)
+            loss = judge(z_ND)
+            torch.autograd.backward(loss)
+        else:
+            clips = len(views.clip_id_N) // self.num_views
+            chunks = clips // self.optim.micro_batch
+            loss, z_ND, h_NE = backward_in_chunks(
+                self.network, views.input_N, judge, num_clips=clips, num_chunks=chunks
             )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be >= 1, got {self.micro_batch}")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be > 0, got {self.max_grad_norm}")
+        clock.mark("encoder")
+        return loss.detach(), figures, z_ND.detach(), h_NE.detach()
+
+    def _update(self, loss: Tensor, step: int, figures: dict[str, Tensor]) -> Tensor:
+        """Move the weights unless something is not finite; whether all was."""
+        collectives.average_gradients(self.model.loss.parameters())  # a learnable temperature lives outside of DDP
+        limit = self.optim.max_grad_norm if self.optim.max_grad_norm is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # read by the fused kernel
+        self.optimizer.grad_scale = None  # type: ignore[attr-defined]  # both must exist, or neither is read
+        self.optimizer.step()
+        if self.average:
+            self.average.update(step)
+        figures |= {"loss": loss, "grad_norm": norm.detach()}
+        return finite
 
 
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Rate of one step, a pure function so that a resumed run needs no scheduler state.
-
-    Args:
-        step: counted from 0.
-        config: rate, warm-up and schedule.
-
-    >>> learning_rate(0, OptimConfig(learning_rate=1e-3, warmup_steps=10))
-    0.0001
-    """
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "constant" or step < config.warmup_steps:
-        return config.learning_rate * warm
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Fused Adam: one kernel, and it can skip an update on the device (``found_inf``)."""
-    kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
-    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def train_step(
-    model: ContrastiveModel,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    views: Views,
-    optim: OptimConfig,
-    *,
-    num_views: int,
-) -> dict[str, Tensor]:
-    """Forward, backward and update; nothing is read back to the host.
-
-    A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
-    ``finite`` = 0 one step later and stops.
-
-    Args:
-        model: what is trained.
-        network: its projector, or DDP around it.
-        optimizer: of ``model``.
-        views: of this rank.
-        optim: clipping and micro-batches.
-        num_views: M, views a clip.
-
-    Returns:
-        0-dim float tensors: loss (global batch, nats), grad_norm, alignment, uniformity, finite (1 or 0).
-    """
-    optimizer.zero_grad(set_to_none=True)
-
-    def contrast(z_ND: Tensor) -> Tensor:
-        loss: Tensor = model.loss(z_ND, views.clip_id_N, views.labels_NC)
-        return loss
-
-    if optim.micro_batch is None:
-        z_ND = network(views.input_N)
-        loss = contrast(z_ND)
-        torch.autograd.backward(loss)
-    else:
-        clips = len(views.clip_id_N) // num_views
-        chunks = clips // optim.micro_batch
-        loss, z_ND = backward_in_chunks(network, views.input_N, contrast, num_clips=clips, num_chunks=chunks)
-    collectives.average_gradients(model.loss.parameters())  # a learnable temperature lives outside of DDP
-    limit = optim.max_grad_norm if optim.max_grad_norm is not None else math.inf
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
-    finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
-    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # read by the fused kernel
-    optimizer.grad_scale = None  # type: ignore[attr-defined]  # both must exist, or neither is read
-    optimizer.step()
-    alignment, uniformity = alignment_and_uniformity(z_ND.detach(), num_views)
-    return {
-        "loss": loss.detach(),
-        "grad_norm": norm.detach(),
-        "alignment": alignment,
-        "uniformity": uniformity,
-        "finite": finite.float(),
-    }
-
-
-def alignment_and_uniformity(z_ND: Tensor, num_views: int) -> tuple[Tensor, Tensor]:
-    """How close the views of a clip are, and how evenly all rows cover the sphere.
-
-    Args:
-        z_ND: projections of any scale, view-major.
-        num_views: M, views a clip.
-
-    Returns:
-        Mean ‖a − b‖² over first and second views of a clip, and log mean exp(−2‖a − b‖²) over pairs of rows.
-
-    Source: Wang and Isola 2020 (arXiv:2005.10242), with α = 2 and t = 2.
-    """
-    z_ND = nn.functional.normalize(z_ND.float(), dim=1)
-    clips = len(z_ND) // num_views
-    rows = min(clips, FIGURE_ROWS)
-    first, second = z_ND[:rows], z_ND[clips : clips + rows] if num_views > 1 else z_ND[:rows]
-    alignment = (first - second).square().sum(1).mean()
-    # On the unit sphere ‖a − b‖² = 2 − 2a·b; the diagonal is left out by hand, it would count as 1.
-    similar = (4 * (first @ first.T) - 4).exp()
-    pairs = max(1, rows * (rows - 1))
-    return alignment, ((similar.sum() - similar.diagonal().sum()) / pairs).clamp_min(1e-30).log()
+def _compiled(projector: nn.Module) -> nn.Module:
+    """The projector under torch.compile; it shares the weights."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if not any(shutil.which(name) for name in compilers):
+        raise UserError(
+            f"optim.compile=true needs a C++ compiler, and {' or '.join(compilers)} is not on PATH; install one, name "
+            "it in CXX, or set optim.compile=false"
+        )
+    compiled: nn.Module = torch.compile(projector)  # type: ignore[assignment]  # a module comes back as a module
+    return compiled

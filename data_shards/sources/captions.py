@@ -1,7 +1,6 @@
 """Captions as published: MusicCaps' table beside audio that one fetched oneself, and the Song Describer dataset.
 
-A clip's captions are a set of texts, so they are the multilabel column ``captions``, whose vocabulary is the texts
-themselves: the index holds each text once, and `labels("captions")` is which clip each text describes.
+They become `Clip.captions`: text beside the labels, never a vocabulary.
 """
 
 import ast
@@ -21,7 +20,7 @@ SONG_DESCRIBER_COUNTS = {"full": {"clips": 706, "captions": 1_106}, "valid": {"c
 
 
 def read_musiccaps(root: Path) -> Listing:
-    """List the clips whose audio is there; multilabel ``captions`` and ``aspects``.
+    """List the clips whose audio is there, each with its caption; multilabel ``aspects``.
 
     Videos vanish, so the dataset is what one could still fetch. Its test is the part of AudioSet's evaluation set.
 
@@ -48,20 +47,18 @@ def read_musiccaps(root: Path) -> Listing:
                 audio=FileAudio(str(audio), file),
                 track=video,
                 split="test" if row["is_audioset_eval"] == "True" else "train",
-                multilabel={
-                    "captions": _captions(table, number, row["caption"]),
-                    "aspects": _aspects(table, number, row["aspect_list"]),
-                },
+                multilabel={"aspects": _aspects(table, number, row["aspect_list"])},
+                captions=(_caption(table, number, row["caption"]),),
             )
         )
     notes = count_note("MusicCaps", {"clips": total}, MUSICCAPS_COUNTS)
     if len(clips) < total:
-        notes += (f"MusicCaps: {total - len(clips):,} of {total:,} clips have no audio in {audio}",)
+        notes += (f"MusicCaps: {total - len(clips):,} of {total:,} clips have no audio here",)
     return Listing(tuple(clips), {}, notes)
 
 
 def read_song_describer(root: Path, *, variant: str = "valid") -> Listing:
-    """List the tracks, all for testing; multilabel ``captions``, up to five a track.
+    """List the tracks, all for testing, with up to five captions each.
 
     Args:
         root: holds ``song_describer.csv``, and ``audio`` or ``audio.zip`` with ``59/1198559.2min.mp3``.
@@ -75,14 +72,14 @@ def read_song_describer(root: Path, *, variant: str = "valid") -> Listing:
     if tree is None:
         raise UserError(f"{root}: there is no audio or audio.zip")
     sounds: dict[str, tuple[Audio, str]] = {}
-    captions: dict[str, set[str]] = {}
+    captions: dict[str, list[str]] = {}
     for number, row in read_table(table, delimiter=","):
         require_columns(table, row, ["track_id", "caption", "is_valid_subset", "artist_id", "path"])
         if variant == "valid" and row["is_valid_subset"] != "True":
             continue
         track = row["track_id"]
         sounds[track] = (tree.audio(row["path"].removesuffix(".mp3") + ".2min.mp3"), row["artist_id"])
-        captions.setdefault(track, set()).update(_captions(table, number, row["caption"]))
+        captions.setdefault(track, []).append(_caption(table, number, row["caption"]))
     clips = [
         Clip(
             key=f"songdescriber-{track}",
@@ -90,7 +87,7 @@ def read_song_describer(root: Path, *, variant: str = "valid") -> Listing:
             track=track,
             artist=artist or None,
             split="test",
-            multilabel={"captions": tuple(sorted(captions[track]))},
+            captions=tuple(captions[track]),
         )
         for track, (sound, artist) in sounds.items()
     ]
@@ -98,10 +95,10 @@ def read_song_describer(root: Path, *, variant: str = "valid") -> Listing:
     return Listing(tuple(clips), {}, count_note(f"Song Describer {variant}", found, SONG_DESCRIBER_COUNTS[variant]))
 
 
-def _captions(table: Path, number: int, cell: str) -> tuple[str, ...]:
+def _caption(table: Path, number: int, cell: str) -> str:
     if not cell.strip():
         raise UserError(f"{table}, row {number}, column caption: is empty")
-    return (cell.strip(),)
+    return cell.strip()
 
 
 def _aspects(table: Path, number: int, cell: str) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Any folder of audio, with a CSV or Parquet file of labels or without: one's own music.
 
 The table's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
-Lists are separated by ``|``. What kind a target column is can be given; otherwise it is guessed from its values, and
-the guess is reported.
+Lists of tags or captions are separated by ``|``. What kind a target column is can be given; otherwise it is guessed
+from its values, and the guess is reported.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from data_shards.audio import FileAudio
 from data_shards.records import Clip, Split
 from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
 
-Kind = Literal["multilabel", "categorical", "numeric", "ignored"]
+Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]
 RESERVED = (*REQUIRED, "artist", "licence")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -28,6 +28,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+CAPTION_NAMES = ("caption", "captions")
 MAX_WORD, MAX_NAME = 16, 40
 """Characters: a class is at most so long; a longer text is no class even if it comes often."""
 
@@ -41,17 +42,23 @@ class FolderListing:
     """Every target column and what it was taken for."""
     guessed: bool
     """Whether the kinds were guessed from the values."""
+    unlisted: int = 0
+    """Audio files below the folder that the table does not name; they are left out."""
 
     def report(self) -> str:
-        """The columns by kind, one line each."""
-        kinds = ("multilabel", "categorical", "numeric", "ignored")
+        """The columns by kind, one line each, and what is left out."""
+        if not self.kinds and not self.guessed:
+            return "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
+        kinds = ("multilabel", "categorical", "numeric", "captions", "ignored")
         columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in kinds}
         how = (
-            "guessed from the values; say otherwise with --multilabel, --categorical, --numeric"
+            "guessed from the values; say otherwise with --multilabel, --categorical, --numeric, --captions"
             if self.guessed
             else "as given"
         )
-        return "\n".join([f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in kinds])
+        lines = [f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in kinds]
+        left = f"{self.unlisted:,} audio files of the folder are not in the table and are left out"
+        return "\n".join([*lines, left] if self.unlisted else lines)
 
 
 def read_folder(
@@ -61,22 +68,24 @@ def read_folder(
     multilabel: Sequence[str] | None = None,
     categorical: Sequence[str] | None = None,
     numeric: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
 ) -> FolderListing:
     """List the clips of a folder.
 
     Args:
         audio: the folder.
         labels: CSV or Parquet file; None takes every audio file below the folder, unlabelled, for training.
-        multilabel: columns that hold sets of tags. If any of the three is given, other columns are left out.
+        multilabel: columns that hold sets of tags. If any of the four is given, other columns are left out.
         categorical: columns that hold one class.
         numeric: columns that hold a number.
+        captions: columns that hold sentences.
 
     Raises:
         UserError: names file, row and column of what is wrong.
     """
     if not audio.is_dir():
         raise UserError(f"{audio}: no such folder; --audio is the folder that holds the audio files")
-    given = {"multilabel": multilabel, "categorical": categorical, "numeric": numeric}
+    given = {"multilabel": multilabel, "categorical": categorical, "numeric": numeric, "captions": captions}
     if labels is None:
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
@@ -90,18 +99,24 @@ def read_folder(
         kinds = _given_kinds(labels, table, given)
     clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
     _check_paths(labels, rows)
-    return FolderListing(clips, kinds, all(names is None for names in given.values()))
+    listed = {clip.audio.name for clip in clips}
+    unlisted = sum(str(file) not in listed for file in _audio_files(audio))
+    return FolderListing(clips, kinds, all(names is None for names in given.values()), unlisted)
 
 
 def guess_kind(column: str, values: Sequence[str]) -> Kind:
-    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes, the rest is text.
+    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes.
 
     >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
     ('multilabel', 'numeric', 'categorical')
-    >>> guess_kind("caption", ["a very slow and sad song", "a fast song"]), guess_kind("tags", ["calm"])
+    >>> guess_kind("comment", ["a very slow and sad song", "a fast song"]), guess_kind("tags", ["calm"])
     ('ignored', 'multilabel')
+    >>> guess_kind("caption", ["a slow song|slow and sad"])
+    'captions'
     """
     known = [value for value in values if value]
+    if column in CAPTION_NAMES:
+        return "captions"
     if column == "tags" or any("|" in value for value in known):
         return "multilabel"
     if known and all(_is_number(value) for value in known):
@@ -122,7 +137,7 @@ def key_of(path: str) -> str:
 
 
 def _unlabelled(audio: Path) -> Iterator[Clip]:
-    files = sorted(file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    files = sorted(_audio_files(audio))
     if not files:
         raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
     for file in files:
@@ -130,23 +145,31 @@ def _unlabelled(audio: Path) -> Iterator[Clip]:
         yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
 
 
+def _audio_files(audio: Path) -> list[Path]:
+    return [file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()]
+
+
 def _guess(table: LabelTable, column: str) -> Kind:
-    return "multilabel" if column in table.lists else guess_kind(column, [row.cells[column] for row in table.rows])
+    if column in table.lists and column not in CAPTION_NAMES:
+        return "multilabel"
+    return guess_kind(column, [row.cells[column] for row in table.rows])
 
 
 def _given_kinds(path: Path, table: LabelTable, given: Mapping[str, Sequence[str] | None]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {column: "ignored" for column in table.columns if column not in RESERVED}
-    names: dict[str, Kind] = {"multilabel": "multilabel", "categorical": "categorical", "numeric": "numeric"}
-    for option, kind in names.items():
-        for column in given[option] or ():
+    options: tuple[Kind, ...] = ("multilabel", "categorical", "numeric", "captions")
+    for kind in options:
+        for column in given[kind] or ():
             if column not in kinds:
                 raise UserError(
-                    f"{path}, row 1: no column {column} for --{option}; there are {', '.join(kinds) or 'none'}"
+                    f"{path}, row 1: no column {column} for --{kind}; there are {', '.join(kinds) or 'none'}"
                 )
             if kinds[column] != "ignored":
                 raise UserError(f"column {column} is given as --{kinds[column]} and as --{kind}")
-            if column in table.lists and kind != "multilabel":
-                raise UserError(f"{path}: column {column} holds lists; give it as --multilabel, not as --{kind}")
+            if column in table.lists and kind not in ("multilabel", "captions"):
+                raise UserError(
+                    f"{path}: column {column} holds lists; give it as --multilabel or --captions, not as --{kind}"
+                )
             kinds[column] = kind
     return kinds
 
@@ -180,6 +203,7 @@ def _clip(audio: Path, labels: Path, row: Row, kinds: Mapping[str, Kind]) -> Cli
         multilabel={name: _tags(cells[name]) for name, kind in kinds.items() if kind == "multilabel"},
         categorical={name: cells[name] or None for name, kind in kinds.items() if kind == "categorical"},
         numeric=numeric,
+        captions=tuple(text for name, kind in kinds.items() if kind == "captions" for text in _parts(cells[name])),
         licence=cells.get("licence") or None,
     )
 
@@ -193,7 +217,11 @@ def _check_paths(labels: Path, rows: Sequence[Row]) -> None:
 
 
 def _tags(cell: str) -> tuple[str, ...]:
-    return tuple(sorted({tag.strip() for tag in cell.split("|") if tag.strip()}))
+    return tuple(sorted(set(_parts(cell))))
+
+
+def _parts(cell: str) -> list[str]:
+    return [part.strip() for part in cell.split("|") if part.strip()]
 
 
 def _is_number(text: str) -> bool:

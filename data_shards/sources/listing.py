@@ -20,7 +20,11 @@ class Listing:
     vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Tag orders that the dataset fixes; `build` takes them."""
     notes: tuple[str, ...] = ()
-    """For the user: counts that are not the published ones, clips that were left out and why."""
+    """For the user, without a path of this machine: counts that are not the published ones, what was left out and why,
+    splits that stand in for unpublished ones. They stay with the set."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
 
 
 def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> Iterator[tuple[int, dict[str, str]]]:

@@ -4,7 +4,7 @@ Track number ``index`` of seed ``seed`` is always the same piece, whatever else 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ class SyntheticConfig(Config):
     """Share of the tracks for validation; the number of tracks is rounded, then exact."""
     test_share: float = 0.2
     """Share of the tracks for testing; what is left trains."""
+    bands: int | None = None
+    """Tracks are played by so many bands, > 0: instruments, groove, moods and the desk's settings are a band's own, key
+    and tempo every track's. None: every track has a band of its own, and its sound alone tells it from all others."""
     seed: int = 0
     """Another seed is another corpus, ≥ 0."""
 
@@ -43,6 +46,8 @@ class SyntheticConfig(Config):
                 raise ValueError(f"{name}={share} of {self.tracks} tracks is none; set it to 0 or ask for more tracks")
         if self.valid_share + self.test_share > 1:
             raise ValueError(f"valid_share + test_share must be ≤ 1, got {self.valid_share + self.test_share}")
+        if self.bands is not None and self.bands < 1:
+            raise ValueError(f"bands must be > 0, got {self.bands}")
         if self.seed < 0:
             raise ValueError(f"seed must be ≥ 0, got {self.seed}")
 
@@ -54,6 +59,8 @@ class SyntheticAudio:
     seed: int
     index: int
     seconds: float
+    band: int | None = None
+    """Which band plays; None: one of its own."""
 
     @property
     def name(self) -> str:
@@ -63,17 +70,25 @@ class SyntheticAudio:
     @property
     def traits(self) -> Traits:
         """The truth; it does not depend on the length."""
-        return draw_traits(self._chance("traits"))
+        own = draw_traits(self._chance("traits"))
+        if self.band is None:
+            return own
+        return replace(draw_traits(self._band("traits")), tonic=own.tonic, minor=own.minor, bpm=own.bpm)
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Compose and render: (T,) float32 below 1 in magnitude, and the rate in Hz."""
         traits = self.traits
         notes = compose(traits, self.seconds, self._chance("composition"))
-        return render(notes, traits, draw_mix(traits, self._chance("mix")), self.seconds), SAMPLE_RATE
+        desk = self._chance("mix") if self.band is None else self._band("mix")
+        return render(notes, traits, draw_mix(traits, desk), self.seconds), SAMPLE_RATE
 
     def _chance(self, purpose: str) -> np.random.Generator:
         """A stream of its own for each purpose, so that a change of one never moves another."""
         return np.random.default_rng([*purpose.encode(), self.seed, self.index])
+
+    def _band(self, purpose: str) -> np.random.Generator:
+        """What the tracks of a band have in common."""
+        return np.random.default_rng([*f"band {purpose}".encode(), self.seed, self.band or 0])
 
 
 def corpus(config: SyntheticConfig) -> list[Clip]:
@@ -84,7 +99,8 @@ def corpus(config: SyntheticConfig) -> list[Clip]:
     splits = _splits(config)
     clips = []
     for index in range(config.tracks):
-        audio = SyntheticAudio(seed=config.seed, index=index, seconds=config.seconds)
+        band = None if config.bands is None else _draw_band(config, index)
+        audio = SyntheticAudio(seed=config.seed, index=index, seconds=config.seconds, band=band)
         traits = audio.traits
         key = _key(config.seed, index)
         clips.append(
@@ -104,6 +120,12 @@ def corpus(config: SyntheticConfig) -> list[Clip]:
 
 def _key(seed: int, index: int) -> str:
     return f"synthetic-{seed}-{index:06d}"
+
+
+def _draw_band(config: SyntheticConfig, index: int) -> int:
+    """A track's band, by chance, so that it tells nothing of the split."""
+    assert config.bands is not None
+    return int(np.random.default_rng([*b"band", config.seed, index]).integers(config.bands))
 
 
 def _splits(config: SyntheticConfig) -> dict[int, Split]:

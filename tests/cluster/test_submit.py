@@ -1,11 +1,14 @@
 """What is refused before anything is sent; jobs on a real cluster are in tests/faults/test_services_jobs.py."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from cluster import submit, ui
-from cluster.settings import UserError
+from cluster import submit
+from cluster.settings import RunError, UserError
 from cluster.submit import Cluster
 
 
@@ -37,6 +40,44 @@ def test_without_a_token_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
         Cluster("127.0.0.1:1")
 
 
+class Flaky:
+    """A jobs API whose stream breaks off, and is then as new."""
+
+    def __init__(self, breaks: int) -> None:
+        self.breaks = breaks
+
+    async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
+        yield "one\ntw"
+        if self.breaks:
+            self.breaks -= 1
+            raise ConnectionResetError("the head's cable")
+        yield "o\n"
+        yield "three\n"
+
+    def get_job_info(self, _job: str) -> Any:
+        status = SimpleNamespace(value="FAILED", is_terminal=lambda: True)
+        return SimpleNamespace(status=status, driver_exit_code=7)
+
+
+def follower(client: Any, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster.__new__(Cluster)
+    cluster.url, cluster._client = "http://head:8265", client
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    return cluster
+
+
+def test_output_is_shown_once_however_often_the_way_there_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    assert follower(Flaky(3), monkeypatch).follow("job", shown.append) == 7
+    assert "".join(shown) == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_that_stays_away_ends_the_following_not_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "LOST_S", 0.05)
+    with pytest.raises(RunError, match=r"no answer for .*the job may go on: counterpoint submit logs job"):
+        follower(Flaky(1 << 30), monkeypatch).follow("job", lambda _: None)
+
+
 def test_a_password_never_travels_in_a_jobs_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     assert submit._environment()["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
@@ -44,17 +85,3 @@ def test_a_password_never_travels_in_a_jobs_environment(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="holds a password") as caught:
         submit._environment()
     assert "hunter2" not in str(caught.value)
-
-
-def test_pages_open_to_others_need_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
-    assert "--app-name" not in ui.ui_command("sqlite:////x/mlflow.db")
-    with pytest.raises(UserError, match=r"--host 0\.0\.0\.0 would show every run"):
-        ui.ui_command("sqlite:////x/mlflow.db", host="0.0.0.0")
-
-
-def test_pages_of_no_runs_or_of_a_server_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no runs yet"):
-        ui.serve_ui(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    with pytest.raises(UserError, match="open http://mlflow:5000"):
-        ui.serve_ui("http://mlflow:5000")

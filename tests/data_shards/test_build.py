@@ -30,6 +30,7 @@ from data_shards.records import Clip
 from data_shards.shard_writer import ShardResult
 from data_shards.show import describe, summarise
 from data_shards.sources.folder import read_folder
+from data_shards.sources.listing import Listing
 from data_shards.verify import verify
 
 MakeFolder = Callable[..., tuple[Path, Path]]
@@ -281,12 +282,14 @@ def test_keys_are_checked_before_any_work(tmp_path: Path) -> None:
 def test_a_given_vocabulary_keeps_its_order_and_refuses_others(make_folder: MakeFolder, tmp_path: Path) -> None:
     clips = read_folder(*make_folder(6)).clips
     order = {"tags": ("dark", "unused", "calm")}
-    build(clips, tmp_path / "set", INLINE, vocabularies=order)
+    build(Listing(clips, order, ("said of the set",)), tmp_path / "set", INLINE)
     index = read_index(tmp_path / "set")
     assert index.vocabularies == order
+    assert summarise(index)["notes"] == ["said of the set"]
+    assert "note      said of the set" in describe(index)
     assert index.labels("tags")[1].tolist() == [True, False, True]
     with pytest.raises(UserError, match="tags dark not in the given vocabulary"):
-        build(clips, tmp_path / "other", INLINE, vocabularies={"tags": ("calm",)})
+        build(Listing(clips, {"tags": ("calm",)}), tmp_path / "other", INLINE)
 
 
 def test_tracks_that_leak_between_splits_are_named(make_folder: MakeFolder, tmp_path: Path) -> None:

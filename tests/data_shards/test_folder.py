@@ -54,7 +54,8 @@ def test_the_guess_is_reported(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, "path,split,track_id,moods,bpm,caption\na.wav,train,t,x|y,90,A song of many words\n")
     assert listing.guessed
     assert "guessed" in listing.report()
-    assert listing.kinds == {"moods": "multilabel", "bpm": "numeric", "caption": "ignored"}
+    assert listing.kinds == {"moods": "multilabel", "bpm": "numeric", "caption": "captions"}
+    assert listing.clips[0].captions == ("A song of many words",)
 
 
 def test_a_byte_order_mark_and_quoted_cells_are_read(tmp_path: Path) -> None:
@@ -160,3 +161,18 @@ def test_the_open_music_set_is_read_as_it_is() -> None:
     assert {"genre", "instrument_family"} <= {name for name, kind in listing.kinds.items() if kind == "categorical"}
     for clip in listing.clips[::300]:
         assert len(clip.audio.read()[0]) > 40_000
+
+
+def test_audio_that_the_table_does_not_name_is_counted(make_folder: MakeFolder) -> None:
+    audio, labels = make_folder(3)
+    assert read_folder(audio, labels).unlisted == 0
+    (audio / "forgotten.MP3").touch()
+    (audio / "cover.jpg").touch()
+    listing = read_folder(audio, labels)
+    assert listing.unlisted == 1
+    assert "1 audio files of the folder are not in the table and are left out" in listing.report()
+
+
+def test_a_folder_without_a_table_is_told_to_be_unlabelled(make_folder: MakeFolder) -> None:
+    audio, _ = make_folder(3)
+    assert read_folder(audio).report().startswith("no labels: every audio file is a clip for training")

@@ -30,7 +30,7 @@ def sound(path: Path) -> None:
 
 
 def build_listing(listing: Listing, out: Path) -> None:
-    build(listing.clips, out, BuildConfig(workers=1), vocabularies=listing.vocabularies)
+    build(listing, out, BuildConfig(workers=1))
     assert verify(out) == []
 
 

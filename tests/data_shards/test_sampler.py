@@ -49,6 +49,7 @@ def make_index() -> MakeIndex:
             label_crc=zeros.astype(np.uint32),
             crc=zeros.astype(np.uint32),
             crc_end=zeros,
+            captions=((),) * count,
             targets={"multilabel.tags": (np.zeros(num_labelled, np.int32), ends)},
         )
 

@@ -62,7 +62,7 @@ def read_json(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def build_listing(listing: Listing, out: Path) -> None:
-    build(listing.clips, out, BuildConfig(workers=1), vocabularies=listing.vocabularies)
+    build(listing, out, BuildConfig(workers=1))
     assert verify(out) == []
 
 
@@ -254,6 +254,7 @@ def test_giantsteps_real_keys_are_split_as_published(metadata: Path, tmp_path: P
     counts = split_counts(listing.clips)
     assert (counts["train"] + counts["valid"], counts["test"]) == (1_159, 604)
     assert "train 923 (published 961), valid 236 (published 198)" in listing.notes[0]
+    assert "961 and 198 was never published" in listing.notes[1]
     assert len({clip.categorical["key"] for clip in listing.clips}) == 24
 
 

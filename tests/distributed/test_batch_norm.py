@@ -18,10 +18,18 @@ pytestmark = pytest.mark.dist
 CLIPS, VIEWS = 24, 2
 
 
+class Embedded(nn.Sequential):
+    """Returns projections and embeddings, as a projector does; here they are the same."""
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        z_ND: Tensor = super().forward(views)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return z_ND, z_ND
+
+
 def network(kind: Any, dtype: torch.dtype) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(
+        model = Embedded(
             nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 6), nn.BatchNorm1d(6)
         ).to(dtype)
     return convert_batch_norm(model, kind, rows=2 * VIEWS if kind == "micro" else None)
@@ -48,11 +56,11 @@ def step(kind: str, num_chunks: int, dtype: torch.dtype) -> tuple[Tensor, list[T
         return semi_supervised_contrastive_loss(z, clip_id, labels)
 
     if num_chunks:
-        value, _ = backward_in_chunks(
+        value, _, _ = backward_in_chunks(
             wrapped, views, loss, num_clips=CLIPS // collectives.world_size(), num_chunks=num_chunks
         )
     else:
-        value = loss(wrapped(views))
+        value = loss(wrapped(views)[0])
         torch.autograd.backward(value)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return value.detach(), gradients, [buffer.double() for buffer in model.buffers()]

@@ -1,5 +1,6 @@
 """Ray Train around the loop: real workers, a real kill."""
 
+import json
 import os
 import signal
 import threading
@@ -76,3 +77,27 @@ def test_what_a_worker_cannot_do_reaches_the_user_as_one_message(make_config: Ma
     (folder / "snapshots").write_text("a file where a folder belongs")
     with pytest.raises(RunError, match=r"training failed: worker 0: .*snapshots.*The same command resumes"):
         pretrain(config)
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_is_named_with_its_machine_and_log_and_the_run_goes_on_without_waiting_for_it(
+    make_config: MakeConfig,
+) -> None:
+    """FAULTS 34 under Ray: the time-out is the run's own, and who did not come is said."""
+    config = make_config(
+        resources__num_workers=2, resources__max_failures=0, resources__collective_timeout_s=5, optim__steps=500
+    )
+    frozen = threading.Event()
+
+    def freeze_rank_one(row: Mapping[str, Any]) -> None:
+        if row["step"] >= 2 and not frozen.is_set():
+            frozen.set()
+            place = json.loads((Path(config.run.dir) / "workers" / "rank-1.json").read_text())
+            os.kill(place["pid"], signal.SIGSTOP)
+
+    with pytest.raises(RunError, match=r"worker 0 on [\d.]+ \(log .*rank 1 of 2 did not answer.*same command resumes"):
+        pretrain(config, watch=freeze_rank_one)
+    place = json.loads((Path(config.run.dir) / "workers" / "rank-1.json").read_text())
+    assert place["log"].endswith(".err")
+    assert not psutil.pid_exists(place["pid"])  # Ray has ended it
+    assert pretrain(make_config(resources__num_workers=2, optim__steps=4)) == 0

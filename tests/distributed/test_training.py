@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.settings import flatten, to_tree, validate
+from data_shards.build import BuildConfig, build
+from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers import collectives
 from trainers.config import ExperimentConfig
 from trainers.loop import World, train
+from trainers.losses.supervised import supervised_loss
 from trainers.metrics_log import read_metrics
 from trainers.snapshot import open_snapshot
 
@@ -123,3 +127,66 @@ def test_restarts_with_four_then_two_then_three_ranks_see_the_same_batches(
     for world, steps in ((4, 1), (2, 3), (3, 4)):
         folder = run(ranks, world, config, dir=str(tmp_path / "many"), steps=steps)
     assert losses(folder) == pytest.approx(one, rel=2e-3)
+
+
+@pytest.mark.parametrize(("objective", "column"), [("bce", "tags"), ("cross_entropy", "key")])
+def test_supervised_baselines_have_the_loss_of_one_rank_on_any(
+    ranks: Ranks, make_config: MakeConfig, tmp_path: Path, objective: str, column: str
+) -> None:
+    config = make_config(
+        data__batch=12,
+        data__b_s=1,
+        data__vocabulary=column,
+        loss__objective=objective,
+        head__width=None,
+        optim__steps=3,
+    )
+    one, two = (losses(run(ranks, world, config, dir=str(tmp_path / str(world)))) for world in (1, 2))
+    assert two[0] == pytest.approx(one[0], rel=2e-6)
+    assert two == pytest.approx(one, rel=2e-3)
+
+
+def supervised_gradient(objective: str) -> tuple[float, list[float]]:
+    """Loss and DDP's mean gradient of rows r::W, of which only some ranks hold labelled ones."""
+    g = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(12, 5, dtype=torch.float64, generator=g), torch.zeros(12, 4, dtype=torch.bool)
+    labels[::2] = torch.rand(6, 4, generator=g) < 0.6
+    mine = slice(collectives.rank(), None, collectives.world_size())
+    weight = torch.randn(5, 4, dtype=torch.float64, generator=g).requires_grad_()
+    loss = supervised_loss(features[mine] @ weight, labels[mine], objective=objective)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    return loss.item(), collectives.all_reduce(gradient, "mean").flatten().tolist()
+
+
+@pytest.mark.parametrize("objective", ["bce", "cross_entropy"])
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_supervised_gradient_is_that_of_the_global_batch(ranks: Ranks, objective: str, world: int) -> None:
+    value, gradient = supervised_gradient(objective)
+    answers = ranks(world, supervised_gradient, objective)
+    assert len({loss for loss, _ in answers}) == 1, "the same bits on every rank"
+    assert answers[0][0] == pytest.approx(value, rel=1e-12)
+    assert answers[0][1] == pytest.approx(gradient, rel=1e-10)
+
+
+def test_ranks_agree_on_the_quick_score_and_on_the_figures_of_the_pair_matrix(
+    ranks: Ranks, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    source = SyntheticConfig(tracks=21, seconds=4.0, valid_share=0.5, test_share=0.0, seed=0)
+    build(corpus(source), shards, BuildConfig(workers=1))
+    config = make_config(
+        data__labelled=str(shards),
+        data__batch=12,
+        optim__steps=2,
+        optim__precision="bfloat16",
+        optim__ema_decay=0.9,
+        run__quick_every=1,
+    )
+    one, two = (
+        list(read_metrics(run(ranks, world, config, dir=str(tmp_path / str(world))) / "metrics.jsonl"))
+        for world in (1, 2)
+    )
+    for name in ("positives", "sparsity", "sparsity_labelled"):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one]), name
+    assert [row["quick/knn"] for row in two] == pytest.approx([row["quick/knn"] for row in one], abs=0.05)
+    assert open_snapshot(tmp_path / "2" / "snapshots" / "best").score == max(row["quick/knn"] for row in two)

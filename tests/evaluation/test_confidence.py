@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import binomtest
+from scipy.stats import t as student
 
-from evaluation.confidence import draw_resamples, holm, interval, two_sided_p
+from evaluation.confidence import draw_resamples, holm, interval, jackknife_interval, two_sided_p
+from evaluation.metrics import auroc_and_ap, macro
 
 
 def test_clips_of_one_cluster_are_drawn_together() -> None:
@@ -61,6 +64,58 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
 def test_a_resample_without_a_positive_is_left_out_of_the_interval() -> None:
     assert interval(np.array([0.5, np.nan, 0.4, 0.6]), 0.5)[1:] == pytest.approx((0.45, 0.55))
     assert np.isnan(interval(np.array([np.nan, np.nan]), 0.5)).all()
+
+
+def test_the_jackknife_of_a_mean_is_the_textbook_interval_and_holds_its_value() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random(30)
+    drawn = draw_resamples([str(i) for i in range(30)], resamples=100, seeds=1, rng=rng)
+    left_out = drawn.left_out_GK @ x / drawn.left_out_GK.sum(1)
+    value, low, high = jackknife_interval(float(x.mean()), left_out, 0.0, 0.95)
+    reach = float(student.ppf(0.975, 29)) * x.std(ddof=1) / 30**0.5
+    assert (value, low, high) == pytest.approx((x.mean(), x.mean() - reach, x.mean() + reach))
+    biased = jackknife_interval(0.5, np.full(10, 0.55) + 0.001 * np.arange(10), 0.0, 0.95)
+    assert biased[1] < biased[2] == 0.5  # the bias lies below; the interval is stretched to the value
+
+
+def test_whole_clusters_are_left_out() -> None:
+    clusters = [str(i // 3) for i in range(600)]
+    left_out = draw_resamples(clusters, resamples=100, seeds=1, rng=np.random.default_rng(0)).left_out_GK
+    assert left_out.shape == (100, 600)
+    assert ((left_out == 0).sum(0) == 1).all()  # every clip once
+    assert (left_out.reshape(100, 200, 3).std(2) == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("clips", "at_most", "at_least"), [(80, 0.20, 0.84), (200, 0.40, 0.86)])
+def test_average_precision_on_a_small_set_is_covered_where_percentiles_miss(
+    clips: int, at_most: float, at_least: float
+) -> None:
+    """24 tags of 1.5% to 35%; the truth is the macro AP of 60,000 clips. Percentiles are the interval before."""
+    share = np.geomspace(0.015, 0.35, 24)
+
+    def draw(count: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        truth = rng.random((count, 24)) < share
+        return 1.2 * truth + rng.normal(size=(count, 24)), truth
+
+    scores, truth = draw(60_000, np.random.default_rng(0))
+    goal = float(auroc_and_ap(scores, truth, np.ones((1, 60_000)))[1].mean())
+    before = after = 0
+    for trial in range(100):
+        rng = np.random.default_rng(trial + 1)
+        scores, truth = draw(clips, rng)
+        kept = truth.any(0)
+        drawn = draw_resamples([str(i) for i in range(clips)], resamples=200, seeds=1, rng=rng)
+        weights = np.concatenate([drawn.weights_RK, drawn.left_out_GK])
+        values = macro(auroc_and_ap(scores[:, kept], truth[:, kept], weights)[1])
+        _, low, high = interval(values[:201], 0.95)
+        before += low <= goal <= high
+        _, low, high = jackknife_interval(float(values[0]), values[201:], 0.0, 0.95)
+        after += low <= goal <= high
+    print(f"{clips} clips: percentiles cover {before}%, the jackknife {after}%")
+    assert before / 100 <= at_most
+    assert after / 100 >= at_least
 
 
 def test_no_difference_has_p_one_and_holm_multiplies_the_smallest_most() -> None:

@@ -130,6 +130,18 @@ def test_an_encoder_that_hears_pitch_moves_with_it_and_not_with_tempo(tones: Pat
     assert curves["between_clips"]["untrained"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_transformation_can_be_read_from_an_encoder_that_hears_it_and_from_no_deaf_one(tones: Path) -> None:
+    wanted = EquivarianceConfig(semitones=(-3, 0, 3), probe=True)
+    encoders = {"trained": Spectrum(width=96), "untrained": Spectrum("deaf", deaf=True)}
+    with ShardSet.open(tones) as shards:
+        found = measure_equivariance(shards, encoders, config_for(equivariance=wanted), progress=SILENT)["probe"]
+    pitch, deaf = found["semitones"]["trained"], found["semitones"]["untrained"]
+    assert pitch["value"] > 0.5 > 0.2 > deaf["value"]
+    assert pitch["low"] <= pitch["value"] <= pitch["high"]
+    assert pitch["error"] < 1.5 < deaf["error"]
+    assert pitch["unit"] == "semitones"
+
+
 def test_clips_too_short_for_the_fastest_rate_are_refused(tones: Path) -> None:
     wanted = config_for(equivariance=EquivarianceConfig(rates=(9.0,)))
     with ShardSet.open(tones) as shards, pytest.raises(UserError, match="two test tracks of"):
@@ -157,7 +169,7 @@ def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path)
     config = config_for(
         data=EvaluationData(shards=str(tones)),
         robustness=RobustnessConfig(severities=(2,), corruptions=("distortion",)),
-        equivariance=EquivarianceConfig(semitones=(0, 2)),
+        equivariance=EquivarianceConfig(semitones=(0, 2), probe=True),
         projection=ProjectionConfig(task="pitch", midi=True),
         claims=("pitch/accuracy",),
     )
@@ -168,7 +180,13 @@ def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path)
         "value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0,
     }  # fmt: skip
     assert report.tree["differences"]["untrained"]["pitch/accuracy"]["low"] > 0
-    assert "severity 2" in (tmp_path / "report.md").read_text()
+    titles = ("pitch/accuracy under corruption", "Cosine distance against semitones", "Transformation read from two")
+    for form in ("report.md", "report.tex", "report.html"):
+        text = (tmp_path / form).read_text()
+        assert all(title in text for title in (*titles, "severity 2", "Splits")), form
+    tex = (tmp_path / "report.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5
+    assert not set("−–²") & set(tex)
 
 
 def test_settings_of_what_is_measured_on_request_are_checked() -> None:

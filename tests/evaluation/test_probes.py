@@ -5,9 +5,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.probes import Head, ProbeData, TrainedHeads, train_heads
+from evaluation.probes import (
+    Head,
+    ProbeData,
+    TrainedHeads,
+    _backward,
+    _forward,
+    _keep_mask,
+    _loss_gradient,
+    _losses,
+    train_heads,
+)
 from evaluation.tasks import Task
 
+CPU = torch.device("cpu")
 HEADS = [Head(model, seed) for model in range(2) for seed in range(3)]
 
 
@@ -77,6 +88,37 @@ def test_training_is_that_of_a_plain_loop(data: tuple[ProbeData, ProbeData]) -> 
     trained = train_heads(config, train, valid, 4, [Head(0, 0)])
     assert trained.losses[0] == pytest.approx(best, rel=1e-5)
     torch.testing.assert_close(trained.weights[0][0], kept.T, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+@pytest.mark.parametrize("kind", ["tags", "class", "number"])
+def test_the_gradient_that_is_written_out_is_autograds(kind: str, head: str) -> None:
+    g = torch.Generator().manual_seed(3)
+    shapes = [(2, 8, 5)] if head == "linear" else [(2, 8, 6), (2, 6, 5)]
+    weights = [torch.randn(shape, generator=g).requires_grad_() for shape in shapes]
+    x, keep = torch.randn(2, 7, 8, generator=g), (torch.rand(2, 7, shapes[-1][1], generator=g) > 0.3).float() / 0.7
+    y = {"tags": torch.rand(2, 7, 5, generator=g) > 0.5, "class": torch.randint(5, (2, 7), generator=g)}.get(
+        kind, torch.randn(2, 7, generator=g)
+    )
+    expected = torch.autograd.grad(_losses(_forward(weights, x, keep)[-1], y).sum(), weights)
+    with torch.no_grad():
+        for weight in weights:
+            weight.grad = torch.empty_like(weight)
+        layers = _forward(weights, x, keep)
+        _backward(weights, layers, _loss_gradient(layers[-1], y), 0.3)
+    for weight, goal in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, goal, atol=1e-6, rtol=1e-5)
+
+
+def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
+    keep = _keep_mask(0.1, (400, 501), [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)], CPU)
+    assert keep is not None
+    assert keep.shape == (2, 400, 501)
+    assert (keep == 0).float().mean((1, 2)).tolist() == pytest.approx([0.1, 0.1], abs=0.003)
+    assert keep.mean().item() == pytest.approx(1, abs=0.003)
+    assert abs(np.corrcoef(keep[0].ravel().numpy(), keep[1].ravel().numpy())[0, 1]) < 0.01
+    columns = (keep[0] == 0).float().mean(0)  # no place of a word is special
+    assert columns.std().item() < 0.02
 
 
 def validation_loss(trained: TrainedHeads, valid: ProbeData) -> list[float]:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from evaluation.judge import Judged
-from evaluation.report import Report, build_tree, csv_text, latex, markdown, number, rows_of, write_report
+from evaluation.latex import latex
+from evaluation.markdown import markdown
+from evaluation.report import Report, build_tree, csv_text, number, rows_of, write_report
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cluster.settings import UserError
+from evaluation import retrieval
 from evaluation.retrieval import neighbours, search, unit_rows
 
 
@@ -71,3 +72,14 @@ def test_a_base_smaller_than_k_gives_all_of_it() -> None:
     cosines, rows = search(np.eye(3, dtype=np.float32)[:2], [np.eye(3, dtype=np.float32)], 10)
     assert rows.shape == cosines.shape == (2, 3)
     assert rows[:, 0].tolist() == [0, 1]
+
+
+def test_the_product_that_a_gpu_runs_finds_what_faiss_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "QUERIES_A_BLOCK", 7)
+    rng = np.random.default_rng(9)
+    base, query = (unit_rows(rng.normal(size=(count, 16)).astype(np.float32)) for count in (300, 20))
+    parts = [retrieval.Product(part, "cpu") for part in np.array_split(base, 4)]
+    cosines, rows = retrieval.search_parts(query, parts, 5)
+    expected, places = search(query, [base], 5)
+    np.testing.assert_array_equal(rows, places)
+    np.testing.assert_allclose(cosines, expected, atol=1e-6)

@@ -8,7 +8,8 @@ import pytest
 from cluster.settings import UserError
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardSet
-from evaluation.targets import artist_overlap, check_splits, read_target
+from evaluation.splits import check_leaks
+from evaluation.targets import artist_overlap, read_target
 from evaluation.tasks import Task
 
 MakeShards = Callable[..., Path]
@@ -95,7 +96,7 @@ def test_a_track_in_two_splits_is_refused_by_name(make_shards: MakeShards) -> No
         ShardSet.open(make_shards(12, split={0: "train", 1: "test"})) as shards,
         pytest.raises(UserError, match=r"1 tracks stand in more than one split: track0 \(test and train\)"),
     ):
-        check_splits(shards.index)
+        check_leaks("set", list(shards.index.track), list(shards.index.split))
 
 
 def test_the_share_of_test_clips_whose_artist_is_in_train_is_reported(index: ShardIndex) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,48 @@ def test_a_job_has_the_exit_code_of_its_command_and_no_shards(known: Head, check
     assert text.count("job says") == 1
     assert cluster.logs(job) == text
     assert cluster.jobs()[0].command == f"say {code} loss.temperature=0.05 'a b'"
+
+
+@pytest.fixture
+def locked_checkout(checkout: Path) -> Path:
+    """One that brings the room `cluster`, and with it the check of its own lock."""
+    shutil.copytree(ROOT / "cluster", checkout / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
+    return checkout
+
+
+def test_a_cluster_with_other_versions_than_the_lock_is_refused(known: Head, locked_checkout: Path) -> None:
+    (locked_checkout / "requirements.lock").write_text("torch==2.0.1 \\\n    --hash=sha256:00\n")
+    cluster, output = Cluster(known.url), list[str]()
+
+    job = cluster.submit(["say", "0"], root=locked_checkout)
+    got = cluster.follow(job, output.append)
+
+    text = "".join(output)
+    assert got == 2
+    assert "torch is" in text
+    assert "not 2.0.1 as in requirements.lock; run `make setup` on its nodes, or submit with --install" in text
+    assert "job says" not in text
+
+
+@pytest.mark.slow
+def test_install_makes_the_environment_of_the_lock(known: Head, locked_checkout: Path, tmp_path: Path) -> None:
+    """With a wheel made here, for the head may have no network; Ray copies its own environment and adds to it."""
+    wheel = tmp_path / "counterpoint_probe-1.0-py3-none-any.whl"
+    about = "counterpoint_probe-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("counterpoint_probe.py", "VERSION = '1.0'")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: counterpoint-probe\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    (locked_checkout / "requirements.lock").write_text(f"counterpoint-probe @ {wheel.as_uri()}\n")
+    program = "import counterpoint_probe\nprint('installed', counterpoint_probe.VERSION)\n"
+    (locked_checkout / "counterpoint.py").write_text(program)
+    cluster, output = Cluster(known.url), list[str]()
+
+    job = cluster.submit(["say"], root=locked_checkout, install=True)
+
+    assert cluster.follow(job, output.append) == 0, "".join(output)
+    assert "installed 1.0" in "".join(output)
 
 
 def test_a_stopped_job_may_save_itself_and_ends_with_143(known: Head, checkout: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from cluster import mlflow_store
+from cluster.settings import UserError
 from cluster.tracking import Tracker, replay
 from cluster.tracking_config import TrackingConfig
 from cluster.ui import ui_command
@@ -93,11 +94,17 @@ def test_a_log_that_could_not_be_sent_waits_and_is_replayed(
     assert _points(store, tracker._state["run_id"]) == list(range(1, STEPS + 1))
 
 
-def test_a_server_that_is_away_costs_a_step_less_than_a_hundredth(tmp_path: Path) -> None:
+def test_a_server_that_is_away_costs_a_step_less_than_a_hundredth(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is said to be away once, with what to do, before the first step."""
     with socket.socket() as taken:  # bound but not listening: every connection is refused
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         tracker = Tracker(TrackingConfig(uri=uri, system_metrics_s=0), tmp_path / "run")
+        (said,) = [record.message for record in caplog.records if "does not answer" in record.message]
+        assert said.startswith(uri)
+        assert said.endswith("is the server up, is tracking.uri or MLFLOW_TRACKING_URI right?")
         spent_s = _train(tracker, range(1, STEPS + 1))
         start = time.monotonic()
         assert not tracker.close(wait_s=0.5)
@@ -105,6 +112,12 @@ def test_a_server_that_is_away_costs_a_step_less_than_a_hundredth(tmp_path: Path
 
     assert spent_s / STEPS < STEP_S / 100
     assert waited_s < 5
+
+
+def test_a_store_of_no_kind_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mlflow:5000: no store of MLflow; write sqlite:///FILE or http://HOST:PORT"):
+        Tracker(TrackingConfig(uri="mlflow:5000"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -171,9 +184,8 @@ def test_a_real_server_killed_and_restarted_has_every_point_once(server: Server,
 
     assert tracker.close(wait_s=120)
     assert _points(server.uri, tracker._state["run_id"]) == list(range(1, STEPS + 1))
-    assert (
-        tracker.url == f"{server.uri}/#/experiments/{tracker._state['experiment_id']}/runs/{tracker._state['run_id']}"
-    )
+    page = f"{server.uri}/#/experiments/{tracker._state['experiment_id']}/runs/{tracker._state['run_id']}"
+    assert tracker.url.partition("?")[0] == page
 
 
 @pytest.mark.slow

@@ -8,14 +8,22 @@ from torch import Tensor, nn
 
 from trainers.batch_norm import convert_batch_norm
 from trainers.gradient_cache import backward_in_chunks
-from trainers.losses.semi_supervised import ContrastiveLoss, LossConfig
+from trainers.losses.objective import ContrastiveLoss, LossConfig
 
 CLIPS, VIEWS, MICRO_CLIPS = 12, 2, 2
 
 
+class Embedded(nn.Sequential):
+    """Returns projections and embeddings, as a projector does; here they are the same."""
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        z_ND: Tensor = super().forward(views)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return z_ND, z_ND
+
+
 def network(*, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(
+    model = Embedded(
         nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(24, 6)
     )
     return convert_batch_norm(model.double(), "micro", rows=MICRO_CLIPS * VIEWS)
@@ -35,7 +43,7 @@ def criterion() -> ContrastiveLoss:
 def plain_step() -> tuple[nn.Module, ContrastiveLoss, Tensor]:
     model, loss = network(), criterion()
     views, clip_id, labels = batch()
-    value = loss(model(views), clip_id, labels)
+    value = loss(model(views)[0], clip_id, labels)
     torch.autograd.backward(value)
     return model, loss, value.detach()
 
@@ -45,13 +53,14 @@ def test_chunks_give_the_gradient_and_the_statistics_of_the_whole_batch(num_chun
     expected_model, expected_loss, expected = plain_step()
     model, loss = network(), criterion()
     views, clip_id, labels = batch()
-    value, z_ND = backward_in_chunks(
+    value, z_ND, h_NE = backward_in_chunks(
         model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=num_chunks
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     assert not z_ND.requires_grad
+    assert torch.equal(z_ND, h_NE)
     with torch.no_grad():
-        torch.testing.assert_close(z_ND, network()(views), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(z_ND, network()(views)[0], rtol=1e-12, atol=1e-14)
     for module, wanted in ((model, expected_model), (loss, expected_loss)):
         for a, b in zip(module.parameters(), wanted.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-13)
@@ -64,7 +73,7 @@ def test_both_passes_draw_the_same_dropout() -> None:
     loss = criterion()
     seen: list[Tensor] = []
     model = network(dropout=0.5)
-    model.register_forward_hook(lambda _module, _input, z: seen.append(z.detach()))
+    model.register_forward_hook(lambda _module, _input, pair: seen.append(pair[0].detach()))
     torch.manual_seed(5)
     backward_in_chunks(model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=3)
     after = torch.rand(3)
@@ -83,7 +92,7 @@ def test_only_one_chunk_of_activations_is_alive() -> None:
     views, clip_id, labels = batch()
     sizes: list[tuple[int, bool]] = []
     model, loss = network(), criterion()
-    model.register_forward_hook(lambda _module, inputs, z: sizes.append((len(inputs[0]), z.requires_grad)))
+    model.register_forward_hook(lambda _module, inputs, pair: sizes.append((len(inputs[0]), pair[0].requires_grad)))
     backward_in_chunks(model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=6)
     assert sizes == [(4, False)] * 6 + [(4, True)] * 6
 
@@ -113,7 +122,7 @@ def test_refuses_numbers_that_do_not_divide(num_clips: int, num_chunks: int, mes
 
 
 def test_refuses_layers_that_mix_chunks() -> None:
-    model = nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3))
+    model = Embedded(nn.Linear(8, 3), nn.BatchNorm1d(3))
     for name in ("BatchNorm1d", "SyncBatchNorm"):
         with pytest.raises(ValueError, match=f"only with micro BatchNorm, and 1 is a {name}"):
             backward_in_chunks(model, torch.ones(4, 8), torch.sum, num_clips=2, num_chunks=1)

@@ -15,13 +15,13 @@ import torch
 from cluster.settings import UserError, to_tree
 from data_shards.build import BuildConfig, build
 from data_shards.sources.synthetic import SyntheticConfig, corpus
-from trainers import loop
 from trainers.config import ExperimentConfig
 from trainers.loop import STOP_FILE, DivergedError, World, train
 from trainers.metrics_log import read_metrics
+from trainers.optim import build_optimizer
 from trainers.pretrain import pretrain
 from trainers.snapshot import open_snapshot
-from trainers.step import build_optimizer, train_step
+from trainers.step import Learner, Learnt
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -120,6 +120,20 @@ def test_a_request_to_stop_leaves_a_snapshot_and_143_and_the_run_goes_on(
     assert weights(folder) == weights(whole.run.dir)
 
 
+def test_a_request_that_comes_while_workers_start_is_heard_and_one_of_an_earlier_start_is_not(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config(run__snapshot_every=100)
+    folder = Path(config.run.dir)
+    folder.mkdir()
+    (folder / STOP_FILE).touch()
+    assert train(config, World(), Listener()) == 143
+    assert open_snapshot(folder).step <= 2
+    assert not (folder / STOP_FILE).exists()
+    (folder / STOP_FILE).touch()  # and then the driver was killed
+    assert pretrain(config) == 0
+
+
 def test_a_finished_run_is_left_alone(make_config: MakeConfig) -> None:
     config = make_config(optim__steps=2)
     pretrain(config)
@@ -159,19 +173,17 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
-    step = train_step
+    learn = Learner.learn
     seen: list[dict[str, torch.Tensor]] = []
 
-    def poisoned(
-        model: Any, network: Any, optimizer: Any, views: Any, optim: Any, **options: Any
-    ) -> dict[str, torch.Tensor]:
+    def poisoned(learner: Learner, views: Any, step: int, **options: Any) -> Learnt:
         if len(seen) == 2:
             views.input_N[0] = torch.nan
-        figures = step(model, network, optimizer, views, optim, **options)
-        seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
-        return figures
+        learnt = learn(learner, views, step, **options)
+        seen.append({name: p.detach().clone() for name, p in learner.model.named_parameters()})
+        return learnt
 
-    monkeypatch.setattr(loop, "train_step", poisoned)
+    monkeypatch.setattr(Learner, "learn", poisoned)
     with pytest.raises(DivergedError, match=r"step 3: the loss or its gradient is not finite"):
         train(config, World(), Listener())
     for name, value in seen[1].items():

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers import collectives
-from trainers.losses.semi_supervised import ContrastiveLoss, LossConfig, semi_supervised_contrastive_loss
+from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 
 class Rows(NamedTuple):

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.losses.semi_supervised import LossConfig, semi_supervised_contrastive_loss
+from trainers.losses.objective import LossConfig
+from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,28 @@
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from trainers.step import OptimConfig, alignment_and_uniformity, learning_rate
+from cluster.settings import UserError
+from trainers.config import ExperimentConfig
+from trainers.figures import alignment_and_uniformity
+from trainers.loop import World, train
+from trainers.optim import OptimConfig, learning_rate
+from trainers.snapshot import open_snapshot
+from trainers.step import Learner
+from trainers.views import Views
+
+MakeConfig = Callable[..., ExperimentConfig]
+
+
+class Quiet:
+    def report(self, figures: Any) -> None:
+        pass
 
 
 def test_the_rate_warms_up_linearly_then_falls_along_a_cosine_to_nothing() -> None:
@@ -35,3 +52,96 @@ def test_equal_views_are_aligned_and_one_point_is_not_uniform() -> None:
     alignment, uniformity = alignment_and_uniformity(z, 2)
     assert float(alignment) == pytest.approx(0, abs=1e-6)
     assert float(uniformity) == pytest.approx(0, abs=1e-5)
+
+
+def noise_views(clips: int = 8) -> Views:
+    g = torch.Generator().manual_seed(0)
+    labels = torch.rand(clips, 3, generator=g) < 0.4
+    mel = torch.randn(2 * clips, 64, 32, generator=g)
+    return Views(mel, torch.arange(clips).repeat(2), labels.repeat(2, 1), None)  # type: ignore[arg-type]  # unused here
+
+
+def steps(config: ExperimentConfig, num: int = 3) -> tuple[Learner, list[float]]:
+    learner = Learner(config, num_tags=3, device=torch.device("cpu"))
+    return learner, [float(learner.learn(noise_views(), step).figures["loss"]) for step in range(num)]
+
+
+@pytest.mark.parametrize("norm", [{}, {"encoder__batch_norm": "micro", "optim__micro_batch": 4}])
+def test_bfloat16_products_leave_the_loss_close_and_the_weights_float32(
+    make_config: MakeConfig, norm: dict[str, object]
+) -> None:
+    learner, expected = steps(make_config(**norm))
+    half, found = steps(make_config(optim__precision="bfloat16", **norm))
+    assert found == pytest.approx(expected, rel=0.02)
+    assert found != expected
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    h = half.network(noise_views().input_N).h_NE
+    assert h.dtype == torch.float32
+    torch.testing.assert_close(h, learner.network(noise_views().input_N).h_NE, rtol=0.2, atol=0.2)
+
+
+def test_channels_last_changes_the_order_of_sums_and_nothing_else(make_config: MakeConfig) -> None:
+    expected = steps(make_config())[1]
+    last, found = steps(make_config(optim__channels_last=True))
+    assert found == pytest.approx(expected, rel=1e-4)
+    kernels = [p for p in last.model.projector.encoder.parameters() if p.ndim == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    with pytest.raises(UserError, match=r"encoder.name=sample_cnn has none, leave it out"):
+        make_config(
+            encoder__name="sample_cnn", encoder__channels=None, frontend__kind="wave", optim__channels_last=True
+        )
+
+
+def test_a_resumed_run_with_channels_last_keeps_its_bits(make_config: MakeConfig, tmp_path: Path) -> None:
+    folders = []
+    for name, parts in (("whole", [4]), ("parts", [2, 4])):
+        for num in parts:
+            config = make_config(optim__channels_last=True, optim__steps=num, run__dir=str(tmp_path / name))
+            train(config, World(), Quiet())
+        folders.append(open_snapshot(tmp_path / name).path)
+    files = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert files[0] == files[1]
+
+
+def test_checkpointed_blocks_leave_every_bit(make_config: MakeConfig) -> None:
+    assert steps(make_config(optim__checkpoint_blocks=2))[1] == steps(make_config())[1]
+    with pytest.raises(UserError, match=r"optim.checkpoint_blocks=9: the encoder has 4 blocks"):
+        steps(make_config(optim__checkpoint_blocks=9))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # inductor's own
+def test_a_compiled_step_is_the_eager_one(make_config: MakeConfig) -> None:
+    assert steps(make_config(optim__compile=True))[1] == pytest.approx(steps(make_config())[1], rel=1e-4)
+
+
+def test_compiling_without_a_compiler_says_what_is_missing(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and g\+\+ or clang\+\+ is not on PATH"):
+        steps(make_config(optim__compile=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\), got 1.0"),
+        ({"checkpoint_blocks": -1}, "checkpoint_blocks must be >= 0"),
+        ({"compile": True, "checkpoint_blocks": 1}, "leave checkpoint_blocks out"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**change)
+
+
+def test_phases_and_figures_of_a_step_are_named(make_config: MakeConfig) -> None:
+    learner = Learner(make_config(), num_tags=3, device=torch.device("cpu"))
+    learnt = learner.learn(noise_views(), 0, closely=True)
+    assert list(learnt.clock.seconds()) == ["encoder", "loss", "optimiser", "figures"]
+    assert min(learnt.clock.seconds().values()) > 0
+    expected = {"loss", "grad_norm", "alignment", "uniformity", "effective_rank", "finite", "positives", "sparsity"}
+    assert expected <= learnt.figures.keys()
+    assert "effective_rank" not in learner.learn(noise_views(), 1).figures

@@ -8,10 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from trainers.encoders.encoder import Encoder
+
 POOLED_BANDS = 4
 
 
-class MelCnn(nn.Module):
+class MelCnn(Encoder):
     """Four blocks [Conv 3x3, BatchNorm, ReLU, MaxPool 2], then the mean over time of four frequency bands.
 
     Frequency is kept coarsely, time is not: timbre and register survive, the place of an event does not.

@@ -7,6 +7,8 @@ Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407
 import torch
 from torch import Tensor, nn
 
+from trainers.encoders.encoder import Encoder
+
 STEM = 128
 CHANNELS = (128, 128, 256, 256, 256, 256, 256, 256, 512)
 """Of the nine blocks; each divides the length by three."""
@@ -14,7 +16,7 @@ SHORTEST = 3 ** (len(CHANNELS) + 1)
 """Samples that the blocks bring down to one frame: 3^10."""
 
 
-class SampleCnn(nn.Module):
+class SampleCnn(Encoder):
     """Stem of stride 3, nine blocks [Conv k3, BatchNorm, ReLU, MaxPool 3], one last convolution; the mean over time.
 
     59,049 = 3^10 samples end in one frame, 59,535 (the released code's crop) too; longer views are averaged.

@@ -15,13 +15,11 @@ Shape suffixes: n rows of this rank (clips times views), d projection width, C t
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cluster.settings import Config
 from trainers import collectives
 from trainers.collectives import Group
 from trainers.losses.exchange import EXCHANGES
@@ -32,65 +30,14 @@ LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 300.0}
 """1/τ up to which exp(s) needs no running maximum, by dtype of the projections."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossConfig(Config):
-    """Which pairs are positives and how they are weighed; the defaults are the paper's (SCIENCE §1)."""
+class Contrast(NamedTuple):
+    """What one evaluation of the loss finds."""
 
-    temperature: float = 0.1
-    """Softmax temperature, no unit, > 0; where a learnable one starts."""
-    learnable: bool = False
-    """Train the temperature, as the exponential of a parameter."""
-    positives: Literal["criterion", "weighing"] = "criterion"
-    """Besides the views of a clip: pairs that share enough tags, or every pair by its share of common tags."""
-    criterion: int = 1
-    """Tags that two rows must share to be positives (the paper's C)."""
-    normaliser: Literal["mass", "count"] = "mass"
-    """Divide an anchor's terms by the sum of its positive weights, or by the number of its positives."""
-    epsilon: float = 0.0
-    """Added to each probability inside its logarithm; the released code has 1e-6, the paper none."""
-    tile: int = 512
-    """Rows of a square tile of the pair matrix: 256–512 suit a CPU's cache, thousands a GPU."""
-    exchange: Literal["gather", "ring"] = "gather"
-    """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
-
-    def __post_init__(self) -> None:
-        _check_settings(self.temperature, self.criterion, self.epsilon, self.tile)
-
-
-class ContrastiveLoss(nn.Module):
-    """The loss of a `LossConfig`, with its temperature.
-
-    A learnable temperature stays outside of DDP: call `collectives.average_gradients(loss.parameters())` after
-    backward.
-    """
-
-    def __init__(self, config: LossConfig) -> None:
-        super().__init__()
-        self.config = config
-        start = torch.tensor(math.log(config.temperature))
-        self.log_temperature = nn.Parameter(start) if config.learnable else None
-
-    @property
-    def temperature(self) -> float | Tensor:
-        """Its present value; a tensor with a gradient when it is learnable."""
-        return self.config.temperature if self.log_temperature is None else self.log_temperature.exp()
-
-    def forward(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group = None) -> Tensor:
-        """`semi_supervised_contrastive_loss` with these settings."""
-        config = self.config
-        return semi_supervised_contrastive_loss(
-            z,
-            clip_id,
-            labels,
-            temperature=self.temperature,
-            positives=config.positives,
-            criterion=config.criterion,
-            normaliser=config.normaliser,
-            epsilon=config.epsilon,
-            tile=config.tile,
-            exchange=config.exchange,
-            group=group,
-        )
+    loss: Tensor
+    positives_n: Tensor
+    """float64: K of each row of this rank, in the caller's order."""
+    num_labelled: int
+    """Labelled rows of all ranks."""
 
 
 def semi_supervised_contrastive_loss(
@@ -122,7 +69,7 @@ def semi_supervised_contrastive_loss(
         normaliser: D is the sum of the weights, or the number of positives.
         epsilon: added to p, ≥ 0.
         tile: rows of a tile, ≥ 1.
-        exchange: see `LossConfig`.
+        exchange: all rows in every rank's memory, or blocks travelling in a ring.
         group: ranks that form the global batch; None is the default group, or this process alone.
 
     Returns:
@@ -133,8 +80,38 @@ def semi_supervised_contrastive_loss(
 
     Source: Guinot et al. 2024 (arXiv:2407.13840), Eq. 3.
     """
+    return contrast(
+        z,
+        clip_id,
+        labels,
+        temperature=temperature,
+        positives=positives,
+        criterion=criterion,
+        normaliser=normaliser,
+        epsilon=epsilon,
+        tile=tile,
+        exchange=exchange,
+        group=group,
+    ).loss
+
+
+def contrast(
+    z: Tensor,
+    clip_id: Tensor,
+    labels: Tensor | None,
+    *,
+    temperature: float | Tensor,
+    positives: Literal["criterion", "weighing"],
+    criterion: int,
+    normaliser: Literal["mass", "count"],
+    epsilon: float,
+    tile: int,
+    exchange: Literal["gather", "ring"],
+    group: Group,
+) -> Contrast:
+    """`semi_supervised_contrastive_loss`, with the positives it counted on the way."""
     _check_choices(positives=positives, normaliser=normaliser, exchange=exchange)
-    _check_settings(temperature, criterion, epsilon, tile)
+    check_settings(temperature, criterion, epsilon, tile)
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
     num_labelled, wants_gradient = _agree(z, clip_id, labels, wants_gradient, group)
     tau = _read(temperature)
@@ -149,9 +126,9 @@ def semi_supervised_contrastive_loss(
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
-    loss = GlobalLoss.apply(z, _inverse(temperature, z), request)
+    loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
     assert isinstance(loss, Tensor)
-    return loss
+    return Contrast(loss, positives_n, sum(num_labelled))
 
 
 _CHOICES = {"positives": ("criterion", "weighing"), "normaliser": ("mass", "count"), "exchange": tuple(EXCHANGES)}
@@ -163,7 +140,8 @@ def _check_choices(**given: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
 
 
-def _check_settings(temperature: float | Tensor, criterion: int, epsilon: float, tile: int) -> None:
+def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, tile: int) -> None:
+    """Refuse numbers out of range with a ValueError that names them."""
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
     value = _read(temperature)

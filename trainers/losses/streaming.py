@@ -36,17 +36,18 @@ class GlobalLoss(torch.autograd.Function):
     """Value and gradient of SCIENCE §1 for unnormalised projections and the inverse temperature."""
 
     @staticmethod
-    def forward(ctx: Any, z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> Tensor:
-        """The loss of the global batch, the same bits on every rank."""
+    def forward(ctx: Any, z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor]:
+        """The loss of the global batch, the same bits on every rank, and how many positives each own row has."""
         ctx.world = collectives.world_size(request.group)
         with torch.autocast(z_RD.device.type, enabled=False):
-            loss, gradients = _evaluate(z_RD.detach(), inverse_temperature.detach(), request)
+            loss, positives_R, gradients = _evaluate(z_RD.detach(), inverse_temperature.detach(), request)
         ctx.save_for_backward(*gradients)
-        return loss
+        ctx.mark_non_differentiable(positives_R)
+        return loss, positives_R
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, above: Tensor, _positives: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """W times this rank's part of the global gradient, because DDP is going to average over W ranks."""
         if not ctx.saved_tensors:
             raise RuntimeError("this rank's loss was computed without a gradient")
@@ -55,18 +56,19 @@ class GlobalLoss(torch.autograd.Function):
         return gradient_RD * factor, gradient_inverse * factor, None
 
 
-def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     order_R, norm_R1, local = _prepare(z_RD, inverse_temperature, request)
     exchange = EXCHANGES[request.exchange](local)
-    total, scalars = _anchors(exchange, local, request.recipe)
+    total, positives_R, scalars = _anchors(exchange, local, request.recipe)
     # A NaN row that no anchor has as its positive must not go unseen.
     total = total + 0 * local.z_RD.sum()
     # Summed in rank order and not by an all-reduce: the same bits everywhere.
     loss = collectives.all_gather(total[None], request.group).sum().to(z_RD.dtype)
+    positives_R = torch.empty_like(positives_R).index_copy_(0, order_R, positives_R)
     if not request.wants_gradient:
-        return loss, ()
+        return loss, positives_R, ()
     pull_RD = exchange.walk(Gradient(request.recipe), exchange.share(scalars))
-    return loss, _back_to_rows(pull_RD, local.z_RD, inverse_temperature, norm_R1, order_R)
+    return loss, positives_R, _back_to_rows(pull_RD, local.z_RD, inverse_temperature, norm_R1, order_R)
 
 
 def _prepare(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, Local]:
@@ -93,16 +95,17 @@ def _prepare(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tup
     return order_R, norm_R1, local
 
 
-def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Sum of this rank's anchors over N, float64, and the scalars lse, a, b of its rows, (3, R)."""
+def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of this rank's anchors over N, float64; K of its rows; and their scalars lse, a, b, (3, R)."""
     world = len(local.num_labelled)
     num_rows = world * len(local.z_RD)
     sums = Sums(recipe)
     table = exchange.walk(sums, [local.z_RD.new_empty(0, len(local.z_RD))] * world)
     lse_R, mass_R = sums.lse(table), table[WEIGHT]
     positive_R = mass_R > 0
-    divisor_R = table[NUMBER] if recipe.count and recipe.weighing else mass_R
-    divisor_R = divisor_R.where(positive_R, 1)
+    # Under a criterion every weight is 0 or 1: the mass is the number.
+    number_R = table[NUMBER] if recipe.weighing else mass_R
+    divisor_R = (number_R if recipe.count else mass_R).where(positive_R, 1)
     if recipe.epsilon > 0:
         term, credit_R = exchange.walk(EpsilonTerm(recipe), [lse_R[None].to(local.z_RD.dtype)] * world)
         loss_R, pull_R = -term / divisor_R, credit_R / divisor_R
@@ -113,7 +116,7 @@ def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, 
     pull_R = pull_R.where(positive_R, 0) / num_rows
     push_R = (1 / divisor_R).where(positive_R, 0) / num_rows
     total = loss_R.where(positive_R, 0).sum() / num_rows
-    return total, torch.stack([lse_R, pull_R, push_R]).to(local.z_RD.dtype)
+    return total, number_R, torch.stack([lse_R, pull_R, push_R]).to(local.z_RD.dtype)
 
 
 def _back_to_rows(

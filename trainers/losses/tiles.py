@@ -78,7 +78,7 @@ class Sums:
     ) -> None:
         torch.mul(weight_IJ, s_IJ, out=spare_IJ)
         terms = {WEIGHT: weight_IJ, SCORE: spare_IJ}
-        if self.recipe.count and self.recipe.weighing:
+        if self.recipe.weighing:
             terms[NUMBER] = (weight_IJ > 0).to(weight_IJ.dtype)
         for line, term_IJ in terms.items():
             row_part[line] += term_IJ.sum(1)

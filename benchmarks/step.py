@@ -1,0 +1,281 @@
+"""One optimisation step of 96 clips with two views, phase by phase, against the authors' own.
+
+    python -m benchmarks.step                     SampleCNN and Mel-CNN on one CPU thread
+    python -m benchmarks.step --only mel_cnn
+    python -m benchmarks.step --gpu               the same on one GPU, and the largest batch that fits
+
+Each line comes from a process of its own: CPU-seconds of one step after a warm-up with eight clips (event seconds on a
+GPU), and the rise of resident (or allocated) memory. The peer is the authors' way measured in the same run, on a
+quarter of the batch and times four: the same encoder under plain automatic differentiation, BatchNorm of the batch,
+their loss, and their augmentation chain out of torch-audiomentations where it is installed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks.loss import Rows, authors, resident_bytes
+from benchmarks.pitch_quality import struck_notes
+from data_shards.data_config import DataConfig
+from data_shards.records import Batch
+from trainers.config import ExperimentConfig
+from trainers.encoders.sample_cnn import SampleCnn
+from trainers.frontend import FrontendConfig
+from trainers.model import EncoderConfig
+from trainers.optim import OptimConfig
+from trainers.phases import PhaseClock
+from trainers.step import Learner
+from trainers.views import ViewMaker, window_frames
+
+CLIPS, WARM, TAGS, QUARTER = 96, 8, 50, 24
+QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
+"""The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
+RESULTS = Path(__file__).parent / "results"
+GIB = 1 << 30
+PHASES = ("read", "views", "encoder", "loss", "optimiser", "figures")
+
+PLAIN, HALF = OptimConfig(), OptimConfig(precision="bfloat16")
+VARIANTS: dict[str, tuple[str, OptimConfig]] = {
+    "sample_cnn bfloat16, 3 blocks checkpointed": ("sample_cnn", replace(HALF, checkpoint_blocks=3)),
+    "sample_cnn bfloat16": ("sample_cnn", HALF),
+    "sample_cnn bfloat16, 8 clips at once": ("sample_cnn", replace(HALF, micro_batch=8)),
+    "sample_cnn float32, 8 clips at once": ("sample_cnn", replace(PLAIN, micro_batch=8)),
+    "mel_cnn float32": ("mel_cnn", PLAIN),
+    "mel_cnn float32, channels last": ("mel_cnn", replace(PLAIN, channels_last=True)),
+    "mel_cnn bfloat16, channels last": ("mel_cnn", replace(HALF, channels_last=True)),
+    "mel_cnn float32, 8 clips at once": ("mel_cnn", replace(PLAIN, micro_batch=8)),
+}
+
+
+def experiment(variant: str, clips: int = CLIPS) -> ExperimentConfig:
+    """The paper's step: half the clips labelled, two views, Table 1's chain."""
+    name, optim = VARIANTS[variant]
+    return ExperimentConfig(
+        data=DataConfig(batch=clips, b_s=0.5),
+        encoder=EncoderConfig(
+            name="mel_cnn" if name == "mel_cnn" else "sample_cnn",
+            batch_norm="sync" if optim.micro_batch is None else "micro",
+        ),
+        frontend=FrontendConfig(kind="mel" if name == "mel_cnn" else "wave"),
+        optim=optim,
+    )
+
+
+def make_batch(clips: int, frames: int) -> Batch:
+    """Struck notes with a little noise, half of them labelled."""
+    wave = struck_notes(1, 1, num_clips=12).repeat(-(-clips // 12), -(-frames // 59_049))[:clips, :frames]
+    wave = (wave + 1e-3 * torch.randn(wave.shape)).clamp(-1, 1)
+    labels = (torch.rand(clips, TAGS) < 0.07) & (torch.arange(clips) < clips // 2)[:, None]
+    ids = torch.arange(clips)
+    return Batch((wave * 32_767).to(torch.int16), torch.full((clips,), frames), ids, labels, ids)
+
+
+@contextmanager
+def batches(config: ExperimentConfig, device: torch.device) -> Iterator[Any]:
+    """A function from step to batch: out of shards on a CPU; on a GPU machine, which may lack their libraries, made."""
+    frames = window_frames(config.views, config.augment)
+    if device.type == "cuda":
+        made = make_batch(config.data.batch, frames)
+        yield lambda _: made
+        return
+    from data_shards.build import BuildConfig, build
+    from data_shards.loader import BatchLoader
+    from data_shards.sources.synthetic import SyntheticConfig, corpus
+
+    with tempfile.TemporaryDirectory() as folder:
+        for k, name in enumerate(("labelled", "unlabelled")):
+            clips = list(corpus(SyntheticConfig(tracks=16, seconds=8.0, valid_share=0.0, test_share=0.0, seed=k)))
+            bare = [replace(clip, key=f"u-{clip.key}", multilabel={}, categorical={}, numeric={}) for clip in clips]
+            build(bare if k else clips, Path(folder) / name, BuildConfig(workers=1))
+        data = replace(config.data, labelled=f"{folder}/labelled", unlabelled=f"{folder}/unlabelled")
+        with BatchLoader(data, frames=frames, seed=0, num_threads=1, prefetch=1) as loader:
+            yield lambda step: next(loader.batches(step, step + 1))
+
+
+def measure(variant: str, clips: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Phases and memory of one variant; meant for a process of its own."""
+    config = experiment(variant, clips)
+    maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
+    learner = Learner(config, num_tags=TAGS, device=device)
+    warm = make_batch(WARM, window_frames(config.views, config.augment))
+    with batches(config, device) as batch_of:
+        learner.learn(maker.make(warm, step=0, seed=0), 0, closely=True)
+        before = _reset_memory(device)
+        found = []
+        for step in range(1, 1 + repeats):
+            clock = PhaseClock(device)
+            batch = batch_of(step)
+            clock.mark("read")
+            views = maker.make(batch, step=step, seed=0)
+            clock.mark("views")
+            learnt = learner.learn(views, step, closely=True)
+            float(learnt.figures["loss"])
+            found.append(clock.seconds() | learnt.clock.seconds())
+        memory = _peak_memory(device) - before
+    best = min(found, key=lambda phases: sum(phases.values()))
+    return {"seconds": sum(best.values()), "memory_gib": memory / GIB, **{name: best[name] for name in PHASES}}
+
+
+def measure_authors() -> dict[str, Any]:
+    """Their step on a quarter of the batch, times four (CPU only)."""
+    try:
+        from benchmarks.augment import authors_chain
+
+        chain = authors_chain(2 * QUARTER)
+        how = "chain, encoder and loss measured"
+    except ImportError:
+        chain, how = None, "torch-audiomentations is not installed: encoder and loss alone"
+    encoder = SampleCnn()
+    head = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 128))
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=1e-4)
+    batch = make_batch(QUARTER, 59_049)
+    wave_NT = batch.wave_BT.float().div(32_768).repeat(2, 1)
+    torch.autograd.backward(encoder(wave_NT[:4]).sum())
+    before = _reset_memory(torch.device("cpu"))
+    clock = PhaseClock(torch.device("cpu"))
+    if chain:
+        with torch.no_grad():
+            wave_NT = chain(wave_NT)
+    clock.mark("views")
+    optimizer.zero_grad()
+    z_ND = head(encoder(wave_NT))
+    loss = authors(Rows(z_ND, batch.clip_id_B.repeat(2), batch.labels_BC.repeat(2, 1)))
+    torch.autograd.backward(loss)
+    clock.mark("encoder")
+    optimizer.step()
+    clock.mark("optimiser")
+    memory = _peak_memory(torch.device("cpu")) - before
+    phases = {name: 4 * seconds for name, seconds in clock.seconds().items()}
+    return {"seconds": sum(phases.values()), "memory_gib": 4 * memory / GIB, **phases, "how": how}
+
+
+def largest(variant: str, device: torch.device) -> int:
+    """Clips of the largest power of two times 96 whose step fits on the GPU."""
+    clips = CLIPS
+    while True:
+        try:
+            measure(variant, 2 * clips, 1, device)
+        except torch.OutOfMemoryError:
+            return clips
+        clips *= 2
+
+
+def _reset_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    return before
+
+
+def _peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_bytes("VmHWM")
+
+
+def measured_apart(what: str, repeats: int, gpu: bool) -> dict[str, Any]:
+    """`measure` in a fresh process with one thread."""
+    command = [sys.executable, "-m", "benchmarks.step", "--measure", what, "--repeats", str(repeats)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *(["--gpu"] if gpu else [])], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The table with ratios to the peer measured beside it."""
+    unit = "s" if "gpu" in report["machine"] else "CPU-s"
+    lines = [
+        f"# step ({report['machine']})\n\n{report['what']}\n",
+        f"| step of 96 clips × 2 views | {unit} | over the authors' | memory GiB | over the authors' | "
+        + " | ".join(PHASES)
+        + " |",
+        "|---|" + "---|" * (4 + len(PHASES)),
+    ]
+    base = report.get("authors")
+    for row in [*([{"name": "the authors' way", **base}] if base else []), *report["rows"]]:
+        ratios = [f"{row[key] / base[key]:.2f}" if base else "–" for key in ("seconds", "memory_gib")]
+        phases = " | ".join(f"{row[name]:.2f}" if name in row else "–" for name in PHASES)
+        lines.append(
+            f"| {row['name']} | {row['seconds']:.2f} | {ratios[0]} | {row['memory_gib']:.2f} | {ratios[1]} | {phases} |"
+        )
+    notes = (
+        [f"\n{base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
+        if base
+        else []
+    )
+    notes += [f"\nLargest batch that fits, {name}: {clips} clips." for name, clips in report.get("largest", {}).items()]
+    return "\n".join(lines + notes) + "\n"
+
+
+def write(report: dict[str, Any], name: str) -> None:
+    """Both forms of the results."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(as_markdown(report))
+
+
+def run(only: str, gpu: bool) -> dict[str, Any]:
+    """All variants whose name begins with ``only``, and on a CPU the peer."""
+    report: dict[str, Any] = {
+        "machine": f"gpu, {torch.cuda.get_device_name()}" if gpu else f"cpu, {platform.machine()}, one thread, shared",
+        "torch": torch.__version__,
+        "what": "Table 1's chain, two views of 59,049 samples, half the clips labelled. Encoder: forward and backward; "
+        "loss: value and gradient; figures: alignment, uniformity and effective rank.",
+        "rows": [],
+    }
+    if not gpu and "sample_cnn".startswith(only[:6]):
+        report["authors"] = measured_apart("authors", 1, gpu)
+        print("authors", report["authors"], flush=True)
+    for variant in VARIANTS:
+        if variant.startswith(only):
+            repeats = 10 if gpu else 3 if variant.startswith("mel") else 1
+            report["rows"].append({"name": variant, **measured_apart(variant, repeats, gpu)})
+            print(report["rows"][-1], flush=True)
+    if gpu:
+        names = ("sample_cnn bfloat16", "sample_cnn bfloat16, 8 clips at once")
+        report["largest"] = {name: largest(name, torch.device("cuda")) for name in names}
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="variants whose name begins so")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--repeats", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        torch.set_num_threads(1)
+        device = torch.device("cuda" if arguments.gpu else "cpu")
+        # Machines are shared: on a CPU the phases count processor time instead of the clock on the wall.
+        with mock.patch.object(time, "perf_counter", time.process_time):
+            if arguments.measure == "authors":
+                print(json.dumps(measure_authors()))
+            else:
+                print(json.dumps(measure(arguments.measure, CLIPS, arguments.repeats, device)))
+        return
+    report = run(arguments.only, arguments.gpu)
+    name = "step-gpu" if arguments.gpu else "step-cpu-2core"
+    name += f"-{arguments.only}" if arguments.only else ""
+    write(report, name)
+    print(as_markdown(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Published figures beside one's own: shown for a task that names a protocol, marked where the protocols differ.
+
+A protocol is a dataset's variant: clips of the three splits, number of classes, head, length of a chunk. It is the same
+when all of them are, and when the publication followed it (MARBLE has its own splits and heads and never does).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.settings import ROOT, UserError, read_yaml
+from evaluation.tasks import EvaluationConfig, Task
+
+FIGURES = ROOT / "conf" / "evaluation" / "published" / "figures.yaml"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure beside one of ours."""
+
+    metric: str
+    """``task/metric`` of the report."""
+    value: float
+    who: str
+    where: str
+    differs: tuple[str, ...]
+    """Why the two cannot be compared; empty where they can."""
+
+
+def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
+    """Published figures of the report's metrics, in its order.
+
+    Args:
+        tree: of the report.
+        config: its tasks.
+        seconds: length of the encoder's chunk.
+
+    Raises:
+        UserError: if a task names a protocol that is not known.
+    """
+    named = {name: task for name, task in config.tasks.items() if task.published and name in tree["tasks"]}
+    if not named:
+        return []
+    known = read_yaml(FIGURES)
+    rows = []
+    for name, task in named.items():
+        if task.published not in known["protocols"]:
+            raise UserError(
+                f"task {name}: no protocol {task.published}; {FIGURES.name} has {', '.join(known['protocols'])}"
+            )
+        protocol = known["protocols"][task.published]
+        ours = differences(protocol, task, tree["tasks"][name], config, seconds=seconds)
+        for source in known["sources"].values():
+            why = ours + tuple(source.get("differs", ()))
+            for who, figures in source["figures"].get(task.published, {}).items():
+                for metric, value in figures.items():
+                    if f"{name}/{metric}" in tree["metrics"]:
+                        rows.append(Published(f"{name}/{metric}", value / 100, who, source["where"], why))
+    return [{**vars(row), "differs": list(row.differs)} for row in rows]
+
+
+def differences(
+    protocol: Mapping[str, Any], task: Task, found: Mapping[str, Any], config: EvaluationConfig, *, seconds: float
+) -> tuple[str, ...]:
+    """How a task's protocol differs from a published one; nothing where it does not.
+
+    Args:
+        protocol: clips (train, valid, test), classes, head, seconds of a chunk.
+        task: ours.
+        found: the report's tree of the task: counts and classes.
+        config: how chunks are averaged.
+        seconds: length of our chunk.
+    """
+    counts = [found[f"num_{split}"] for split in ("train", "valid", "test")]
+    reasons = []
+    if counts != protocol["clips"]:
+        reasons.append(f"clips {_slashed(counts)}, published {_slashed(protocol['clips'])}")
+    if protocol.get("classes") and len(found["classes"]) != protocol["classes"]:
+        reasons.append(f"{len(found['classes'])} classes, published {protocol['classes']}")
+    if task.head != protocol["head"]:
+        reasons.append(f"head {task.head}, published {protocol['head']}")
+    if abs(seconds - protocol["seconds"]) > 0.05:
+        reasons.append(f"chunks of {seconds:.2g} s, published {protocol['seconds']} s")
+    if config.chunking.aggregate != "embeddings":
+        reasons.append(f"{config.chunking.aggregate} averaged, published embeddings")
+    return tuple(reasons)
+
+
+def _slashed(counts: list[int]) -> str:
+    return "/".join(f"{count:,}" for count in counts)

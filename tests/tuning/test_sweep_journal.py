@@ -1,0 +1,96 @@
+"""The journal alone remembers: what a killed driver left is handed out again, and nothing told is lost."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import UserError
+from tuning.space import read_space
+from tuning.sweep_config import SettingsConfig
+from tuning.sweep_journal import SweepJournal, alone, claim
+
+SPACE = read_space({"x": {"uniform": [0.0, 1.0]}, "n": {"int": [1, 8]}}, "test")
+
+
+def opened(folder: Path, trials: int = 6, *, objectives: int = 1, sampler: str = "tpe") -> SweepJournal:
+    settings = SettingsConfig(trials=trials, startup=2, sampler=sampler)  # type: ignore[arg-type]  # a name of the test
+    return SweepJournal(folder, settings, SPACE, objectives=objectives, first={"x": 0.5, "n": 4})
+
+
+def told(folder: Path, *, reopen: bool, sampler: str = "tpe") -> list[dict[str, object]]:
+    """A whole sweep one trial at a time, the journal opened anew for each or once."""
+    journal = opened(folder, sampler=sampler)
+    while (trial := journal.next()) is not None:
+        journal.done(trial.number, [-((trial.params["x"] - 0.3) ** 2)])
+        journal = opened(folder, sampler=sampler) if reopen else journal
+    return [trial.params for trial in journal.trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_sweep_killed_after_every_trial_samples_what_an_unbroken_one_does(tmp_path: Path, sampler: str) -> None:
+    for name in ("broken", "unbroken"):
+        (tmp_path / name).mkdir()
+    broken = told(tmp_path / "broken", reopen=True, sampler=sampler)
+    assert broken == told(tmp_path / "unbroken", reopen=False, sampler=sampler)
+    assert broken[0] == {"x": 0.5, "n": 4}
+    assert len({str(params) for params in broken}) == 6
+
+
+def test_what_was_under_way_is_handed_out_again_and_what_was_told_is_not(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    first, second, third = (journal.next() for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    journal.note(second.number, curve=[[5, 0.2]])
+    journal.stopped(second.number, [(5, 0.2)])
+    del journal  # killed: two of three were never told
+
+    again = opened(tmp_path)
+    assert again.counts() == {"done": 0, "stopped": 1, "failed": 0, "running": 2}
+    handed = [again.next(), again.next()]
+    assert [trial and (trial.number, trial.params) for trial in handed] == [
+        (first.number, first.params),
+        (third.number, third.params),
+    ]
+    again.done(first.number, [0.7])
+    again.failed(third.number, "out of memory")
+    assert again.curves() == [[(5, 0.2)]] or again.curves() == [[], [(5, 0.2)]]
+    assert again.trials[third.number].user_attrs["reason"] == "out of memory"
+    best = again.best()
+    assert best is not None
+    assert (best.number, best.value) == (first.number, 0.7)
+    assert len(list(iter(again.next, None))) == 3
+
+
+def test_more_trials_go_on_where_a_finished_sweep_ended(tmp_path: Path) -> None:
+    told(tmp_path, reopen=False)
+    more = opened(tmp_path, trials=8)
+    assert [trial.number for trial in iter(more.next, None)] == [6, 7]
+
+
+def test_several_objectives_make_a_front_and_its_first_is_the_best(tmp_path: Path) -> None:
+    journal = opened(tmp_path, trials=4, objectives=2, sampler="nsga2")
+    for values in ([0.1, 0.9], [0.5, 0.5], [0.4, 0.4], [0.9, 0.1]):
+        trial = journal.next()
+        assert trial is not None
+        journal.done(trial.number, values)
+    assert journal.front() == {0, 1, 3}
+    best = journal.best()
+    assert best is not None
+    assert best.values == [0.9, 0.1]
+
+
+def test_a_folder_of_another_sweep_is_refused_with_what_differs(tmp_path: Path) -> None:
+    identity = {"space": {"x": {"uniform": [0.0, 1.0]}}, "sweep": {"seed": 0}}
+    claim(tmp_path, identity)
+    claim(tmp_path, identity)
+    with pytest.raises(UserError, match=r"sweep.seed: 0 there, 1 now.*choose another sweep.dir"):
+        claim(tmp_path, identity | {"sweep": {"seed": 1}})
+
+
+def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(UserError, match="another sweep is running there"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass

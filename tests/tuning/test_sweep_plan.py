@@ -1,0 +1,88 @@
+"""What a sweep refuses before it takes anything, and what it tells of itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import ROOT, UserError, load_config, to_tree
+from trainers.config import ExperimentConfig
+from tuning.space import check_space, read_space
+from tuning.sweep_config import experiment_tree, load_sweep
+from tuning.sweep_outcome import best_preset
+from tuning.sweep_plan import SweepPlan, describe_plan
+
+MakePlan = Callable[..., SweepPlan]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sweep.trails=3"], "did you mean sweep.trials"),
+        (["sweep.trials=0"], "trials must be >= 1, got 0"),
+        (["optim.stepps=3"], "did you mean optim.steps"),
+        (["run.dir=there"], "run.dir is the sweep's"),
+        (["tracking.enabled=false", "experiment.seed=3"], "write seed=…, as for pretrain"),
+        (["space.data.b_s=1"], "the space is set in"),
+        (["sweep.sampler=nsga2"], "several objective.metrics"),
+        (['objective.metrics=["tags/app"]'], "gives no tags/app; it gives tags/auroc, tags/ap"),
+        (["run.quick_every=0"], "run.quick_every"),
+        (["stop.grace_steps=4"], "must be < optim.steps=4"),
+        (["resources.num_workers=3"], "3 ranks do not divide data.batch = 8"),
+        (["preset=conf/pretrain/quickstrat.yaml"], "did you mean"),
+        (["data.labelled=nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_made(
+    make_plan: MakePlan, tmp_path: Path, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        make_plan(*overrides)
+    assert words in str(refused.value)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_share_that_the_shards_turn_into_nothing_is_refused_with_the_path(make_plan: MakePlan) -> None:
+    with pytest.raises(UserError, match=r"data.p_s = 0.001 is in the space, but"):
+        make_plan(space={"data.p_s": {"log_uniform": [0.001, 1.0]}})
+
+
+def test_a_dry_run_tells_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
+    told = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
+    assert told["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
+    assert 0.25 <= told["sample"]["data.b_s"] <= 0.75
+    assert (told["trials"], told["at_a_time"], told["a_trial"]["cores"]) == (3, 3, 2)
+    assert told["first"] == "the preset"
+    assert told["estimate"]["hours"] > 0
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan()
+    job = plan.job("trial-007", tmp_path / "sweep/trials/007", {"data.b_s": 0.375}, gpus=0)
+    assert job.experiment["data"]["b_s"] == 0.375
+    assert (job.experiment["run"]["keep"], job.folder.name) == (1, "007")
+    assert job.experiment["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert job.evaluation["judged"] == "valid"
+    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["judged"] == "test"
+    assert type(job).unpacked(job.packed()) == job
+
+
+def test_the_best_preset_is_the_trials_configuration_and_pretrain_reads_it(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan()
+    values = {"loss.temperature": 0.123456789, "data.b_s": 0.5}
+    file = tmp_path / "best.yaml"
+    file.write_text(best_preset(plan, values, "Trial 3.\nschema 1"))
+    read = load_config(ExperimentConfig, file)
+    expected = plan.job("t", tmp_path, values, gpus=0).experiment
+    for section in ("data", "views", "augment", "frontend", "encoder", "head", "loss", "optim"):
+        assert to_tree(read)[section] == expected[section], section
+    assert (read.seed, read.run.dir) == (0, "outputs/pretrain")
+    assert file.read_text().startswith("# Trial 3.\n# schema 1\n")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_sweeps_of_the_house_have_spaces_that_fit(file: Path) -> None:
+    config = load_sweep(file, [])
+    base = experiment_tree(config)
+    check_space(read_space(config.space, str(file)), base, str(file), lambda _: None)

@@ -1,0 +1,27 @@
+"""What every encoder is: a module that knows how wide its embeddings are.
+
+Shape suffixes: N views, E encoder width.
+"""
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Views (N, …) in, one embedding a view out.
+
+    A base class, for a `typing.Protocol` cannot also be the `nn.Module` that DDP, the optimiser and a snapshot need.
+    """
+
+    width: int
+    """E."""
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            views: what the encoder's front-end gives, wave (N, T) or mel (N, F, S).
+
+        Returns:
+            h_NE, shape (N, ``width``).
+        """
+        raise NotImplementedError
