@@ -209,13 +209,16 @@ def as_markdown(report: dict[str, Any]) -> str:
     ]
     base = report.get("authors")
     for row in [*([{"name": "the authors' way", **base}] if base else []), *report["rows"]]:
-        ratios = [f"{row[key] / base[key]:.2f}" if base else "–" for key in ("seconds", "memory_gib")]
+        ratios = [
+            f"{row[key] / base[key]:.2f}" if base and "mel" not in row["name"] else "–"
+            for key in ("seconds", "memory_gib")
+        ]
         phases = " | ".join(f"{row[name]:.2f}" if name in row else "–" for name in PHASES)
         lines.append(
             f"| {row['name']} | {row['seconds']:.2f} | {ratios[0]} | {row['memory_gib']:.2f} | {ratios[1]} | {phases} |"
         )
     notes = (
-        [f"\n{base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
+        [f"\nPeer: {base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
         if base
         else []
     )

@@ -90,7 +90,7 @@ def _start_local(needed_cpus: int) -> Any:
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
         return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
-    except (RuntimeError, OSError, TimeoutError) as error:
+    except Exception as error:  # where its dashboard is late Ray raises no class of its own
         raise RunError(
             f"a local Ray did not start: {_first_line(error)}; `counterpoint doctor` looks further"
         ) from error

@@ -15,6 +15,8 @@ def publish(report: Report) -> str | None:
         Where to look at it, or None where the encoder's run is not here or was not tracked.
     """
     about = report.tree["provenance"]
+    if about.get("snapshot") is None:  # a user's encoder: no run of ours made it
+        return None
     run_dir = Path(about["snapshot"]).parent.parent
     if not (run_dir / "tracking").is_dir():
         return None

@@ -94,7 +94,8 @@ def draw(tree: Mapping[str, Any], plot: Plot | None) -> Figure:
         figure, panels = canvas(3.6, LIGHT, len(columns))
         for axes, column in zip(panels, columns, strict=True):
             _curves(axes, rows, column, plot)
-        legend(panels[0], LIGHT)
+        if plot.lines:
+            legend(panels[0], LIGHT)
     for axes, column in zip(panels, columns, strict=True):
         axes.set_xlabel(plain(column)) if plot is None else axes.set_ylabel(plain(column))
     return figure

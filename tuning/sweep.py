@@ -142,6 +142,9 @@ class _Trials:
         self.journal.note(number, crashes=[*self.journal.crashes(number), reason])
         self._tell(f"trial {number} crashed and starts again: {reason[:80]}")
 
+    def again(self, number: int) -> None:
+        self.journal.again(number)
+
     def failed(self, number: int, reason: str) -> None:
         self.journal.failed(number, reason)
         self._write()

@@ -65,6 +65,10 @@ class ConfirmRuns:
     def crashed(self, number: int, reason: str) -> None:
         """It is started again."""
 
+    def again(self, number: int) -> None:
+        """Hand it out once more."""
+        self._left.insert(0, number)
+
     def failed(self, number: int, reason: str) -> None:
         """Its seed is left out, and the result says so."""
         self.reasons[self.jobs[number].name] = reason

@@ -74,6 +74,10 @@ class Source(Protocol):
         """It crashed and is started again."""
         ...
 
+    def again(self, number: int) -> None:
+        """Hand it out once more."""
+        ...
+
     def failed(self, number: int, reason: str) -> None:
         """It crashed once too often."""
         ...

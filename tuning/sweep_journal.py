@@ -94,6 +94,10 @@ class SweepJournal:
         seed = self.settings.seed * 100_003 + number
         return SAMPLERS[self.settings.sampler](seed, self.settings.startup)
 
+    def again(self, number: int) -> None:
+        """Hand a trial under way out once more."""
+        self._again.append(number)
+
     def note(self, number: int, **facts: Any) -> None:
         """Remember plain JSON types with a trial."""
         for name, value in facts.items():

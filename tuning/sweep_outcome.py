@@ -51,7 +51,10 @@ def rows_of(journal: SweepJournal, plan: SweepPlan) -> list[Row]:
     front = journal.front()
     rows = []
     for trial in journal.trials:
-        facts, values = trial.user_attrs, trial.values or [None] * len(plan.config.objective.metrics)
+        facts = trial.user_attrs
+        # Optuna gives a stopped trial its last quick score as a value: another unit.
+        judged = trial.values if STATES[trial.state] == "done" else None
+        values = judged or [None] * len(plan.config.objective.metrics)
         curve = facts.get("curve") or []
         rows.append(
             {
@@ -138,7 +141,7 @@ def importances(journal: SweepJournal, seed: int) -> dict[str, float]:
     """
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    judged = [trial for trial in journal.trials if trial.values]
+    judged = [trial for trial in journal.trials if STATES[trial.state] == "done"]
     if len(judged) < FEWEST or len({trial.values[0] for trial in judged}) < 2:
         return {}
     return dict(

@@ -178,9 +178,10 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
         unused = place(plan.base, {"run.dir": str(plan.folder / "trials")})
         run = plan_run(validate(ExperimentConfig, unused, "the preset"))
         confirming = 2 * settings.confirm_seeds
-        hours = run["estimate"]["hours"] * (settings.trials + confirming) / at_a_time
+        steps = plan.experiment.optim.steps * (settings.trials + confirming)
+        hours = run["worker"]["seconds_a_step"] * steps / at_a_time / 3600
         estimate = {
-            "hours": round(hours, 3),
+            "hours": float(f"{hours:.3g}"),
             "basis": f"{settings.trials} whole trials and {confirming} runs that confirm, {at_a_time} at a time; "
             "stopping makes it less, judging and starting more; " + run["estimate"]["basis"],
         }

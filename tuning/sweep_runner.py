@@ -22,6 +22,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from cluster.settings import RunError
 from cluster.storage import write_atomic
 from trainers.loop import STOP_FILE
 from tuning.sweep_config import StopConfig
@@ -59,8 +60,32 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
     """
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are told by their reason, not by tracebacks
-    search = _Search(source)
-    tuner = tune.Tuner(
+    for attempt in range(room.retries + 1):
+        search = _Search(source)
+        try:
+            with _asked_to_stop(search):
+                _tuner(search, room, limit, scheduler).fit()
+        except RuntimeError as error:
+            # Tune takes an actor that Ray killed for memory for a fault of its own, and leaves.
+            if "low on memory" not in str(error):
+                raise
+            for trial_id in search.running:
+                source.crashed(search.numbers[trial_id], "killed by Ray: the machine was low on memory")
+                source.again(search.numbers[trial_id])
+            if attempt == room.retries:
+                raise RunError(
+                    "trials were killed because the machine was low on memory; lower sweep.concurrency or data.batch; "
+                    "the same command goes on where they are"
+                ) from None
+        else:
+            return not search.stopping
+        finally:
+            shutil.rmtree(room.storage / "tune", ignore_errors=True)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _tuner(search: "_Search", room: Room, limit: int, scheduler: TrialScheduler | None) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(SweepTrial, dict(room.actor)),
         tune_config=tune.TuneConfig(
             search_alg=search,
@@ -79,12 +104,6 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own snapshots
         ),
     )
-    try:
-        with _asked_to_stop(search):
-            tuner.fit()
-    finally:
-        shutil.rmtree(room.storage / "tune", ignore_errors=True)
-    return not search.stopping
 
 
 def scheduler_of(stop: StopConfig, steps: int, curves: Sequence[Curve]) -> TrialScheduler | None:

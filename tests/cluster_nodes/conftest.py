@@ -216,6 +216,20 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture
+def clear() -> Callable[[], list[str]]:
+    """Clear what dead runs have left, and give the names of what is still there."""
+    reason = _missing()
+    if reason:
+        pytest.skip(reason)
+
+    def clear_and_list() -> list[str]:
+        _clear_leftovers()
+        return _namespaces()
+
+    return clear_and_list
+
+
+@pytest.fixture
 def whole(nodes: Nodes) -> Callable[[], None]:
     """Bring back what a test has killed, before the next one."""
 

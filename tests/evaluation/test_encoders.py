@@ -12,6 +12,7 @@ import torch
 from cluster.settings import UserError
 from evaluation.encoders import load_any, untrained_any
 from evaluation.evaluate import evaluate
+from evaluation.publish import publish
 from evaluation.tasks import Chunking, ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 
 MakeShards = Callable[..., Path]
@@ -162,6 +163,7 @@ def test_an_evaluation_says_whether_there_is_an_untrained_row(
     report = evaluate("my_encoders:tiny", config_for(shards), tmp_path / "tiny")
     assert "untrained" in report.tree["baselines"]
     assert report.tree["provenance"]["untrained"] == "factory(untrained=True)"
+    assert publish(report) is None  # no run of ours made it
     config = config_for(shards, chunking=Chunking(resample=True))
     report = evaluate("my_encoders:mfcc", config, tmp_path / "mfcc")
     assert set(report.tree["baselines"]) == {"random", "constant"}

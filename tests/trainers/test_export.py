@@ -97,6 +97,7 @@ def test_a_small_export_gives_the_snapshot_s_embeddings(small: Made) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [*WHOLE])
 def test_every_encoder_exports_as_it_is(name: str, tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, WHOLE[name])

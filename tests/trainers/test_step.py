@@ -110,6 +110,7 @@ def test_checkpointed_blocks_leave_every_bit(make_config: MakeConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # inductor compiles C++
 @pytest.mark.filterwarnings("ignore")  # inductor's own
 def test_a_compiled_step_is_the_eager_one(make_config: MakeConfig) -> None:
     assert steps(make_config(optim__compile=True))[1] == pytest.approx(steps(make_config())[1], rel=1e-4)

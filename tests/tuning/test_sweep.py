@@ -61,6 +61,7 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_runner, "SweepTrial", Fake)
 
 
+@pytest.mark.slow
 def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_others_finish(
     ray: None, fake_trials: None, make_plan: MakePlan, tmp_path: Path
 ) -> None:

@@ -94,3 +94,40 @@ def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
         pass
     with alone(tmp_path):
         pass
+
+
+def test_trials_that_ray_killed_for_memory_are_handed_out_again_to_a_new_tuner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tuning import sweep_runner
+    from tuning.sweep_confirm import ConfirmRuns
+    from tuning.sweep_jobs import Job
+
+    jobs = [
+        Job(name=f"j{i}", experiment={"run": {"dir": str(tmp_path / str(i))}}, evaluation={}, metrics=(), parent="")
+        for i in range(3)
+    ]
+    source = ConfirmRuns(jobs, lambda _done, _words: None)
+    starts: list[list[str]] = []
+
+    class Tuner:
+        """Runs everything at once; the first dies after two, as Tune does when Ray kills an actor for memory."""
+
+        def __init__(self, search: sweep_runner._Search) -> None:
+            self.search = search
+
+        def fit(self) -> None:
+            names: list[str] = []
+            starts.append(names)
+            while isinstance(found := self.search.suggest(str(len(names))), dict):
+                names.append(Job.unpacked(found).name)
+                if len(starts) == 1 and len(names) == 2:
+                    raise RuntimeError("Caught unexpected exception: the node running low on memory")
+                (tmp_path / names[-1][1:]).mkdir(exist_ok=True)
+                self.search.on_trial_complete(str(len(names) - 1), {"values": [1.0], "step": 1})
+
+    monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
+    room = sweep_runner.Room(storage=tmp_path, actor={}, at_a_time=2, retries=1)
+    assert sweep_runner.run_jobs(source, room, limit=3)
+    assert starts == [["j0", "j1"], ["j1", "j2"]]
+    assert all((job.folder / "done.json").exists() for job in jobs)

@@ -9,7 +9,8 @@ from cluster.settings import ROOT, UserError, load_config, to_tree
 from trainers.config import ExperimentConfig
 from tuning.space import check_space, read_space
 from tuning.sweep_config import experiment_tree, load_sweep
-from tuning.sweep_outcome import best_preset
+from tuning.sweep_journal import SweepJournal
+from tuning.sweep_outcome import best_preset, importances, rows_of
 from tuning.sweep_plan import SweepPlan, describe_plan
 
 MakePlan = Callable[..., SweepPlan]
@@ -79,6 +80,29 @@ def test_the_best_preset_is_the_trials_configuration_and_pretrain_reads_it(make_
         assert to_tree(read)[section] == expected[section], section
     assert (read.seed, read.run.dir) == (0, "outputs/pretrain")
     assert file.read_text().startswith("# Trial 3.\n# schema 1\n")
+
+
+def test_a_stopped_trial_has_no_objective_though_optuna_remembers_its_quick_score(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan()
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1, first=plan.first)
+    first, second = journal.next(), journal.next()
+    assert first is not None
+    assert second is not None
+    journal.note(first.number, curve=[[2, 0.9]])
+    journal.stopped(first.number, [(2, 0.9)])
+    journal.note(second.number, curve=[[2, 0.5]], step=4, seconds=1.0)
+    journal.done(second.number, [0.6])
+    rows = rows_of(journal, plan)
+    assert [(row["state"], row["tags/ap"], row["quick/knn"], row["step"]) for row in rows] == [
+        ("stopped", None, 0.9, 2),
+        ("done", 0.6, 0.5, 4),
+    ]
+    best = journal.best()
+    assert best is not None
+    assert best.number == second.number
+    assert importances(journal, 0) == {}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)

@@ -1,0 +1,180 @@
+"""The table of a study: paired over resamples and seeds, claims decided by intervals, published values beside ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cluster.settings import UserError
+from evaluation.resamples import save_resamples
+from tuning.study_config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
+from tuning.study_plan import Plan, make_plan
+from tuning.study_report import csv_text, draw, markdown, write_study
+from tuning.study_results import Line, collect, judge_claims, over_seeds, study_tree
+from tuning.study_runs import DONE, is_done, judged_folder
+
+RESAMPLES = 400
+CLAIM = Claim(says="half is better", metric="AP", row="half", over="none", sign="higher")
+
+
+def plan_of(folder: Path, *, seeds: int = 2, claims: tuple[Claim, ...] = (CLAIM,)) -> Plan:
+    study = Study(
+        title="labels",
+        source="nowhere",
+        pretrain="conf/pretrain/tiny.yaml",
+        axes=(Axis(name="b_s", levels={"none": {"data.b_s": 0}, "half": {"data.b_s": 0.5}}),),
+        judges=(
+            Judge(
+                preset="conf/evaluation/tiny.yaml",
+                metrics={"AP": "tags/ap", "fall": "tags/ap change under reverb"},
+            ),
+        ),
+        figures={"loss": "loss"},
+        published={"half": {"AP": 0.425}},
+        claims=claims,
+        plot=Plot(x="b_s"),
+        seeds=seeds,
+        scales={"paper": Scale(about="all")},
+    )
+    sets = {name: f"/sets/{name}" for name in ("labelled", "unlabelled", "judged")}
+    return make_plan(study, "paper", StudySettings(dir=str(folder), sets=sets), {})
+
+
+def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> None:
+    """Lay down what finished runs leave behind."""
+    for run in plan.runs:
+        if (run.row, run.seed) not in values:
+            continue
+        ap_R = values[run.row, run.seed]
+        models = {"trained": ap_R, "untrained": ap_R * 0 + 0.1, "constant": ap_R * 0 + 0.05}
+        judged_folder(run, 0).mkdir(parents=True)
+        save_resamples(
+            {
+                "tags/ap": models,
+                "tags/ap under clean": models,
+                "tags/ap under reverb": {name: 0.5 * value_R for name, value_R in models.items()},
+            },
+            judged_folder(run, 0) / "resamples.parquet",
+        )
+        rows = [{"step": step, "loss": 10.0 if step <= 2 else 1.0 + run.seed} for step in (1, 2, 3, 4)]
+        (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (run.folder / DONE).write_text(json.dumps({"fingerprint": run.fingerprint}))
+
+
+def draws(centre: float, seed: int = 0) -> NDArray[np.float64]:
+    """One test set's luck, the same for every run of that seed: what pairing must cancel."""
+    luck_R = np.random.default_rng(seed).normal(0, 0.1, RESAMPLES + 1)
+    luck_R[0] = 0
+    return centre + luck_R
+
+
+def test_pairing_sees_a_difference_that_the_rows_own_intervals_hide(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {(row, s): draws(x) for row, x in (("none", 0.40), ("half", 0.42)) for s in (0, 1)})
+    tree = study_tree(plan, collect(plan), {})
+    none, half = (row["values"]["AP"] for row in tree["rows"][:2])
+    assert none["high"] > half["low"]
+    (claim,) = tree["claims"]
+    assert claim["value"] == pytest.approx(0.02)
+    assert claim["low"] == pytest.approx(0.02)
+    assert claim["holds"] is True
+
+
+def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=2)
+    values = {("none", 0): draws(0.3), ("none", 1): draws(0.5), ("half", 0): draws(0.5), ("half", 1): draws(0.32)}
+    finish(plan, values)
+    (claim,) = study_tree(plan, collect(plan), {})["claims"]
+    assert claim["value"] == pytest.approx(0.01)
+    assert claim["low"] < -0.1 < 0.1 < claim["high"]
+    assert claim["holds"] is False
+
+
+def test_a_claim_in_the_other_direction_does_not_hold() -> None:
+    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.5), ("half", 0.4))}
+    (claim,) = judge_claims((CLAIM,), lines)
+    assert claim["holds"] is False
+    assert claim["high"] < 0
+
+
+def test_several_claims_are_one_family() -> None:
+    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.4), ("half", 0.5))}
+    alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
+    assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
+
+
+def test_over_seeds_is_the_mean_on_the_set_itself_and_spreads_with_the_seeds() -> None:
+    values_SR = np.stack([np.full(RESAMPLES, 1.0), np.full(RESAMPLES, 3.0)])
+    mean_R = over_seeds(values_SR)
+    assert mean_R[0] == 2.0
+    assert set(np.unique(mean_R)) == {1.0, 2.0, 3.0}
+    np.testing.assert_array_equal(over_seeds(values_SR + 1) - mean_R, 1.0)
+
+
+def test_a_table_shows_what_is_done_and_names_what_is_not(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4), ("half", 0): draws(0.4)})
+    tree = study_tree(plan, collect(plan), {"half, seed 1": "the loss is not finite"})
+    assert [row["name"] for row in tree["rows"]] == ["none", "untrained", "constant"]
+    assert tree["missing"] == ["half"]
+    assert tree["claims"][0]["holds"] is None
+    text = markdown(tree)
+    assert "Not done yet: half." in text
+    assert "**Failed** half, seed 1: the loss is not finite" in text
+    assert "undecided: a row is missing" in text
+
+
+def test_every_form_has_the_papers_value_and_the_median_of_the_late_steps(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {(row, s): draws(0.4) for row in ("none", "half") for s in (0, 1)})
+    tree = study_tree(plan, collect(plan), {})
+    half = next(row for row in tree["rows"] if row["name"] == "half")
+    assert half["published"] == {"AP": 0.425}
+    assert half["values"]["loss"]["value"] == 1.5  # seeds of 1 and 2; the first half of the steps is 10
+    assert half["values"]["fall"]["value"] == pytest.approx(-0.5)
+    assert "| .425 |" in markdown(tree)
+    assert "half,AP,0.4," in csv_text(tree)
+    files = write_study(tree, tmp_path / "out", plan.study.plot)
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert json.loads(files["json"].read_text())["claims"][0]["metric"] == "AP"
+
+
+@pytest.mark.parametrize("plot", [None, Plot(x="b_s"), Plot(x="columns")])
+def test_every_kind_of_plot_draws_all_rows(plot: Plot | None, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {(row, s): draws(0.4) for row in ("none", "half") for s in (0, 1)})
+    figure = draw(study_tree(plan, collect(plan), {}), plot)
+    labels = {text.get_text() for axes in figure.axes for text in (*axes.get_xticklabels(), *axes.get_yticklabels())}
+    legends = {text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()}
+    assert {"none", "half"} <= labels | legends
+
+
+def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
+    for run in plan.runs[:2]:
+        save_resamples({"key/weighted@10": {"trained": draws(0)}}, judged_folder(run, 0) / "resamples.parquet")
+    with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
+        collect(plan)
+
+
+def test_a_folder_of_other_settings_is_not_taken_for_this_study(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {("none", 0): draws(0.4)})
+    assert is_done(plan.runs[0])
+    (plan.runs[0].folder / DONE).write_text(json.dumps({"fingerprint": "another"}))
+    with pytest.raises(UserError, match=r"holds results of other settings; choose another study\.dir"):
+        is_done(plan.runs[0])
+
+
+def test_what_a_user_wrote_is_a_label_and_no_markup(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {
+        "columns": ["a $b$"],
+        "rows": [
+            {"name": "x $y", "place": {}, "values": {"a $b$": {"value": 0.5, "low": 0.4, "high": 0.6}}, "published": {}}
+        ],
+    }
+    draw(tree, None).savefig(tmp_path / "plot.png")
