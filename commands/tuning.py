@@ -55,7 +55,7 @@ def sweep(
     if as_json:
         print(json.dumps(told(result)))
     else:
-        console.print(shown(result.rows, plan))
+        console.print(shown(result.rows, plan, result.importances, console.width))
         for words in result.words:
             console.print(escape(words), highlight=False, soft_wrap=True)
         made(**result.files, tracking=result.tracking)
@@ -79,7 +79,8 @@ def study(
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
     if dry_run:
-        print(json.dumps(outline(plan))) if as_json else console.print(dump(outline(plan)), highlight=False)
+        tree = outline(plan)
+        print(json.dumps(tree)) if as_json else console.print(dump(tree), highlight=False, soft_wrap=True)
         return
     try:
         result = run_study(plan, settings, progress=TerminalProgress(errors if as_json else console))

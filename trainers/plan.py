@@ -11,6 +11,7 @@ from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import to_tree
 from data_shards.loader import BatchLoader
 from trainers.config import ExperimentConfig
+from trainers.pretrain import world_sizes
 from trainers.snapshot import last_snapshot
 from trainers.step import Learner
 from trainers.views import ViewMaker, window_frames
@@ -31,7 +32,7 @@ def plan(config: ExperimentConfig) -> dict[str, Any]:
     Raises:
         UserError: if the data or the batch do not allow the run.
     """
-    world = max(1, config.resources.num_workers)
+    world = world_sizes(config)[-1]
     frames = window_frames(config.views, config.augment)
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
         shares = loader.sampler.summary(config.optim.steps)

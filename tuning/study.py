@@ -89,23 +89,39 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
 
 
 def outline(plan: Plan) -> dict[str, Any]:
-    """What a study would do: its rows and their keys, what the scale reduces, steps in all; plain JSON types."""
-    return {
+    """What a study would do: rows and their keys, what the scale reduces, steps, time; plain JSON types.
+
+    Shares, memory and time are measured on two real steps of the first run, where its shards are there.
+    """
+    from trainers.plan import plan as plan_run
+
+    first = plan.runs[0].experiment
+    read = {first.data.labelled: first.data.b_s > 0, first.data.unlabelled: first.data.b_s < 1}
+    places = [place for place, used in read.items() if used and place is not None]
+    tree: dict[str, Any] = {
         "title": plan.study.title,
         "source": plan.study.source,
         "scale": {plan.scale: plan.about},
         "reduced": {key: {"paper": there, "here": here} for key, (there, here) in plan.reduced.items()},
         "rows": {row.name: row.overrides for row in plan.rows},
         "runs": len(plan.runs),
-        "steps": sum(run.experiment.optim.steps for run in plan.runs),
-        "views": sum(
-            run.experiment.optim.steps * run.experiment.data.batch * run.experiment.views.count for run in plan.runs
-        ),
         "done": sum(is_done(run) for run in plan.runs),
+        "steps": sum(run.experiment.optim.steps for run in plan.runs),
         "judged by": [judge.preset for judge in plan.study.judges],
         "claims": [claim.says for claim in plan.study.claims],
-        "first run": to_tree(plan.runs[0].experiment),
     }
+    if not all("://" in place or Path(place).is_dir() for place in places):
+        return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
+    told = plan_run(first)
+    seconds = told["worker"]["seconds_a_step"] / _views(first)
+    left = [run.experiment for run in plan.runs if not is_done(run)]
+    hours = sum(one.optim.steps * _views(one) for one in left) * seconds / 3600
+    estimate = {"hours": round(hours, 3), "basis": "seconds a view of the first run's steps; judging is not in it"}
+    return tree | {"first run": told, "estimate": estimate}
+
+
+def _views(config: ExperimentConfig) -> int:
+    return config.data.batch * config.views.count
 
 
 def measured_steps(plan: Plan) -> list[Step]:

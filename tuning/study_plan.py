@@ -16,6 +16,7 @@ from tuning.study_config import Judge, Overrides, Scale, Study, StudySettings
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
+PLACES: Overrides = {"data.labelled": "$labelled", "data.unlabelled": "$unlabelled"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,7 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
     rows = rows_of(here)
     _check_claims(here, rows)
     sets = corpus_sets(study.scales[scale], Path(settings.dir).absolute() / "shards") | settings.sets
+    _check_sets(here, rows, sets)
     seeds = settings.seeds or here.seeds
     runs = [
         _run(here, row, seed, settings=settings, sets=sets, overrides=overrides)
@@ -166,12 +168,8 @@ def _run(
     overrides: Mapping[str, Any],
 ) -> Run:
     folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
-    places = {
-        "data.labelled": "$labelled",
-        "data.unlabelled": "$unlabelled",
-        "tracking.name": f"{row.name}, seed {seed}",
-    }
-    keys = places | study.set | row.overrides | dict(overrides) | {"seed": seed, "run.dir": str(folder)}
+    own = {"seed": seed, "run.dir": str(folder)}
+    keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
     experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
     judges = []
     for judge in study.judges:
@@ -183,17 +181,22 @@ def _run(
 
 def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:
     """``$NAME`` replaced by the folder of that set."""
-    filled = {}
-    for key, value in keys.items():
-        if isinstance(value, str) and value.startswith("$"):
-            name = value[1:]
-            if name not in sets:
-                raise UserError(
-                    f"this study needs the shards of {name}: study.sets.{name}=DIR, made by `counterpoint shards build`"
-                )
-            value = sets[name]
-        filled[key] = value
-    return filled
+    return {key: sets[value[1:]] if _is_set(value) else value for key, value in keys.items()}
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
+def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str]) -> None:
+    values = [PLACES | study.set | row.overrides for row in rows]
+    asked = [value for keys in values for value in keys.values()] + [judge.shards for judge in study.judges]
+    missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets))
+    if missing:
+        raise UserError(
+            f"this study needs the shards of {', '.join(missing)}: "
+            f"{' '.join(f'study.sets.{name}=DIR' for name in missing)}, made by `counterpoint shards build`"
+        )
 
 
 def _joined(parts: Iterator[Overrides]) -> Overrides:
@@ -232,8 +235,8 @@ def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any])
             changed[name] = (there, now)
     configs = []
     for one, extra in ((paper, {}), (here, dict(overrides))):
-        keys = {"data.labelled": "labelled", "data.unlabelled": "unlabelled"} | one.set | rows_of(one)[0].overrides
-        stand_in = {k: v[1:] if isinstance(v, str) and v.startswith("$") else v for k, v in (keys | extra).items()}
+        keys = PLACES | one.set | rows_of(one)[0].overrides
+        stand_in = {k: v[1:] if _is_set(v) else v for k, v in (keys | extra).items()}
         configs.append(flatten(to_tree(load_config(ExperimentConfig, ROOT / one.pretrain, stand_in))))
     ignored = ("resources.", "run.", "tracking.")
     for key in sorted(configs[0].keys() | configs[1].keys()):
