@@ -22,6 +22,7 @@ for _command in (
     commands.tuning.quickstart,
     commands.cluster.doctor,
     commands.pretraining.pretrain,
+    commands.pretraining.views,
     commands.pretraining.export,
     commands.evaluation.evaluate,
     commands.evaluation.embed,

@@ -6,21 +6,25 @@
 One thread, CPU-seconds, median of the repeats, all from one run. The floor is the same bytes moved by `preadv` from the
 places of the index into one buffer, without looking at them. Two more figures tell what a training process sees: whole
 batches from `BatchLoader`, and how long a step twice as long as their reading waits for one that was read ahead.
+Last, the same batches by two threads and by two processes (torch's DataLoader), which decides what `BatchLoader` uses.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 from numpy.typing import NDArray
 
 from data_shards.build import BuildConfig, build
@@ -131,7 +135,7 @@ def decode_files(folder: Path, count: int) -> Work:
 
 def load_batches(folder: Path, steps: int) -> Work:
     """Whole batches, labels and all."""
-    config = DataConfig(unlabelled=str(folder), b_s=0.0)
+    config = _unlabelled(folder)
 
     def work() -> int:
         with BatchLoader(config, frames=WINDOW_FRAMES, seed=0, num_threads=1) as loader:
@@ -149,8 +153,7 @@ def waits(folder: Path, steps: int) -> tuple[float, float]:
     Returns:
         share of the step's time that the middle wait is, share of the batches that were ready.
     """
-    config = DataConfig(unlabelled=str(folder), b_s=0.0)
-    with BatchLoader(config, frames=WINDOW_FRAMES, seed=0, num_threads=1) as loader:
+    with BatchLoader(_unlabelled(folder), frames=WINDOW_FRAMES, seed=0, num_threads=1) as loader:
         started = time.perf_counter()
         for _ in loader.batches(0, steps):
             pass
@@ -165,6 +168,72 @@ def waits(folder: Path, steps: int) -> tuple[float, float]:
             waited_s.append(time.perf_counter() - asked)
         middle_s = statistics.median(waited_s)
         return middle_s / (2 * read_s + middle_s), statistics.mean(wait < read_s / 10 for wait in waited_s)
+
+
+class Steps(torch.utils.data.Dataset[torch.Tensor]):
+    """Step by step the windows of `BatchLoader`, opened anew in each process that reads from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loader: BatchLoader | None = None
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        if self._loader is None:
+            self._loader = BatchLoader(_unlabelled(self._folder), frames=WINDOW_FRAMES, seed=0, num_threads=1)
+        (batch,) = self._loader.batches(step, step + 1)
+        return batch.wave_BT
+
+
+def by_threads(folder: Path, steps: int) -> int:
+    """The product's way: two threads of this process."""
+    with BatchLoader(_unlabelled(folder), frames=WINDOW_FRAMES, seed=0, num_threads=2) as loader:
+        return sum(len(batch.wave_BT) for batch in loader.batches(0, steps))
+
+
+def by_processes(folder: Path, steps: int) -> int:
+    """Two processes, each with its own index and files; batches come back through shared memory."""
+    # Forked, so that they start at no cost and their CPU-seconds are counted here: nothing of ours runs meanwhile.
+    loader = torch.utils.data.DataLoader(
+        Steps(folder), batch_size=None, sampler=range(steps), num_workers=2, multiprocessing_context="fork"
+    )
+    return sum(len(wave_BT) for wave_BT in loader)
+
+
+def rate_by(read: Callable[[Path, int], int], folder: Path, steps: int) -> tuple[float, float]:
+    """Windows a CPU-second, of all processes together, and windows a second: of 3·steps less those of steps.
+
+    The difference leaves out what starting costs.
+    """
+    counts = []
+    for number in (steps, 3 * steps):
+        cpu_s, wall_s = _cpu_s(), time.perf_counter()
+        windows = read(folder, number)
+        counts.append((windows, _cpu_s() - cpu_s, time.perf_counter() - wall_s))
+    (few, few_cpu_s, few_s), (many, many_cpu_s, many_s) = counts
+    return (many - few) / (many_cpu_s - few_cpu_s), (many - few) / (many_s - few_s)
+
+
+def threads_or_processes(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians of `rate_by`, by codec and way."""
+    rates = {}
+    for codec, steps in (("pcm16", 30), ("flac", 3)):
+        for name, read in (("2 threads", by_threads), ("2 processes", by_processes)):
+            found = [rate_by(read, folder / codec, steps) for _ in range(repeats)]
+            rates[f"{codec}, {name}"] = {
+                "per_cpu_s": statistics.median(cpu for cpu, _ in found),
+                "per_s": statistics.median(wall for _, wall in found),
+            }
+    return rates
+
+
+def _unlabelled(folder: Path) -> DataConfig:
+    return DataConfig(unlabelled=str(folder), b_s=0.0)
+
+
+def _cpu_s() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def median_rate(work: Work, repeats: int) -> float:
@@ -211,11 +280,12 @@ def measure(folder: Path, *, count: int, repeats: int) -> dict[str, float]:
     return rates
 
 
-def as_markdown(rates: dict[str, float], wait: float, ready: float, settings: str) -> str:
-    """The table."""
+def as_markdown(table: dict[str, Any]) -> str:
+    """The tables."""
+    rates, ways = table["windows_per_cpu_s"], table["threads_or_processes"]
     base = rates["webdataset sequential, raw"]
     lines = [
-        f"Loader: windows a CPU-second, one thread; {settings}; {platform.processor() or platform.machine()}, "
+        f"Loader: windows a CPU-second, one thread; {table['settings']}; {platform.processor() or platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}.",
         "",
         "| reading | windows/CPU-s | × webdataset sequential | share of the floor | goal |",
@@ -224,8 +294,11 @@ def as_markdown(rates: dict[str, float], wait: float, ready: float, settings: st
     for name, rate in rates.items():
         goal = f"≥ {GOALS[name]:,}" if name in GOALS else ""
         lines.append(f"| {name} | {rate:,.0f} | {rate / base:.2f} | {rate / rates['floor: preadv']:.2f} | {goal} |")
-    said = f"A step twice as long as the reading of a batch waits {wait:.2%} of its time (median); {ready:.0%} of the "
-    return "\n".join([*lines, "", f"{said}batches were ready when they were asked for."])
+    said = f"A step twice as long as the reading of a batch waits {table['wait_share']:.2%} of its time (median); "
+    lines += ["", f"{said}{table['ready_share']:.0%} of the batches were ready when they were asked for.", ""]
+    lines += ["| the same batches, checked | windows/CPU-s | windows/s |", "|---|---|---|"]
+    lines += [f"| {name} | {way['per_cpu_s']:,.0f} | {way['per_s']:,.0f} |" for name, way in ways.items()]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -240,20 +313,22 @@ def main() -> None:
         prepare(folder, options.clips)
         rates = measure(folder, count=options.windows, repeats=options.repeats)
         wait, ready = waits(folder / "pcm16", steps=60)
+        ways = threads_or_processes(folder, options.repeats)
     settings = f"random windows of {WINDOW_FRAMES / SAMPLE_RATE:.2f} s of {options.clips} clips of {CLIP_S:g} s, "
     settings += f"page cache warm, median of {options.repeats}"
-    markdown = as_markdown(rates, wait, ready, settings)
-    print(markdown)
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"loader-cpu-{len(os.sched_getaffinity(0))}core"
     table = {
         "settings": settings,
         "load_average": os.getloadavg()[0],
         "windows_per_cpu_s": rates,
         "wait_share": wait,
         "ready_share": ready,
+        "threads_or_processes": ways,
         "goals": GOALS,
     }
+    markdown = as_markdown(table)
+    print(markdown)
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"loader-cpu-{len(os.sched_getaffinity(0))}core"
     stem.with_suffix(".json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
     print(f"written: {stem}.json, {stem}.md")

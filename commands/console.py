@@ -30,7 +30,7 @@ def made(**paths: Path | str) -> None:
     """Where the things are that a command made."""
     console.print()
     for name, path in paths.items():
-        console.print(f"  {name:<11}{path}", highlight=False, soft_wrap=True)
+        console.print(f"  {name:<12}{path}", highlight=False, soft_wrap=True)
 
 
 def then(*commands: str) -> None:

@@ -1,5 +1,6 @@
-"""`counterpoint pretrain` and `export`: an encoder is made, and handed on."""
+"""`counterpoint pretrain`, `views` and `export`: an encoder is made, listened with, and handed on."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,29 @@ def pretrain(
         raise typer.Exit(code)
     made(snapshot=folder / "snapshots/last", metrics=folder / "metrics.jsonl")
     then(f"counterpoint evaluate {folder} conf/evaluation/NAME.yaml data.shards=DIR --out {folder}/evaluation")
+
+
+def views(
+    preset: Annotated[Path, typer.Argument(help="A preset of conf/pretrain, or your own YAML.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the page and the sounds.")],
+    overrides: Overrides = None,
+    step: Annotated[int, typer.Option("--step", help="Counted from 0.", min=0)] = 0,
+    clips: Annotated[int, typer.Option("--clips", help="Of the first worker's batch.", min=1)] = 8,
+    effects: Annotated[bool, typer.Option("--effects", help="Each effect alone, on one clip.")] = False,
+) -> None:
+    """Hear a step's views before and after, and see what the encoder reads: a page, WAV files, pictures."""
+    from trainers.config import ExperimentConfig
+    from trainers.listening_page import tell
+
+    config = load_config(ExperimentConfig, preset, overrides or [])
+    with console.status("making views"):
+        told = tell(config, out, step=step, clips=None if effects else clips)
+    if told.on_page < told.clips:
+        console.print(f"the page shows {told.on_page} of {told.clips} clips; all are among the sounds")
+    made(page=told.page, sounds=told.sounds)
+    words = shlex.join([str(preset), *(overrides or [])])
+    also = f"counterpoint views {words} --step {step} --effects --out {shlex.quote(str(out))}"
+    then(*[also] * (not effects), f"counterpoint pretrain {words}")
 
 
 def export(

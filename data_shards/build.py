@@ -175,7 +175,11 @@ def _claim(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{folder}: another build is writing there; wait for it or give another folder") from None
-        yield
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.glob("*")] == [LOCK_NAME]:
+                shutil.rmtree(folder)  # nothing was begun
 
 
 def _check_here(result: ShardResult, folder: Path) -> None:

@@ -21,17 +21,21 @@ def mp3_uri(wave_T: NDArray[np.int16], rate: int) -> str:
     """The sound, at about 64 kbit/s."""
     buffer = io.BytesIO()
     soundfile.write(buffer, wave_T, rate, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.6)
-    return _uri("audio/mpeg", buffer.getvalue())
+    return data_uri("audio/mpeg", buffer.getvalue())
 
 
 def spectrogram_uri(wave_T: NDArray[np.int16], rate: int) -> str:
     """Its spectrogram as a PNG: low frequencies at the bottom, bands of equal musical width."""
+    return data_uri("image/png", png(spectrogram_db(wave_T, rate), -RANGE_DB, 0.0))
+
+
+def png(level_FS: NDArray[np.float32], low: float, high: float) -> bytes:
+    """A pixel a value, F upwards; ``low`` and below is black, ``high`` and above is white."""
     from matplotlib.image import imsave  # half a second that no other command needs
 
     buffer = io.BytesIO()
-    level_FS = spectrogram_db(wave_T, rate)
-    imsave(buffer, level_FS, cmap="magma", origin="lower", format="png", vmin=-RANGE_DB, vmax=0.0)
-    return _uri("image/png", buffer.getvalue())
+    imsave(buffer, level_FS, cmap="magma", origin="lower", format="png", vmin=low, vmax=high)
+    return buffer.getvalue()
 
 
 def spectrogram_db(wave_T: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
@@ -57,5 +61,6 @@ def spectrogram_db(wave_T: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
     return level_FS
 
 
-def _uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """An address that holds what it names."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -23,6 +23,8 @@ from data_shards.problems import Problem, ShardError
 from data_shards.shard_files import ShardFile
 
 COPY_BYTES = 1 << 22
+PART = ".part"
+"""Ending of a copy that is being fetched."""
 MAX_INDEX_BYTES = 1 << 33
 
 
@@ -44,19 +46,20 @@ class RemoteStore:
     def open_shard(self, shard: ShardFile) -> int:
         """See `ShardStore`."""
         path = self._cache / f"{shard.sha256}.tar"  # by contents: sets and versions share the cache without confusion
-        with _locked(self._cache / f"{shard.sha256}.lock"):
+        with _locked(path.with_suffix(".lock")):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
-                self._download(shard, path)
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._make_room(keep=path, coming=shard.size)
+                fd = self._download(shard, path)
         now = time.time_ns()  # the default is the kernel's coarse clock, which cannot order quick reads
         os.utime(fd, ns=(now, now))
-        self._evict(keep=path)
+        self._make_room(keep=path)
         return fd
 
-    def _download(self, shard: ShardFile, path: Path) -> None:
-        part = path.with_suffix(f".{os.getpid()}.part")
+    def _download(self, shard: ShardFile, path: Path) -> int:
+        """The checked copy, opened before it has its name: once it has, another process may evict it."""
+        part = path.with_suffix(PART)  # whoever holds the lock writes it; what a killed process left is written over
         digest, count = hashlib.sha256(), 0
         try:
             place = f"{self._place}/{shard.name}"
@@ -69,12 +72,16 @@ class RemoteStore:
                 raise ShardError(
                     Problem(shard.name, None, None, what if count != shard.size else "its SHA-256 differs")
                 )
+            fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
             part.replace(path)
+            return fd
         finally:
             part.unlink(missing_ok=True)
 
-    def _evict(self, keep: Path) -> None:
+    def _make_room(self, keep: Path, coming: int = 0) -> None:
+        """Evict until what is here and what is coming fit; copies that others are fetching are not counted."""
         with _locked(self._cache / "evict.lock"):
+            _sweep(self._cache)
             copies = []
             for path in self._cache.glob("*.tar"):
                 try:
@@ -82,13 +89,24 @@ class RemoteStore:
                 except FileNotFoundError:
                     continue
                 copies.append((status.st_mtime_ns, status.st_size, path))
-            total = sum(size for _, size, _ in copies)
+            total = coming + sum(size for _, size, _ in copies)
             for _, size, path in sorted(copies):
                 if total <= self._cache_bytes:
                     break
                 if path != keep:
                     path.unlink(missing_ok=True)
                     total -= size
+
+
+def _sweep(cache: Path) -> None:
+    """Delete the halves of copies whose process was killed: nobody holds their lock."""
+    for part in cache.glob(f"*{PART}"):
+        with part.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # being fetched
+            part.unlink(missing_ok=True)
 
 
 def fetch_index(uri: str) -> ShardIndex:

@@ -82,7 +82,7 @@ class GlobalNorm(nn.Module, ABC):
     @abstractmethod
     def _normalise(self, x: Tensor) -> Tensor: ...
 
-    def _note(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
+    def note(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
         """Take the unbiased statistics of G batches into account as ``running`` says."""
         if self.running == "hold":
             return
@@ -104,14 +104,14 @@ class SyncBatchNorm(GlobalNorm):
             return self._normalise_alone(x)
         y, mean_C, variance_C = _SyncNormalise.apply(x, self.weight, self.bias, self.eps, self.group)
         assert isinstance(y, Tensor)
-        self._note(mean_C[None], variance_C[None])
+        self.note(mean_C[None], variance_C[None])
         return y
 
     def _normalise_alone(self, x: Tensor) -> Tensor:
         mean_C, variance_C = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         # A momentum of 1 makes torch hand out the statistics that it has computed anyway.
         y = functional.batch_norm(x, mean_C, variance_C, self.weight, self.bias, True, 1.0, self.eps)
-        self._note(mean_C[None], variance_C[None])
+        self.note(mean_C[None], variance_C[None])
         return y
 
 
@@ -149,7 +149,7 @@ class MicroBatchNorm(GlobalNorm):
         weight = None if self.weight is None else self.weight.repeat(num_groups)
         bias = None if self.bias is None else self.bias.repeat(num_groups)
         y = functional.batch_norm(folded, mean, variance, weight, bias, True, 1.0, self.eps)
-        self._note(mean.view(num_groups, -1), variance.view(num_groups, -1))
+        self.note(mean.view(num_groups, -1), variance.view(num_groups, -1))
         return y.view(x.shape)
 
 

@@ -73,6 +73,11 @@ class ExperimentConfig(Config):
                 f"encoder.name={self.encoder.name} reads {' or '.join(self.encoder.frontends)}, frontend.kind is "
                 f"{self.frontend.kind}; set frontend.kind={self.encoder.frontends[0]}"
             )
+        if self.views.placement == "pool" and self.resources.num_workers == 0:
+            raise ValueError(
+                "views.placement=pool needs Ray, whose actors make the views; set resources.num_workers >= 1, or "
+                "views.placement=trainer"
+            )
         if (self.encoder.batch_norm == "micro") != (self.optim.micro_batch is not None):
             raise ValueError(
                 "encoder.batch_norm=micro and optim.micro_batch=CLIPS go together: the statistics of a micro-batch are "
@@ -114,6 +119,9 @@ MAY_DIFFER_ON_RESUME = (
     "loss.exchange",
     "loss.tile",
     "views.chunk",
+    "views.placement",
+    "views.pool_workers",
+    "views.pool_gpus",
     "optim.checkpoint_blocks",
 )
 """Dotted keys, or prefixes ending in a dot, that a resumed run may change; all else decides the numbers. Shards may

@@ -23,7 +23,7 @@ from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
 from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import Learner, Learnt
-from trainers.views import ViewMaker, Views, stream_views, window_frames
+from trainers.views import ViewMaker, Views, ViewStream, stream_views, window_frames
 
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
@@ -54,13 +54,14 @@ class Reporter(Protocol):
         ...
 
 
-def train(config: ExperimentConfig, world: World, reporter: Reporter) -> int:
+def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_views: ViewStream = stream_views) -> int:
     """Train to ``optim.steps``, from the last snapshot of ``run.dir`` when there is one.
 
     Args:
         config: the experiment.
         world: this process's place; its process group is already there when ``size`` > 1.
         reporter: told every ``run.report_every`` steps.
+        make_views: turns batches into views.
 
     Returns:
         0 when done, 143 when asked to stop first (a snapshot was saved).
@@ -73,7 +74,7 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter) -> int:
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=world.rank, world=world.size) as loader:
         trainer = _Trainer(config, world, loader)
         start = trainer.resume()
-        return trainer.run(start, reporter)
+        return trainer.run(start, reporter, make_views)
 
 
 class _Trainer:
@@ -105,12 +106,12 @@ class _Trainer:
         collectives.barrier()
         return start
 
-    def run(self, start: int, reporter: Reporter) -> int:
+    def run(self, start: int, reporter: Reporter, make_views: ViewStream) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
         steps = self.config.optim.steps
         self.clock = time.perf_counter()
         batches = _Timed(enumerate(self.loader.batches(start, steps), start))
-        stream = _Timed(stream_views(self.views, batches, seed=self.config.seed))
+        stream = _Timed(make_views(self.views, batches, seed=self.config.seed))
         pending: _Pending | None = None
         done = start
         for step, views in enumerate(stream, start):

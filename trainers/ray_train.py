@@ -20,6 +20,8 @@ from cluster.session import Session, ray_session
 from cluster.settings import RunError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.loop import DivergedError, World, train
+from trainers.view_pool import ViewPool, demand_room, num_processes
+from trainers.views import stream_views
 from trainers.worker_failures import absent_named, explain, note_place
 
 
@@ -38,7 +40,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     """
     resources = config.resources
     os.environ.update(train_environment(resources))
-    with ray_session(workers=resources.num_workers, cpus_per_worker=resources.cpus_per_worker) as session:
+    with ray_session(workers=num_processes(config), cpus_per_worker=resources.cpus_per_worker) as session:
+        demand_room(config, session)
         trainer = _trainer(config, sizes, session)
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
@@ -119,9 +122,10 @@ def _worker(tree: dict[str, Any]) -> dict[str, Any]:
         Path(config.run.dir),
         {"rank": world.rank, "world": world.size, "node": node, "pid": os.getpid(), "log": log},
     )
+    make_views = ViewPool(config) if config.views.placement == "pool" else stream_views
     try:
         with absent_named():
-            return {"code": train(config, world, _ToRay())}
+            return {"code": train(config, world, _ToRay(), make_views=make_views)}
     except DivergedError as error:
         return {"diverged": str(error)}
 

@@ -11,7 +11,7 @@ may read, T samples of a view, F bands, S frames, C tags.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,19 @@ class ViewsConfig(Config):
     """``adjacent``: two side by side, more anywhere in M segments; ``near``: at most 5 s apart."""
     chunk: int = 256
     """Rows at once: bounds the memory that making views takes."""
+    placement: Literal["trainer", "pool"] = "trainer"
+    """Who makes them: each training worker its own, or Ray actors one step ahead of it. The numbers are the same."""
+    pool_workers: int = 1
+    """Actors of each training worker under ``pool``, ≥ 1; each makes whole steps, and so many are made ahead."""
+    pool_gpus: float = 0.0
+    """GPUs Ray reserves for an actor, in [0, 1]; 0 = it works on ``resources.cpus_per_worker`` cores."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "samples", "chunk"):
+        for name in ("count", "samples", "chunk", "pool_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.pool_gpus <= 1:
+            raise ValueError(f"pool_gpus must be in [0, 1], got {self.pool_gpus}")
 
 
 def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
@@ -124,6 +132,12 @@ class ViewMaker:
             parameters=parameters,
         )
 
+    def segments(self, batch: Batch, *, step: int, seed: int) -> Tensor:
+        """What each view reads of its clip before anything is done to it: int16 (N, L)."""
+        start_N = self._starts(batch, step=step, seed=seed).flatten()
+        clip_N = torch.arange(len(batch.slot_B)).repeat(self.views.count)
+        return _segments(batch.wave_BT.to(self.device), batch.frames_B.cpu(), clip_N, start_N, self.reads)
+
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
@@ -166,6 +180,14 @@ def _segments(wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor
         index = index.to(device, non_blocking=True)
         segment_nL[index] = wave_BW[rows[index]].gather(1, place_nL)
     return segment_nL
+
+
+class ViewStream(Protocol):
+    """Who makes the views of a run: `stream_views`, or a pool beside the trainer."""
+
+    def __call__(self, maker: ViewMaker, batches: Iterable[tuple[int, Batch]], *, seed: int) -> Iterator[Views]:
+        """The views of each (step, batch) in order, on the maker's device, as `ViewMaker.make` makes them."""
+        ...
 
 
 def stream_views(maker: ViewMaker, batches: Iterable[tuple[int, Batch]], *, seed: int) -> Iterator[Views]:

@@ -15,6 +15,8 @@ from evaluation.canvas import LIGHT, canvas, legend, plain
 from evaluation.report import number
 from tuning.study_config import COLUMNS, Plot
 
+ASIDE = 0.08
+"""Curves stand so far beside each other, in levels, that their intervals can be told apart."""
 MAX_SHOWN = 8
 """Names of a list that the table of reductions spells out."""
 
@@ -57,6 +59,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
     if tree["reduced"]:
         lines += ["", "## What this scale reduces", "", "| | paper | here |", "|---|---|---|"]
         lines += [f"| {k} | {_words(v['paper'])} | {_words(v['here'])} |" for k, v in tree["reduced"].items()]
+    lines += _paper(tree)
     if tree["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in tree["notes"])]
     if "projection" in tree:
@@ -95,7 +98,7 @@ def draw(tree: Mapping[str, Any], plot: Plot | None) -> Figure:
         for axes, column in zip(panels, columns, strict=True):
             _curves(axes, rows, column, plot)
         if plot.lines:
-            legend(panels[0], LIGHT)
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     for axes, column in zip(panels, columns, strict=True):
         axes.set_xlabel(plain(column)) if plot is None else axes.set_ylabel(plain(column))
     return figure
@@ -122,12 +125,13 @@ def _curves(axes: Axes, rows: list[Mapping[str, Any]], column: str, plot: Plot) 
     lines = list(dict.fromkeys(row["place"].get(plot.lines or "", "") for row in placed))
     for place, line in enumerate(lines):
         colour = LIGHT.others[place % len(LIGHT.others)]
+        aside = ASIDE * (place - (len(lines) - 1) / 2)
         mine = [row for row in placed if row["place"].get(plot.lines or "", "") == line]
         known = [(levels.index(r["place"][plot.x]), r["values"][column]) for r in mine if column in r["values"]]
         drawn = [(x, found) for x, found in known if found["value"] is not None]
         ends = [[f["value"] - f["low"], f["high"] - f["value"]] if f["low"] is not None else [0, 0] for _, f in drawn]
         axes.errorbar(
-            [x for x, _ in drawn],
+            [x + aside for x, _ in drawn],
             [found["value"] for _, found in drawn],
             [[max(0.0, end[side]) for end in ends] for side in (0, 1)],
             fmt="o-",
@@ -157,6 +161,16 @@ def _png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def _paper(tree: Mapping[str, Any]) -> list[str]:
+    """The published table, where this scale has other rows."""
+    values = tree["published"]
+    if not values or set(values) <= {row["name"] for row in tree["rows"]}:
+        return []
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    lines = ["", "## The paper's values", "", f"| row | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return lines + [f"| {k} | {' | '.join(_figure(row.get(c)) for c in columns)} |" for k, row in values.items()]
+
+
 def _cell(found: Mapping[str, float | None] | None) -> str:
     if not found or found["value"] is None:
         return "–"
@@ -184,8 +198,8 @@ def _how_sure(tree: Mapping[str, Any]) -> str:
     seeds = max((row["seeds"] for row in tree["rows"]), default=0)
     if not any(found["low"] is not None for row in tree["rows"] for found in row["values"].values()):
         return "Medians over the second half of each run's steps."
-    training = "and of training seeds" if seeds > 1 else "; one seed of training, whose variance they do not hold"
-    return f"Intervals: 95 %, paired bootstrap of test tracks (artists where known) {training}."
+    training = " and of training seeds" if seeds > 1 else "; one seed of training, whose variance they do not hold"
+    return f"Intervals: 95 %, paired bootstrap of test tracks (artists where known){training}."
 
 
 def _words(value: Any) -> str:

@@ -36,8 +36,8 @@ class Line:
     """A row of the table."""
 
     values: Values
-    by_seed: dict[str, list[float]]
-    """Column → the value of each seed."""
+    by_seed: dict[str, list[float | None]]
+    """Column → the value of each seed; None where it is undefined (the sparsity of labels that are not there)."""
     seeds: int
 
 
@@ -81,6 +81,7 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
             }
             for name, line in lines.items()
         ],
+        "published": study.published,
         "claims": judge_claims(study.claims, lines),
         "failed": dict(failed),
         "missing": [row.name for row in plan.rows if row.name not in lines],
@@ -135,7 +136,10 @@ def _line(runs: list[Values]) -> Line:
     stacked = {column: np.stack([values[column] for values in runs]) for column in runs[0]}
     return Line(
         values={column: over_seeds(values_SR) for column, values_SR in stacked.items()},
-        by_seed={column: values_SR[:, 0].tolist() for column, values_SR in stacked.items()},
+        by_seed={
+            column: [value if np.isfinite(value) else None for value in values_SR[:, 0].tolist()]
+            for column, values_SR in stacked.items()
+        },
         seeds=len(runs),
     )
 

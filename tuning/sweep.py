@@ -19,7 +19,7 @@ from tuning.study import build_corpus
 from tuning.sweep_confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep_jobs import Curve, Job, concurrent, need, wanted
 from tuning.sweep_journal import SweepJournal, alone, claim
-from tuning.sweep_outcome import SweepResult, importances, rows_of, write_best, write_table
+from tuning.sweep_outcome import SweepResult, importances, note, rows_of, write_best, write_table
 from tuning.sweep_plan import SweepPlan, check_data
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ class _Trials:
         best = self.journal.best()
         assert best is not None
         told = {f"objective/{name.replace('/', '.')}": value for name, value in scores}
-        self.tracker.metrics(told | {"objective/best": best.values[0]}, step=number)
+        # Trials end out of order, and a curve takes no step twice: it counts the judged ones.
+        self.tracker.metrics(told | {"objective/best": best.values[0]}, step=self.journal.counts()["done"])
         self._write()
 
     def stopped(self, number: int, curve: Curve) -> None:
@@ -196,7 +197,8 @@ def _confirm(
     folders = {side: [pair[place].folder for pair in pairs] for place, side in enumerate(SIDES)}
     found = compare(folders, plan.config.objective.metrics)
     write_atomic(
-        plan.folder / "confirm.json", json.dumps({"schema_version": 1, "trial": best.number, **found}, indent=1)
+        plan.folder / "confirm.json",
+        json.dumps({"schema_version": 1, "trial": best.number, "metrics": found}, indent=1),
     )
     return True, found, [*words, *(verdict(metric, row) for metric, row in found.items())]
 
@@ -237,6 +239,7 @@ def _conclude(
             delta = {f"confirm/{name.replace('/', '.')}.{end}": x for end, x in found["difference"].items()}
             tracker.metrics({key: x for key, x in delta.items() if x is not None}, step=len(rows))
     if complete:
+        tracker.tags({"mlflow.note.content": note(rows, plan, words)})
         for file in files.values():
             tracker.artifact(file, folder="figures" if file.suffix == ".png" else "sweep")
     return SweepResult(

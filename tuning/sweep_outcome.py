@@ -153,17 +153,63 @@ def importances(journal: SweepJournal, seed: int) -> dict[str, float]:
     )
 
 
-def shown(rows: Sequence[Row], plan: SweepPlan) -> Table:
-    """The table of a terminal, the best first; a failed trial with its reason."""
+def note(rows: Sequence[Row], plan: SweepPlan, words: Sequence[str]) -> str:
+    """The parent's description in the tracker: what came of it, and the trials, the best first, in Markdown."""
     metrics, paths = plan.config.objective.metrics, list(plan.space)
-    table = Table("trial", "state", *metrics, *(escape(path) for path in paths), "steps", "crashes", box=SIMPLE)
-    low = float("-inf")
-    for row in sorted(rows, key=lambda row: low if row[metrics[0]] is None else row[metrics[0]], reverse=True):
-        scores = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in metrics]
-        values = [f"{row[path]:.4g}" if isinstance(row[path], float) else str(row[path]) for path in paths]
-        words = escape(f"{row['crashes'] or ''} {row['reason'][:60]}".strip())
-        table.add_row(str(row["number"]), row["state"], *scores, *map(escape, values), str(row["step"]), words)
+    names = ["trial", "state", *metrics, *paths, "steps", "reason"]
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    for row in _ranked(rows, metrics[0]):
+        cells = [str(row["number"]), row["state"], *_cells(row, metrics, paths), str(row["step"]), row["reason"][:120]]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n\n".join([*words, "\n".join(lines)])
+
+
+def shown(rows: Sequence[Row], plan: SweepPlan, importances: Mapping[str, float], width: int) -> Table:
+    """The table of a terminal, the best first; crashes with their reasons below it.
+
+    Args:
+        rows: of the table.
+        plan: of the sweep.
+        importances: by path; where the width does not hold all, what matters least is left out.
+        width: characters of the terminal.
+    """
+    metrics = plan.config.objective.metrics
+    left = width - sum(len(name) + 1 for name in metrics) - len(" 00 stopped steps ")
+    kept: set[str] = set()
+    for path in sorted(plan.space, key=lambda path: -importances.get(path, 0.0)):
+        lines = [*_broken(path).split("\n"), *(_cells(row, (), [path])[0] for row in rows)]
+        if (needs := 1 + max(map(len, lines))) <= left:
+            kept.add(path)
+            left -= needs
+    paths = [path for path in plan.space if path in kept]
+    rest = [path for path in plan.space if path not in kept]
+    notes = [f"{row['number']}: crashes {row['crashes']}; {row['reason']}" for row in rows if row["reason"]]
+    notes += [f"in trials.csv also {', '.join(rest)}"] if rest else []
+    table = Table(box=SIMPLE, padding=0, caption=escape("\n".join(notes)) or None, caption_justify="left")
+    for name in ("#", "state", *metrics, *map(_broken, paths), "steps"):
+        table.add_column(escape(name), no_wrap=True)
+    for row in _ranked(rows, metrics[0]):
+        cells = [str(row["number"]), row["state"], *_cells(row, metrics, paths), str(row["step"])]
+        table.add_row(*map(escape, cells))
     return table
+
+
+def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
+    return sorted(rows, key=lambda row: float("-inf") if row[metric] is None else row[metric], reverse=True)
+
+
+def _cells(row: Row, metrics: Sequence[str], paths: Sequence[str]) -> list[str]:
+    scores = ["–" if row[metric] is None else f"{row[metric]:.3f}" for metric in metrics]
+    return scores + [f"{row[path]:.3g}" if isinstance(row[path], float) else str(row[path]) for path in paths]
+
+
+def _broken(path: str) -> str:
+    """A path in lines that are not much wider than a number."""
+    return "\n".join(word for part in path.replace(".", ".\n").split("\n") for word in _halves(part))
+
+
+def _halves(word: str) -> list[str]:
+    return [word] if len(word) <= 10 else word.replace("_", "_\n").split("\n")
 
 
 def told(result: SweepResult) -> dict[str, Any]:

@@ -32,15 +32,17 @@ def history(rows: Sequence[Row], metric: str) -> Figure:
     for state, (mark, colour) in MARKS.items():
         here = [row for row in rows if row["state"] == state]
         heights = [row[metric] if row[metric] is not None else low - 0.15 * span for row in here]
-        axes.scatter(
-            [row["number"] for row in here], heights, marker=mark, color=colour, label=f"{state} ({len(here)})"
-        )
+        if here:
+            numbers = [row["number"] for row in here]
+            axes.scatter(numbers, heights, marker=mark, color=colour, label=f"{state} ({len(here)})")
     if len(judged) < len(rows):
         axes.axhline(low - 0.15 * span, color=LIGHT.grid, linewidth=6, zorder=0)
-        axes.text(len(rows) - 0.5, low - 0.15 * span, "not judged", va="center", fontsize=8, color=LIGHT.ink)
+        axes.text(-0.5, low - 0.09 * span, "not judged", va="center", ha="left", fontsize=8, color=LIGHT.ink)
+        axes.set_xlim(-0.7, len(rows) - 0.3)
     if judged:
         best = np.maximum.accumulate([value for _, value in judged])
-        axes.step([n for n, _ in judged], best, where="post", color=LIGHT.models["untrained"], label="best so far")
+        ends, heights = [*(n for n, _ in judged), len(rows) - 1], [*best, best[-1]]
+        axes.step(ends, heights, where="post", color=LIGHT.models["untrained"], label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel(f"{plain(metric)}, validation")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -110,7 +112,7 @@ def _scales(axes: Axes, space: Space, paths: Sequence[str]) -> None:
     """The ends of every axis, or each value of a choice, beside it."""
     for place, path in enumerate(paths):
         distribution = space[path]
-        axes.axvline(place, color=LIGHT.ink, linewidth=0.8)
+        axes.plot([place, place], [0, 1], color=LIGHT.ink, linewidth=0.8)
         values = distribution.values if isinstance(distribution, Choice) else (distribution.low, distribution.high)
         for value in values:
             height = _height(distribution, value)

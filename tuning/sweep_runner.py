@@ -31,6 +31,7 @@ from tuning.sweep_trial import SweepTrial
 
 _QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 _RAISED = re.compile(r"^([\w.]+(Error|Exception|Died)\w*(\(\w+\))?)(: ?|$)")
+_DIED = re.compile(r"Worker exit detail: (.+?)(?: Some common causes|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +209,18 @@ def _reason_of(trial: Trial) -> str:
 
 
 def reason(text: str) -> str:
-    '''The last exception of Tune's error file, in one line.
+    r'''The last exception of Tune's error file, in one line.
 
     >>> reason("""Failure # 1
     ... ray.exceptions.RayTaskError(RunError): x
     ... cluster.settings.RunError: not finite""")
     'not finite'
+    >>> reason("Failure # 2\nThe actor died. Worker exit detail: Connection lost. Some common causes include")
+    'its process died: Connection lost.'
     '''
     last = text.rpartition("Failure #")[2]
+    if died := _DIED.search(last):
+        return f"its process died: {died[1]}"
     raised = [line for line in map(str.strip, last.splitlines()) if _RAISED.match(line)]
     if not raised:
         return "it ended without a word"

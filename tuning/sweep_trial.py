@@ -31,14 +31,15 @@ class SweepTrial(tune.Trainable):
     """One trial; its reports are those of `run_job`."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Start the run."""
+        """Nothing runs yet: Tune starts an actor for a trial that it then gives to one which became free meanwhile."""
         self._job = Job.unpacked(config)
         self._items: queue.Queue[dict[str, Any] | RunError] = queue.Queue()
         self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
-        self._run.start()
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next figure, the values, or the reason of a crash."""
+        """Start the run, once; wait for its next figure, its values, or the reason of a crash."""
+        if self._run.ident is None:
+            self._run.start()
         item = self._items.get()
         if isinstance(item, RunError):
             raise item
@@ -100,8 +101,10 @@ def _judge(job: Job) -> list[float]:
         return _judge_here(asdict(job))
     import ray
 
-    # The actor holds no core of its own; the task waits for one, and holds nothing while it waits.
-    task = ray.remote(num_cpus=job.judge_cpus, num_gpus=job.judge_gpus, max_retries=0)(_judge_here)
+    # The actor holds no core of its own; the task waits for one, and holds nothing while it waits. "DEFAULT" takes it
+    # out of the trial's placement group, which has none to give.
+    cpus, gpus = job.judge_cpus, job.judge_gpus
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="DEFAULT")(_judge_here)
     values: list[float] = ray.get(task.remote(asdict(job)))
     return values
 

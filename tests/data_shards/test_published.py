@@ -1,6 +1,5 @@
 """Sources of published datasets, on trees of their form made here and on the real lists where they are."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -35,28 +34,6 @@ def build_listing(listing: Listing, out: Path) -> None:
 
 
 # --- MagnaTagATune ---
-
-
-@pytest.fixture
-def mtat(tmp_path: Path) -> Path:
-    """Twelve clips in folders 0, b, c, d and 60 tags: the first 55 are used, five by five less often."""
-    folder = tmp_path / "mtat"
-    tags = [f"tag {number:02d}" for number in range(60)]
-    paths = [f"{'0bcd'[number % 4]}/artist-{number}-30-59.mp3" for number in range(12)]
-    for path in paths:
-        sound(folder / path)
-    with (folder / "annotations_final.csv").open("w", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
-        writer.writerow(["clip_id", *tags, "mp3_path"])
-        for number, path in enumerate(paths):
-            bits = [int(number < 11 - tag // 5 and tag < 55) for tag in range(60)]
-            writer.writerow([35_644 if number == 5 else number, *bits, path])
-    with (folder / "clip_info_final.csv").open("w", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
-        writer.writerow(["clip_id", "track_number", "title", "artist", "album"])
-        for number in range(12):
-            writer.writerow([35_644 if number == 5 else number, 1, f"Title {number % 3}", f"Artist {number % 5}", ""])
-    return folder
 
 
 def test_mtat_splits_by_folder_and_keeps_its_tag_order(mtat: Path, tmp_path: Path) -> None:

@@ -68,37 +68,6 @@ def build_listing(listing: Listing, out: Path) -> None:
 
 # --- FMA ---
 
-FMA_TRACKS = (
-    # id, artist, split, subset, top, all, licence
-    (2, 1, "training", "medium", "Hip-Hop", "[21]", "CC BY-NC-SA"),
-    (5, 1, "training", "large", "", "[21, 10]", "CC BY"),
-    (140, 54, "validation", "small", "Folk", "[17]", "CC BY"),
-    (1486, 90, "training", "small", "Folk", "[17]", "CC0"),
-    (108924, 91, "test", "small", "Folk", "[]", "CC0"),
-    (155320, 92, "test", "medium", "Pop", "[10]", ""),
-)
-
-
-@pytest.fixture
-def fma_root(tmp_path: Path) -> Path:
-    """Six tracks; the header's two rows and the index's name in a third, cells with line breaks."""
-    top = ["", "album", "artist", "artist", "set", "set", "track", "track", "track", "track"]
-    second = ["", "information", "bio", "id", "split", "subset", "genre_top", "genres_all", "license", "title"]
-    rows: list[Sequence[Any]] = [top, second, ["track_id", *[""] * 9]]
-    for track, artist, split, subset, genre, genres, licence in FMA_TRACKS:
-        rows.append([track, 'two\nlines, and a "quote"', "", artist, split, subset, genre, genres, licence, "Title"])
-        for size in ("small", "medium", "large", "full"):
-            write(tmp_path / f"fma_{size}/{track // 1000:03d}/{track:06d}.mp3", mp3(f"{size}{track}"))
-    write_table(tmp_path / "fma_metadata/tracks.csv", rows, ",")
-    genres_rows = [["genre_id", "#tracks", "parent", "title", "top_level"]]
-    genres_rows += [
-        ["10", "13845", "0", "Pop", "10"],
-        ["17", "12706", "0", "Folk", "17"],
-        ["21", "8389", "0", "Hip-Hop", "21"],
-    ]
-    write_table(tmp_path / "fma_metadata/genres.csv", genres_rows, ",")
-    return tmp_path
-
 
 @pytest.mark.parametrize(
     ("size", "tracks"),

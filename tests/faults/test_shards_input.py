@@ -1,4 +1,7 @@
-"""FAULTS 29, 31, 32 at the door of `counterpoint shards build`: one message with place and remedy, nothing made."""
+"""FAULTS 29, 31, 32 and a cluster that is not there at the door of `counterpoint shards build`.
+
+One message with place and remedy, nothing made.
+"""
 
 from pathlib import Path
 
@@ -65,4 +68,31 @@ def test_a_wrong_setting_is_refused_before_anything_starts(
 ) -> None:
     said = refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), word)
     assert message in said
+    assert not list(audio.parent.glob("set*"))
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "message"),
+    [
+        ("127.0.0.1:9", "known", "127.0.0.1:9: nothing answers"),
+        ("127.0.0.1:9", None, "no token for the cluster: copy the head's ~/.ray/auth_token to"),
+        ("head", "known", "'head' is no address of a cluster; write host:port"),
+        ("http://127.0.0.1:8265", "known", "send it there with `counterpoint submit --cluster"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    audio: Path,
+    address: str,
+    token: str | None,
+    message: str,
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(audio.parent / "token"))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    if token:
+        (audio.parent / "token").write_text(token)
+    assert message in refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), "--ray")
     assert not list(audio.parent.glob("set*"))

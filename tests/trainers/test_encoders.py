@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from cluster.settings import UserError, load_config
+from trainers.batch_norm import Kind, convert_batch_norm
 from trainers.config import ExperimentConfig
+from trainers.encoders.cpu_layers import convolve, linear_relu, norm_relu_pool, rising
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.nfnet import DEPTHS, SlowFastNfnet
@@ -57,6 +59,122 @@ def test_sample_cnn_brings_a_view_down_to_one_frame_of_512(samples: int) -> None
 
 def test_sample_cnn_has_the_parameters_of_the_paper() -> None:
     assert num_parameters(SampleCnn()) == 2_368_512
+
+
+def normed(kind: Kind | None, seed: int = 0) -> SampleCnn:
+    """Scales of both signs; ``None`` keeps torch's BatchNorm and with it the layers as they are written out."""
+    torch.manual_seed(seed)
+    model = SampleCnn()
+    for name, p in model.named_parameters():
+        if p.ndim == 1:
+            nn.init.normal_(p, mean=0.3 if name.endswith("weight") else 0.0)
+    return model if kind is None else convert_batch_norm(model, kind)  # type: ignore[return-value]  # the same model
+
+
+def same_step(plain: nn.Module, fast: nn.Module, x: Tensor) -> None:
+    """Output, gradient of every parameter and running statistics of both; a gradient to the digit but at near ties."""
+    found, expected = fast(x), plain(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    above = noise(*expected.shape, seed=5)
+    torch.autograd.backward([(found * above).sum(), (expected * above).sum()])
+    for (name, p), q in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        if name == "0.bias":
+            assert not p.grad.any()  # BatchNorm takes a convolution's bias away again
+        else:
+            assert (p.grad - q.grad).norm() < 1e-3 * q.grad.norm(), name
+    for (name, moved), buffer in zip(fast.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(moved, buffer, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["sync", "micro"])
+@pytest.mark.parametrize("samples", [6561, 6563])
+def test_sample_cnn_s_stem_is_its_plain_layers(samples: int, kind: Kind) -> None:
+    # A wave with an offset and a trend: neighbouring samples are far from independent.
+    wave = 0.2 + noise(3, 1, samples).cumsum(2) / 50
+    same_step(normed(None).stem, normed(kind).stem, wave)
+
+
+@pytest.mark.parametrize(("place", "frames"), [(0, 243), (0, 2500), (2, 245), (8, 3)])
+def test_sample_cnn_s_blocks_are_their_plain_layers(place: int, frames: int) -> None:
+    plain, fast = normed(None).blocks[place], normed("sync").blocks[place]
+    assert isinstance(plain[0], nn.Conv1d)  # type: ignore[index]  # a Sequential
+    same_step(plain, fast, noise(3, plain[0].in_channels, frames))  # type: ignore[index]
+
+
+def test_sample_cnn_as_a_whole_is_its_plain_layers_and_its_snapshots_are_theirs() -> None:
+    plain, fast, wave = normed(None), normed("sync"), noise(2, 59_535)
+    fast.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        wholes = [model.blocks(model.stem(wave[:, None])) for model in (fast, plain)]
+        torch.testing.assert_close(*wholes, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(fast.eval()(wave), plain.eval()(wave), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("frames", [9, 11, 3 * 243 + 4])
+def test_norm_relu_pool_has_the_value_and_gradient_of_its_three_layers(frames: int) -> None:
+    norm = nn.BatchNorm1d(5)
+    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(2))
+    y, sign = noise(4, 5, frames).requires_grad_(), rising(norm.weight)
+    above = noise(4, 5, frames // 3, seed=3)
+    expected = nn.functional.max_pool1d(nn.functional.relu(norm(y)), 3)
+    wanted = torch.autograd.grad(expected, [y, norm.weight, norm.bias], above)
+    turned = (y * sign[:, None]).mT.contiguous()
+    z, mean, variance = norm_relu_pool(turned, norm.weight * sign, norm.bias, norm.eps)
+    torch.testing.assert_close(z.mT, expected)
+    torch.testing.assert_close(mean * sign, y.mean((0, 2)))
+    torch.testing.assert_close(variance, y.var((0, 2)))
+    found = torch.autograd.grad(z, [y, norm.weight, norm.bias], above.mT, retain_graph=True)
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    # Backward wrote over what it read: a second one is an error, never a wrong number.
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(z, [y], above.mT)
+
+
+def test_equal_frames_hand_the_gradient_to_the_first() -> None:
+    y = torch.tensor([[[2.0], [2.0], [2.0], [0.0], [5.0], [5.0]]]).requires_grad_()
+    z, _, _ = norm_relu_pool(y.clone(), torch.ones(1), torch.ones(1), 1e-5)
+    plain = nn.functional.batch_norm(y.mT, None, None, training=True).add(1).relu()
+    above = torch.tensor([[[1.0], [3.0]]])
+    found = torch.autograd.grad(z, y, above)[0]
+    expected = torch.autograd.grad(nn.functional.max_pool1d(plain, 3), y, above.mT)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_convolution_and_product_have_the_gradients_of_torch_s() -> None:
+    x, kernel, bias = noise(2, 11, 4).requires_grad_(), noise(6, 4, 3, seed=1).requires_grad_(), noise(6, seed=2)
+    above = noise(2, 11, 6, seed=3)
+    plain = nn.functional.conv1d(x.mT, kernel, bias, padding=1).mT
+    found, expected = convolve(x, kernel, bias), plain
+    torch.testing.assert_close(found, expected)
+    for got, want in zip(
+        torch.autograd.grad(found, [x, kernel], above), torch.autograd.grad(expected, [x, kernel], above), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    rows, matrix = noise(2, 800, 4), noise(4, 6).requires_grad_()
+    upper = noise(2, 800, 6, seed=3)
+    values = linear_relu(rows, matrix), (rows @ matrix).relu()
+    torch.testing.assert_close(*values)
+    gradients = [torch.autograd.grad(value, matrix, upper)[0] for value in values]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_sample_cnn_under_bfloat16_keeps_bfloat16_and_is_close() -> None:
+    model, wave = normed("sync"), noise(3, 1, 6561)
+    expected = model.blocks[0](model.stem(wave))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.blocks[0](model.stem(wave))
+    assert half.dtype == torch.bfloat16
+    above = noise(*half.shape, seed=1)
+    parameters = [*model.stem.parameters(), *model.blocks[0].parameters()]
+    gradients = [torch.autograd.grad((out.float() * above).sum(), parameters) for out in (half, expected)]
+    assert nn.functional.cosine_similarity(half.float(), expected).min() > 0.99
+    for got, want in zip(*gradients, strict=True):
+        assert got.dtype == torch.float32
+        assert not want.any() or nn.functional.cosine_similarity(got.flatten(), want.flatten(), dim=0) > 0.98
 
 
 @pytest.mark.parametrize("encoder", [SampleCnn, TunePlus])

@@ -120,6 +120,13 @@ def test_a_stream_gives_the_views_of_each_step_in_order() -> None:
         assert torch.equal(views.input_N, make.make(each, step=step, seed=9).input_N)
 
 
+def test_segments_are_what_views_without_effects_hold() -> None:
+    near = maker(pair="near", count=3)
+    read = batch(window_frames(near.views, NONE), [30_000, 1500])
+    expected = near.make(read, step=2, seed=1).input_N
+    assert torch.equal(near.segments(read, step=2, seed=1).float() / 32_768, expected)
+
+
 def test_a_count_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="count must be >= 1, got 0"):
         ViewsConfig(count=0)

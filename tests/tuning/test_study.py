@@ -31,7 +31,9 @@ published: {half: {AP: 0.425}}
 scales:
   paper:
     about: all there is
-    corpora: {labelled: {tracks: 40, seconds: 5.0, valid_share: 0.2, test_share: 0.3}}
+    corpora:
+      labelled: {tracks: 40, seconds: 5.0, valid_share: 0.2, test_share: 0.3}
+      unlabelled: {tracks: 12, seconds: 5.0, valid_share: 0.0, test_share: 0.0, seed: 1}
 """
 
 

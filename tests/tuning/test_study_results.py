@@ -136,10 +136,22 @@ def test_every_form_has_the_papers_value_and_the_median_of_the_late_steps(tmp_pa
     assert half["values"]["loss"]["value"] == 1.5  # seeds of 1 and 2; the first half of the steps is 10
     assert half["values"]["fall"]["value"] == pytest.approx(-0.5)
     assert "| .425 |" in markdown(tree)
+    assert "The paper's values" not in markdown(tree)
+    assert "| 16 × 12 | .425 |" in markdown(tree | {"published": {"16 × 12": {"AP": 0.425}}})
     assert "half,AP,0.4," in csv_text(tree)
     files = write_study(tree, tmp_path / "out", plan.study.plot)
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert json.loads(files["json"].read_text())["claims"][0]["metric"] == "AP"
+
+
+def test_a_figure_that_a_row_does_not_have_is_a_dash_and_valid_json(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    finish(plan, {("none", seed): draws(0.4) for seed in (0, 1)})
+    for run in plan.runs[:2]:
+        (run.folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    tree = study_tree(plan, collect(plan), {})
+    assert tree["rows"][0]["values"]["loss"]["value"] is None
+    assert json.loads(write_study(tree, tmp_path / "out", None)["json"].read_text()) == tree
 
 
 @pytest.mark.parametrize("plot", [None, Plot(x="b_s"), Plot(x="columns")])
@@ -148,7 +160,8 @@ def test_every_kind_of_plot_draws_all_rows(plot: Plot | None, tmp_path: Path) ->
     finish(plan, {(row, s): draws(0.4) for row in ("none", "half") for s in (0, 1)})
     figure = draw(study_tree(plan, collect(plan), {}), plot)
     labels = {text.get_text() for axes in figure.axes for text in (*axes.get_xticklabels(), *axes.get_yticklabels())}
-    legends = {text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()}
+    shown = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()) is not None)]
+    legends = {text.get_text() for legend in shown for text in legend.get_texts()}
     assert {"none", "half"} <= labels | legends
 
 

@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import psutil
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from cluster.settings import ROOT, load_config
 from trainers.config import ExperimentConfig
 from tuning import sweep_runner
 from tuning.sweep import run_sweep
+from tuning.sweep_config import StopConfig
 from tuning.sweep_jobs import Job
 from tuning.sweep_plan import SweepPlan
 from tuning.sweep_trial import SweepTrial
@@ -35,13 +37,14 @@ def ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def fake_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials whose objective is a formula: -(log10 τ + 1)², reported twice on the way. Trial 1 crashes each time it is
-    started; trial 2 crashes once."""
+def fake_trials(monkeypatch: pytest.MonkeyPatch) -> type[SweepTrial]:
+    """Trials whose objective is a formula: -(log10 τ + 1)², reported twice on the way. Trial 1 raises each time it is
+    started; the process of trial 2 dies once."""
 
     class Fake(SweepTrial):  # of this function: Ray's workers cannot import a test
         def _work(self) -> None:
             import math
+            import os
             from pathlib import Path
 
             from cluster.settings import RunError
@@ -50,7 +53,9 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch) -> None:
             job.folder.mkdir(parents=True, exist_ok=True)
             starts = Path(job.folder, "starts")
             starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
-            if job.name == "trial-001" or (job.name == "trial-002" and starts.read_text() == "x"):
+            if job.name == "trial-002" and starts.read_text() == "x":
+                os._exit(9)
+            if job.name == "trial-001":
                 self._items.put(RunError(f"{job.name} burst"))
                 return
             value = -((math.log10(job.experiment["loss"]["temperature"]) + 1) ** 2)
@@ -59,19 +64,37 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch) -> None:
             self._items.put({"done": True, "values": [value], "step": 4, "figure": value, "seconds": 0.1})
 
     monkeypatch.setattr(sweep_runner, "SweepTrial", Fake)
+    return Fake
 
 
-@pytest.mark.slow
+def test_an_actor_that_tune_drops_unused_has_started_nothing(
+    fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path
+) -> None:
+    """Tune starts an actor for a waiting trial, and drops it where another becomes free: two would write one run."""
+    job = make_plan().job("trial-000", tmp_path / "trials/000", {"loss.temperature": 0.1}, gpus=0)
+    actor = fake_trials(job.packed())
+    actor.cleanup()
+    assert not job.folder.exists()
+
+    actor = fake_trials(job.packed())
+    steps = [actor.step()["step"] for _ in range(3)]
+    actor.cleanup()
+    assert steps == [1, 2, 4]
+    assert (job.folder / "starts").read_text() == "x"
+
+
 def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_others_finish(
-    ray: None, fake_trials: None, make_plan: MakePlan, tmp_path: Path
+    ray: None, fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     plan = make_plan("sweep.confirm_seeds=0", "sweep.trials=5", "stop.rule=none", "tracking.enabled=false")
     result = run_sweep(plan, progress=SILENT)
     rows = {row["number"]: row for row in result.rows}
     assert {number: row["state"] for number, row in rows.items()} == dict.fromkeys(range(5), "done") | {1: "failed"}
     assert (rows[1]["reason"], rows[1]["crashes"]) == ("trial-001 burst", 1)
-    assert (rows[2]["reason"], rows[2]["crashes"]) == ("trial-002 burst", 1)
-    assert (tmp_path / "sweep/trials/001/starts").read_text() == "xx"
+    assert rows[2]["crashes"] == 1
+    assert rows[2]["reason"].startswith("its process died: ")
+    starts = {number: (tmp_path / f"sweep/trials/{number:03d}/starts").read_text() for number in rows}
+    assert starts == {0: "x", 1: "xx", 2: "xx", 3: "x", 4: "x"}
     best = max((row for row in rows.values() if row["state"] == "done"), key=lambda row: row["tags/ap"])
     assert result.best == best["number"]
     read = load_config(ExperimentConfig, tmp_path / "sweep/best.yaml")
@@ -130,6 +153,64 @@ def test_a_trial_with_workers_takes_no_core_itself(
     )
     result = run_sweep(plan, progress=SILENT)
     assert [row["tags/ap"] for row in result.rows] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_a_rule_compares_a_trial_with_those_of_an_earlier_start(rule: Literal["asha", "median"]) -> None:
+    """A resumed sweep: three trials have ended; of two new ones the worse stops at the first rung."""
+    curves = [[(2, 0.5), (4, 0.6)], [(2, 0.4), (4, 0.5)], [(2, 0.6), (4, 0.7)]]
+    scheduler = sweep_runner.scheduler_of(StopConfig(rule=rule, grace_steps=2), 8, curves)
+    assert scheduler is not None
+    controller: Any = SimpleNamespace(get_live_trials=list)
+    decisions = {}
+    for name, figure in (("worse", 0.1), ("better", 0.9)):
+        trial: Any = sweep_runner._Past(name)
+        scheduler.on_trial_add(controller, trial)
+        decisions[name] = scheduler.on_trial_result(controller, trial, {"step": 2, "figure": figure})
+    assert decisions == {"worse": "STOP", "better": "CONTINUE"}
+    assert sweep_runner.scheduler_of(StopConfig(rule="none"), 8, curves) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resources.num_workers=2", "stop.rule=none"],
+        [
+            'objective.metrics=["tags/ap","tags/auroc"]',
+            "sweep.sampler=nsga2",
+            "stop.rule=none",
+            "sweep.confirm_seeds=1",
+        ],
+        ["stop.rule=median", "stop.min_trials=1", "sweep.concurrency=1"],
+    ],
+    ids=["trials of two workers", "two objectives", "median"],
+)
+def test_real_trials_end_and_the_table_tells_how(
+    ray: None, make_plan: MakePlan, tmp_path: Path, words: list[str]
+) -> None:
+    plan = make_plan(*words, "sweep.confirm_seeds=0")
+    result = run_sweep(plan, progress=SILENT)
+    states = [row["state"] for row in result.rows]
+    assert result.code == 0
+    assert len(states) == 3
+    assert "done" in states
+    assert set(states) <= ({"done", "stopped"} if "stop.rule=median" in words else {"done"})
+    metrics = plan.config.objective.metrics
+    for row in result.rows:
+        judged = row["state"] == "done"
+        assert (row["step"] == 4) == judged, row
+        assert all((row[metric] is not None) == judged for metric in metrics), row
+        beaten = any(
+            all(other[m] is not None and other[m] >= row[m] for m in metrics)
+            and any(other[m] > row[m] for m in metrics)
+            for other in result.rows
+            if judged and other["state"] == "done"
+        )
+        assert row["front"] == (judged and not beaten), row
+    if plan.resources.num_workers == 2:
+        state = json.loads((tmp_path / "sweep/trials/000/snapshots/last/state.json").read_text())
+        assert state["provenance"]["world_size"] == 2
 
 
 KILLED = """

@@ -1,16 +1,21 @@
 """What a sweep refuses before it takes anything, and what it tells of itself."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.settings import ROOT, UserError, load_config, to_tree
 from trainers.config import ExperimentConfig
 from tuning.space import check_space, read_space
+from tuning.sweep import _Trials
 from tuning.sweep_config import experiment_tree, load_sweep
 from tuning.sweep_journal import SweepJournal
-from tuning.sweep_outcome import best_preset, importances, rows_of
+from tuning.sweep_outcome import best_preset, importances, note, rows_of, shown
 from tuning.sweep_plan import SweepPlan, describe_plan
 
 MakePlan = Callable[..., SweepPlan]
@@ -103,6 +108,48 @@ def test_a_stopped_trial_has_no_objective_though_optuna_remembers_its_quick_scor
     assert best is not None
     assert best.number == second.number
     assert importances(journal, 0) == {}
+
+
+def test_trials_that_end_out_of_order_all_stand_on_the_trackers_curve(make_plan: MakePlan, tmp_path: Path) -> None:
+    """The tracker takes no step twice, and none that goes back."""
+    plan = make_plan()
+    plan.folder.mkdir()
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1)
+    curve: list[tuple[int, float]] = []
+    tracker: Any = SimpleNamespace(metrics=lambda values, step: curve.append((step, values["objective/tags.ap"])))
+    nobody: Any = None
+    source = _Trials(plan, journal, nobody, tracker, lambda _done, _words: None)
+    for _ in range(3):
+        journal.next()
+    for number, score in ((2, 0.2), (0, 0.4), (1, 0.3)):
+        source.done(number, {"values": [score], "step": 4, "seconds": 1.0}, [])
+    assert curve == [(1, 0.2), (2, 0.4), (3, 0.3)]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_tells_every_crash(
+    make_plan: MakePlan, tmp_path: Path, width: int
+) -> None:
+    paths = [f"augment.{name}.p" for name in ("gain", "polarity", "noise", "filter", "pitch", "delay")]
+    plan = make_plan(space={path: {"uniform": [0.0, 1.0]} for path in paths})
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1)
+    for number, score in enumerate((0.5, None, 0.7)):
+        trial = journal.next()
+        assert trial is not None
+        journal.failed(number, "not [finite]") if score is None else journal.done(number, [score])
+    console = Console(width=width, record=True, file=io.StringIO())
+    weights = {path: 0.1 * place for place, path in enumerate(paths)}
+    console.print(shown(rows_of(journal, plan), plan, weights, width))
+    lines = console.export_text().splitlines()
+    assert [line.split()[0] for line in lines if line.split()[1:2] in (["done"], ["failed"])] == ["2", "0", "1"]
+    assert any("not [finite]" in line for line in lines)
+    assert not any("…" in line for line in lines)
+    left_out = [line for line in lines if "in trials.csv also" in line]
+    assert bool(left_out) == (width == 60)
+    assert all(paths[0] in line and paths[-1] not in line for line in left_out)
+    told = note(rows_of(journal, plan), plan, ["no difference is shown"])
+    assert told.startswith("no difference is shown\n\n| trial | state | tags/ap |")
+    assert told.splitlines()[4].startswith("| 2 | done | 0.700 |")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)

@@ -1,12 +1,21 @@
 """SampleCNN: a convolutional network on the raw waveform, the main encoder of the paper.
 
-Shape suffixes: N views, T samples, E encoder width.
+On a CPU a training step takes another road to the same numbers: frames before channels in memory (N, L, C), which the
+convolutions' kernels want; the stem and its BatchNorm as one product, BatchNorm, ReLU and MaxPool as one operation.
+
+Shape suffixes: N views, T samples, L frames, C channels, E encoder width.
 Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407.13840) and SCIENCE §3.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from trainers import collectives
+from trainers.batch_norm import GlobalNorm, MicroBatchNorm
+from trainers.encoders.cpu_layers import convolve, linear_relu, norm_relu_pool, rising
 from trainers.encoders.encoder import Encoder
 
 STEM = 128
@@ -26,12 +35,10 @@ class SampleCnn(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv1d(1, STEM, kernel_size=3, stride=3), nn.BatchNorm1d(STEM), nn.ReLU(inplace=True)
-        )
+        self.stem = _Stem(nn.Conv1d(1, STEM, kernel_size=3, stride=3), nn.BatchNorm1d(STEM), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(*_convolution(inside, outside), nn.MaxPool1d(3))
+                _Block(*_convolution(inside, outside), nn.MaxPool1d(3))
                 for inside, outside in zip((STEM, *CHANNELS), CHANNELS, strict=False)
             )
         )
@@ -57,3 +64,73 @@ class SampleCnn(Encoder):
 
 def _convolution(inside: int, outside: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     return nn.Conv1d(inside, outside, kernel_size=3, padding=1), nn.BatchNorm1d(outside), nn.ReLU(inplace=True)
+
+
+class _Stem(nn.Sequential):
+    """Convolution of stride 3, BatchNorm, ReLU."""
+
+    def forward(self, wave_N1T: Tensor) -> Tensor:
+        """(N, 1, T) to (N, C, L).
+
+        Three samples make a frame and no frame shares any, so the layer is linear in three numbers. Mean and
+        covariance of those give its BatchNorm's statistics, and what is normalised is never written down.
+        """
+        conv, norm = self[0], self[1]
+        assert isinstance(conv, nn.Conv1d)
+        assert conv.bias is not None
+        if not _stands_alone(norm, wave_N1T) or wave_N1T.requires_grad:
+            return _plainly(self, wave_N1T)
+        assert norm.weight is not None
+        assert norm.bias is not None
+        num_frames = wave_N1T.shape[2] // 3
+        frames_NL3 = wave_N1T[:, 0, : 3 * num_frames].reshape(-1, num_frames, 3)
+        count = len(frames_NL3) * num_frames
+        with torch.autocast("cpu", enabled=False):
+            # Neighbouring samples are nearly equal, so a filter's variance is a small difference: float64.
+            taps_C3 = conv.weight[:, 0].double()
+            mean_3 = frames_NL3.mean((0, 1), dtype=torch.float64)
+            centred_NL3 = frames_NL3 - mean_3
+            rows_K3 = centred_NL3.flatten(0, 1)
+            variance_C = (taps_C3 @ (rows_K3.mT @ rows_K3 / count) * taps_C3).sum(1)
+            unbiased_C = variance_C * (count / (count - 1))
+            norm.note((taps_C3 @ mean_3 + conv.bias).float()[None], unbiased_C.float()[None])
+            scale_C = (variance_C + norm.eps).rsqrt() * norm.weight
+            shift_C = norm.bias + 0 * conv.bias  # BatchNorm takes that bias away again: a gradient of zeros
+            map_4C = torch.cat([taps_C3.mT * scale_C, shift_C[None]]).float()
+        return linear_relu(functional.pad(centred_NL3.float(), (0, 1), value=1.0), map_4C).mT
+
+
+class _Block(nn.Sequential):
+    """Convolution, BatchNorm, ReLU, MaxPool 3."""
+
+    def forward(self, x_NCL: Tensor) -> Tensor:
+        """(N, C, L) to (N, C', ⌊L / 3⌋), channels last in memory on the faster road."""
+        conv, norm = self[0], self[1]
+        assert isinstance(conv, nn.Conv1d)
+        assert conv.bias is not None
+        if not _stands_alone(norm, x_NCL):
+            return _plainly(self, x_NCL)
+        assert norm.weight is not None
+        assert norm.bias is not None
+        sign_C = rising(norm.weight)
+        y_NLC = convolve(x_NCL.mT.contiguous(), conv.weight * sign_C[:, None, None], conv.bias * sign_C)
+        z_NPC, mean_C, variance_C = norm_relu_pool(y_NLC, norm.weight * sign_C, norm.bias, norm.eps)
+        norm.note((mean_C * sign_C)[None], variance_C[None])
+        return z_NPC.mT
+
+
+def _plainly(layers: nn.Sequential, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def _stands_alone(norm: nn.Module, x: Tensor) -> TypeGuard[GlobalNorm]:
+    """Whether this is a training step on a CPU whose BatchNorm knows no rows but these."""
+    if not (isinstance(norm, GlobalNorm) and norm.training and x.device.type == "cpu" and norm.weight is not None):
+        return False
+    if torch.compiler.is_compiling() or x.dtype == torch.float64:
+        return False
+    if isinstance(norm, MicroBatchNorm):
+        return norm.rows in (None, len(x))
+    return collectives.world_size(norm.group) == 1

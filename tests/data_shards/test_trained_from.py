@@ -1,0 +1,61 @@
+"""MagnaTagATune with its tags and FMA without any, in their published forms: built, verified and trained from."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load_config
+from data_shards import datasets
+from data_shards.build import BuildConfig, build
+from data_shards.loader import BatchLoader
+from data_shards.verify import verify
+from trainers.config import ExperimentConfig
+from trainers.pretrain import pretrain
+
+
+@pytest.fixture
+def config(mtat: Path, fma_root: Path, tmp_path: Path) -> ExperimentConfig:
+    """Both sets, built as the front door builds them, and two steps of half labelled clips."""
+    for name, root, variant in (("mtat", mtat, "top50"), ("fma", fma_root, "large")):
+        build(datasets.list_clips(name, root, variant), tmp_path / f"shards-{name}", BuildConfig(workers=1))
+        assert verify(tmp_path / f"shards-{name}") == []
+    tree = {
+        "data.labelled": str(tmp_path / "shards-mtat"),
+        "data.unlabelled": str(tmp_path / "shards-fma"),
+        "data.batch": 8,
+        "data.b_s": 0.5,
+        "views.samples": 16_384,
+        "frontend.kind": "mel",
+        "encoder.name": "mel_cnn",
+        "encoder.channels": 2,
+        "head.hidden": 32,
+        "head.width": 16,
+        "optim.steps": 2,
+        "resources.num_workers": 0,
+        "resources.use_gpu": "no",
+        "tracking.enabled": False,
+        "run.dir": str(tmp_path / "run"),
+        "run.report_every": 1,
+    }
+    return load_config(ExperimentConfig, None, tree)
+
+
+def test_mtat_with_tags_and_fma_without_are_trained_from_together(config: ExperimentConfig) -> None:
+    assert pretrain(config) == 0
+    rows = [json.loads(line) for line in (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 2
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert losses[0] != losses[1]
+
+
+def test_their_batches_hold_mtats_tags_and_none_of_fmas(config: ExperimentConfig) -> None:
+    with BatchLoader(config.data, frames=32_768, seed=0) as loader:
+        assert loader.vocabulary == tuple(f"tag {number:02d}" for number in range(50))
+        for batch in loader.batches(0, 4):
+            assert batch.labels_BC[:4].any(dim=1).all()
+            assert not batch.labels_BC[4:].any()
+            assert batch.wave_BT.any(dim=1).all()
+            assert (batch.frames_B == 32_768).all()
