@@ -5,6 +5,9 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell sha256sum requirements.lock pyproject.toml Makefile 2>/dev/null | sha256sum | cut -c1-16)
 
+# Tests start some hundred processes: where byte code is not kept, each compiles torch again for seconds.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test check bench golden lock clean
 
