@@ -250,5 +250,5 @@ def _conclude(
         importances=shares,
         confirmed=confirmed,
         words=words,
-        tracking=tracker.url,
+        tracking=tracker.url if plan.config.tracking.enabled else "off",
     )
