@@ -104,17 +104,18 @@ class BatchLoader:
         Raises:
             RunError: too many clips had to be replaced, or a shard is gone.
         """
-        waiting: deque[_Pending] = deque()
+        waiting: deque[Future[_Pending]] = deque()
         try:
             for step in range(start, stop):
-                waiting.append(_Pending(self, step))
+                waiting.append(self._pool.submit(_Pending, self, step))  # planning takes a millisecond or two as well
                 if len(waiting) > self._prefetch:
-                    yield self._take(waiting.popleft())
+                    yield self._take(waiting.popleft().result())
             while waiting:
-                yield self._take(waiting.popleft())
+                yield self._take(waiting.popleft().result())
         finally:
-            for pending in waiting:
-                pending.cancel()
+            for planned in waiting:
+                if not planned.cancel() and planned.exception() is None:
+                    planned.result().cancel()
 
     def close(self) -> None:
         """Stop the threads and close the files."""
