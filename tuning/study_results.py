@@ -161,6 +161,8 @@ def _metric(found: Mapping[str, Mapping[str, NDArray[np.float64]]], metric: str,
     missing = [key for key in wanted if key not in found]
     if missing:
         raise UserError(f"the report has no metric {missing[0]}; it has {', '.join(found)}")
+    if any(model not in found[key] for key in wanted):  # a constant is not an encoder that could hear corrupted audio
+        return np.full_like(found[wanted[0]][SUBJECT], np.nan)
     if not changed:
         return found[metric][model]
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing

@@ -51,11 +51,12 @@ def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> No
         ap_R = values[run.row, run.seed]
         models = {"trained": ap_R, "untrained": ap_R * 0 + 0.1, "constant": ap_R * 0 + 0.05}
         judged_folder(run, 0).mkdir(parents=True)
+        heard = {name: value_R for name, value_R in models.items() if name != "constant"}
         save_resamples(
             {
                 "tags/ap": models,
-                "tags/ap under clean": models,
-                "tags/ap under reverb": {name: 0.5 * value_R for name, value_R in models.items()},
+                "tags/ap under clean": heard,
+                "tags/ap under reverb": {name: 0.5 * value_R for name, value_R in heard.items()},
             },
             judged_folder(run, 0) / "resamples.parquet",
         )
@@ -135,6 +136,9 @@ def test_every_form_has_the_papers_value_and_the_median_of_the_late_steps(tmp_pa
     assert half["published"] == {"AP": 0.425}
     assert half["values"]["loss"]["value"] == 1.5  # seeds of 1 and 2; the first half of the steps is 10
     assert half["values"]["fall"]["value"] == pytest.approx(-0.5)
+    constant = next(row for row in tree["rows"] if row["name"] == "constant")
+    assert constant["values"]["fall"]["value"] is None
+    assert constant["values"]["AP"]["value"] == pytest.approx(0.05)
     assert "| .425 |" in markdown(tree)
     assert "The paper's values" not in markdown(tree)
     assert "| 16 × 12 | .425 |" in markdown(tree | {"published": {"16 × 12": {"AP": 0.425}}})
@@ -190,4 +194,6 @@ def test_what_a_user_wrote_is_a_label_and_no_markup(tmp_path: Path) -> None:
             {"name": "x $y", "place": {}, "values": {"a $b$": {"value": 0.5, "low": 0.4, "high": 0.6}}, "published": {}}
         ],
     }
-    draw(tree, None).savefig(tmp_path / "plot.png")
+    figure = draw(tree, None)
+    figure.savefig(tmp_path / "plot.png")  # a dollar sign would start mathematics that does not end
+    assert figure.axes[0].get_yticklabels()[0].get_text() == r"x \$y"
