@@ -98,7 +98,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
     unbroken = run(file, tmp_path / "unbroken")
     folder = tmp_path / "broken"
     command = [sys.executable, "-m", "counterpoint", "study", str(file), f"study.dir={folder}"]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     metrics = folder / "rows" / "half" / "seed-0" / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 10):
         with contextlib.suppress(subprocess.TimeoutExpired):
