@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cluster.settings import Config
 from data_shards.records import SAMPLE_RATE, Batch
-from trainers.augment.chain import FRAME, AugmentChain
+from trainers.augment.chain import FRAME, AugmentChain, Rows
 from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.draws import uniforms
 from trainers.augment.parameters import AugmentConfig
@@ -141,9 +141,15 @@ class ViewMaker:
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
-        segment_nL = _segments(wave_BW, frames_B.cpu(), clip_n, start_n, self.reads)
-        wave_nL = segment_nL.float() / FULL_SCALE
-        out: Tensor = self.frontend(self.chain.apply(wave_nL, drawn, self.views.samples))
+        if self.chain.is_fused(wave_BW):
+            frames_n = frames_B.cpu()[clip_n].clamp(min=1)
+            last = max(wave_BW.shape[1] - self.reads, 0)
+            rows = Rows(wave_BW, clip_n, start_n.clamp(max=last), frames_n, self.reads, 1 / FULL_SCALE)
+            wave_nT = self.chain.apply_fused(rows, drawn, self.views.samples)
+        else:
+            segment_nL = _segments(wave_BW, frames_B.cpu(), clip_n, start_n, self.reads)
+            wave_nT = self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+        out: Tensor = self.frontend(wave_nT)
         return out
 
     def _starts(self, batch: Batch, *, step: int, seed: int) -> Tensor:

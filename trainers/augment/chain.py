@@ -1,12 +1,14 @@
 """The augmentation chain: each row with its own parameters, no loop over rows, only the rows that an effect was
 drawn for.
 
-Nothing clips in float: at severity 4 peaks reach about twice full scale.
+Here it is written in torch, for any device and with gradients; `fused` computes the same in kernels on a GPU where no
+gradient is wanted. Nothing clips in float: at severity 4 peaks reach about twice full scale.
 
-Shape suffixes: n rows, T samples of a view, L samples it may read.
+Shape suffixes: n rows, T samples of a view, L samples it may read, B clips, W samples of a window.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,12 +25,36 @@ FRAME = {"training": 1024, "evaluation": 2048}
 HOP = 256
 
 
-class AugmentChain:
-    """Draw and apply the effects of a configuration."""
+class Rows(NamedTuple):
+    """Where the rows of a batch are read; all but the wave on the host."""
 
-    def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
+    wave_BW: Tensor
+    """int16 or float32."""
+    row_n: Tensor
+    """Row of the wave, int64."""
+    start_n: Tensor
+    """First sample, int64."""
+    frames_n: Tensor
+    """Samples after which the row repeats, int64 ≥ 1."""
+    length: int
+    """L, samples that a row may read."""
+    scale: float = 1.0
+    """Factor, a power of two."""
+
+
+class AugmentChain:
+    """Draw and apply the effects of a configuration.
+
+    Args:
+        config: the effects.
+        sample_rate: Hz.
+        fused: run in kernels; None: on a GPU, for int16 and float32 without a gradient.
+    """
+
+    def __init__(self, config: AugmentConfig, sample_rate: int, *, fused: bool | None = None) -> None:
         self.config = config
         self.sample_rate = sample_rate
+        self.fused = fused
 
     def draw(self, slots: Tensor, *, step: int, seed: int, view: int) -> ViewParameters:
         """Draw one view of each slot's clip: see `draw_parameters`."""
@@ -55,6 +81,9 @@ class AugmentChain:
             raise ValueError(
                 f"wave is {(n, L)}: parameters of {len(parameters.gain)} rows and {T} samples do not fit it"
             )
+        if self.is_fused(wave):
+            rows = Rows(wave, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.full((n,), L), L)
+            return self.apply_fused(rows, parameters, T)
         if T == L:
             return self._run(wave, parameters, T)
         out_nT = wave[:, :T].clone()
@@ -67,10 +96,23 @@ class AugmentChain:
                 out_nT = out_nT.index_copy(0, there, part)
         return out_nT
 
+    def is_fused(self, wave: Tensor) -> bool:
+        """Whether a wave of this device, type and wish for a gradient goes through the kernels."""
+        if self.fused is not None:
+            return self.fused
+        wants_gradient = torch.is_grad_enabled() and wave.requires_grad
+        return wave.is_cuda and wave.dtype in (torch.int16, torch.float32) and not wants_gradient
+
+    def apply_fused(self, rows: Rows, parameters: ViewParameters, num_samples: int) -> Tensor:
+        """`apply` in kernels, on rows out of any windows: float32 (n, T), no gradient."""
+        from trainers.augment.fused import FusedChain  # Triton is not on every machine
+
+        return FusedChain(self.config, self.sample_rate).apply(rows, parameters, num_samples)
+
     def _run(self, wave_nL: Tensor, drawn: ViewParameters, num_samples: int) -> Tensor:
         gain_n = drawn.gain.to(wave_nL.device, wave_nL.dtype, non_blocking=True)
         out_nL = wave_nL * gain_n[:, None]
-        for stage in _passes(self.config.order):
+        for stage in passes(self.config.order):
             out_nL = self._stage(out_nL, drawn, stage, num_samples)
         return out_nL
 
@@ -109,7 +151,7 @@ class AugmentChain:
         return echo(wave_nL, *taps, first_tap=config.first_tap, output_gain=config.output_gain)
 
 
-def _passes(order: tuple[Stage, ...]) -> Iterator[tuple[Stage, ...]]:
+def passes(order: tuple[Stage, ...]) -> Iterator[tuple[Stage, ...]]:
     """The order as passes: noise directly before the filter shares the filter's transform."""
     stages = list(order)
     while stages:

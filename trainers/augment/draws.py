@@ -72,4 +72,6 @@ def uniforms(
     slot = slots.astype(np.uint64)[:, None] + np.zeros_like(block)
     constant = [np.full_like(slot, value) for value in (step, view - SHARED_VIEW)]
     words = philox((slot, constant[0], constant[1], block + np.zeros_like(slot)), (seed & 0xFFFFFFFF, seed >> 32))
-    return ((np.stack(words, axis=-1).reshape(len(slots), -1)[:, :count] + 0.5) * 2.0**-32).astype(np.float64)
+    return ((np.stack(words, axis=-1).reshape(len(slots), 4 * num_blocks)[:, :count] + 0.5) * 2.0**-32).astype(
+        np.float64
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from trainers.augment.resampling import SPLINE_REACH as _SPLINE_REACH
-from trainers.augment.resampling import read_spline
+from trainers.augment.resampling import read_spline, spline_degree
 
 _TINY = 1e-18
 """Modulus under which a number has no phase of its own."""
@@ -27,8 +27,6 @@ _SHIFTS = (1, 2, 4, 8, 16)
 _FAR_BIT = 13
 _FAR = 1 << _FAR_BIT
 _SCAN_BLOCK = 16
-_FINE_FRAME = 2048
-"""From this frame length on the reading kernel has eight taps instead of four."""
 
 
 def pitch_time(
@@ -46,8 +44,7 @@ def pitch_time(
         wave: shape (N, T), float; where less is there than ``num_samples · tempo``, the row ends in silence.
         pitch_ratio: > 0, shape (N,); 2 ** (semitones / 12).
         tempo: > 0, shape (N,); 1.25 is a quarter faster.
-        n_fft: frame length, samples; from 2,048 on (evaluation) the result is read by an eight-tap windowed sinc, below
-            by a cubic.
+        n_fft: frame length, samples; from 2,048 on (evaluation) a spline of six taps reads the result, else four.
         hop: between frames, samples; divides ``n_fft``, at most a quarter of it.
         num_samples: length of the result; T if None.
 
@@ -76,7 +73,7 @@ def pitch_time(
     # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
     windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
     moved_nJK = _synthesis_frames(torch.fft.rfft(windowed), tempo_n / ratio_n, num_frames)
-    degree = 5 if n_fft >= _FINE_FRAME else 3
+    degree = spline_degree(n_fft)
     moved_nJK = moved_nJK * _weights(ratio_n, n_fft, degree, wave.dtype)[:, None]
     stretched_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
     return read_spline(stretched_nL, ratio_n, num_samples, degree=degree)

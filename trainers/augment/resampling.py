@@ -13,6 +13,13 @@ from torch import Tensor
 SPLINE_REACH = 2
 """Samples that the wave must hold before position 0; after the last position it needs three."""
 
+_FINE_FRAME = 2048
+
+
+def spline_degree(n_fft: int) -> int:
+    """Degree of the spline that reads what frames of this length give: from 2,048 samples on six taps, not four."""
+    return 5 if n_fft >= _FINE_FRAME else 3
+
 
 def read_spline(wave_nL: Tensor, stride_n: Tensor, num_samples: int, *, degree: int) -> Tensor:
     """``out[b, t] = Σ_k wave[b, SPLINE_REACH + k] · β(t · stride_b − k)`` with the B-spline β of a degree.

@@ -18,7 +18,8 @@ KINDS = ("none", "low_pass", "high_pass", "band_pass", "band_cut")
 MAX_HALF = 6487
 """Longest half of a filter, samples: 59,049 + 6,487 = 2^16. It binds below 14 Hz at 22,050 Hz."""
 ZERO_CROSSINGS = 8
-_EDGE_SPAN = 32.0
+EDGE_SPAN = 32.0
+"""The table of an edge covers offsets up to this many periods of its filter."""
 _EDGE_POINTS = 8193
 _PHASES_A_WORD = 16
 
@@ -39,6 +40,16 @@ def fast_length(least: int) -> int:
             three *= 3
         five *= 5
     return best
+
+
+def transform_length(num_samples: int) -> int:
+    """N of the transform of a row with room for a filter, with and without one: then so is the noise. Even, so that a
+    real transform is half as long a complex one.
+
+    >>> transform_length(59_049), transform_length(77_788)
+    (65536, 86400)
+    """
+    return 2 * fast_length(-(-(num_samples + MAX_HALF) // 2))
 
 
 class Filters(NamedTuple):
@@ -82,7 +93,7 @@ def shape_spectrum(
     if noise is None and filters is None:
         return wave_nT
     T = wave_nT.shape[1]
-    size = fast_length(T + MAX_HALF)  # the same with and without a filter: then so is the noise
+    size = transform_length(T)
     if filters is None:
         assert noise is not None
         spectrum_nK = _noise_spectrum(wave_nT, noise, size, sample_rate)
@@ -101,16 +112,28 @@ def _inverse(spectrum_nK: Tensor, size: int, num_samples: int) -> Tensor:
 def _noise_spectrum(wave_nT: Tensor, noise: Noise, size: int, sample_rate: int) -> Tensor:
     K = size // 2 + 1
     slope_n1 = noise.slope_n.to(wave_nT.dtype)[:, None]
-    frequency_K = torch.arange(K, device=wave_nT.device, dtype=wave_nT.dtype) * (sample_rate / size)
-    log_K = (frequency_K + noise.knee_hz).clamp(min=sample_rate / size).log()
-    # The reference point only keeps exp in range; the level is set below.
-    amplitude_nK = torch.exp(slope_n1 * (log_K - log_K[K // 2]))
+    log_hz_K = log_frequencies(size, sample_rate, noise.knee_hz, device=wave_nT.device, dtype=wave_nT.dtype)
+    amplitude_nK = torch.exp(slope_n1 * log_hz_K)
     amplitude_nK[:, 0] = 0
     amplitude_nK[:, -1] = 0  # a real signal keeps half of that bin: without it the level is exact
     rms_n1 = wave_nT.square().mean(1, keepdim=True).sqrt()
     sigma_n1 = rms_n1 * 10 ** (noise.snr_db_n.to(wave_nT.dtype)[:, None] / -20)
     unit_n1 = amplitude_nK.square().sum(1, keepdim=True).sqrt() * (2**0.5 / size)
     return random_phases(noise.seed_n, K).to(wave_nT.device) * (amplitude_nK * (sigma_n1 / unit_n1))
+
+
+def log_frequencies(
+    size: int,
+    sample_rate: int,
+    knee_hz: float,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Logarithm of (knee + frequency) of each bin over that of the middle one, which only keeps exp in range."""
+    frequency_K = torch.arange(size // 2 + 1, device=device, dtype=dtype) * (sample_rate / size)
+    log_K = (frequency_K + knee_hz).clamp(min=sample_rate / size).log()
+    return log_K - log_K[len(log_K) // 2]
 
 
 def random_phases(seed_n: Tensor, count: int) -> Tensor:
@@ -154,16 +177,16 @@ def _response(filters: Filters, size: int, sample_rate: int) -> Tensor:
 
 def _edge(offset: Tensor) -> Tensor:
     """Response of a low pass at ``offset`` = length · (cutoff − frequency): 1 far below the cutoff, 0 far above."""
-    table = _edge_table(offset.device)
-    place = ((offset + _EDGE_SPAN) * ((_EDGE_POINTS - 1) / (2 * _EDGE_SPAN))).clamp(0, _EDGE_POINTS - 1.001).float()
+    table = edge_table(offset.device)
+    place = ((offset + EDGE_SPAN) * ((_EDGE_POINTS - 1) / (2 * EDGE_SPAN))).clamp(0, _EDGE_POINTS - 1.001).float()
     index = place.int()
     return torch.lerp(table[index], table[index + 1], place - index)
 
 
 @lru_cache(maxsize=8)
-def _edge_table(device: torch.device) -> Tensor:
+def edge_table(device: torch.device) -> Tensor:
     """Integral of the Hann window's transform from −∞, by Simpson's rule."""
-    fine = torch.linspace(-_EDGE_SPAN, _EDGE_SPAN, 2 * _EDGE_POINTS - 1, dtype=torch.float64)
+    fine = torch.linspace(-EDGE_SPAN, EDGE_SPAN, 2 * _EDGE_POINTS - 1, dtype=torch.float64)
     density = 0.5 * torch.sinc(fine) + 0.25 * torch.sinc(fine - 1) + 0.25 * torch.sinc(fine + 1)
     step = (fine[2] - fine[0]) / 6
     area = torch.cumsum(step * (density[:-2:2] + 4 * density[1::2] + density[2::2]), 0)
