@@ -1,6 +1,7 @@
 """The augmentation chain against its peers: clips a CPU-second on one thread, effect by effect and the whole chain.
 
     python -m benchmarks.augment [--batch 96] [--repeats 5]
+    python -m benchmarks.augment --gpu                       the chain in kernels, see benchmarks/augment_gpu.py
 
 The peers are torch-audiomentations (each example its own parameters), audiomentations and pedalboard (clip by clip),
 from the optional extra ``bench``. The authors' chain is Table 1 out of torch-audiomentations, with our echo.
@@ -12,7 +13,6 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import augment_gpu
+from benchmarks.augment_gpu import EFFECTS, RATE, alone
 from benchmarks.pitch_quality import struck_notes
 from trainers.augment.chain import AugmentChain
 from trainers.augment.delay import echo
 from trainers.augment.parameters import PRESETS, AugmentConfig
 
-RATE = 22_050
 RESULTS = Path(__file__).parent / "results"
-EFFECTS = ("gain", "polarity", "noise", "filter", "pitch", "stretch", "delay")
 GOAL = 15.0
 Apply = Callable[[Tensor], Any]
 
@@ -42,12 +42,6 @@ def ours(config: AugmentConfig, batch: int) -> Apply:
         return chain.apply(wave_NT, chain.draw(torch.arange(batch), step=next(steps), seed=0, view=0))
 
     return apply
-
-
-def alone(effect: str) -> AugmentConfig:
-    """One effect for every row, at its ranges of Table 1."""
-    none = PRESETS["none"]
-    return replace(none, **{effect: replace(getattr(none, effect), p=1.0)})
 
 
 def torch_audiomentations(p_of: Callable[[str], float]) -> dict[str, Apply]:
@@ -152,7 +146,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
+    augment_gpu.add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.gpu:
+        augment_gpu.main(arguments)
+        return
     warnings.simplefilter("ignore")  # the peers' own deprecations
     torch.set_num_threads(1)
     with torch.no_grad():

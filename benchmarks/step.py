@@ -2,10 +2,10 @@
 
     python -m benchmarks.step                     SampleCNN and Mel-CNN on one CPU thread
     python -m benchmarks.step --only mel_cnn
-    python -m benchmarks.step --gpu               the same on one GPU, and the largest batch that fits
+    python -m benchmarks.step --gpu               one GPU, see benchmarks/step_gpu.py
 
-Each line comes from a process of its own: CPU-seconds of one step after a warm-up with eight clips (event seconds on a
-GPU), and the rise of resident (or allocated) memory. The peer is the authors' way measured in the same run, on a
+Each line comes from a process of its own: CPU-seconds of one step after a warm-up with eight clips, and the rise of
+resident memory. The peer is the authors' way measured in the same run, on a
 quarter of the batch and times four: the same encoder under plain automatic differentiation, BatchNorm of the batch,
 their loss, and their augmentation chain out of torch-audiomentations where it is installed.
 """
@@ -27,10 +27,10 @@ from unittest import mock
 
 import torch
 
+from benchmarks import step_gpu
 from benchmarks.loss import Rows, authors, resident_bytes
-from benchmarks.pitch_quality import struck_notes
+from benchmarks.windows import TAGS, make_batch
 from data_shards.data_config import DataConfig
-from data_shards.records import Batch
 from trainers.config import ExperimentConfig
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.frontend import FrontendConfig
@@ -40,7 +40,7 @@ from trainers.phases import PhaseClock
 from trainers.step import Learner
 from trainers.views import ViewMaker, window_frames
 
-CLIPS, WARM, TAGS, QUARTER = 96, 8, 50, 24
+CLIPS, WARM, QUARTER = 96, 8, 24
 QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
 """The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
 RESULTS = Path(__file__).parent / "results"
@@ -74,23 +74,10 @@ def experiment(variant: str, clips: int = CLIPS) -> ExperimentConfig:
     )
 
 
-def make_batch(clips: int, frames: int) -> Batch:
-    """Struck notes with a little noise, half of them labelled."""
-    wave = struck_notes(1, 1, num_clips=12).repeat(-(-clips // 12), -(-frames // 59_049))[:clips, :frames]
-    wave = (wave + 1e-3 * torch.randn(wave.shape)).clamp(-1, 1)
-    labels = (torch.rand(clips, TAGS) < 0.07) & (torch.arange(clips) < clips // 2)[:, None]
-    ids = torch.arange(clips)
-    return Batch((wave * 32_767).to(torch.int16), torch.full((clips,), frames), ids, labels, ids)
-
-
 @contextmanager
-def batches(config: ExperimentConfig, device: torch.device) -> Iterator[Any]:
-    """A function from step to batch: out of shards on a CPU; on a GPU machine, which may lack their libraries, made."""
+def batches(config: ExperimentConfig) -> Iterator[Any]:
+    """A function from step to batch, out of shards."""
     frames = window_frames(config.views, config.augment)
-    if device.type == "cuda":
-        made = make_batch(config.data.batch, frames)
-        yield lambda _: made
-        return
     from data_shards.build import BuildConfig, build
     from data_shards.loader import BatchLoader
     from data_shards.sources.synthetic import SyntheticConfig, corpus
@@ -105,15 +92,15 @@ def batches(config: ExperimentConfig, device: torch.device) -> Iterator[Any]:
             yield lambda step: next(loader.batches(step, step + 1))
 
 
-def measure(variant: str, clips: int, repeats: int, device: torch.device) -> dict[str, Any]:
+def measure(variant: str, clips: int, repeats: int) -> dict[str, Any]:
     """Phases and memory of one variant; meant for a process of its own."""
-    config = experiment(variant, clips)
+    config, device = experiment(variant, clips), torch.device("cpu")
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
     learner = Learner(config, num_tags=TAGS, device=device)
     warm = make_batch(WARM, window_frames(config.views, config.augment))
-    with batches(config, device) as batch_of:
+    with batches(config) as batch_of:
         learner.learn(maker.make(warm, step=0, seed=0), 0, closely=True)
-        before = _reset_memory(device)
+        before = _reset_memory()
         found = []
         for step in range(1, 1 + repeats):
             clock = PhaseClock(device)
@@ -124,7 +111,7 @@ def measure(variant: str, clips: int, repeats: int, device: torch.device) -> dic
             learnt = learner.learn(views, step, closely=True)
             float(learnt.figures["loss"])
             found.append(clock.seconds() | learnt.clock.seconds())
-        memory = _peak_memory(device) - before
+        memory = resident_bytes("VmHWM") - before
     best = min(found, key=lambda phases: sum(phases.values()))
     return {"seconds": sum(best.values()), "memory_gib": memory / GIB, **{name: best[name] for name in PHASES}}
 
@@ -144,7 +131,7 @@ def measure_authors() -> dict[str, Any]:
     batch = make_batch(QUARTER, 59_049)
     wave_NT = batch.wave_BT.float().div(32_768).repeat(2, 1)
     torch.autograd.backward(encoder(wave_NT[:4]).sum())
-    before = _reset_memory(torch.device("cpu"))
+    before = _reset_memory()
     clock = PhaseClock(torch.device("cpu"))
     if chain:
         with torch.no_grad():
@@ -157,40 +144,22 @@ def measure_authors() -> dict[str, Any]:
     clock.mark("encoder")
     optimizer.step()
     clock.mark("optimiser")
-    memory = _peak_memory(torch.device("cpu")) - before
+    memory = resident_bytes("VmHWM") - before
     phases = {name: 4 * seconds for name, seconds in clock.seconds().items()}
     return {"seconds": sum(phases.values()), "memory_gib": 4 * memory / GIB, **phases, "how": how}
 
 
-def largest(variant: str, device: torch.device) -> int:
-    """Clips of the largest power of two times 96 whose step fits on the GPU."""
-    clips = CLIPS
-    while True:
-        try:
-            measure(variant, 2 * clips, 1, device)
-        except torch.OutOfMemoryError:
-            return clips
-        clips *= 2
-
-
-def _reset_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+def _reset_memory() -> int:
     before = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     return before
 
 
-def _peak_memory(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resident_bytes("VmHWM")
-
-
-def measured_apart(what: str, repeats: int, gpu: bool) -> dict[str, Any]:
+def measured_apart(what: str, repeats: int) -> dict[str, Any]:
     """`measure` in a fresh process with one thread."""
     command = [sys.executable, "-m", "benchmarks.step", "--measure", what, "--repeats", str(repeats)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *(["--gpu"] if gpu else [])], env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -199,10 +168,9 @@ def measured_apart(what: str, repeats: int, gpu: bool) -> dict[str, Any]:
 
 def as_markdown(report: dict[str, Any]) -> str:
     """The table with ratios to the peer measured beside it."""
-    unit = "s" if "gpu" in report["machine"] else "CPU-s"
     lines = [
         f"# step ({report['machine']})\n\n{report['what']}\n",
-        f"| step of 96 clips × 2 views | {unit} | over the authors' | memory GiB | over the authors' | "
+        "| step of 96 clips × 2 views | CPU-s | over the authors' | memory GiB | over the authors' | "
         + " | ".join(PHASES)
         + " |",
         "|---|" + "---|" * (4 + len(PHASES)),
@@ -222,7 +190,6 @@ def as_markdown(report: dict[str, Any]) -> str:
         if base
         else []
     )
-    notes += [f"\nLargest batch that fits, {name}: {clips} clips." for name, clips in report.get("largest", {}).items()]
     return "\n".join(lines + notes) + "\n"
 
 
@@ -233,50 +200,47 @@ def write(report: dict[str, Any], name: str) -> None:
     (RESULTS / f"{name}.md").write_text(as_markdown(report))
 
 
-def run(only: str, gpu: bool, name: str) -> dict[str, Any]:
-    """All variants whose name begins with ``only``, and on a CPU the peer; written row by row, for a run is long."""
+def run(only: str, name: str) -> dict[str, Any]:
+    """All variants whose name begins with ``only``, and the peer; written row by row, for a run is long."""
     report: dict[str, Any] = {
-        "machine": f"gpu, {torch.cuda.get_device_name()}" if gpu else f"cpu, {platform.machine()}, one thread, shared",
+        "machine": f"cpu, {platform.machine()}, one thread, shared",
         "torch": torch.__version__,
         "what": "Table 1's chain, two views of 59,049 samples, half the clips labelled. Encoder: forward and backward; "
         "loss: value and gradient; figures: alignment, uniformity and effective rank.",
         "rows": [],
     }
-    if not gpu and "sample_cnn".startswith(only[:6]):
-        report["authors"] = measured_apart("authors", 1, gpu)
+    if "sample_cnn".startswith(only[:6]):
+        report["authors"] = measured_apart("authors", 1)
         print("authors", report["authors"], flush=True)
     for variant in VARIANTS:
         if variant.startswith(only):
-            repeats = 10 if gpu else 3 if variant.startswith("mel") else 1
-            report["rows"].append({"name": variant, **measured_apart(variant, repeats, gpu)})
+            report["rows"].append({"name": variant, **measured_apart(variant, 3 if variant.startswith("mel") else 1)})
             print(report["rows"][-1], flush=True)
             write(report, name)
-    if gpu:
-        names = ("sample_cnn bfloat16", "sample_cnn bfloat16, 8 clips at once")
-        report["largest"] = {name: largest(name, torch.device("cuda")) for name in names}
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="variants whose name begins so")
-    parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--repeats", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
+    step_gpu.add_arguments(parser)
     arguments = parser.parse_args()
+    if arguments.gpu:
+        step_gpu.main(arguments)
+        return
     if arguments.measure:
         torch.set_num_threads(1)
-        device = torch.device("cuda" if arguments.gpu else "cpu")
-        # Machines are shared: on a CPU the phases count processor time instead of the clock on the wall.
+        # Machines are shared: the phases count processor time instead of the clock on the wall.
         with mock.patch.object(time, "perf_counter", time.process_time):
             if arguments.measure == "authors":
                 print(json.dumps(measure_authors()))
             else:
-                print(json.dumps(measure(arguments.measure, CLIPS, arguments.repeats, device)))
+                print(json.dumps(measure(arguments.measure, CLIPS, arguments.repeats)))
         return
-    name = "step-gpu" if arguments.gpu else "step-cpu-2core"
-    name += f"-{arguments.only}" if arguments.only else ""
-    report = run(arguments.only, arguments.gpu, name)
+    name = f"step-cpu-2core{'-' if arguments.only else ''}{arguments.only}"
+    report = run(arguments.only, name)
     write(report, name)
     print(as_markdown(report))
 

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import load_config
-from data_shards.build import BuildConfig, build
-from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -15,6 +13,9 @@ MakeConfig = Callable[..., ExperimentConfig]
 @pytest.fixture(scope="session")
 def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A labelled and an unlabelled set of a dozen six-second tracks each."""
+    from data_shards.build import BuildConfig, build  # GPU machines, which may lack what it needs, collect these tests
+    from data_shards.sources.synthetic import SyntheticConfig, corpus
+
     folder = tmp_path_factory.mktemp("shards")
     config = BuildConfig(workers=1)
     labelled = corpus(SyntheticConfig(tracks=12, seconds=6.0, valid_share=0.0, test_share=0.0, seed=0))

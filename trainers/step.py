@@ -6,7 +6,7 @@ Shape suffixes: N views of this rank (view-major: row m·clips + b), D width of 
 import math
 import os
 import shutil
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,10 @@ from trainers.gradient_cache import backward_in_chunks
 from trainers.model import build_model
 from trainers.optim import build_optimizer, learning_rate
 from trainers.phases import PhaseClock
-from trainers.snapshot import Snapshot
 from trainers.views import Views
+
+if TYPE_CHECKING:  # a machine that only measures steps needs no safetensors
+    from trainers.snapshot import Snapshot
 
 
 class Learnt(NamedTuple):
@@ -72,7 +74,7 @@ class Learner:
         projector = _compiled(model.projector) if config.optim.compile else model.projector
         self.network = collectives.data_parallel(projector)
 
-    def load_weights(self, snapshot: Snapshot) -> None:
+    def load_weights(self, snapshot: "Snapshot") -> None:
         """Start from the weights of a snapshot.
 
         Raises:
@@ -83,7 +85,7 @@ class Learner:
         except RuntimeError as error:
             raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
 
-    def resume(self, snapshot: Snapshot) -> None:
+    def resume(self, snapshot: "Snapshot") -> None:
         """Go on where a snapshot was taken."""
         self.load_weights(snapshot)
         snapshot.load_optimizer(self.optimizer, self.model)
