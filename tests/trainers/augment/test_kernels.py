@@ -1,8 +1,12 @@
 """The kernels against the chain written in torch, stage by stage on equal inputs: interpreted on a CPU, or on a GPU."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch import Tensor
 from trainers.augment import phase_vocoder, spectral
 from trainers.augment.chain import AugmentChain, Rows
 from trainers.augment.delay import echo
+from trainers.augment.drawing import ViewParameters
 from trainers.augment.parameters import PRESETS, AugmentConfig
 from trainers.augment.resampling import SPLINE_REACH, read_spline
 
@@ -20,6 +25,52 @@ from trainers.augment.kernels import segments, spectrum, turning, vocoder
 
 RATE, HOP = 22_050, 256
 Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[ProcessPoolExecutor]:
+    """A process in which Triton interprets its kernels on the CPU; it must know so before it imports them."""
+    pytest.importorskip("triton")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with mock.patch.dict(os.environ, {"TRITON_INTERPRET": "1"}):
+            pool.submit(int).result()
+        yield pool
+
+
+@pytest.fixture(params=["interpreted", pytest.param("cuda", marks=pytest.mark.gpu)])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Run a function that launches kernels, interpreted or on the GPU; what it writes in place is seen here too."""
+    if request.param == "interpreted":
+        pool: ProcessPoolExecutor = request.getfixturevalue("interpreter")
+
+        def interpreted(work: Callable[..., Any], *args: Any, **options: Any) -> Any:
+            shared = [x.share_memory_() if isinstance(x, Tensor) else x for x in args]
+            return pool.submit(work, *shared, **options).result()
+
+        return interpreted
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+
+    def on_gpu(work: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        there = [_on_gpu(x) for x in args]
+        result = work(*there, **options)
+        for here, moved in zip(args, there, strict=True):
+            if isinstance(here, Tensor):
+                here.copy_(moved)
+        return result.cpu() if isinstance(result, Tensor) else result
+
+    return on_gpu
+
+
+def _on_gpu(value: Any) -> Any:
+    """Tensors over there, and those of tuples but for what a chain wants on the host: draws in float32, places."""
+    if isinstance(value, Rows):
+        return value._replace(wave_BW=value.wave_BW.cuda())
+    if isinstance(value, ViewParameters) and value.gain.dtype == torch.float32:
+        return value
+    if isinstance(value, tuple):
+        return type(value)(*(_on_gpu(x) for x in value))  # type: ignore[call-arg]  # a named tuple's own constructor
+    return value.cuda() if isinstance(value, Tensor) else value
 
 
 def doubles(*values: float) -> Tensor:
