@@ -114,6 +114,7 @@ class ViewMaker:
     @torch.no_grad()
     def make(self, batch: Batch, *, step: int, seed: int) -> Views:
         """All views of a batch, chunk by chunk, without waiting for the device."""
+        assert batch.wave_BT.dtype == torch.int16  # so no sample is NaN
         M = self.views.count
         each = [self.chain.draw(batch.slot_B, step=step, seed=seed, view=view) for view in range(M)]
         start_N = self._starts(batch, step=step, seed=seed).flatten()

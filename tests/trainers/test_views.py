@@ -127,6 +127,12 @@ def test_segments_are_what_views_without_effects_hold() -> None:
     assert torch.equal(near.segments(read, step=2, seed=1).float() / 32_768, expected)
 
 
+def test_windows_that_could_hold_nan_are_refused() -> None:
+    window = batch(2 * T, [2 * T])
+    with pytest.raises(AssertionError):
+        maker().make(window._replace(wave_BT=window.wave_BT.float()), step=0, seed=0)
+
+
 def test_a_count_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="count must be >= 1, got 0"):
         ViewsConfig(count=0)

@@ -64,8 +64,8 @@ class AugmentChain:
         """Apply what was drawn.
 
         Args:
-            wave: float, shape (n, L), any device. A row with tempo v reads the first num_samples · v of it (and ends in
-                silence where that is more than L), any other row the first ``num_samples``.
+            wave: float32 or float64, shape (n, L), any device. A row with tempo v reads the first num_samples · v of it
+                (and ends in silence where that is more than L), any other row the first ``num_samples``.
             parameters: of the n rows.
             num_samples: T; L if None.
 
@@ -73,9 +73,11 @@ class AugmentChain:
             Shape (n, T); a row for which nothing was drawn is ``wave[:, :T]`` bit for bit.
 
         Raises:
-            ValueError: if the shapes disagree.
+            ValueError: if the shapes disagree, or the wave has another type.
         """
         n, L = wave.shape
+        if wave.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"wave must be float32 or float64, got {wave.dtype}")
         T = L if num_samples is None else num_samples
         if len(parameters.gain) != n or T > L:
             raise ValueError(

@@ -153,6 +153,23 @@ def test_shapes_that_disagree_are_refused() -> None:
         chain.apply(torch.zeros(3, 100), drawn, num_samples=101)
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.bfloat16, torch.float16])
+def test_a_wave_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    chain = AugmentChain(PRESETS["paper"], RATE)
+    with pytest.raises(ValueError, match=f"wave must be float32 or float64, got {dtype}"):
+        chain.apply(torch.zeros(2, 100, dtype=dtype), chain.draw(torch.arange(2), step=0, seed=0, view=0))
+
+
+def test_a_sample_of_nan_poisons_no_other_row(music: Callable[..., Tensor]) -> None:
+    wave = music(12, 6000)
+    chain = AugmentChain(PRESETS["paper"].scaled(4), RATE)
+    drawn = chain.draw(torch.arange(12), step=0, seed=0, view=0)
+    wave[3, 1000] = torch.nan
+    out = chain.apply(wave, drawn)
+    assert out[3].isnan().any()
+    assert out[torch.arange(12) != 3].isfinite().all()
+
+
 @pytest.mark.gpu
 def test_the_device_changes_nothing_but_rounding(
     music: Callable[..., Tensor], snr_db: Callable[[Tensor, Tensor], float]
