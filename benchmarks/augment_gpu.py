@@ -67,7 +67,7 @@ def seconds_a_call(work: Callable[[int], object], device: torch.device, repeats:
             work(number)
             end.record()
             end.synchronize()
-            seconds.append(start.elapsed_time(end) / 1e3)
+            seconds.append(float(start.elapsed_time(end)) / 1e3)
         else:
             began = time.perf_counter()
             work(number)
@@ -79,7 +79,7 @@ def copy_rate(device: torch.device, size: int = COPY_BYTES) -> float:
     """Bytes a second that a copy on the device reads and writes."""
     source = torch.randn(size // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds_a_call(lambda _: target.copy_(source), device)
+    return float(2 * source.nbytes) / seconds_a_call(lambda _: target.copy_(source), device)
 
 
 @contextmanager

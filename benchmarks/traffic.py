@@ -25,11 +25,11 @@ CACHED_TRANSFORM = 4096
 """Samples of the longest transform that goes through memory once."""
 
 
-class ByteCounter(TorchDispatchMode):
+class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Counts what operations on tensors of a device read and write; views of a tensor cost nothing."""
 
     def __init__(self, device: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.bytes = device, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -72,7 +72,7 @@ def eager_bytes(config: AugmentConfig, drawn: ViewParameters, num_samples: int, 
         chain.apply(wave, drawn)  # makes the tables
         with ByteCounter("meta") as counter:
             chain.apply(wave, drawn)
-    return counter.bytes / len(wave)
+    return float(counter.bytes / len(wave))
 
 
 def fused_bytes(config: AugmentConfig, drawn: ViewParameters, num_samples: int, *, bytes_a_sample: int = 4) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ class TestOnGpu:
         self,
         gpu: torch.device,
         name: str,
-        quality: str,
+        quality: Any,
         music: Callable[..., Tensor],
         snr_db: Callable[[Tensor, Tensor], float],
     ) -> None:
