@@ -33,7 +33,7 @@ _SHIFTS = (1, 2, 4, 8, 16)
 """Running maxima by doubling: a peak is looked for up to 31 bins away."""
 _SCAN_BLOCK = 16
 _FINE_FRAME = 2048
-"""From this frame length on the reading kernel has eight taps instead of four."""
+"""From this frame length on phases are settled and the reading kernel has six taps instead of four."""
 
 
 def pitch_time(
@@ -51,8 +51,8 @@ def pitch_time(
         wave: shape (N, T), float; where less is there than ``num_samples · tempo``, the row ends in silence.
         pitch_ratio: > 0, shape (N,); 2 ** (semitones / 12).
         tempo: > 0, shape (N,); 1.25 is a quarter faster.
-        n_fft: frame length, samples; from 2,048 on (evaluation) the result is read by an eight-tap windowed sinc, below
-            by a cubic.
+        n_fft: frame length, samples; from 2,048 on (evaluation) phases are settled once and the result is read by six
+            taps, below by four.
         hop: between frames, samples; divides ``n_fft``, at most a quarter of it.
         num_samples: length of the result; T if None.
 
@@ -80,10 +80,13 @@ def pitch_time(
     # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
     windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
     moved_nJK = _synthesis_frames(torch.fft.rfft(windowed), tempo_n / ratio_n, num_frames)
-    degree = 5 if n_fft >= _FINE_FRAME else 3
+    fine = n_fft >= _FINE_FRAME
+    degree = 5 if fine else 3
     moved_nJK = moved_nJK.mul_(_weights(ratio_n, n_fft, degree, moved_nJK.dtype)[:, None])
+    if fine:
+        moved_nJK = _settled(moved_nJK, window, hop)
     stretched_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
-    return read_spline(stretched_nL, ratio_n, num_samples, degree=degree)
+    return read_spline(stretched_nL[:, n_fft // 2 - _SPLINE_REACH :], ratio_n, num_samples, degree=degree)
 
 
 def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> Tensor:
@@ -184,6 +187,18 @@ def _unit_circle(device: torch.device) -> Tensor:
     return torch.complex(angle.cos().float(), angle.sin().float())
 
 
+def _settled(moved_nJK: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Frames with their own moduli and the phases of what they add up to: after an onset they cancel each other less.
+
+    Source: Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1984; one step.
+    """
+    n_fft = len(window)
+    with torch.no_grad():
+        heard_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
+        turn_nJK = torch.fft.rfft(heard_nL.unfold(-1, n_fft, hop) * window).mul_(moved_nJK.conj()).sgn_()
+    return moved_nJK * turn_nJK
+
+
 def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Tensor:
     """Real factor of each bin, (n, K): 0 above what reading maps to Nyquist, else 1/sinc^(d + 1) for the spline."""
     K = n_fft // 2 + 1
@@ -193,7 +208,7 @@ def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Te
 
 
 def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Windowed frames over the sum of squared windows, from `_SPLINE_REACH` samples before the first centre."""
+    """Windowed frames over the sum of squared windows, from half a frame before the first centre."""
     n, J, n_fft = frames_nJt.shape
     overlap = n_fft // hop
     total = frames_nJt.new_zeros(n, J + overlap - 1, hop)
@@ -202,4 +217,4 @@ def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
         window_part = window[part * hop : (part + 1) * hop]
         total[:, part : part + J].addcmul_(frame_part, window_part)
         weight[part : part + J] += window_part.square()
-    return (total / weight.clamp(min=1e-3)).flatten(1)[:, n_fft // 2 - _SPLINE_REACH :]
+    return (total / weight.clamp(min=1e-3)).flatten(1)
