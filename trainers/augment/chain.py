@@ -84,8 +84,8 @@ class AugmentChain:
                 f"wave is {(n, L)}: parameters of {len(parameters.gain)} rows and {T} samples do not fit it"
             )
         if self.is_fused(wave):
-            rows = Rows(wave, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.full((n,), L), L)
-            return self.apply_fused(rows, parameters, T)
+            everything = Rows(wave, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.full((n,), L), L)
+            return self.apply_fused(everything, parameters, T)
         if T == L:
             return self._run(wave, parameters, T)
         out_nT = wave[:, :T].clone()
@@ -170,10 +170,10 @@ def _on_rows(
     *,
     length: int | None = None,
 ) -> Tensor:
-    """``wave`` with some rows replaced by their effect, chunk by chunk.
+    """``wave`` with some rows replaced by their effect in place, chunk by chunk: fresh memory costs more than sums.
 
     Args:
-        wave_nL: shape (n, L).
+        wave_nL: shape (n, L), no one else's.
         drawn: of the n rows, on the host.
         rows: a mask (n,) or indices, on the host: no device is waited for.
         effect: of rows and their draws.
@@ -182,13 +182,11 @@ def _on_rows(
     index = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
     if len(index) == 0:
         return wave_nL
-    size = CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])
-    chunks = [index[first : first + size] for first in range(0, len(index), size)]
-    there = [chunk.to(wave_nL.device, non_blocking=True) for chunk in chunks]
-    parts = [
-        effect(wave_nL.index_select(0, at), drawn.rows(at_host)) for at, at_host in zip(there, chunks, strict=True)
-    ]
+    out_nT = wave_nL
     if length is not None and length != wave_nL.shape[1]:
         assert len(index) == len(wave_nL)
-        wave_nL = wave_nL[:, :length]
-    return wave_nL.index_copy(0, torch.cat(there), torch.cat(parts))
+        out_nT = wave_nL.new_empty(len(wave_nL), length)
+    for chunk in index.split(CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])):
+        there = chunk.to(wave_nL.device, non_blocking=True)
+        out_nT.index_copy_(0, there, effect(wave_nL.index_select(0, there), drawn.rows(chunk)))
+    return out_nT

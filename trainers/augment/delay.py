@@ -33,30 +33,26 @@ def echo(
     """
     most = int(reflections_n.max()) if len(reflections_n) else 0
     gain_nR = wet_n[:, None] * attenuation_n[:, None] ** torch.arange(1, most + 1)
-    gain_nR = torch.where(torch.arange(1, most + 1) <= reflections_n[:, None], gain_nR, 0.0).to(wave_nT.dtype)
+    gain_nR = torch.where(torch.arange(1, most + 1) <= reflections_n[:, None], gain_nR * output_gain, 0.0)
     offset_nR = delay_n[:, None] * torch.arange(first_tap, first_tap + most)
     add_taps = _add_by_slices if wave_nT.device.type == "cpu" else _add_by_gather
-    return add_taps(wave_nT, offset_nR, gain_nR) * output_gain
+    return add_taps(wave_nT * output_gain, wave_nT, offset_nR, gain_nR.to(wave_nT.dtype))
 
 
-def _add_by_slices(wave_nT: Tensor, offset_nR: Tensor, gain_nR: Tensor) -> Tensor:
-    """A slice a tap: on the CPU cheaper than index tensors."""
+def _add_by_slices(out_nT: Tensor, wave_nT: Tensor, offset_nR: Tensor, gain_nR: Tensor) -> Tensor:
+    """A slice a tap, added to ``out`` in place: on the CPU cheaper than index tensors."""
     T = wave_nT.shape[1]
-    rows = []
-    for wave_T, offsets, gains in zip(wave_nT, offset_nR.tolist(), gain_nR.tolist(), strict=True):
-        row_T = wave_T.clone()
+    for n, (offsets, gains) in enumerate(zip(offset_nR.tolist(), gain_nR.tolist(), strict=True)):
         for offset, gain in zip(offsets, gains, strict=True):
             if gain != 0 and offset < T:
-                row_T[offset:].add_(wave_T[: T - offset], alpha=gain)
-        rows.append(row_T)
-    return torch.stack(rows) if rows else wave_nT
+                out_nT[n, offset:].add_(wave_nT[n, : T - offset], alpha=gain)
+    return out_nT
 
 
-def _add_by_gather(wave_nT: Tensor, offset_nR: Tensor, gain_nR: Tensor) -> Tensor:
+def _add_by_gather(out_nT: Tensor, wave_nT: Tensor, offset_nR: Tensor, gain_nR: Tensor) -> Tensor:
     """All rows of a tap at once, without a value that the host must wait for."""
     offset_nR, gain_nR = (taps.to(wave_nT.device, non_blocking=True) for taps in (offset_nR, gain_nR))
     sample_T = torch.arange(wave_nT.shape[1], device=wave_nT.device)
-    out_nT = wave_nT
     for offset_n, gain_n in zip(offset_nR.T, gain_nR.T, strict=True):
         source_nT = sample_T - offset_n[:, None]
         heard_nT = torch.where(source_nT >= 0, gain_n[:, None], 0.0)

@@ -153,7 +153,8 @@ def _transformed(wave_nL: Tensor, row_m: Tensor, size: int, padded: int) -> Tens
     pairs = segments.read_segments(
         wave_nL, row_m, torch.zeros_like(row_m), long, unchanged, length=wave_nL.shape[1], columns=size, rows=padded
     )
-    return torch.fft.fft(torch.view_as_complex(pairs.view(padded, size // 2, 2)))
+    spectrum_mM: Tensor = torch.fft.fft(torch.view_as_complex(pairs.view(padded, size // 2, 2)))
+    return spectrum_mM
 
 
 def _on(device: torch.device) -> AbstractContextManager[object]:

@@ -1,31 +1,36 @@
 """Pitch and tempo in one phase-vocoder pass: stretch by r/v, then read with stride r.
 
 Output sample t is input position t·v; synthesis frame j lies at j·hop of the stretched signal, which is input
-position j·hop·v/r. A frame's phases advance by unit(X[i+1]·conj X[i]): products of unit numbers along frames, no
-angle is ever taken or unwrapped. Identity phase locking (Laroche & Dolson 1999) in parallel: every bin turns with
-the nearest peak of the frame it is taken from, so the phases between the bins of a partial stay as they were
-played.
+position j·hop·v/r. Phases are int32 in turns of 2^32: their differences and sums along frames wrap as angles do, and
+nothing is ever unwrapped. Identity phase locking (Laroche & Dolson 1999) in parallel: every bin turns with the
+nearest peak of the frame it is taken from, so the phases between the bins of a partial stay as they were played.
 
 Shape suffixes: n rows, T samples, F analysis frames, J synthesis frames, K bins.
 """
 
-from math import ceil
+from functools import lru_cache
+from itertools import pairwise
+from math import ceil, pi
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
+from trainers.augment.resampling import FINE_FRAME, read_spline, spline_degree
 from trainers.augment.resampling import SPLINE_REACH as _SPLINE_REACH
-from trainers.augment.resampling import read_spline, spline_degree
 
-_TINY = 1e-18
-"""Modulus under which a number has no phase of its own."""
+_HALF_TURN = 2.0**31 - 256
+"""A turn is 2^32, so that sums of int32 wrap where angles do; a little less keeps π inside."""
+_UNIT_POINTS = 1 << 16
+"""Phases are rounded to this many a turn when numbers are made of them: noise at −91 dB."""
+_A_BIN = 1 << 17
+"""A bin of distance above the 16 bits of a turn; the bit between decides between left and right."""
+_BESIDE = -(1 << 23)
+"""What a bin is less that is no peak: more than the 31 bins that a peak is looked for."""
 _PEAK_REACH = 2
 """A peak is no lower than this many bins to both sides."""
 _SHIFTS = (1, 2, 4, 8, 16)
 """Running maxima by doubling: a peak is looked for up to 31 bins away."""
-_FAR_BIT = 13
-_FAR = 1 << _FAR_BIT
 _SCAN_BLOCK = 16
 
 
@@ -44,7 +49,8 @@ def pitch_time(
         wave: shape (N, T), float; where less is there than ``num_samples · tempo``, the row ends in silence.
         pitch_ratio: > 0, shape (N,); 2 ** (semitones / 12).
         tempo: > 0, shape (N,); 1.25 is a quarter faster.
-        n_fft: frame length, samples; from 2,048 on (evaluation) a spline of six taps reads the result, else four.
+        n_fft: frame length, samples; from 2,048 on (evaluation) phases are settled once and the result is read by six
+            taps, below by four.
         hop: between frames, samples; divides ``n_fft``, at most a quarter of it.
         num_samples: length of the result; T if None.
 
@@ -69,14 +75,15 @@ def pitch_time(
     ratio_n, tempo_n = (values.to(wave.device, torch.float64, non_blocking=True) for values in (pitch_ratio, tempo))
     window = torch.hann_window(n_fft, device=wave.device, dtype=wave.dtype)
     num_frames = ceil((num_samples * longest + _SPLINE_REACH) / hop) + 2
-    num_frames = -(-num_frames // _SCAN_BLOCK) * _SCAN_BLOCK
     # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
     windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
     moved_nJK = _synthesis_frames(torch.fft.rfft(windowed), tempo_n / ratio_n, num_frames)
     degree = spline_degree(n_fft)
-    moved_nJK = moved_nJK * _weights(ratio_n, n_fft, degree, wave.dtype)[:, None]
+    moved_nJK = moved_nJK.mul_(_weights(ratio_n, n_fft, degree, moved_nJK.dtype)[:, None])
+    if n_fft >= FINE_FRAME:
+        moved_nJK = _settled(moved_nJK, window, hop)
     stretched_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
-    return read_spline(stretched_nL, ratio_n, num_samples, degree=degree)
+    return read_spline(stretched_nL[:, n_fft // 2 - _SPLINE_REACH :], ratio_n, num_samples, degree=degree)
 
 
 def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> Tensor:
@@ -85,12 +92,14 @@ def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> 
     place_nJ = torch.arange(num_frames, device=step_n.device, dtype=torch.float64) * step_n[:, None]
     row_n1 = torch.arange(n, device=step_n.device)[:, None] * F
     below_nJ = place_nJ.long().clamp(max=F - 2)
-    # Frame 0 begins with its own phases, which `_turns` keeps in the last place of the advances.
+    # Frame 0 begins with its own phases, which `_advances` keeps in the last place.
     below_nJ = torch.cat([below_nJ.new_full((n, 1), F - 1), below_nJ[:, :-1]], dim=1)
     nearest = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
+    frames_nJK = spectrum_nFK.flatten(0, 1).index_select(0, nearest).view(n, num_frames, K)
     # How phases advance has no useful gradient (that of a silent bin is infinite): it is a constant to autograd.
-    turn_nJK = _turns(spectrum_nFK.detach(), (row_n1 + below_nJ).flatten(), nearest)
-    return spectrum_nFK.flatten(0, 1).index_select(0, nearest).view(n, num_frames, K) * turn_nJK
+    with torch.no_grad():
+        turn_nJK = _turns(spectrum_nFK, (row_n1 + below_nJ).flatten(), nearest)
+    return frames_nJK.mul_(turn_nJK)
 
 
 def _turns(spectrum_nFK: Tensor, below: Tensor, nearest: Tensor) -> Tensor:
@@ -98,58 +107,93 @@ def _turns(spectrum_nFK: Tensor, below: Tensor, nearest: Tensor) -> Tensor:
 
     In place as far as it goes: fresh memory costs more than the arithmetic.
     """
-    n, F, K = spectrum_nFK.shape
-    unit_nFK = _unit(spectrum_nFK)
-    advance_nFK = unit_nFK.roll(-1, 1).mul_(unit_nFK.conj())
-    advance_nFK[:, F - 1] = unit_nFK[:, 0]
-    phase_nJK = advance_nFK.flatten(0, 1).index_select(0, below).view(n, -1, K)
-    del advance_nFK
-    turn_nJK = unit_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K).conj_physical_()
-    del unit_nFK
-    turn_nJK *= _running_product_(phase_nJK)
-    del phase_nJK
-    owner_nJK = _peak_owner(spectrum_nFK).flatten(0, 1).index_select(0, nearest).view(n, -1, K)
-    return turn_nJK.gather(-1, owner_nJK)
+    n, _, K = spectrum_nFK.shape
+    phase_nFK, beside_nFK = _phases_and_peaks(spectrum_nFK)
+    turn_nJK = _advances(phase_nFK).flatten(0, 1).index_select(0, below).view(n, -1, K)
+    _running_sum_(turn_nJK)
+    turn_nJK -= phase_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K)
+    turn_nJK >>= 16
+    turn_nJK += beside_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K)
+    index_nJK = _of_nearest_peak(turn_nJK)
+    return _unit_circle(spectrum_nFK.device).index_select(0, index_nJK.flatten()).view(n, -1, K)
 
 
-def _unit(number: Tensor) -> Tensor:
-    """A complex number over its modulus, and 1 for 0: a silent bin's phase must not silence it for ever."""
-    number = number + _TINY
-    square = torch.view_as_real(number).square()
-    return number.mul_((square[..., 0] + square[..., 1]).rsqrt_())
-
-
-def _running_product_(factor_nJK: Tensor) -> Tensor:
-    """Cumulative product along frames, in place, in two levels: √J steps of whole slices, not a scan of stride K."""
-    n, J, K = factor_nJK.shape
-    block_nbjK = factor_nJK.view(n, J // _SCAN_BLOCK, _SCAN_BLOCK, K)
-    for j in range(1, _SCAN_BLOCK):
-        block_nbjK[:, :, j] *= block_nbjK[:, :, j - 1]
-    for b in range(1, J // _SCAN_BLOCK):
-        block_nbjK[:, b] *= block_nbjK[:, b - 1, -1:].clone()
-    return factor_nJK
-
-
-def _peak_owner(spectrum_nFK: Tensor) -> Tensor:
-    """Bin of the nearest peak (the bin itself where none is within reach), int64.
-
-    Small integers and shifted maxima: on a CPU comparisons, scans and `torch.where` take several times as long.
-    """
-    square = torch.view_as_real(spectrum_nFK).square()
-    power_nFK = (square[..., 0] + square[..., 1]).float()
+def _phases_and_peaks(spectrum_nFK: Tensor) -> tuple[Tensor, Tensor]:
+    """Phases in turns of 2^32, and 0 at peaks and ``_BESIDE`` elsewhere; int32."""
+    real_nFK, imag_nFK = spectrum_nFK.real.float().contiguous(), spectrum_nFK.imag.float().contiguous()
+    power_nFK = (real_nFK * real_nFK).addcmul_(imag_nFK, imag_nFK)
+    phase_nFK = torch.atan2(imag_nFK, real_nFK, out=imag_nFK).mul_(_HALF_TURN / pi).to(torch.int32)
     highest_nFK = max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)
     # Positive floats are ordered like their bits: 0 at a peak, negative elsewhere.
-    below_peak_nFK = (power_nFK.view(torch.int32) - highest_nFK.view(torch.int32)).clamp(min=-1).to(torch.int16)
-    bin_K = torch.arange(power_nFK.shape[-1], device=power_nFK.device, dtype=torch.int16)
-    left_nFK, right_nFK = bin_K + below_peak_nFK * _FAR, bin_K - below_peak_nFK * _FAR
+    below_peak_nFK = power_nFK.view(torch.int32).sub_(highest_nFK.view(torch.int32))
+    return phase_nFK, below_peak_nFK.clamp_(min=-1).mul_(-_BESIDE)
+
+
+def _advances(phase_nFK: Tensor) -> Tensor:
+    """From each frame to the next; in the last place the phases of the first."""
+    advance_nFK = torch.empty_like(phase_nFK)
+    torch.sub(phase_nFK[:, 1:], phase_nFK[:, :-1], out=advance_nFK[:, :-1])
+    advance_nFK[:, -1] = phase_nFK[:, 0]
+    return advance_nFK
+
+
+def _running_sum_(advance_nJK: Tensor) -> None:
+    """Cumulative sum along frames, in place, in two levels: √J steps of whole slices, not a scan of stride K."""
+    n, J, K = advance_nJK.shape
+    whole = J - J % _SCAN_BLOCK
+    block_nbjK = advance_nJK[:, :whole].view(n, whole // _SCAN_BLOCK, _SCAN_BLOCK, K)
+    steps = block_nbjK.unbind(2)
+    for before, step in pairwise(steps):
+        step += before
+    for before, block in pairwise(block_nbjK.unbind(1)):
+        block += before[:, -1:]
+    rest = advance_nJK[:, max(whole - 1, 0) :].unbind(1)
+    for before, step in pairwise(rest):
+        step += before
+
+
+def _of_nearest_peak(turn_nJK: Tensor) -> Tensor:
+    """The turn of the nearest peak within reach (of the bin itself where there is none), int32 in [0, 2^16).
+
+    Args:
+        turn_nJK: 16 bits of a turn, ``_BESIDE`` less where no peak is, int32.
+
+    The distance travels above the turn's bits, so that maxima over shifted bins find the nearest peak and bring its
+    turn along: on a CPU comparisons, scans, gathers and `torch.where` take several times as long.
+    """
+    place_K = torch.arange(turn_nJK.shape[-1], device=turn_nJK.device, dtype=torch.int32) * _A_BIN
+    left_nJK, right_nJK = turn_nJK + place_K, turn_nJK.sub_(place_K)
+    spare_nJK = torch.empty_like(turn_nJK)
     for by in _SHIFTS:
-        left_nFK = torch.cat([left_nFK[..., :by], torch.maximum(left_nFK[..., by:], left_nFK[..., :-by])], -1)
-        right_nFK = torch.cat([torch.minimum(right_nFK[..., :-by], right_nFK[..., by:]), right_nFK[..., -by:]], -1)
-    # Twice the distance, plus one to the right: the smaller of both sides is the nearer peak.
-    coded_nFK = torch.minimum(2 * (bin_K - left_nFK), 2 * (right_nFK - bin_K) + 1)
-    side_nFK = (coded_nFK & 1) * 2 - 1
-    found_nFK = 1 - (coded_nFK >> _FAR_BIT).clamp(max=1)
-    return (bin_K + (coded_nFK >> 1) * side_nFK * found_nFK).long()
+        spare_nJK[..., :by] = left_nJK[..., :by]
+        torch.maximum(left_nJK[..., by:], left_nJK[..., :-by], out=spare_nJK[..., by:])
+        left_nJK, spare_nJK = spare_nJK, left_nJK
+    for by in _SHIFTS:
+        spare_nJK[..., -by:] = right_nJK[..., -by:]
+        torch.maximum(right_nJK[..., :-by], right_nJK[..., by:], out=spare_nJK[..., :-by])
+        right_nJK, spare_nJK = spare_nJK, right_nJK
+    left_nJK += _A_BIN // 2 - place_K  # of two peaks equally near the left one
+    right_nJK += place_K
+    return torch.maximum(left_nJK, right_nJK, out=spare_nJK).bitwise_and_(_UNIT_POINTS - 1)
+
+
+@lru_cache(maxsize=8)
+def _unit_circle(device: torch.device) -> Tensor:
+    """exp(2πi·(k + ½)/2^16), complex64: the half undoes that shifted bits were rounded down."""
+    angle = (torch.arange(_UNIT_POINTS, device=device, dtype=torch.float64) + 0.5) * (2 * pi / _UNIT_POINTS)
+    return torch.complex(angle.cos().float(), angle.sin().float())
+
+
+def _settled(moved_nJK: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Frames with their own moduli and the phases of what they add up to: after an onset they cancel each other less.
+
+    Source: Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1984; one step.
+    """
+    n_fft = len(window)
+    with torch.no_grad():
+        heard_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
+        turn_nJK = torch.fft.rfft(heard_nL.unfold(-1, n_fft, hop) * window).mul_(moved_nJK.conj()).sgn_()
+    return moved_nJK * turn_nJK
 
 
 def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Tensor:
@@ -161,7 +205,7 @@ def _weights(ratio_n: Tensor, n_fft: int, degree: int, dtype: torch.dtype) -> Te
 
 
 def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Windowed frames over the sum of squared windows, from `_SPLINE_REACH` samples before the first centre."""
+    """Windowed frames over the sum of squared windows, from half a frame before the first centre."""
     n, J, n_fft = frames_nJt.shape
     overlap = n_fft // hop
     total = frames_nJt.new_zeros(n, J + overlap - 1, hop)
@@ -170,4 +214,4 @@ def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
         window_part = window[part * hop : (part + 1) * hop]
         total[:, part : part + J].addcmul_(frame_part, window_part)
         weight[part : part + J] += window_part.square()
-    return (total / weight.clamp(min=1e-3)).flatten(1)[:, n_fft // 2 - _SPLINE_REACH :]
+    return (total / weight.clamp(min=1e-3)).flatten(1)

@@ -13,12 +13,13 @@ from torch import Tensor
 SPLINE_REACH = 2
 """Samples that the wave must hold before position 0; after the last position it needs three."""
 
-_FINE_FRAME = 2048
+FINE_FRAME = 2048
+"""From this frame length on phases are settled and the reading kernel has six taps instead of four."""
 
 
 def spline_degree(n_fft: int) -> int:
     """Degree of the spline that reads what frames of this length give: from 2,048 samples on six taps, not four."""
-    return 5 if n_fft >= _FINE_FRAME else 3
+    return 5 if n_fft >= FINE_FRAME else 3
 
 
 def read_spline(wave_nL: Tensor, stride_n: Tensor, num_samples: int, *, degree: int) -> Tensor:
@@ -35,7 +36,7 @@ def read_spline(wave_nL: Tensor, stride_n: Tensor, num_samples: int, *, degree: 
     """
     place_nT = torch.arange(num_samples, device=stride_n.device, dtype=torch.float64) * stride_n[:, None]
     start_nT = place_nT.long()
-    after_nT = (place_nT - start_nT).to(wave_nL.dtype)
+    after_nT = place_nT.frac_().to(wave_nL.dtype)
     weights = _cubic(after_nT) if degree == 3 else _quintic(after_nT)
     first = SPLINE_REACH + 1 - len(weights) // 2
     out_nT = weights[0] * wave_nL[:, first:].gather(1, start_nT)
@@ -46,12 +47,10 @@ def read_spline(wave_nL: Tensor, stride_n: Tensor, num_samples: int, *, degree: 
 
 def _cubic(t: Tensor) -> list[Tensor]:
     """β³ at t + 1, t, t − 1, t − 2 for t in [0, 1)."""
-    left, right = _inner_cubic(t), _inner_cubic(1 - t)
-    return [(1 - t) ** 3 / 6, left, right, t**3 / 6]
-
-
-def _inner_cubic(t: Tensor) -> Tensor:
-    return (t / 2 - 1) * t * t + 2 / 3
+    u = 1 - t
+    t_square, u_square = t * t, u * u
+    first, last = (u_square * u).div_(6), (t_square * t).div_(6)
+    return [first, (2 / 3 - t_square).add_(last, alpha=3), (2 / 3 - u_square).add_(first, alpha=3), last]
 
 
 def _quintic(t: Tensor) -> list[Tensor]:

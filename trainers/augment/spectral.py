@@ -142,8 +142,9 @@ def random_phases(seed_n: Tensor, count: int) -> Tensor:
     word = torch.arange(num_words, device=seed_n.device) * 0x9E3779B9
     low_n1, high_n1 = (seed_n & 0xFFFFFFFF)[:, None], (seed_n >> 32)[:, None]
     hash_nW = _mix(_mix((word + low_n1) & 0xFFFFFFFF) ^ high_n1)
-    byte_nWB = (hash_nW[..., None] >> torch.arange(0, 32, 8, device=seed_n.device)) & 255
-    return _four_phases(seed_n.device)[byte_nWB].flatten(1)[:, :count]
+    byte_nWB = ((hash_nW[..., None] >> torch.arange(0, 32, 8, device=seed_n.device)) & 255).int()
+    four_phases = _four_phases(seed_n.device).index_select(0, byte_nWB.flatten())
+    return four_phases.view(len(seed_n), -1)[:, :count]
 
 
 def _mix(word: Tensor) -> Tensor:
@@ -164,23 +165,30 @@ def _four_phases(device: torch.device) -> Tensor:
 def _response(filters: Filters, size: int, sample_rate: int) -> Tensor:
     """H of shape (n, K), real: the filters are symmetric in time."""
     kind_n1 = filters.kind_n[:, None]
+    band_n1 = kind_n1 >= 3
     low_n1, high_n1 = (hz[:, None].double() / sample_rate for hz in (filters.low_hz_n, filters.high_hz_n))
     half_n1 = (ZERO_CROSSINGS / 2 / low_n1.clamp(min=1e-9)).clamp(max=MAX_HALF).floor()
-    frequency_K = torch.arange(size // 2 + 1, device=kind_n1.device, dtype=torch.float64) / size
-    low_nK = _edge(2 * half_n1 * (low_n1 - frequency_K))
-    high_nK = torch.where(kind_n1 >= 3, _edge(2 * half_n1 * (high_n1 - frequency_K)), 1.0)
-    sign_n1 = torch.where((kind_n1 == 1) | (kind_n1 == 4), 1.0, -1.0)
-    offset_n1 = torch.where((kind_n1 == 2), 1.0, torch.where(kind_n1 == 4, 1.0, 0.0))
-    response_nK = offset_n1 + sign_n1 * low_nK - torch.where(kind_n1 >= 3, sign_n1, 0.0) * high_nK
-    return torch.where(kind_n1 == 0, 1.0, response_nK).float()
+    low_nK, high_nK = _edge(low_n1, half_n1, size), _edge(high_n1, half_n1, size)
+    # H = a0 + a1·LP(low) + a2·LP(high)
+    passes_low_n1 = (kind_n1 == 1) | (kind_n1 == 4)
+    a0_n1 = ((kind_n1 == 0) | (kind_n1 == 2) | (kind_n1 == 4)).float()
+    a1_n1 = torch.where(passes_low_n1, 1.0, -1.0) * (kind_n1 > 0)
+    a2_n1 = -a1_n1 * band_n1
+    return low_nK.mul_(a1_n1).addcmul_(high_nK, a2_n1).add_(a0_n1)
 
 
-def _edge(offset: Tensor) -> Tensor:
-    """Response of a low pass at ``offset`` = length · (cutoff − frequency): 1 far below the cutoff, 0 far above."""
-    table = edge_table(offset.device)
-    place = ((offset + EDGE_SPAN) * ((_EDGE_POINTS - 1) / (2 * EDGE_SPAN))).clamp(0, _EDGE_POINTS - 1.001).float()
-    index = place.int()
-    return torch.lerp(table[index], table[index + 1], place - index)
+def _edge(cutoff_n1: Tensor, half_n1: Tensor, size: int) -> Tensor:
+    """Response of a low pass of 2 · ``half`` samples at each bin, float32 (n, K)."""
+    table = edge_table(cutoff_n1.device)
+    # Place in the table, a + b·k: float64 where it is one number a row, then single precision is enough.
+    scale = (_EDGE_POINTS - 1) / (2 * EDGE_SPAN)
+    a_n1 = ((2 * half_n1 * cutoff_n1 + EDGE_SPAN) * scale).float()
+    b_n1 = (-2 * half_n1 * (scale / size)).float()
+    bin_K = torch.arange(size // 2 + 1, device=cutoff_n1.device, dtype=torch.float32)
+    place_nK = (bin_K * b_n1).add_(a_n1).clamp_(0, _EDGE_POINTS - 1.001)
+    index = place_nK.int()
+    here, next_ = (points.index_select(0, index.flatten()).view_as(index) for points in (table[:-1], table[1:]))
+    return here.lerp_(next_, place_nK.frac_())
 
 
 @lru_cache(maxsize=8)

@@ -44,7 +44,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
         pool: ProcessPoolExecutor = request.getfixturevalue("interpreter")
 
         def interpreted(work: Callable[..., Any], *args: Any, **options: Any) -> Any:
-            shared = [x.share_memory_() if isinstance(x, Tensor) else x for x in args]
+            shared = [_shared(x) for x in args]
             return pool.submit(work, *shared, **options).result()
 
         return interpreted
@@ -62,6 +62,10 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return on_gpu
 
 
+def _shared(value: Any) -> Any:
+    return value.share_memory_() if isinstance(value, Tensor) else value  # type: ignore[no-untyped-call]
+
+
 def _on_gpu(value: Any) -> Any:
     """Tensors over there, and those of tuples but for what a chain wants on the host: draws in float32, places."""
     if isinstance(value, Rows):
@@ -69,7 +73,7 @@ def _on_gpu(value: Any) -> Any:
     if isinstance(value, ViewParameters) and value.gain.dtype == torch.float32:
         return value
     if isinstance(value, tuple):
-        return type(value)(*(_on_gpu(x) for x in value))  # type: ignore[call-arg]  # a named tuple's own constructor
+        return type(value)(*(_on_gpu(x) for x in value))
     return value.cuda() if isinstance(value, Tensor) else value
 
 
@@ -162,6 +166,10 @@ class TestSpectrum:
 
 
 class TestVocoder:
+    def alike(self, out: Tensor, expected: Tensor) -> None:
+        """The eager phases are rounded to 2^16 a turn, noise at −91 dB."""
+        assert float((out - expected).square().sum() / expected.square().sum()) < 1e-8
+
     @pytest.mark.parametrize("n_fft", [1024, 2048])
     @pytest.mark.parametrize("samples", [1, 3000])
     def test_frames_are_windowed_with_silence_around(self, run: Run, n_fft: int, samples: int) -> None:
@@ -194,7 +202,7 @@ class TestVocoder:
         expected = phase_vocoder._synthesis_frames(analysed, tempo / ratio, 16)[:, :J] * weights[:, None]
         assert turned.shape == (18, half)
         spoken = torch.view_as_real(torch.fft.ifft(turned[: 3 * J], norm="forward")).reshape(3, J, n_fft)
-        torch.testing.assert_close(spoken, torch.fft.irfft(expected, n_fft), rtol=0, atol=1e-5)
+        self.alike(spoken, torch.fft.irfft(expected, n_fft))
         assert torch.equal(spoken[1], torch.zeros(J, n_fft))
 
     @pytest.mark.parametrize("n_fft", [1024, 2048])
@@ -209,14 +217,15 @@ class TestVocoder:
         weights = phase_vocoder._weights(one, n_fft, 3 if n_fft < 2048 else 5, torch.float32)
         expected = phase_vocoder._synthesis_frames(analysed, one, 16)[:, :2] * weights[:, None]
         spoken = torch.view_as_real(torch.fft.ifft(turned, norm="forward")).reshape(3, 2, n_fft)
-        torch.testing.assert_close(spoken, torch.fft.irfft(expected, n_fft), rtol=0, atol=1e-8)
+        self.alike(spoken, torch.fft.irfft(expected, n_fft))
 
     @pytest.mark.parametrize("n_fft", [1024, 2048])
     def test_overlap_and_reading_are_those_of_the_chain(self, run: Run, n_fft: int) -> None:
         J, T, window, degree = 12, 1000, torch.hann_window(n_fft), 3 if n_fft < 2048 else 5
         spoken = noise_like(3, J, n_fft)
         stretched = run(vocoder.overlap_add, spoken.flatten(0, 1), 3, window, frames=J, hop=HOP)
-        torch.testing.assert_close(stretched, phase_vocoder._overlap_add(spoken, window, HOP), rtol=0, atol=3e-6)
+        expected = phase_vocoder._overlap_add(spoken, window, HOP)[:, n_fft // 2 - SPLINE_REACH :]
+        torch.testing.assert_close(stretched, expected, rtol=0, atol=3e-6)
         wave, row = torch.full((4, T + 5), torch.nan), torch.tensor([3, 1, 0])
         four = doubles(1.0, 1.26, 0.0, 0.8)
         run(vocoder.read_rows, stretched, wave, row, four, columns=T, degree=degree)
@@ -224,7 +233,6 @@ class TestVocoder:
         torch.testing.assert_close(wave[row, :T], expected, rtol=0, atol=3e-6)
         assert wave[2].isnan().all()
         assert wave[:, T:].isnan().all()
-        assert SPLINE_REACH == 2
 
 
 class TestChain:
