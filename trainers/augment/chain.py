@@ -186,7 +186,9 @@ def _on_rows(
     if length is not None and length != wave_nL.shape[1]:
         assert len(index) == len(wave_nL)
         out_nT = wave_nL.new_empty(len(wave_nL), length)
-    for chunk in index.split(CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])):
+    size = CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])
+    for first in range(0, len(index), size):
+        chunk = index[first : first + size]
         there = chunk.to(wave_nL.device, non_blocking=True)
         out_nT.index_copy_(0, there, effect(wave_nL.index_select(0, there), drawn.rows(chunk)))
     return out_nT

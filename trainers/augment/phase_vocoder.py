@@ -192,7 +192,8 @@ def _settled(moved_nJK: Tensor, window: Tensor, hop: int) -> Tensor:
     n_fft = len(window)
     with torch.no_grad():
         heard_nL = _overlap_add(torch.fft.irfft(moved_nJK, n_fft), window, hop)
-        turn_nJK = torch.fft.rfft(heard_nL.unfold(-1, n_fft, hop) * window).mul_(moved_nJK.conj()).sgn_()
+        turn_nJK: Tensor = torch.fft.rfft(heard_nL.unfold(-1, n_fft, hop) * window)
+        turn_nJK.mul_(moved_nJK.conj()).sgn_()
     return moved_nJK * turn_nJK
 
 
