@@ -143,7 +143,7 @@ class FusedChain:
 
     def _chunks(self, index: Tensor, device: torch.device) -> Iterator[Tensor]:
         there = index.to(device, non_blocking=True)
-        return iter(there.split(self.chunk) if len(index) else ())
+        return iter(torch.split(there, self.chunk) if len(index) else ())
 
 
 def _transformed(wave_nL: Tensor, row_m: Tensor, size: int, padded: int) -> Tensor:
