@@ -253,7 +253,9 @@ class TestChain:
         assert all(drawn.received[name].any() for name in ("gain", "noise", "filter", "pitch", "delay"))
         assert out.shape == expected.shape
         assert torch.equal(out[4], torch.zeros(samples))
-        assert min(snr_db(a, b) for k, (a, b) in enumerate(zip(expected, out, strict=True)) if k != 4) > 40
+        assert min(snr_db(a, b) for a, b in zip(expected[:4], out[:4], strict=True)) > 40
+        # A high pass leaves next to nothing of a constant, so that ratio says nothing about row 5.
+        torch.testing.assert_close(out[5], expected[5], rtol=0, atol=1e-4)
 
     def test_rows_that_read_more_and_rows_that_do_not_in_one_batch(
         self, run: Run, music: Callable[..., Tensor], snr_db: Callable[[Tensor, Tensor], float]
