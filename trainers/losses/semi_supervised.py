@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.exchange import EXCHANGES
+from trainers.losses.fused import obstacle
 from trainers.losses.pairs import Recipe
 from trainers.losses.streaming import GlobalLoss, Request
 
@@ -52,6 +52,7 @@ def semi_supervised_contrastive_loss(
     epsilon: float = 0.0,
     tile: int = 512,
     exchange: Literal["gather", "ring"] = "gather",
+    kernel: Literal["auto", "tiles", "fused"] = "auto",
     group: Group = None,
 ) -> Tensor:
     """Mean over all anchors of −Σ w·log p / D: how poorly an anchor finds its positives among all rows of all ranks.
@@ -70,6 +71,8 @@ def semi_supervised_contrastive_loss(
         epsilon: added to p, ≥ 0.
         tile: rows of a tile, ≥ 1.
         exchange: all rows in every rank's memory, or blocks travelling in a ring.
+        kernel: how pairs are walked: ``tiles`` in tensor operations, ``fused`` by Triton kernels, which choose their
+            own tiles, or ``auto``: fused for bfloat16 products where they can.
         group: ranks that form the global batch; None is the default group, or this process alone.
 
     Returns:
@@ -91,6 +94,7 @@ def semi_supervised_contrastive_loss(
         epsilon=epsilon,
         tile=tile,
         exchange=exchange,
+        kernel=kernel,
         group=group,
     ).loss
 
@@ -107,14 +111,19 @@ def contrast(
     epsilon: float,
     tile: int,
     exchange: Literal["gather", "ring"],
+    kernel: Literal["auto", "tiles", "fused"],
     group: Group,
 ) -> Contrast:
     """`semi_supervised_contrastive_loss`, with the positives it counted on the way."""
-    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange)
+    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
     check_settings(temperature, criterion, epsilon, tile)
+    problem = _problem(z, clip_id, labels)
+    hindrance = problem or obstacle(z, labels, epsilon)
+    if kernel == "fused" and hindrance:
+        problem = problem or f"the fused kernels cannot walk these rows: {hindrance}; set kernel to auto or tiles"
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
-    num_labelled, wants_gradient = _agree(z, clip_id, labels, wants_gradient, group)
-    tau = _read(temperature)
+    num_labelled, wants_gradient = _agree(z, labels, problem, wants_gradient, group)
+    tau, half = _read(temperature), _wants_half(z)
     recipe = Recipe(
         weighing=positives == "weighing",
         criterion=criterion,
@@ -122,7 +131,8 @@ def contrast(
         epsilon=epsilon,
         tile=tile,
         online=tau is None or 1 / tau > LARGEST_EXPONENT[z.dtype],
-        half=_wants_half(z),
+        half=half,
+        fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
@@ -131,7 +141,12 @@ def contrast(
     return Contrast(loss, positives_n, sum(num_labelled))
 
 
-_CHOICES = {"positives": ("criterion", "weighing"), "normaliser": ("mass", "count"), "exchange": tuple(EXCHANGES)}
+_CHOICES = {
+    "positives": ("criterion", "weighing"),
+    "normaliser": ("mass", "count"),
+    "exchange": ("gather", "ring"),
+    "kernel": ("auto", "tiles", "fused"),
+}
 
 
 def _check_choices(**given: str) -> None:
@@ -184,13 +199,12 @@ def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
 
 
 def _agree(
-    z: Tensor, clip_id: Tensor, labels: Tensor | None, wants_gradient: bool, group: Group
+    z: Tensor, labels: Tensor | None, problem: str | None, wants_gradient: bool, group: Group
 ) -> tuple[list[int], bool]:
     """Check the rows of all ranks; labelled rows of each rank, and whether any rank wants the gradient.
 
     A rank that refuses its own rows still takes part, so that the others raise as well instead of waiting for it.
     """
-    problem = _problem(z, clip_id, labels)
     shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
     header = torch.tensor([[problem is not None, *shape, wants_gradient, 0]], device=z.device)
     if problem is None and labels is not None:
