@@ -3,8 +3,8 @@
 An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels this is
 NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a NaN row makes
 the loss NaN. Every rank of the group must call, with the same settings. Inside a bfloat16 autocast region of a GPU rows
-are multiplied as bfloat16 and added up in float32. A temperature on a GPU is not read back, which would stall the
-device: a negative one gives NaN.
+are multiplied as bfloat16 and added up in float32. Every call waits for the device once, to learn how many rows are
+labelled, and the temperature with them.
 
 >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
 >>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
@@ -122,15 +122,16 @@ def contrast(
     if kernel == "fused" and hindrance:
         problem = problem or f"the fused kernels cannot walk these rows: {hindrance}; set kernel to auto or tiles"
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
-    num_labelled, wants_gradient = _agree(z, labels, problem, wants_gradient, group)
-    tau, half = _read(temperature), _wants_half(z)
+    num_labelled, wants_gradient, tau = _agree(z, labels, temperature, problem, wants_gradient, group)
+    check_temperature(tau)
+    half = _wants_half(z)
     recipe = Recipe(
         weighing=positives == "weighing",
         criterion=criterion,
         count=normaliser == "count",
         epsilon=epsilon,
         tile=tile,
-        online=tau is None or 1 / tau > LARGEST_EXPONENT[z.dtype],
+        online=1 / tau > LARGEST_EXPONENT[z.dtype],
         half=half,
         fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
     )
@@ -159,9 +160,8 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
     """Refuse numbers out of range with a ValueError that names them."""
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
-    value = _read(temperature)
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"temperature must be > 0, got {value:g}")
+    if not isinstance(temperature, Tensor) or temperature.device.type == "cpu":
+        check_temperature(float(temperature))
     if criterion < 1:
         raise ValueError(f"criterion must be >= 1, got {criterion}")
     if not 0 <= epsilon < math.inf:
@@ -170,15 +170,14 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
         raise ValueError(f"tile must be >= 1, got {tile}")
 
 
+def check_temperature(value: float) -> None:
+    """Refuse one that is not a positive number."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"temperature must be > 0, got {value:g}")
+
+
 def _requires_grad(temperature: float | Tensor) -> bool:
     return isinstance(temperature, Tensor) and temperature.requires_grad
-
-
-def _read(temperature: float | Tensor) -> float | None:
-    """Its value, or None where reading it would stall a GPU."""
-    if not isinstance(temperature, Tensor):
-        return temperature
-    return temperature.detach().item() if temperature.device.type == "cpu" else None
 
 
 def _wants_half(z: Tensor) -> bool:
@@ -199,29 +198,38 @@ def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
 
 
 def _agree(
-    z: Tensor, labels: Tensor | None, problem: str | None, wants_gradient: bool, group: Group
-) -> tuple[list[int], bool]:
-    """Check the rows of all ranks; labelled rows of each rank, and whether any rank wants the gradient.
+    z: Tensor,
+    labels: Tensor | None,
+    temperature: float | Tensor,
+    problem: str | None,
+    wants_gradient: bool,
+    group: Group,
+) -> tuple[list[int], bool, float]:
+    """Check the rows of all ranks; labelled rows of each, whether any rank wants the gradient, and the temperature.
 
     A rank that refuses its own rows still takes part, so that the others raise as well instead of waiting for it.
     """
     shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
-    header = torch.tensor([[problem is not None, *shape, wants_gradient, 0]], device=z.device)
+    # float64 holds the whole numbers exactly, and the temperature.
+    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
+    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
     if problem is None and labels is not None:
-        header[0, -1] = labels.any(1).sum()
+        header[0, 3] = labels.any(1).sum()
     ranks = collectives.all_gather(header, group).tolist()
     if problem:
         raise ValueError(problem)
-    for r, (refused, *theirs, _, _) in enumerate(ranks):
-        if refused:
+    for r, (rows, width, tags, *_) in enumerate(ranks):
+        if rows == 0:
             raise ValueError(f"rank {r} refused its rows; its own message tells why")
-        if theirs != list(shape):
+        theirs = int(rows), int(width), int(tags)
+        if theirs != shape:
             mine = collectives.rank(group)
             raise ValueError(
                 f"every rank must bring the same shape (rows, width, tags): rank {mine} has {shape}, "
-                f"rank {r} has {tuple(theirs)}"
+                f"rank {r} has {theirs}"
             )
-    return [row[-1] for row in ranks], any(row[-2] for row in ranks)
+    tau: float = ranks[collectives.rank(group)][5]
+    return [int(row[3]) for row in ranks], any(row[4] for row in ranks), tau
 
 
 def _problem(z: Tensor, clip_id: Tensor, labels: Tensor | None) -> str | None:
