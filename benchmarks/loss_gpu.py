@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ CANDIDATES = {
 class Way(NamedTuple):
     """One way to walk the pairs."""
 
-    kernel: str
+    kernel: Literal["tiles", "fused"]
     half: bool = True
     learnable: bool = False
     """A temperature on the device, which is not read back: a running maximum, and two exponentials a pair."""
@@ -68,7 +68,7 @@ def loss_of(rows: Rows, way: Way) -> Tensor:
     if way.learnable:
         temperature = torch.tensor(TEMPERATURE, device=rows.z.device)
     with torch.autocast(DEVICE, torch.bfloat16, enabled=way.half):
-        return semi_supervised_contrastive_loss(*rows, temperature=temperature, tile=TILE, kernel=way.kernel)  # type: ignore[arg-type]
+        return semi_supervised_contrastive_loss(*rows, temperature=temperature, tile=TILE, kernel=way.kernel)
 
 
 def step(rows: Rows, way: Way) -> Tensor:
@@ -108,7 +108,7 @@ def tilings(**chosen: Tiling) -> Iterator[None]:
     """Other tilings of the bfloat16 kernels inside the block."""
     before = dict(fused.TILINGS)
     for walk, tiling in chosen.items():
-        fused.TILINGS[walk, torch.bfloat16] = tiling  # type: ignore[index]
+        fused.TILINGS[walk, torch.bfloat16] = tiling
     try:
         yield
     finally:
@@ -166,7 +166,7 @@ def run(sizes: list[int], budget_s: float) -> None:
     checks = check()
     rate = product_rate(DEVICE)
     best, swept = sweep(began + budget_s / 2)
-    changed = any(fused.TILINGS[walk, torch.bfloat16] != tiling for walk, tiling in best.items())  # type: ignore[index]
+    changed = any(fused.TILINGS[walk, torch.bfloat16] != tiling for walk, tiling in best.items())
     ways = {"fused, best tilings": WAYS["fused"], **WAYS} if changed else WAYS
     table: list[dict[str, float | str]] = []
     for num_rows in sizes:

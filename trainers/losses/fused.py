@@ -42,7 +42,7 @@ class Tiling(NamedTuple):
     """Programs that a multiprocessor holds at a time; their registers are limited to what that needs."""
 
 
-TILINGS: dict[tuple[Literal["sums", "gradient"], torch.dtype], Tiling] = {
+TILINGS: dict[tuple[str, torch.dtype], Tiling] = {
     ("sums", torch.bfloat16): Tiling(128, 64, 8, 3, 2),
     ("gradient", torch.bfloat16): Tiling(128, 64, 8, 3, 1),
     ("sums", torch.float32): Tiling(32, 32, 4, 2, 2),
@@ -181,6 +181,12 @@ class _Launch:
         processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
         return processors * self.tiling.resident
 
+    def _stages(self, factor: Tensor, tags: Tensor) -> int:
+        """As many as fit beside the tile of rows; some room is left for vectors."""
+        row_bytes = factor.shape[1] * factor.element_size() + tags.shape[1]
+        room = SHARED_BYTES - 8192 - self.tiling.rows * row_bytes
+        return min(self.tiling.stages, room // (self.tiling.cols * row_bytes))
+
     def run(self, kernel: Any, **given: Any) -> None:
         """Launch a program for each row tile and split."""
         rows, cols, tiling = self.rows.block, self.cols.block, self.tiling
@@ -201,7 +207,7 @@ class _Launch:
                 WEIGHING=self.recipe.weighing,
                 PRECISION="ieee",
                 num_warps=tiling.warps,
-                num_stages=tiling.stages,
+                num_stages=self._stages(rows.factor_RD, rows.tags_LC),
                 maxnreg=min(255, 65_536 // (32 * tiling.warps * tiling.resident)),
             )
 

@@ -14,9 +14,11 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-3.0e38)
+# They differ from step to step: a kernel made for one of them in particular would be compiled in the middle of a run.
+COUNTS = ["num_rows", "num_cols", "row_labelled", "col_labelled"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def sums_kernel(
     table,  # (splits, 3 to 5, num_rows) float64, to be written
     row_factor,
@@ -88,7 +90,7 @@ def sums_kernel(
         tl.store(out_I + 4 * num_rows, peak_I.to(tl.float64), mask=stored_I)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def gradient_kernel(
     table,  # (splits, num_rows, width) float32, to be added to
     row_factor,

@@ -160,8 +160,10 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
     """Refuse numbers out of range with a ValueError that names them."""
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
-    if not isinstance(temperature, Tensor) or temperature.device.type == "cpu":
-        check_temperature(float(temperature))
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)
+    elif temperature.device.type == "cpu":
+        check_temperature(temperature.detach().item())
     if criterion < 1:
         raise ValueError(f"criterion must be >= 1, got {criterion}")
     if not 0 <= epsilon < math.inf:
