@@ -85,9 +85,9 @@ def compiled_walks(compile_function: Callable[..., Any] = torch.compile) -> Iter
                 if col_table is not None and not diagonal:
                     _add_product(col_table[j], h_IJ.T, pair.rows.factor_RD[i])
 
-    before = streaming.Sums, streaming.Gradient
-    streaming.Sums, streaming.Gradient = CompiledSums, CompiledGradient  # type: ignore[misc]  # for the block
+    before = streaming.WALKS[False]
+    streaming.WALKS[False] = CompiledSums, CompiledGradient
     try:
         yield
     finally:
-        streaming.Sums, streaming.Gradient = before  # type: ignore[misc]
+        streaming.WALKS[False] = before

@@ -3,7 +3,7 @@
 `test_fused.py` runs this file under Triton's interpreter, in a process of its own, because the interpreter has to be
 chosen before Triton is imported; on a machine with a GPU it runs it on that:
 
-    python -m pytest --noconftest -o addopts= --import-mode=importlib tests/trainers/fused_cases.py
+    PYTHONPATH=. python -m pytest -c /dev/null --noconftest --import-mode=importlib tests/trainers/fused_cases.py
 """
 
 import math

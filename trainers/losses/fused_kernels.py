@@ -179,9 +179,8 @@ def _tags(table, start, labelled, R: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def _column(vector, j, num_cols, J: tl.constexpr):
-    # The start is added to the pointer and not to the range, or the pipeline carries a vector of indices along.
-    start = j * J
-    return tl.load(vector + start + tl.arange(0, J), mask=tl.arange(0, J) < num_cols - start, other=0.0)
+    cols_J = j * J + tl.arange(0, J)
+    return tl.load(vector + cols_J, mask=cols_J < num_cols, other=0.0)
 
 
 @triton.jit

@@ -19,6 +19,9 @@ from trainers.losses.fused import FusedGradient, FusedSums
 from trainers.losses.pairs import Recipe, sort_rows
 from trainers.losses.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums
 
+WALKS: dict[bool, tuple[type[Sums], type[Gradient]]] = {False: (Sums, Gradient), True: (FusedSums, FusedGradient)}
+"""First and last walk, in tiles or fused."""
+
 
 class Request(NamedTuple):
     """Everything about one evaluation of the loss but the two differentiable tensors."""
@@ -68,8 +71,8 @@ def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tu
     positives_R = torch.empty_like(positives_R).index_copy_(0, order_R, positives_R)
     if not request.wants_gradient:
         return loss, positives_R, ()
-    gradient = (FusedGradient if request.recipe.fused else Gradient)(request.recipe)
-    pull_RD = exchange.walk(gradient, exchange.share(scalars))
+    gradient = WALKS[request.recipe.fused][1]
+    pull_RD = exchange.walk(gradient(request.recipe), exchange.share(scalars))
     return loss, positives_R, _back_to_rows(pull_RD, local.z_RD, inverse_temperature, norm_R1, order_R)
 
 
@@ -101,7 +104,7 @@ def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, 
     """Sum of this rank's anchors over N, float64; K of its rows; and their scalars lse, a, b, (3, R)."""
     world = len(local.num_labelled)
     num_rows = world * len(local.z_RD)
-    sums = (FusedSums if recipe.fused else Sums)(recipe)
+    sums = WALKS[recipe.fused][0](recipe)
     table = exchange.walk(sums, [local.z_RD.new_empty(0, len(local.z_RD))] * world)
     lse_R, mass_R = sums.lse(table), table[WEIGHT]
     positive_R = mass_R > 0
