@@ -2,11 +2,11 @@
 
     python -m benchmarks.loss                     768, 3,072 and 12,288 rows on one CPU thread
     python -m benchmarks.loss --rows 49152 --only ours
-    python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU
+    python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU, as `loss_gpu` tells
 
-Each figure comes from a process of its own: median CPU-seconds of the repeats (seconds between events on a GPU), and
-the rise of resident memory over what was there before the first call. The floor is 4·N²·d, the products that no exact
-method avoids, over the rate of a large matrix product measured in the same process.
+Each figure comes from a process of its own: median CPU-seconds of the repeats, and the rise of resident memory over
+what was there before the first call. The floor is 4·N²·d, the products that no exact method avoids, over the rate of a
+large matrix product measured in the same process.
 """
 
 import argparse
@@ -28,8 +28,7 @@ from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"
-GPU_ROWS = (49_152, 196_608, 1_048_576)
-GPU_TILE, CPU_TILE = 4_096, 384
+TILE = 384
 AUTHORS_LIMIT, DENSE_LIMIT = 768, 12_288
 """Rows beyond which a peer needs more memory than machines like this have."""
 
@@ -54,8 +53,7 @@ def make_rows(num_rows: int, device: str = "cpu") -> Rows:
 
 def ours(rows: Rows) -> Tensor:
     """The product's loss."""
-    tile = GPU_TILE if rows.z.is_cuda else CPU_TILE
-    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE, tile=tile)
+    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE, tile=TILE)
 
 
 def dense(rows: Rows) -> Tensor:
@@ -89,10 +87,11 @@ def product_rate(device: str = "cpu") -> float:
     """FLOP/s of a large matrix product on random data: float32 on a CPU, bfloat16 on a GPU."""
     size, dtype = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
     a = torch.randn(size, size, device=device).to(dtype)
-    return 2 * size**3 / min(_timed(lambda: a @ a, device) for _ in range(5))
+    return 2 * size**3 / min(timed(lambda: a @ a, device) for _ in range(5))
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
+def timed(work: Callable[[], object], device: str) -> float:
+    """CPU-seconds of a call, or seconds between events around it on a GPU."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
@@ -111,7 +110,7 @@ def resident_bytes(kind: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(name: str, num_rows: int, repeats: int, device: str) -> dict[str, float]:
+def measure(name: str, num_rows: int, repeats: int) -> dict[str, float]:
     """Time and memory of one implementation at one size; meant for a process of its own."""
     torch.set_num_threads(1)
     function = PEERS[name]
@@ -119,33 +118,29 @@ def measure(name: str, num_rows: int, repeats: int, device: str) -> dict[str, fl
     def step(rows: Rows) -> None:
         torch.autograd.grad(function(rows), rows.z)
 
-    step(make_rows(64, device))
-    rows = make_rows(num_rows, device)
-    if device == "cuda":
-        step(rows)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = resident_bytes("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-    seconds = [_timed(lambda: step(rows), device) for _ in range(repeats)]
-    after = torch.cuda.max_memory_allocated() if device == "cuda" else resident_bytes("VmHWM")
+    step(make_rows(64))
+    rows = make_rows(num_rows)
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    seconds = [timed(lambda: step(rows), "cpu") for _ in range(repeats)]
+    memory = resident_bytes("VmHWM") - before
     # Last, or the memory that it frees would hide what the steps need.
-    rate = product_rate(device)
-    return {"seconds": statistics.median(seconds), "memory_mb": (after - before) / 1e6, "rate": rate}
+    rate = product_rate()
+    return {"seconds": statistics.median(seconds), "memory_mb": memory / 1e6, "rate": rate}
 
 
-def measured_apart(name: str, num_rows: int, repeats: int, device: str) -> dict[str, float]:
+def measured_apart(name: str, num_rows: int, repeats: int) -> dict[str, float]:
     """`measure` in a fresh process with one thread."""
     command = [sys.executable, "-m", "benchmarks.loss", "--measure", name, "--rows", str(num_rows)]
-    command += ["--repeats", str(repeats), *(["--gpu"] if device == "cuda" else [])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--repeats", str(repeats)], env=environment, capture_output=True, text=True, check=True
+    )
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
 
-def compare(sizes: list[int], names: list[str], repeats: int, device: str) -> list[dict[str, float | str]]:
+def compare(sizes: list[int], names: list[str], repeats: int) -> list[dict[str, float | str]]:
     """All implementations at all sizes they can bear, peers of one size one after another."""
     table: list[dict[str, float | str]] = []
     for num_rows in sizes:
@@ -155,7 +150,7 @@ def compare(sizes: list[int], names: list[str], repeats: int, device: str) -> li
             if num_rows > limit:
                 continue
             fewer = repeats if num_rows < 10_000 else 2 if num_rows < 40_000 else 1
-            figures = measured_apart(name, num_rows, min(repeats, fewer), device)
+            figures = measured_apart(name, num_rows, min(repeats, fewer))
             floor_s = floor_flop / figures["rate"]
             figures |= {"floor_s": floor_s, "over_floor": figures["seconds"] / floor_s}
             table.append({"rows": num_rows, "name": name, **figures})
@@ -196,6 +191,8 @@ def write_results(name: str, device: str, table: list[dict[str, float | str]], m
         json.dumps({"schema": 1, **versions, "load_average": load, "table": table}, indent=1) + "\n"
     )
     note = f"torch {torch.__version__}, one thread, load average {load:.1f} on {os.cpu_count()} cores when it ended."
+    if device == "cuda":
+        note = f"torch {torch.__version__} on {torch.cuda.get_device_name()}."
     stem.with_suffix(".md").write_text(f"# {name}\n\n{note}\n\n{markdown}\n")
     print(f"\n{markdown}\n\n{stem}.json\n{stem}.md")
 
@@ -206,19 +203,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(PEERS), default=list(PEERS), help="implementations")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--gpu", action="store_true", help="one GPU, bfloat16 products under autocast")
+    parser.add_argument("--budget", type=float, default=170, help="seconds that --gpu may take")
     parser.add_argument("--measure", choices=list(PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device = "cuda" if options.gpu else "cpu"
-    if options.gpu and not torch.cuda.is_available():
-        sys.exit("--gpu: torch finds no GPU here; leave the flag out to measure the CPU")
     if options.measure:
-        with torch.autocast("cuda", torch.bfloat16, enabled=options.gpu):
-            print(json.dumps(measure(options.measure, options.rows[0], options.repeats, device)))
-        return
-    sizes = options.rows or list(GPU_ROWS if options.gpu else (768, 3_072, 12_288))
-    names = ["ours"] if options.gpu else options.only
-    table = compare(sizes, names, options.repeats, device)
-    write_results("loss", device, table, as_markdown(table))
+        print(json.dumps(measure(options.measure, options.rows[0], options.repeats)))
+    elif options.gpu:
+        from benchmarks import loss_gpu  # it imports this module
+
+        if not torch.cuda.is_available():
+            sys.exit("--gpu: torch finds no GPU here; leave the flag out to measure the CPU")
+        loss_gpu.run(options.rows or list(loss_gpu.SIZES), options.budget)
+    else:
+        table = compare(options.rows or [768, 3_072, 12_288], options.only, options.repeats)
+        write_results("loss", "cpu", table, as_markdown(table))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.checksums",
     "data.max_replaced",
     "loss.exchange",
+    "loss.kernel",
     "loss.tile",
     "views.chunk",
     "views.placement",

@@ -102,7 +102,7 @@ class Learner:
         return encoder, {name.removeprefix(prefix): mean for name, mean in means if name.startswith(prefix)}
 
     def learn(self, views: Views, step: int, *, closely: bool = False) -> Learnt:
-        """Forward, backward and update; nothing is read back to the host.
+        """Forward, backward and update; of the loss only the number of labelled rows is read back to the host.
 
         A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
         ``finite`` = 0 one step later and stops.
@@ -134,7 +134,10 @@ class Learner:
 
         def judge(z_ND: Tensor) -> Tensor:
             clock.mark("encoder")
-            loss, found = self.model.loss.judge(z_ND, views.clip_id_N, views.labels_NC)
+            # On a GPU the products of the loss are rounded as the encoder's are; a CPU has nothing to gain from it.
+            half = self.optim.precision == "bfloat16" and z_ND.is_cuda
+            with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=half):
+                loss, found = self.model.loss.judge(z_ND, views.clip_id_N, views.labels_NC)
             figures.update(found)
             clock.mark("loss")
             return loss

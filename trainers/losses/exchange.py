@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.pairs import Block, Pair, Recipe, clip_codes, make_block
+from trainers.losses.pairs import Block, Pair, Recipe, clip_codes, make_block, sort_rows
 from trainers.losses.tiles import Walk
 
 _BIT = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -99,6 +99,58 @@ class Gather:
         return table
 
 
+class GatherOnce:
+    """`Gather` with the rows of all other ranks as one block: a GPU then meets them in one launch and not in W − 1."""
+
+    def __init__(self, local: Local) -> None:
+        self.rank, self.group, self.world = collectives.rank(local.group), local.group, len(local.num_labelled)
+        self.known_K = torch.unique(local.clip_id_R)
+        codes = clip_codes(local.clip_id_R, self.known_K, local.z_RD.dtype)
+        num_labelled = local.num_labelled[self.rank]
+        self.blocks = [make_block(local.z_RD, codes, local.labels_RC, num_labelled, local.recipe)]
+        if self.world > 1:
+            self.order_F = self._order(local)
+            self.blocks.append(self._others(local))
+
+    def _order(self, local: Local) -> Tensor:
+        """Places of the F foreign rows among all, in the order of `sort_rows` over all of them."""
+        rows = len(local.z_RD)
+        place_N = torch.arange(self.world * rows, device=local.z_RD.device)
+        foreign_F = torch.cat([place_N[: self.rank * rows], place_N[(self.rank + 1) * rows :]])
+        labelled_W1 = torch.tensor(local.num_labelled, device=place_N.device)[:, None]
+        labelled_N = (place_N.view(self.world, rows) % rows < labelled_W1).flatten()
+        clip_id_N = collectives.all_gather(local.clip_id_R, local.group)
+        self.clip_id_F = clip_id_N[foreign_F]
+        order_F = sort_rows(self.clip_id_F, labelled_N[foreign_F])
+        self.clip_id_F = self.clip_id_F[order_F]
+        return foreign_F[order_F]
+
+    def _others(self, local: Local) -> Block:
+        z_FD = collectives.all_gather(local.z_RD, local.group)[self.order_F]
+        tags = None
+        if local.labels_RC is not None:
+            packed_N = collectives.all_gather(pack_bits(local.labels_RC), local.group)
+            tags = unpack_bits(packed_N[self.order_F], local.labels_RC.shape[1])
+        num_labelled = sum(local.num_labelled) - local.num_labelled[self.rank]
+        return make_block(z_FD, clip_codes(self.clip_id_F, self.known_K, z_FD.dtype), tags, num_labelled, local.recipe)
+
+    def share(self, scalars: Tensor) -> list[Tensor]:
+        """All-gather them: backward then has everything and sends nothing."""
+        if self.world == 1:
+            return [scalars]
+        gathered = collectives.all_gather(scalars, self.group).view(self.world, *scalars.shape)
+        return [scalars, gathered.transpose(0, 1).flatten(1)[:, self.order_F]]
+
+    def walk(self, kernel: Walk, scalars: list[Tensor]) -> Tensor:
+        """Own rows against themselves and against all others."""
+        own = self.blocks[0]
+        table = kernel.table(own)
+        kernel.visit(Pair(own, own, mirrored=True), (scalars[0], scalars[0]), table, table)
+        for others in self.blocks[1:]:
+            kernel.visit(Pair(own, others), (scalars[0], scalars[1]), table, None)
+        return table
+
+
 class Ring:
     """Blocks travel: hop k meets the rows of rank − k, and what they gain is sent back. Memory O(n·D).
 
@@ -147,4 +199,10 @@ class Ring:
         return Pair(self.own, visitor, col_start=half)
 
 
-EXCHANGES: dict[str, type[Gather] | type[Ring]] = {"gather": Gather, "ring": Ring}
+EXCHANGES: dict[tuple[str, bool], type[Gather] | type[GatherOnce] | type[Ring]] = {
+    ("gather", False): Gather,
+    ("gather", True): GatherOnce,
+    ("ring", False): Ring,
+    ("ring", True): Ring,
+}
+"""By name, and whether the walks are fused."""

@@ -43,9 +43,16 @@ class LossConfig(Config):
     """Rows of a square tile of the pair matrix: 256–512 suit a CPU's cache, thousands a GPU."""
     exchange: Literal["gather", "ring"] = "gather"
     """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
+    kernel: Literal["auto", "tiles", "fused"] = "auto"
+    """How pairs are walked: in tiles of tensor operations, or by Triton kernels that choose tiles of their own; auto
+    takes the kernels for bfloat16 products on a GPU that can run them."""
 
     def __post_init__(self) -> None:
         check_settings(self.temperature, self.criterion, self.epsilon, self.tile)
+        if self.kernel == "fused" and self.epsilon > 0:
+            raise ValueError("kernel=fused has no walk for epsilon > 0; set kernel to auto or tiles")
+        if self.kernel == "fused" and self.tile != type(self).tile:
+            raise ValueError("tile is a setting of kernel=tiles; kernel=fused chooses tiles of its own")
         if self.objective == "contrastive":
             return
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
@@ -108,6 +115,7 @@ class ContrastiveLoss(nn.Module):
             epsilon=config.epsilon,
             tile=config.tile,
             exchange=config.exchange,
+            kernel=config.kernel,
             group=group,
         )
 

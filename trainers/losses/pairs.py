@@ -11,6 +11,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+ROOM = 128
+"""Rows of zeros behind the tables of fused walks, so that no kernel reads past an end: the longest tile."""
+SMALLEST_PRODUCT = 32
+"""Columns that a tensor core wants at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,8 @@ class Recipe:
     """Keep a running maximum: exp(1/τ) may overflow otherwise."""
     half: bool
     """Multiply rows as bfloat16 and add the products up in float32."""
+    fused: bool = False
+    """Walk by the kernels of `fused`."""
 
     @property
     def careful(self) -> bool:
@@ -41,11 +49,12 @@ class Block(NamedTuple):
     z_RD: Tensor
     """Unit norm times √(1/τ), so that a product of two rows is s_ij."""
     factor_RD: Tensor
-    """The same as it enters products: in bfloat16 when they are `Recipe.half`."""
+    """The same as it enters products: in bfloat16 when they are `Recipe.half`; `padded` for fused walks."""
     clip_code_R: Tensor
     """Which clip of the walking rank each row belongs to, from `clip_codes`."""
     tags_LC: Tensor
-    """0 or 1 in the dtype of ``z_RD``; a tile that starts at a labelled row finds all its rows here."""
+    """0 or 1 in the dtype of ``z_RD``; a tile that starts at a labelled row finds all its rows here. Int8, without
+    unlabelled rows and `padded` for fused walks."""
     num_tags_L: Tensor
     num_labelled: int
     """They are the first rows."""
@@ -90,14 +99,29 @@ def clip_codes(clip_id_R: Tensor, known_K: Tensor, dtype: torch.dtype) -> Tensor
 
 def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, recipe: Recipe) -> Block:
     """Prepare sorted rows for walking: tags as numbers, and the range of clip codes of each tile."""
+    factor_RD = z_RD.bfloat16() if recipe.half else z_RD
+    if recipe.fused:
+        labels_RC = z_RD.new_empty(0, 0, dtype=torch.bool) if labels_RC is None else labels_RC[:num_labelled]
+        tags_LC = padded(labels_RC.to(torch.int8))
+        number_L = labels_RC.sum(1, dtype=z_RD.dtype)
+        return Block(z_RD, padded(factor_RD), clip_code_R, tags_LC, number_L, num_labelled, None)
     tags_LC = z_RD.new_empty(0, 0)
     if labels_RC is not None and num_labelled > 0:
         tags_LC = labels_RC[: num_labelled + recipe.tile].to(z_RD.dtype)
     spans = None
     if z_RD.device.type == "cpu":
         spans = [_span(codes) for codes in torch.split(clip_code_R, recipe.tile)]
-    factor_RD = z_RD.bfloat16() if recipe.half else z_RD
     return Block(z_RD, factor_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
+
+
+def padded(table: Tensor) -> Tensor:
+    """Zeros around a table: `ROOM` rows behind it, columns up to a power of two.
+
+    >>> padded(torch.ones(3, 50)).shape
+    torch.Size([131, 64])
+    """
+    width = max(SMALLEST_PRODUCT, 2 ** math.ceil(math.log2(max(table.shape[1], 1))))
+    return functional.pad(table, (0, width - table.shape[1], 0, ROOM))
 
 
 def _span(codes: Tensor) -> tuple[float, float]:

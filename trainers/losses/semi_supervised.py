@@ -3,8 +3,8 @@
 An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels this is
 NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a NaN row makes
 the loss NaN. Every rank of the group must call, with the same settings. Inside a bfloat16 autocast region of a GPU rows
-are multiplied as bfloat16 and added up in float32. A temperature on a GPU is not read back, which would stall the
-device: a negative one gives NaN.
+are multiplied as bfloat16 and added up in float32. Every call waits for the device once, to learn how many rows are
+labelled, and the temperature with them.
 
 >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
 >>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.exchange import EXCHANGES
+from trainers.losses.fused import obstacle
 from trainers.losses.pairs import Recipe
 from trainers.losses.streaming import GlobalLoss, Request
 
@@ -52,6 +52,7 @@ def semi_supervised_contrastive_loss(
     epsilon: float = 0.0,
     tile: int = 512,
     exchange: Literal["gather", "ring"] = "gather",
+    kernel: Literal["auto", "tiles", "fused"] = "auto",
     group: Group = None,
 ) -> Tensor:
     """Mean over all anchors of −Σ w·log p / D: how poorly an anchor finds its positives among all rows of all ranks.
@@ -70,6 +71,8 @@ def semi_supervised_contrastive_loss(
         epsilon: added to p, ≥ 0.
         tile: rows of a tile, ≥ 1.
         exchange: all rows in every rank's memory, or blocks travelling in a ring.
+        kernel: how pairs are walked: ``tiles`` in tensor operations, ``fused`` by Triton kernels, which choose their
+            own tiles, or ``auto``: fused for bfloat16 products where they can.
         group: ranks that form the global batch; None is the default group, or this process alone.
 
     Returns:
@@ -91,6 +94,7 @@ def semi_supervised_contrastive_loss(
         epsilon=epsilon,
         tile=tile,
         exchange=exchange,
+        kernel=kernel,
         group=group,
     ).loss
 
@@ -107,22 +111,29 @@ def contrast(
     epsilon: float,
     tile: int,
     exchange: Literal["gather", "ring"],
+    kernel: Literal["auto", "tiles", "fused"],
     group: Group,
 ) -> Contrast:
     """`semi_supervised_contrastive_loss`, with the positives it counted on the way."""
-    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange)
+    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
     check_settings(temperature, criterion, epsilon, tile)
+    problem = _problem(z, clip_id, labels)
+    hindrance = problem or obstacle(z, labels, epsilon)
+    if kernel == "fused" and hindrance:
+        problem = problem or f"the fused kernels cannot walk these rows: {hindrance}; set kernel to auto or tiles"
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
-    num_labelled, wants_gradient = _agree(z, clip_id, labels, wants_gradient, group)
-    tau = _read(temperature)
+    num_labelled, wants_gradient, tau = _agree(z, labels, temperature, problem, wants_gradient, group)
+    check_temperature(tau)
+    half = _wants_half(z)
     recipe = Recipe(
         weighing=positives == "weighing",
         criterion=criterion,
         count=normaliser == "count",
         epsilon=epsilon,
         tile=tile,
-        online=tau is None or 1 / tau > LARGEST_EXPONENT[z.dtype],
-        half=_wants_half(z),
+        online=1 / tau > LARGEST_EXPONENT[z.dtype],
+        half=half,
+        fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
@@ -131,7 +142,12 @@ def contrast(
     return Contrast(loss, positives_n, sum(num_labelled))
 
 
-_CHOICES = {"positives": ("criterion", "weighing"), "normaliser": ("mass", "count"), "exchange": tuple(EXCHANGES)}
+_CHOICES = {
+    "positives": ("criterion", "weighing"),
+    "normaliser": ("mass", "count"),
+    "exchange": ("gather", "ring"),
+    "kernel": ("auto", "tiles", "fused"),
+}
 
 
 def _check_choices(**given: str) -> None:
@@ -144,9 +160,10 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
     """Refuse numbers out of range with a ValueError that names them."""
     if isinstance(temperature, Tensor) and temperature.numel() != 1:
         raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
-    value = _read(temperature)
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"temperature must be > 0, got {value:g}")
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)
+    elif temperature.device.type == "cpu":
+        check_temperature(temperature.detach().item())
     if criterion < 1:
         raise ValueError(f"criterion must be >= 1, got {criterion}")
     if not 0 <= epsilon < math.inf:
@@ -155,15 +172,14 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
         raise ValueError(f"tile must be >= 1, got {tile}")
 
 
+def check_temperature(value: float) -> None:
+    """Refuse one that is not a positive number."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"temperature must be > 0, got {value:g}")
+
+
 def _requires_grad(temperature: float | Tensor) -> bool:
     return isinstance(temperature, Tensor) and temperature.requires_grad
-
-
-def _read(temperature: float | Tensor) -> float | None:
-    """Its value, or None where reading it would stall a GPU."""
-    if not isinstance(temperature, Tensor):
-        return temperature
-    return temperature.detach().item() if temperature.device.type == "cpu" else None
 
 
 def _wants_half(z: Tensor) -> bool:
@@ -184,30 +200,38 @@ def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
 
 
 def _agree(
-    z: Tensor, clip_id: Tensor, labels: Tensor | None, wants_gradient: bool, group: Group
-) -> tuple[list[int], bool]:
-    """Check the rows of all ranks; labelled rows of each rank, and whether any rank wants the gradient.
+    z: Tensor,
+    labels: Tensor | None,
+    temperature: float | Tensor,
+    problem: str | None,
+    wants_gradient: bool,
+    group: Group,
+) -> tuple[list[int], bool, float]:
+    """Check the rows of all ranks; labelled rows of each, whether any rank wants the gradient, and the temperature.
 
     A rank that refuses its own rows still takes part, so that the others raise as well instead of waiting for it.
     """
-    problem = _problem(z, clip_id, labels)
     shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
-    header = torch.tensor([[problem is not None, *shape, wants_gradient, 0]], device=z.device)
+    # float64 holds the whole numbers exactly, and the temperature.
+    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
+    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
     if problem is None and labels is not None:
-        header[0, -1] = labels.any(1).sum()
+        header[0, 3] = labels.any(1).sum()
     ranks = collectives.all_gather(header, group).tolist()
     if problem:
         raise ValueError(problem)
-    for r, (refused, *theirs, _, _) in enumerate(ranks):
-        if refused:
+    for r, (rows, width, tags, *_) in enumerate(ranks):
+        if rows == 0:
             raise ValueError(f"rank {r} refused its rows; its own message tells why")
-        if theirs != list(shape):
+        theirs = int(rows), int(width), int(tags)
+        if theirs != shape:
             mine = collectives.rank(group)
             raise ValueError(
                 f"every rank must bring the same shape (rows, width, tags): rank {mine} has {shape}, "
-                f"rank {r} has {tuple(theirs)}"
+                f"rank {r} has {theirs}"
             )
-    return [row[-1] for row in ranks], any(row[-2] for row in ranks)
+    tau: float = ranks[collectives.rank(group)][5]
+    return [int(row[3]) for row in ranks], any(row[4] for row in ranks), tau
 
 
 def _problem(z: Tensor, clip_id: Tensor, labels: Tensor | None) -> str | None:

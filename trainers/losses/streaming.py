@@ -15,8 +15,12 @@ from torch.autograd.function import once_differentiable
 from trainers import collectives
 from trainers.collectives import Group
 from trainers.losses.exchange import EXCHANGES, Exchange, Local
+from trainers.losses.fused import FusedGradient, FusedSums
 from trainers.losses.pairs import Recipe, sort_rows
 from trainers.losses.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums
+
+WALKS: dict[bool, tuple[type[Sums], type[Gradient]]] = {False: (Sums, Gradient), True: (FusedSums, FusedGradient)}
+"""First and last walk, in tiles or fused."""
 
 
 class Request(NamedTuple):
@@ -58,7 +62,7 @@ class GlobalLoss(torch.autograd.Function):
 
 def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     order_R, norm_R1, local = _prepare(z_RD, inverse_temperature, request)
-    exchange = EXCHANGES[request.exchange](local)
+    exchange = EXCHANGES[request.exchange, request.recipe.fused](local)
     total, positives_R, scalars = _anchors(exchange, local, request.recipe)
     # A NaN row that no anchor has as its positive must not go unseen.
     total = total + 0 * local.z_RD.sum()
@@ -67,7 +71,8 @@ def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tu
     positives_R = torch.empty_like(positives_R).index_copy_(0, order_R, positives_R)
     if not request.wants_gradient:
         return loss, positives_R, ()
-    pull_RD = exchange.walk(Gradient(request.recipe), exchange.share(scalars))
+    gradient = WALKS[request.recipe.fused][1]
+    pull_RD = exchange.walk(gradient(request.recipe), exchange.share(scalars))
     return loss, positives_R, _back_to_rows(pull_RD, local.z_RD, inverse_temperature, norm_R1, order_R)
 
 
@@ -99,7 +104,7 @@ def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, 
     """Sum of this rank's anchors over N, float64; K of its rows; and their scalars lse, a, b, (3, R)."""
     world = len(local.num_labelled)
     num_rows = world * len(local.z_RD)
-    sums = Sums(recipe)
+    sums = WALKS[recipe.fused][0](recipe)
     table = exchange.walk(sums, [local.z_RD.new_empty(0, len(local.z_RD))] * world)
     lse_R, mass_R = sums.lse(table), table[WEIGHT]
     positive_R = mass_R > 0
