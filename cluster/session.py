@@ -15,7 +15,7 @@ from typing import Any
 from cluster.credentials import demand_token, ensure_token, reach, use_token
 from cluster.environment import demand_same_everywhere
 from cluster.resources import num_cores
-from cluster.settings import ROOT, RunError, UserError
+from cluster.settings import ROOT, RunError, UserError, first_line
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -92,7 +92,7 @@ def _start_local(needed_cpus: int) -> Any:
         return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
     except Exception as error:  # where its dashboard is late Ray raises no class of its own
         raise RunError(
-            f"a local Ray did not start: {_first_line(error)}; `counterpoint doctor` looks further"
+            f"a local Ray did not start: {first_line(error)}; `counterpoint doctor` looks further"
         ) from error
 
 
@@ -111,7 +111,7 @@ def _join(address: str) -> Any:
         # The other machines get this checkout; .rayignore keeps what is large or private at home.
         return _start({"address": address, "runtime_env": {"working_dir": str(ROOT)}})
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, AuthenticationError, RaySystemError
-        raise UserError(f"{address}: no Ray cluster answers ({_first_line(error)}); is its head running?") from error
+        raise UserError(f"{address}: no Ray cluster answers ({first_line(error)}); is its head running?") from error
 
 
 def _show_token(address: str) -> None:
@@ -152,7 +152,3 @@ def _describe(context: Any, *, local: bool) -> Session:
         gpus=int(total.get("GPU", 0.0)),
         logs=str(Path(context.address_info["session_dir"], "logs")),
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

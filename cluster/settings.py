@@ -30,11 +30,30 @@ Schema = TypeVar("Schema")
 
 
 class UserError(ValueError):
-    """Bad input, usage or configuration: one message that names the thing and the remedy. Exit code 2."""
+    """Bad input, usage or configuration: one message that names the thing and the remedy."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class RunError(RuntimeError):
-    """The work itself failed for a reason the user can act on. Exit code 1."""
+    """The work itself failed for a reason the user can act on."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PreemptedError(RunError):
+    """Somebody asked the work to stop; it has saved itself, and the same command goes on."""
+
+    exit_code: ClassVar[int] = 143
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in a line; its kind where it says nothing.
+
+    >>> first_line(ValueError("no such key")), first_line(TimeoutError())
+    ('no such key', 'TimeoutError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Config:

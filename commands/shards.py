@@ -1,7 +1,5 @@
 """`counterpoint shards build|verify|show`."""
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.progress import TerminalProgress
 from cluster.settings import UserError, load_config
-from commands.console import AsJson, Overrides, console, errors, escape, made, then
+from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 from data_shards import datasets
 
 if TYPE_CHECKING:
@@ -25,6 +22,10 @@ build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Dotted keys: build.codec=flac build.rate=16000", metavar="[KEY=VALUE]...", show_default=False),
+]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.", show_default=False)]
 
 
@@ -90,7 +91,7 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         as_json: AsJson = False,
     ) -> None:
         if download:
-            datasets.download(name, root, variant, progress=TerminalProgress(errors))
+            datasets.download(name, root, variant, progress=progress(as_json=True))
         listing = datasets.list_clips(name, root.absolute(), variant)
         for note in listing.notes:
             errors.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
@@ -108,7 +109,7 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
 
     config = load_config(ShardsConfig, None, overrides or []).build
     mapper = _over_ray(config.workers) if ray else None
-    with TerminalProgress(errors if as_json else console).stage("clips", len(clips)) as bar:
+    with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
         def show(now: Progress) -> None:
             rejected = f", {now.rejected} rejected" if now.rejected else ""
@@ -116,16 +117,16 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=show)
     if as_json:
-        print(json.dumps(asdict(summary), default=str))
+        tell(asdict(summary))
         return
     _show(out)
     made(shards=out)
-    shown = shlex.quote(str(out))
-    use = f"data.labelled={shown}" if any(summary.labels.values()) else f"data.unlabelled={shown} data.b_s=0"
+    use = [f"data.labelled={out}"] if any(summary.labels.values()) else []
+    use += [f"data.unlabelled={out}", *([] if use else ["data.b_s=0"])]
     then(
-        f"counterpoint shards verify {shown}",
-        f"counterpoint shards show {shown} --page {shlex.quote(f'{out}.html')}",
-        f"counterpoint pretrain PRESET {use} run.dir=DIR",
+        quoted("counterpoint", "shards", "verify", out),
+        quoted("counterpoint", "shards", "show", out, "--page", f"{out}.html"),
+        quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *use, "run.dir=DIR"),
     )
 
 
@@ -141,15 +142,16 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
-    from data_shards.verify import verify
+    from data_shards.verify import to_json, verify
 
-    problems = verify(folder)
+    problems = verify(folder, progress=progress(as_json=as_json))
     if as_json:
-        print(json.dumps([problem._asdict() for problem in problems]))
+        tell(to_json(problems))
     else:
         for problem in problems:
             console.print(escape(str(problem)), highlight=False, soft_wrap=True)
-        console.print(f"{folder}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+        count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+        console.print(f"{escape(str(folder))}: {count}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -185,6 +187,6 @@ def _show(folder: Path | str, as_json: bool = False) -> None:
 
     index = open_index(str(folder))
     if as_json:
-        print(json.dumps(summarise(index), default=float))
+        tell(summarise(index))
     else:
         console.print(escape(describe(index)), highlight=False, soft_wrap=True)
