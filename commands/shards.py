@@ -1,4 +1,4 @@
-"""`counterpoint shards build|verify|show`."""
+"""`counterpoint shards build|index|verify|show`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,10 +14,11 @@ from data_shards import datasets
 
 if TYPE_CHECKING:
     from data_shards.build import MapJobs
+    from data_shards.index import ShardIndex
     from data_shards.records import Clip
     from data_shards.sources.listing import Listing
 
-app = typer.Typer(help="Build, verify and show WebDataset shards.", no_args_is_help=True)
+app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True)
 build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
@@ -111,23 +112,31 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
     mapper = _over_ray(config.workers) if ray else None
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
-        def show(now: Progress) -> None:
-            rejected = f", {now.rejected} rejected" if now.rejected else ""
-            bar(now.done, f"{now.clips_per_s:.1f} clips/s{rejected}")
+        def shown(now: Progress) -> None:
+            bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
 
-        summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=show)
+        summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
         tell(asdict(summary))
         return
-    _show(out)
+    index = _show(out)
     made(shards=out)
-    use = [f"data.labelled={out}"] if any(summary.labels.values()) else []
-    use += [f"data.unlabelled={out}", *([] if use else ["data.b_s=0"])]
     then(
         quoted("counterpoint", "shards", "verify", out),
         quoted("counterpoint", "shards", "show", out, "--page", f"{out}.html"),
-        quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *use, "run.dir=DIR"),
+        quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *_use(index, out), "run.dir=DIR"),
     )
+
+
+def _use(index: "ShardIndex", out: Path) -> list[str]:
+    """How a set is trained from on its own: by the tags of its training clips, where they have some."""
+    train = index.rows("train")
+    labelled = {column: int(index.labels(column)[train].any(axis=1).sum()) for column in index.vocabularies}
+    column = max(labelled, key=lambda name: (name == "tags", labelled[name]), default=None)
+    count = labelled[column] if column else 0
+    words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
+    words += [f"data.vocabulary={column}"] * (count > 0 and column != "tags")
+    return words + ["data.b_s=0"] * (not count) + ["data.b_s=1"] * (0 < count == len(train))
 
 
 def _over_ray(workers: int) -> "MapJobs":
@@ -136,9 +145,27 @@ def _over_ray(workers: int) -> "MapJobs":
     return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
 
+@app.command("index")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of WebDataset tars.", metavar="FOLDER", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
+    from data_shards.index import MANIFEST_NAME
+    from data_shards.index_writer import index_shards
+
+    if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
+        raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
+    index_shards(folder)
+    _show(folder, as_json)
+    if not as_json:
+        made(shards=folder)
+        then(quoted("counterpoint", "shards", "verify", folder))
+
+
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", metavar="FOLDER", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
@@ -157,7 +184,7 @@ def verify(
 
 @app.command("show")
 def show(
-    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", show_default=False)],
+    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", metavar="FOLDER", show_default=False)],
     page: Annotated[
         Path | None, typer.Option(help="Write an HTML page with bars, spectrograms and players.", show_default=False)
     ] = None,
@@ -181,7 +208,7 @@ def show(
             made(page=page)
 
 
-def _show(folder: Path | str, as_json: bool = False) -> None:
+def _show(folder: Path | str, as_json: bool = False) -> "ShardIndex":
     from data_shards.shard_store import open_index
     from data_shards.show import describe, summarise
 
@@ -190,3 +217,4 @@ def _show(folder: Path | str, as_json: bool = False) -> None:
         tell(summarise(index))
     else:
         console.print(escape(describe(index)), highlight=False, soft_wrap=True)
+    return index

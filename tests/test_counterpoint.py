@@ -215,6 +215,25 @@ def test_every_command_explains_itself(run: Run, capsys: pytest.CaptureFixture[s
         assert ("--debug" in shown) == (not words)
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"tags": ["a", "b", "", ""]}, "data.labelled=OUT data.unlabelled=OUT run.dir"),
+        ({"tags": ["a", "b", "c", "c"]}, "data.labelled=OUT data.b_s=1 run.dir"),
+        ({"moods": ["a|b", "b", "", ""]}, "data.labelled=OUT data.unlabelled=OUT data.vocabulary=moods run.dir"),
+        ({"bpm": ["1", "2", "3", "4"]}, "data.unlabelled=OUT data.b_s=0 run.dir"),
+    ],
+)
+def test_a_build_names_a_pretraining_that_its_labels_allow(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: dict[str, list[str]], words: str
+) -> None:
+    ((column, values),) = rows.items()
+    lines = [f"tone {number}.wav,train,t{number},{value}" for number, value in enumerate(values)]
+    (music / "labels.csv").write_text("\n".join([f"path,split,track_id,{column}", *lines]))
+    assert build(run, music, tmp_path / "shards") == 0
+    assert words.replace("OUT", str(tmp_path / "shards")) in capsys.readouterr().out
+
+
 def test_the_version_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == version("counterpoint-audio")
@@ -266,6 +285,20 @@ def test_paths_with_brackets_and_blanks_are_shown_as_a_shell_takes_them(capsys: 
     shown = capsys.readouterr().out
     assert "page        my run [a]/[/b].html" in shown
     assert "counterpoint embed 'my run [a]' SONG.mp3" in shown
+
+
+def test_tars_of_another_program_are_indexed_once(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, foreign = tmp_path / "shards", tmp_path / "foreign"
+    assert build(run, music, shards) == 0
+    foreign.mkdir()
+    next(shards.glob("*.tar")).rename(foreign / "theirs.tar")
+    capsys.readouterr()
+    assert run("shards", "index", foreign, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 24
+    assert run("shards", "verify", foreign) == 0
+    assert "has an index; delete its manifest.json" in refused(capsys, run("shards", "index", foreign))
 
 
 def test_the_doctor_opens_the_shards_it_is_given(
