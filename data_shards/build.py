@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.settings import Config, UserError
+from cluster.storage import write_atomic
 from data_shards.index import INDEX_NAME, MANIFEST_NAME, read_index
 from data_shards.index_writer import write_index
 from data_shards.parallel import run_jobs
@@ -29,7 +30,6 @@ from data_shards.shard_writer import (
     ShardResult,
     build_shard,
     recipe_of,
-    write_atomically,
 )
 from data_shards.show import label_counts
 from data_shards.sources.listing import Listing
@@ -212,7 +212,7 @@ def _finish(
         extra["notes"] = list(listing.notes)
     write_index(folder, shards, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
-    write_atomically(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
+    write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
     keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, *(shard.name for shard, _ in shards)}
     for path in folder.iterdir():
         if path.name not in keep:
