@@ -245,6 +245,17 @@ def test_runs_below_one_outputs_folder_share_a_store(monkeypatch: pytest.MonkeyP
     assert default_store(Path("outputs/x")) == "sqlite:////outputs/mlflow.db"
 
 
+def test_a_user_without_a_name_is_tracked_by_number(
+    outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["uid not found"])
+    with Tracker(config(outputs), outputs / "nobody") as tracker:
+        assert tracker.close(wait_s=120)
+    assert client.get_run(run_id(outputs / "nobody")).data.tags["mlflow.user"] == str(os.getuid())
+
+
 def test_a_store_in_a_file_is_the_same_from_every_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine/runs.db")
