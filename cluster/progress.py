@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Bar = Callable[[int, str], None]
-"""Called with what is done so far and a few words on it."""
+"""Called with what is done so far and a few words on it; empty ones leave those that stand."""
 
 
 class Progress(Protocol):
@@ -65,7 +65,13 @@ class TerminalProgress:
         )
         with Progress(*columns, console=self._console) as bars:
             task = bars.add_task(name, total=total, words="")
-            yield lambda done, words: bars.update(task, completed=done, words=words)
+
+            def show(done: int, words: str) -> None:
+                bars.update(task, completed=done)
+                if words:
+                    bars.update(task, words=words)
+
+            yield show
 
 
 def _rate_column() -> Any:

@@ -36,6 +36,8 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
     room.check(config)
     with progress(as_json=as_json).stage("pretraining", config.optim.steps) as bar:
         code = room.pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+        if not code:
+            bar(config.optim.steps, "")  # of a run that was finished before, no step was watched
     folder = Path(config.run.dir)
     if code:
         raise PreemptedError(f"stopped with a snapshot in {folder}/snapshots/last; the same command resumes")

@@ -87,7 +87,7 @@ def build(
         out: folder that does not exist yet, or is this very set.
         config: how.
         map_jobs: runs `build_shard` over the jobs; default a process a core.
-        progress: called after each shard.
+        progress: called after each shard, once where all were there.
 
     Returns:
         Counts, rejected clips with their reasons, and the hash of the manifest.
@@ -107,7 +107,11 @@ def build(
     ]
     recipe = _recipe(jobs, listing.vocabularies)
     if _is_finished(out, recipe):
-        return _summary(out, resumed_shards=len(jobs), seconds=0.0)
+        summary = _summary(out, resumed_shards=len(jobs), seconds=0.0)
+        if progress:
+            count, rejected = len(clips), len(summary.rejected)
+            progress(Progress(done=count, total=count, rejected=rejected, resumed=count))
+        return summary
     tally = Tally(total=len(clips))
     with _claim(partial_folder):
         results = iter((map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs))

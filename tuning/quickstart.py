@@ -51,6 +51,8 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
     with progress.stage("pretraining", config.optim.steps) as bar:
         code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+        if not code:
+            bar(config.optim.steps, "")  # of a run that was finished before, no step was watched
     if code:
         raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})

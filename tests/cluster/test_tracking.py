@@ -248,9 +248,12 @@ def test_runs_below_one_outputs_folder_share_a_store(monkeypatch: pytest.MonkeyP
 def test_a_user_without_a_name_is_tracked_by_number(
     outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["uid not found"])
+    monkeypatch.setattr("pwd.getpwuid", unknown)
     with Tracker(config(outputs), outputs / "nobody") as tracker:
         assert tracker.close(wait_s=120)
     assert client.get_run(run_id(outputs / "nobody")).data.tags["mlflow.user"] == str(os.getuid())

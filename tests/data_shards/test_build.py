@@ -117,6 +117,8 @@ def test_finished_shards_are_kept_and_the_rest_is_done(make_folder: MakeFolder, 
     assert kept == {name: (tmp_path / "set" / name).stat().st_mtime_ns for name in kept}
     assert digests(tmp_path / "set") == digests(tmp_path / "whole")
     assert not (tmp_path / "set.partial").exists()
+    build(clips, tmp_path / "set", INLINE, progress=seen.append)
+    assert seen[-1] == Progress(done=12, total=12, rejected=0, resumed=12)
 
 
 def test_a_shard_whose_input_or_bytes_changed_is_done_again(make_folder: MakeFolder, tmp_path: Path) -> None:
