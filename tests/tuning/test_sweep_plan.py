@@ -54,13 +54,11 @@ def test_a_share_that_the_shards_turn_into_nothing_is_refused_with_the_path(make
 
 
 def test_no_place_that_travels_to_a_trial_is_relative(
-    make_plan: MakePlan, tiny_sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    make_plan: MakePlan, judged_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labelled, unlabelled = tiny_sets
-    monkeypatch.chdir(labelled.parent)
-    plan = make_plan("objective.shards=labelled", f"data.unlabelled={unlabelled.name}")
-    assert plan.evaluation.data.shards == str(labelled)
-    assert plan.experiment.data.unlabelled == str(unlabelled)
+    monkeypatch.chdir(judged_set.parent)
+    plan = make_plan(f"objective.shards={judged_set.name}", f"data.labelled={judged_set.name}")
+    assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(judged_set)
 
 
 def test_a_dry_run_tells_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
