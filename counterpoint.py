@@ -1,6 +1,8 @@
 """Front door: `counterpoint <command>`. Each command calls one room's entry point, imported when it is needed."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -9,7 +11,7 @@ import commands.evaluation
 import commands.pretraining
 import commands.shards
 import commands.tuning
-from cluster.settings import RunError, UserError
+from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 
 app = typer.Typer(
@@ -36,21 +38,47 @@ app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.
 app.add_typer(commands.shards.app, name="shards")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(version("counterpoint-audio"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose; may stand anywhere.")] = False,
+    asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Named here for --help: `main` takes --debug out before, `_version` answers --version."""
+
+
 def main() -> None:
     """Run a command; an error is one message that names the thing and the remedy, a traceback only with --debug."""
-    debug = "--debug" in sys.argv
+    own = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv  # a submitted command's words are its own
+    debug = "--debug" in own
     if debug:
         sys.argv.remove("--debug")
     try:
         app(prog_name="counterpoint")
-    except (UserError, RunError) as error:
+    except Exception as error:
         if debug:
             raise
-        errors.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
-        errors.print("stopped")
-        sys.exit(130)
+        words, code = explained(error)
+        errors.print(words, highlight=False, soft_wrap=True)
+        sys.exit(code)
+
+
+def explained(error: Exception) -> tuple[str, int]:
+    """What a person is told of an error, with its colours, and the exit code."""
+    if isinstance(error, PreemptedError):
+        return escape(str(error)), error.exit_code
+    if isinstance(error, UserError | RunError):
+        what, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
+        what, code = ": ".join(map(str, filter(None, (error.filename, error.strerror or error)))), 1
+    else:
+        what, code = f"{type(error).__name__}: {error}; no fault of yours: please report what --debug shows", 1
+    return f"[bold red]error[/] {escape(what)}", code
 
 
 if __name__ == "__main__":

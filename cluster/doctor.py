@@ -9,14 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.credentials import has_token, token_path
+from cluster.environment import differences, locked, versions
 from cluster.mlflow_store import trouble
 from cluster.resources import num_cores, num_gpus
 from cluster.settings import ROOT
 from cluster.storage import without_credentials
 from cluster.tracking_config import TrackingConfig, store_uri
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 State = Literal["ok", "warn", "fail"]
 OURS = "counterpoint-audio"
@@ -46,6 +50,7 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
         ("python", _python),
         ("libraries", _libraries),
+        ("lock", lambda: [_lock()]),
         ("gpu", _gpu),
         ("distributed", _distributed),
         ("audio", _audio),
@@ -73,9 +78,9 @@ def healthy(found: Sequence[Check]) -> bool:
     return all(check.state != "fail" for check in found)
 
 
-def render(found: Sequence[Check]) -> None:
+def render(found: Sequence[Check], console: "Console") -> None:
     """Print the checks as a table."""
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -83,8 +88,9 @@ def render(found: Sequence[Check]) -> None:
     for heading in ("", "check", "found", "remedy"):
         table.add_column(heading, overflow="fold")
     for check in found:
-        table.add_row(f"[{colours[check.state]}]{check.state}[/]", check.name, check.found, check.remedy)
-    Console().print(table)
+        cells = map(escape, (check.name, check.found, check.remedy))  # a path or an error may hold brackets
+        table.add_row(f"[{colours[check.state]}]{check.state}[/]", *cells)
+    console.print(table)
 
 
 def _python() -> list[Check]:
@@ -112,6 +118,14 @@ def _imported(name: str) -> Check:
         remedy = "torchaudio 2.11 needs torch 2.11-2.14; make setup" if name == "torchaudio" else "make setup"
         return Check(name=name, state="fail", found=str(error).splitlines()[0], remedy=remedy)
     return Check(name=name, state="ok", found=str(getattr(module, "__version__", "imports")))
+
+
+def _lock() -> Check:
+    """Whether what decides numbers is what the lock says, as a submitted job demands."""
+    wrong = differences(locked(), versions())
+    if wrong:
+        return Check(name="lock", state="warn", found=f"{wrong} as in requirements.lock", remedy="make setup")
+    return Check(name="lock", state="ok", found="what decides numbers is as in requirements.lock")
 
 
 def _gpu() -> list[Check]:

@@ -68,7 +68,7 @@ class MlflowStore:
             home = _experiment_id(self._client, self._experiment, self._uri)
             mark = self._state["identity"]
             found = self._client.search_runs([home], f"tags.`{RUN_TAG}` = '{mark}'", max_results=1)
-            tags = {RUN_TAG: mark, "mlflow.user": getpass.getuser(), "mlflow.source.name": "counterpoint"}
+            tags = {RUN_TAG: mark, "mlflow.user": _user(), "mlflow.source.name": "counterpoint"}
             parent = self._parent()
             if parent:
                 tags["mlflow.parentRunId"] = parent
@@ -88,6 +88,14 @@ class MlflowStore:
                 return False
             raise
         return True
+
+
+def _user() -> str:
+    """Who runs this; in a container the number of a user may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 made it an OSError
+        return str(os.getuid())
 
 
 def _import_mlflow() -> None:

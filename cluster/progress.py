@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Bar = Callable[[int, str], None]
-"""Called with what is done so far and a few words on it."""
+"""Called with what is done so far and a few words on it; empty ones leave those that stand."""
 
 
 class Progress(Protocol):
@@ -60,8 +60,28 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
+            _rate_column(),
             TextColumn("{task.fields[words]}"),
         )
         with Progress(*columns, console=self._console) as bars:
             task = bars.add_task(name, total=total, words="")
-            yield lambda done, words: bars.update(task, completed=done, words=words)
+
+            def show(done: int, words: str) -> None:
+                bars.update(task, completed=done)
+                if words:
+                    bars.update(task, words=words)
+
+            yield show
+
+
+def _rate_column() -> Any:
+    """Made here: rich is imported when the first bar is drawn."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            per_s = task.finished_speed or task.speed
+            return Text(f"{per_s:.3g}/s" if per_s else "")
+
+    return Rate()

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from cluster.session import ray_session
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError, UserError, first_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -84,7 +84,6 @@ def _result(reference: Any, name: str) -> Any:
         what = str(cause) if isinstance(cause, RunError) else f"{type(cause).__name__}: {cause}"
         raise RunError(f"{name}: {what}") from error
     except RayError as error:  # its worker or its machine died, more often than Ray tries again
-        first = str(error).strip().splitlines()[0]
         raise RunError(
-            f"{name}: its task was lost ({first}), probably for want of memory; try fewer workers"
+            f"{name}: its task was lost ({first_line(error)}), probably for want of memory; try fewer workers"
         ) from error

@@ -15,8 +15,10 @@ from typing import Any
 from cluster.credentials import demand_token, ensure_token, reach, use_token
 from cluster.environment import demand_same_everywhere
 from cluster.resources import num_cores
-from cluster.settings import ROOT, RunError, UserError
+from cluster.settings import ROOT, RunError, UserError, first_line
 
+DASHBOARD_S = 300
+"""As long a local Ray's dashboard may take to start."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray 2.60 warns of its own coming default at every start
@@ -87,12 +89,16 @@ def _start_local(needed_cpus: int) -> Any:
         raise UserError("RAY_AUTH_MODE=disabled would let anyone who reaches this machine run code; unset it")
     ensure_token()
     use_token()
+    # Ray read the variable of this name when it was imported. It would give up after a minute on a busy machine.
+    constants: Any = import_module("ray._private.ray_constants")
+    constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
         return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
     except Exception as error:  # where its dashboard is late Ray raises no class of its own
         raise RunError(
-            f"a local Ray did not start: {_first_line(error)}; `counterpoint doctor` looks further"
+            f"a local Ray did not start: {first_line(error)}. On a very busy machine its dashboard is late: the same "
+            "command tries again and goes on where it was; `counterpoint doctor` looks further"
         ) from error
 
 
@@ -111,7 +117,7 @@ def _join(address: str) -> Any:
         # The other machines get this checkout; .rayignore keeps what is large or private at home.
         return _start({"address": address, "runtime_env": {"working_dir": str(ROOT)}})
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, AuthenticationError, RaySystemError
-        raise UserError(f"{address}: no Ray cluster answers ({_first_line(error)}); is its head running?") from error
+        raise UserError(f"{address}: no Ray cluster answers ({first_line(error)}); is its head running?") from error
 
 
 def _show_token(address: str) -> None:
@@ -152,7 +158,3 @@ def _describe(context: Any, *, local: bool) -> Session:
         gpus=int(total.get("GPU", 0.0)),
         logs=str(Path(context.address_info["session_dir"], "logs")),
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -7,6 +7,7 @@ pydantic and PyYAML.
 import difflib
 import functools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -16,21 +17,49 @@ MAX_PRESET_BYTES = 1 << 20
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what runs, and where conf/ is found."""
 
+_PLAIN = {
+    "null": (r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    "bool": (r"^(true|false|True|False)$", list("tTfF")),
+    "int": (r"^[-+]?(0|[1-9][\d_]*)$", list("-+0123456789")),
+    "float": (r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$", list("-+.0123456789")),
+}
+"""What an unquoted word of a preset may be besides text, and how it begins: YAML 1.2's core schema, in decimal, and
+66_000."""
+
 Schema = TypeVar("Schema")
 
 
 class UserError(ValueError):
-    """Bad input, usage or configuration: one message that names the thing and the remedy. Exit code 2."""
+    """Bad input, usage or configuration: one message that names the thing and the remedy."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class RunError(RuntimeError):
-    """The work itself failed for a reason the user can act on. Exit code 1."""
+    """The work itself failed for a reason the user can act on."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class PreemptedError(RunError):
+    """Somebody asked the work to stop; it has saved itself, and the same command goes on."""
+
+    exit_code: ClassVar[int] = 143
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in a line; its kind where it says nothing.
+
+    >>> first_line(ValueError("no such key")), first_line(TimeoutError())
+    ('no such key', 'TimeoutError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Config:
-    """Base of every configuration dataclass: an unknown key is an error, and so is a string where a number belongs."""
+    """Base of every configuration dataclass: an unknown key is an error, and so are text for a number, NaN and Inf."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 def leaf_paths(schema: type, prefix: str = "") -> list[str]:
@@ -86,7 +115,7 @@ def scalar(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
         return text
 
 
@@ -160,7 +189,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"{path}: no such file{hint}")
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{hint}")
     if path.stat().st_size > MAX_PRESET_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
     try:
@@ -175,7 +204,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _strict_loader() -> type:
-    """PyYAML's safe loader without the four surprises it has for numbers, booleans, aliases and repeated keys."""
+    """PyYAML's safe loader without the surprises it has for numbers, booleans, dates, aliases and repeated keys."""
     import re
 
     import yaml
@@ -195,14 +224,12 @@ def _strict_loader() -> type:
                     raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
             return super().construct_mapping(node, deep=deep)
 
-    # YAML 1.1 reads 1e-3 as a string and no/off as False; YAML 1.2's core schema does neither.
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, rx) for tag, rx in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tTfF"))
-    number = re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    # YAML 1.1 reads 1e-3 as a string, no as False, 1:30 as 90, 010 as 8, 2024-01-01 as a date; YAML 1.2 does not.
+    Loader.yaml_implicit_resolvers = {}
+    for name, (pattern, first) in _PLAIN.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(pattern), first)
+    kept = [f"tag:yaml.org,2002:{name}" for name in (*_PLAIN, "str", "seq", "map")]  # what has a form in JSON
+    Loader.yaml_constructors = {tag: Loader.yaml_constructors[tag] for tag in kept} | {None: Loader.construct_undefined}
     return Loader
 
 
@@ -214,6 +241,8 @@ def _explain(schema: type, problem: Mapping[str, Any], where: str) -> str:
         near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
         hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
         return f"{where}: unknown key {path}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    value = f", got {problem['input']!r}" if "got" not in message and not isinstance(problem["input"], dict) else ""
+    message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
+    value = f", got {reprlib.repr(given)}" if "got" not in message and not isinstance(given, dict) else ""
+    if problem["type"] == "string_type" and isinstance(given, int | float):
+        value += f"; text that looks like something else takes quotes: {path}='\"{json.dumps(given)}\"'"
     return f"{where}: {path}: {message}{value}" if path else f"{where}: {message}{value}"

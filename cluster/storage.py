@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError
 
 PARTIAL = ".partial"
 ATTEMPTS = 4
@@ -117,21 +117,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse work that the disk cannot hold, before it starts.
-
-    Raises:
-        RunError: names the folder, what is needed and what is free.
-    """
-    here = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(here).free
-    if free < needed_bytes:
-        raise RunError(
-            f"{folder}: {needed_bytes / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are free; "
-            "make room or choose another folder"
-        )
-
-
 def without_credentials(text: str, uri: str | None = None) -> str:
     """A URI, or a message with URIs, as a person may see it: no user, no password, no signature in a query.
 
@@ -149,14 +134,22 @@ def without_credentials(text: str, uri: str | None = None) -> str:
     return re.sub(secret, r"\1[redacted]", text, flags=re.IGNORECASE)
 
 
-def retry(action: Callable[[], Answer], what: str, uri: str, *, attempts: int = ATTEMPTS) -> Answer:
-    """Call ``action`` until it answers, with doubling waits in between (FAULTS 9, 47).
+def retry(
+    action: Callable[[], Answer],
+    what: str,
+    uri: str,
+    *,
+    attempts: int = ATTEMPTS,
+    hopeless: tuple[type[Exception], ...] = (),
+) -> Answer:
+    """Call ``action`` until it answers, with doubling waits in between (FAULTS 47).
 
     Args:
-        action: raises OSError or TimeoutError while the storage is unreachable.
+        action: raises while the storage is unreachable.
         what: what is being done, for the message: "read", "list".
         uri: what it is done to.
         attempts: calls in all, ≥ 1.
+        hopeless: errors that no waiting mends; they are let through at once.
 
     Raises:
         RunError: names the URI, the attempts and the last error.
@@ -166,7 +159,7 @@ def retry(action: Callable[[], Answer], what: str, uri: str, *, attempts: int = 
         try:
             return action()
         except Exception as error:  # every fsspec back end has its own exceptions (botocore, gcsfs, aiohttp)
-            if isinstance(error, RunError | UserError):
+            if isinstance(error, hopeless):
                 raise
             if attempt == attempts:
                 reason = without_credentials(f"{type(error).__name__}: {error}", uri)
@@ -176,45 +169,6 @@ def retry(action: Callable[[], Answer], what: str, uri: str, *, attempts: int = 
                 ) from error
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable")
-
-
-def read_bytes(uri: str, start: int | None = None, end: int | None = None, *, attempts: int = ATTEMPTS) -> bytes:
-    """Bytes ``start:end`` of a file or of anything fsspec can open (``s3://…``, ``gs://…``), with bounded retry.
-
-    Raises:
-        RunError: as ``retry``.
-    """
-
-    def read() -> bytes:
-        files, path = _filesystem(uri)
-        content: bytes = files.cat_file(path, start=start, end=end)
-        return content
-
-    return retry(read, "read", uri, attempts=attempts)
-
-
-def fetch(uri: str, path: Path, *, attempts: int = ATTEMPTS) -> Path:
-    """Copy a remote object to ``path`` atomically: a shard into the local cache.
-
-    Raises:
-        RunError: as ``retry``, or if the disk is full.
-    """
-
-    def copy() -> None:
-        files, source = _filesystem(uri)
-        check_space(path.parent, int(files.size(source) or 0))
-        with atomic_file(path) as temporary:
-            files.get_file(source, str(temporary))
-
-    retry(copy, "fetch", uri, attempts=attempts)
-    return path
-
-
-def _filesystem(uri: str) -> tuple[Any, str]:
-    import fsspec
-
-    files, path = fsspec.core.url_to_fs(uri)
-    return files, path
 
 
 def _host() -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cluster.credentials import demand_token, reach, use_token
 from cluster.provenance import git_revision
-from cluster.settings import ROOT, RunError, UserError
+from cluster.settings import ROOT, RunError, UserError, first_line
 from cluster.storage import without_credentials
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
@@ -97,7 +97,7 @@ class Cluster:
                 entrypoint=entry, submission_id=name, runtime_env=shipped, metadata={"command": shlex.join(command)}
             )
         except Exception as error:  # as above
-            raise RunError(f"{self.url}: the cluster did not take the job: {_first_line(error)}") from error
+            raise RunError(f"{self.url}: the cluster did not take the job: {first_line(error)}") from error
         return name
 
     def follow(self, job: str, show: Show) -> int:
@@ -119,7 +119,7 @@ class Cluster:
             except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:  # the way there broke
                 if time.monotonic() - answered > LOST_S:
                     raise RunError(
-                        f"{self.url}: no answer for {LOST_S:.0f} s ({_first_line(error)}); the job may go on: "
+                        f"{self.url}: no answer for {LOST_S:.0f} s ({first_line(error)}); the job may go on: "
                         f"counterpoint submit logs {job}"
                     ) from error
             time.sleep(_POLL_S)
@@ -262,7 +262,7 @@ def _explained(url: str, error: Exception) -> UserError:
         return UserError(
             f"{url}: the cluster refuses this token; copy the head's ~/.ray/auth_token, or set RAY_AUTH_TOKEN"
         )
-    return UserError(f"{url}: no jobs API of Ray answers there ({_first_line(error)}); is it the dashboard's URL?")
+    return UserError(f"{url}: no jobs API of Ray answers there ({first_line(error)}); is it the dashboard's URL?")
 
 
 def _exit_code(info: Any) -> int:
@@ -283,7 +283,3 @@ def _job(entry: Any) -> Job:
         started=started,
         seconds=end_s - started.timestamp() if started else 0.0,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

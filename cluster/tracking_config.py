@@ -33,8 +33,11 @@ def store_uri(config: TrackingConfig, run_dir: Path) -> str:
     """Where a run is tracked: as configured, as MLFLOW_TRACKING_URI says, else one file for all runs of a folder.
 
     That file is ``outputs/mlflow.db`` for every run below a folder called outputs, otherwise it lies beside the run.
+    A file's path is absolute: workers and trials run in folders of their own.
     """
-    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
+    file = uri.removeprefix("sqlite:///")
+    return uri if file == uri else f"sqlite:///{Path(file).expanduser().absolute()}"
 
 
 def default_store(run_dir: Path) -> str:

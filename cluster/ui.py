@@ -16,6 +16,7 @@ from types import FrameType
 import psutil
 
 from cluster.settings import RunError, UserError
+from cluster.storage import without_credentials
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRAINING_PAGES = "workflowType=machine_learning"
@@ -37,7 +38,7 @@ def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     if host in LOOPBACK:
         return command
-    names = [f"{name}:{port}" for name in _own_names(host)]  # MLflow answers 403 to a name it does not know
+    names = [f"{_in_url(name)}:{port}" for name in _own_names(host)]  # MLflow answers 403 to a name it does not know
     origins = [f"http://{name}" for name in names]
     guard = ["--app-name", "basic-auth", "--allowed-hosts", ",".join(names)]
     return [*command, *guard, "--cors-allowed-origins", ",".join(origins)]
@@ -57,7 +58,7 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
         RunError: if the server does not come up.
     """
     if store.startswith("http"):
-        raise UserError(f"the runs are on a server already: open {store}")
+        raise UserError(f"the runs are on a server already: open {without_credentials(store)}")
     path = store.removeprefix("sqlite:///")
     if path != store and not Path(path).exists():
         raise UserError(f"{path}: no runs yet; start one, or name another folder")
@@ -105,7 +106,7 @@ def _serve(command: list[str], guard: dict[str, str], place: tuple[str, int], sh
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, command, host, port)
-        show(f"http://{host}:{port}/#/experiments?{TRAINING_PAGES}")
+        show(f"http://{_in_url(host)}:{port}/#/experiments?{TRAINING_PAGES}")
         server.wait()
     except KeyboardInterrupt:
         return 0
@@ -129,11 +130,24 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _in_url(host: str) -> str:
+    """A host as it stands before a port.
+
+    >>> _in_url("::1"), _in_url("localhost")
+    ('[::1]', 'localhost')
+    """
+    return f"[{host}]" if ":" in host else host
+
+
 def _free(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise UserError(f"{host}: {error.strerror}; --host is an address or a name of this machine") from None
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(address)
         except OSError as error:
             raise UserError(f"port {port} of {host}: {error.strerror}; choose another: --port {port + 1}") from None
 

@@ -1,42 +1,71 @@
 """`counterpoint doctor`, `ui` and `submit`: this machine, its MLflow, and jobs on a cluster."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.console import AsJson, console
+from cluster.settings import RunError, UserError
+from commands.console import AsJson, console, escape, quoted, tell
+
+if TYPE_CHECKING:
+    from cluster.doctor import Check
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    shards: Annotated[
+        list[str] | None, typer.Option("--shards", help="A set to open too; may be repeated.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """What works on this machine, and what to do about what doesn't."""
-    from cluster.doctor import checks, render
+    from cluster.doctor import as_json as plain
+    from cluster.doctor import checks, healthy, render
 
-    found = checks()
+    found = [*checks(), *map(_opened, shards or [])]
     if as_json:
-        print(json.dumps([asdict(check) for check in found]))
+        tell(plain(found))
     else:
-        render(found)
-    if any(check.state == "fail" for check in found):
+        render(found, console)
+    if not healthy(found):
         raise typer.Exit(1)
 
 
+def _opened(place: str) -> "Check":
+    from cluster.doctor import Check
+    from data_shards.shard_store import open_index
+
+    name = f"shards {place}"
+    try:
+        index = open_index(place)
+    except (UserError, RunError) as error:
+        return Check(
+            name=name, state="fail", found=str(error), remedy=quoted("counterpoint", "shards", "verify", place)
+        )
+    return Check(name=name, state="ok", found=f"{len(index):,} clips; shards: {len(index.shards):,}")
+
+
 def ui(
-    store: Annotated[str | None, typer.Option(help="MLflow store; default: outputs/mlflow.db here.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    store: Annotated[
+        str | None,
+        typer.Option(help="MLflow store; else MLFLOW_TRACKING_URI or outputs/mlflow.db here.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; off loopback with a password.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 5000,
 ) -> None:
     """MLflow on this machine: every run, its curves and reports."""
-    from cluster.tracking_config import default_store
+    from cluster.tracking_config import TrackingConfig, store_uri
     from cluster.ui import serve_ui
 
-    raise typer.Exit(serve_ui(store or default_store(Path("outputs/run")), host=host, port=port))
+    raise typer.Exit(serve_ui(store or store_uri(TrackingConfig(), Path("outputs/run")), host=host, port=port))
 
 
 def submit(
-    words: Annotated[list[str], typer.Argument(help="-- COMMAND…, or list, logs JOB, stop JOB.", show_default=False)],
+    words: Annotated[
+        list[str],
+        typer.Argument(help="-- COMMAND…, or list, logs JOB, stop JOB.", metavar="WORDS...", show_default=False),
+    ],
     cluster: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard.", show_default=False)] = None,
     install: Annotated[bool, typer.Option("--install", help="Install requirements.lock for the job first.")] = False,
 ) -> None:
@@ -47,7 +76,10 @@ def submit(
     match words:
         case ["list"]:
             for job in Cluster(cluster).jobs():
-                console.print(f"{job.name}  {job.status}  {job.seconds:,.0f} s  {job.command}", highlight=False)
+                line = f"{job.name}  {job.status}  {job.seconds:,.0f} s  {job.command}"
+                console.print(escape(line), highlight=False, soft_wrap=True)
+        case ["list", "--json"]:
+            tell([asdict(job) for job in Cluster(cluster).jobs()])
         case ["logs", name]:
             print(Cluster(cluster).logs(name), end="")
         case ["stop", name]:

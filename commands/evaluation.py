@@ -1,6 +1,5 @@
 """`counterpoint evaluate`, `embed` and `search`: what a frozen encoder knows, its embeddings, and its neighbours."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,24 +8,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.progress import TerminalProgress
 from cluster.settings import load_config
-from commands.console import AsJson, Overrides, console, errors, escape, made, then
+from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 
 if TYPE_CHECKING:
     from evaluation.pool import Pool
 
 Source = Annotated[
-    str, typer.Argument(help="A snapshot, a run's folder, or your own module:factory.", show_default=False)
+    str,
+    typer.Argument(
+        help="A snapshot, a run's folder, or your own module:factory.", metavar="SNAPSHOT", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option(help="Torch device of the encoder.")]
-Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.")]
+Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
 
 
 def evaluate(
     snapshot: Source,
-    tasks: Annotated[Path, typer.Argument(help="A preset of conf/evaluation.", show_default=False)],
-    overrides: Overrides = None,
+    tasks: Annotated[
+        Path,
+        typer.Argument(help="A preset of conf/evaluation, or your own YAML.", metavar="TASKS", show_default=False),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dotted keys: data.shards=DIR seeds=5", metavar="[KEY=VALUE]...", show_default=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("outputs/evaluation"),
     as_json: AsJson = False,
 ) -> None:
@@ -36,18 +43,20 @@ def evaluate(
     from evaluation.tasks import EvaluationConfig
 
     config = load_config(EvaluationConfig, tasks, overrides or [])
-    report = run(snapshot, config, out, progress=TerminalProgress(errors if as_json else console))
+    report = run(snapshot, config, out, progress=progress(as_json=as_json))
     tracking = publish(report)
     if as_json:
-        print((out / "report.json").read_text())
+        tell(report.tree)
         return
     console.print(report.table())
     made(report=out / "report.json", page=out / "report.html", text=out / "report.md", tracking=tracking or "off")
+    hand_on = [] if ":" in snapshot else [("export", snapshot, "--out", "DIR", "--report", out / "report.json")]
+    then(*(quoted("counterpoint", *words) for words in (*hand_on, ("search", snapshot, "FOLDER", "SONG.mp3"))))
 
 
 def embed(
     snapshot: Source,
-    files: Annotated[list[Path], typer.Argument(help="Audio files.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILES...", show_default=False)],
     out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("embeddings.parquet"),
     timeline: Annotated[bool, typer.Option("--timeline", help="A row a chunk instead of a row a file.")] = False,
     skip_unreadable: Annotated[
@@ -55,30 +64,36 @@ def embed(
     ] = False,
     workers: Workers = 0,
     device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Embed audio files: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
     from evaluation.catalogue import embed_files
 
-    progress = TerminalProgress(console)
+    bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
-        done = embed_files(pool, files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=progress)
+        done = embed_files(pool, files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    if as_json:
+        tell({"embeddings": out, "rejected": done.rejected})
+        return
     made(embeddings=out)
-    then(
-        f"python -c \"import pandas; print(pandas.read_parquet('{out}'))\"",
-        *([] if timeline else [f"counterpoint search {snapshot} {out} QUERY.mp3"]),
-    )
+    look = quoted("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
+    then(look, *[quoted("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline))
 
 
 def search(
     snapshot: Source,
     catalogue: Annotated[
         Path,
-        typer.Argument(help="Folder of audio, Parquet of `counterpoint embed`, or saved index.", show_default=False),
+        typer.Argument(
+            help="Folder of audio, Parquet of `counterpoint embed`, or saved index.",
+            metavar="CATALOGUE",
+            show_default=False,
+        ),
     ],
-    queries: Annotated[list[Path], typer.Argument(help="Audio files.", show_default=False)],
-    k: Annotated[int, typer.Option("-k", help="Tracks for each query.")] = 10,
+    queries: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="QUERIES...", show_default=False)],
+    k: Annotated[int, typer.Option("-k", help="Tracks for each query.", min=1)] = 10,
     index: Annotated[
         Path | None, typer.Option(help="Folder of the saved index.", show_default="below outputs/indexes")
     ] = None,
@@ -92,20 +107,21 @@ def search(
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
     from evaluation.search import search_catalogue
 
-    progress = TerminalProgress(errors if as_json else console)
+    bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
-        found = search_catalogue(pool, catalogue, queries, k=k, place=index, keep_query=keep_query, progress=progress)
+        found = search_catalogue(pool, catalogue, queries, k=k, place=index, keep_query=keep_query, progress=bars)
     for track, reason in found.index.rejected:
         errors.print(f"[yellow]not indexed[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     if as_json:
         answers = [asdict(answer) for answer in found.answers]
-        print(json.dumps({"index": str(found.index.folder), "tracks": len(found.index), "answers": answers}))
+        tell({"index": found.index.folder, "tracks": len(found.index), "answers": answers})
         return
     for answer in found.answers:
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
         for hit in answer.nearest:
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
     made(index=found.index.folder, tracks=f"{len(found.index):,}")
+    then(quoted("counterpoint", "search", snapshot, found.index.folder, "SONG.mp3"))
 
 
 @contextmanager

@@ -1,7 +1,5 @@
-"""`counterpoint shards build|verify|show`."""
+"""`counterpoint shards build|index|verify|show`."""
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,21 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.progress import TerminalProgress
 from cluster.settings import UserError, load_config
-from commands.console import AsJson, Overrides, console, errors, escape, made, then
+from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 from data_shards import datasets
 
 if TYPE_CHECKING:
     from data_shards.build import MapJobs
+    from data_shards.index import ShardIndex
     from data_shards.records import Clip
     from data_shards.sources.listing import Listing
 
-app = typer.Typer(help="Build, verify and show WebDataset shards.", no_args_is_help=True)
+app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True)
 build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Dotted keys: build.codec=flac build.rate=16000", metavar="[KEY=VALUE]...", show_default=False),
+]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.", show_default=False)]
 
 
@@ -90,7 +92,7 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         as_json: AsJson = False,
     ) -> None:
         if download:
-            datasets.download(name, root, variant, progress=TerminalProgress(errors))
+            datasets.download(name, root, variant, progress=progress(as_json=True))
         listing = datasets.list_clips(name, root.absolute(), variant)
         for note in listing.notes:
             errors.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
@@ -108,25 +110,33 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
 
     config = load_config(ShardsConfig, None, overrides or []).build
     mapper = _over_ray(config.workers) if ray else None
-    with TerminalProgress(errors if as_json else console).stage("clips", len(clips)) as bar:
+    with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
-        def show(now: Progress) -> None:
-            rejected = f", {now.rejected} rejected" if now.rejected else ""
-            bar(now.done, f"{now.clips_per_s:.1f} clips/s{rejected}")
+        def shown(now: Progress) -> None:
+            bar(now.done, f"{now.rejected} rejected" if now.rejected else "")
 
-        summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=show)
+        summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        print(json.dumps(asdict(summary), default=str))
+        tell(asdict(summary))
         return
-    _show(out)
+    index = _show(out)
     made(shards=out)
-    shown = shlex.quote(str(out))
-    use = f"data.labelled={shown}" if any(summary.labels.values()) else f"data.unlabelled={shown} data.b_s=0"
     then(
-        f"counterpoint shards verify {shown}",
-        f"counterpoint shards show {shown} --page {shlex.quote(f'{out}.html')}",
-        f"counterpoint pretrain PRESET {use} run.dir=DIR",
+        quoted("counterpoint", "shards", "verify", out),
+        quoted("counterpoint", "shards", "show", out, "--page", f"{out}.html"),
+        quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *_use(index, out), "run.dir=DIR"),
     )
+
+
+def _use(index: "ShardIndex", out: Path) -> list[str]:
+    """How a set is trained from on its own: by the tags of its training clips, where they have some."""
+    train = index.rows("train")
+    labelled = {column: int(index.labels(column)[train].any(axis=1).sum()) for column in index.vocabularies}
+    column = max(labelled, key=lambda name: (name == "tags", labelled[name]), default=None)
+    count = labelled[column] if column else 0
+    words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
+    words += [f"data.vocabulary={column}"] * (count > 0 and column != "tags")
+    return words + ["data.b_s=0"] * (not count) + ["data.b_s=1"] * (0 < count == len(train))
 
 
 def _over_ray(workers: int) -> "MapJobs":
@@ -135,27 +145,46 @@ def _over_ray(workers: int) -> "MapJobs":
     return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
 
+@app.command("index")
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of WebDataset tars.", metavar="FOLDER", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
+    from data_shards.index import MANIFEST_NAME
+    from data_shards.index_writer import index_shards
+
+    if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
+        raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
+    index_shards(folder)
+    _show(folder, as_json)
+    if not as_json:
+        made(shards=folder)
+        then(quoted("counterpoint", "shards", "verify", folder))
+
+
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", metavar="FOLDER", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
-    from data_shards.verify import verify
+    from data_shards.verify import to_json, verify
 
-    problems = verify(folder)
+    problems = verify(folder, progress=progress(as_json=as_json))
     if as_json:
-        print(json.dumps([problem._asdict() for problem in problems]))
+        tell(to_json(problems))
     else:
         for problem in problems:
             console.print(escape(str(problem)), highlight=False, soft_wrap=True)
-        console.print(f"{folder}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
+        count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
+        console.print(f"{escape(str(folder))}: {count}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
 
 
 @app.command("show")
 def show(
-    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", show_default=False)],
+    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", metavar="FOLDER", show_default=False)],
     page: Annotated[
         Path | None, typer.Option(help="Write an HTML page with bars, spectrograms and players.", show_default=False)
     ] = None,
@@ -179,12 +208,13 @@ def show(
             made(page=page)
 
 
-def _show(folder: Path | str, as_json: bool = False) -> None:
+def _show(folder: Path | str, as_json: bool = False) -> "ShardIndex":
     from data_shards.shard_store import open_index
     from data_shards.show import describe, summarise
 
     index = open_index(str(folder))
     if as_json:
-        print(json.dumps(summarise(index), default=float))
+        tell(summarise(index))
     else:
         console.print(escape(describe(index)), highlight=False, soft_wrap=True)
+    return index

@@ -1,29 +1,32 @@
 """`counterpoint quickstart`, `sweep` and `study`: what uses all the other rooms."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cluster.progress import TerminalProgress
-from cluster.settings import parse_overrides
-from commands.console import AsJson, Overrides, console, dump, errors, escape, made, then
+from cluster.settings import PreemptedError, parse_overrides
+from commands.console import AsJson, DryRun, Overrides, console, escape, made, progress, quoted, show, tell, then
 
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of everything it makes.")] = Path("outputs/quickstart"),
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Synthetic music, shards, pretraining on two workers, evaluation, MLflow: minutes on two cores."""
     from tuning.quickstart import run_quickstart
 
-    result = run_quickstart(out, parse_overrides(overrides or []), progress=TerminalProgress(console))
+    result = run_quickstart(out, parse_overrides(overrides or []), progress=progress(as_json=as_json))
+    files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
+    if as_json:
+        tell({**files, "tracking": result.tracking})
+        return
     console.print(result.report.table())
-    made(report=out / "report.json", page=out / "report.html", snapshot=result.snapshot, tracking=result.tracking)
+    made(**files, tracking=result.tracking)
     then(
         "counterpoint ui",
-        f"counterpoint embed {out} FILE.mp3 --out song.parquet",
+        quoted("counterpoint", "embed", out, "SONG.mp3", "--out", "song.parquet"),
         "counterpoint shards build folder --audio DIR --labels FILE.csv --out outputs/shards/mine",
         "counterpoint pretrain conf/pretrain/open_music.yaml data.labelled=outputs/shards/mine "
         "data.unlabelled=outputs/shards/mine run.dir=outputs/mine",
@@ -31,12 +34,18 @@ def quickstart(
 
 
 def sweep(
-    space: Annotated[Path, typer.Argument(help="A sweep of conf/sweep, or your own YAML.", show_default=False)],
+    space: Annotated[
+        Path, typer.Argument(help="A sweep of conf/sweep, or your own YAML.", metavar="SPACE", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="sweep.trials=N sweep.dir=DIR; other keys as for pretrain.", show_default=False),
+        typer.Argument(
+            help="sweep.trials=N sweep.dir=DIR; other keys as for pretrain.",
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Trials over a search space with Ray Tune and Optuna; the best is confirmed on fresh seeds. Resumes."""
@@ -45,50 +54,51 @@ def sweep(
 
     plan = plan_sweep(load_sweep(space, overrides or []), str(space))
     if dry_run:
-        tree = describe_plan(plan)
-        print(json.dumps(tree)) if as_json else console.print(dump(tree), highlight=False, soft_wrap=True)
+        show(describe_plan(plan), as_json=as_json)
         return
     from tuning.sweep import run_sweep
     from tuning.sweep_outcome import shown, told
 
-    result = run_sweep(plan, progress=TerminalProgress(errors if as_json else console))
+    result = run_sweep(plan, progress=progress(as_json=as_json))
     if as_json:
-        print(json.dumps(told(result)))
+        tell(told(result))
     else:
         console.print(shown(result.rows, plan, result.importances, console.width))
         for words in result.words:
             console.print(escape(words), highlight=False, soft_wrap=True)
         made(**result.files, tracking=result.tracking)
     if result.code:
-        errors.print(f"stopped; every trial saved itself in {plan.folder}/trials; the same command resumes")
-        raise typer.Exit(result.code)
+        raise PreemptedError(f"stopped; every trial saved itself in {plan.folder}/trials; the same command resumes")
     if not as_json:
-        then(f"counterpoint pretrain {plan.folder}/best.yaml run.dir=DIR", "counterpoint ui")
+        then(quoted("counterpoint", "pretrain", plan.folder / "best.yaml", "run.dir=DIR"), "counterpoint ui")
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="A study of conf/study, or your own YAML.", show_default=False)],
-    overrides: Overrides = None,
+    name: Annotated[
+        str, typer.Argument(help="A study of conf/study, or your own YAML.", metavar="NAME", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="study.dir=DIR study.seeds=3; other keys as for pretrain.",
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+        ),
+    ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or tiny; says exactly what is reduced.")] = "paper",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """A table or figure of the papers, or a study of scale, beside the published values; resumes row by row."""
     from tuning.study import outline, plan_study, run_study
-    from tuning.study_runs import PreemptedError
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
     if dry_run:
-        tree = outline(plan)
-        print(json.dumps(tree)) if as_json else console.print(dump(tree), highlight=False, soft_wrap=True)
+        show(outline(plan), as_json=as_json)
         return
-    try:
-        result = run_study(plan, settings, progress=TerminalProgress(errors if as_json else console))
-    except PreemptedError as stopped:
-        errors.print(escape(str(stopped)), soft_wrap=True)
-        raise typer.Exit(143) from None
+    result = run_study(plan, settings, progress=progress(as_json=as_json))
     if as_json:
-        print(result.files["json"].read_text(encoding="utf-8"))
+        tell(result.tree)
     else:
         console.print(escape(result.files["md"].read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
         made(table=result.files["md"], plot=result.files["png"], data=result.files["json"], tracking=result.tracking)

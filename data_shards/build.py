@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.settings import Config, UserError
+from cluster.storage import write_atomic
 from data_shards.index import INDEX_NAME, MANIFEST_NAME, read_index
 from data_shards.index_writer import write_index
 from data_shards.parallel import run_jobs
@@ -29,7 +30,6 @@ from data_shards.shard_writer import (
     ShardResult,
     build_shard,
     recipe_of,
-    write_atomically,
 )
 from data_shards.show import label_counts
 from data_shards.sources.listing import Listing
@@ -87,7 +87,7 @@ def build(
         out: folder that does not exist yet, or is this very set.
         config: how.
         map_jobs: runs `build_shard` over the jobs; default a process a core.
-        progress: called after each shard.
+        progress: called after each shard, once where all were there.
 
     Returns:
         Counts, rejected clips with their reasons, and the hash of the manifest.
@@ -107,7 +107,11 @@ def build(
     ]
     recipe = _recipe(jobs, listing.vocabularies)
     if _is_finished(out, recipe):
-        return _summary(out, resumed_shards=len(jobs), seconds=0.0)
+        summary = _summary(out, resumed_shards=len(jobs), seconds=0.0)
+        if progress:
+            count, rejected = len(clips), len(summary.rejected)
+            progress(Progress(done=count, total=count, rejected=rejected, resumed=count))
+        return summary
     tally = Tally(total=len(clips))
     with _claim(partial_folder):
         results = iter((map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs))
@@ -212,7 +216,7 @@ def _finish(
         extra["notes"] = list(listing.notes)
     write_index(folder, shards, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
-    write_atomically(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
+    write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
     keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, *(shard.name for shard, _ in shards)}
     for path in folder.iterdir():
         if path.name not in keep:

@@ -149,18 +149,6 @@ class ShardIndex:
             raise ValueError(f"split {split!r}; known are {', '.join(SPLITS)}")
         return np.flatnonzero(self.split == split).astype(np.int64)
 
-    def row_of(self, key: str) -> int:
-        """The row of a key.
-
-        Raises:
-            KeyError: if there is none.
-        """
-        return self._row_of_key[key]
-
-    @cached_property
-    def _row_of_key(self) -> dict[str, int]:
-        return {key: row for row, key in enumerate(self.key)}
-
     def _known(self, column: str, known: Any) -> str:
         if column not in known:
             raise KeyError(f"no column {column!r} in this set; it has {', '.join(known) or 'none of this kind'}")

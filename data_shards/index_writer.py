@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from cluster.storage import write_atomic
 from data_shards.index import INDEX_NAME, INTEGERS, MANIFEST_NAME, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import SPLITS, Entry, scan_shard
@@ -57,7 +58,7 @@ def write_index(
     shard_code = {shard.name: code for code, (shard, _) in enumerate(shards)}
     buffer = io.BytesIO()
     pa.parquet.write_table(_table(entries, shard_code, orders, classes, columns["numeric"]), buffer, compression="zstd")
-    (folder / INDEX_NAME).write_bytes(buffer.getvalue())
+    write_atomic(folder / INDEX_NAME, buffer.getvalue())
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "clips": len(entries),
@@ -76,7 +77,7 @@ def write_index(
     manifest["hash"] = manifest_hash(manifest)
     manifest["index"] = {"rows": len(entries), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+    write_atomic(folder / MANIFEST_NAME, text)
     return manifest
 
 

@@ -4,6 +4,7 @@ Shape suffixes: B clips of this rank's part of a step, T samples of a window, C 
 replaced by the sampler's substitute, named and counted; nothing is skipped, or ranks would lose step.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,10 @@ from data_shards.reader import ShardSet
 from data_shards.records import Batch
 from data_shards.sampler import LABELLED, UNLABELLED, BatchPlan, Sampler, check_world
 
+_log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 16
+MAX_NAMED = 1000
+"""As many replacements are named, in the log and in snapshots, whose size is bounded; all are counted."""
 GRACE_CLIPS = 1000
 """The share of replaced clips is taken of at least so many, or the first damaged clip of a run would stop it."""
 
@@ -77,8 +81,8 @@ class BatchLoader:
         labelled, unlabelled = (opened.index if opened else None for opened in self.sets)
         self.sampler = Sampler(config, labelled, unlabelled, seed=seed, frames=frames)
         self.replaced: list[Replaced] = []
-        """Every replacement so far, in order."""
-        self.num_drawn = 0
+        """The first `MAX_NAMED` replacements, in order."""
+        self.num_drawn = self.num_replaced = 0
         self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
         self._prefetch, self._num_threads = prefetch, num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="batches")
@@ -133,8 +137,7 @@ class BatchLoader:
     def _take(self, pending: "_Pending") -> Batch:
         filled = [one for part in pending.parts for one in part.result()]
         self.num_drawn += len(filled)
-        self.replaced += [replaced for one in filled for replaced in one.replaced]
-        self._check_replaced()
+        self._note([replaced for one in filled for replaced in one.replaced])
         plan = pending.plan
         labels_BC = np.zeros((len(filled), len(self.vocabulary)), np.bool_)
         clip_id_B = np.empty(len(filled), np.int64)
@@ -152,12 +155,16 @@ class BatchLoader:
             slot_B=torch.from_numpy(plan.slot_B),
         )
 
-    def _check_replaced(self) -> None:
-        allowed = self.config.max_replaced * max(self.num_drawn, GRACE_CLIPS)
-        if len(self.replaced) > allowed:
-            named = "\n".join(f"  step {one.step}: {one.why}" for one in self.replaced[-10:])
+    def _note(self, replaced: list[Replaced]) -> None:
+        """Count and name what was replaced; too much of it ends the run."""
+        self.num_replaced += len(replaced)
+        for one in replaced[: MAX_NAMED - len(self.replaced)]:
+            self.replaced.append(one)
+            _log.warning("step %d, slot %d: %s; %s takes its place", one.step, one.slot, one.why, one.substitute)
+        if self.num_replaced > self.config.max_replaced * max(self.num_drawn, GRACE_CLIPS):
+            named = "\n".join(f"  step {one.step}: {one.why}" for one in (replaced or self.replaced)[-10:])
             raise RunError(
-                f"{len(self.replaced)} of {self.num_drawn} clips drawn were damaged, more than data.max_replaced = "
+                f"{self.num_replaced} of {self.num_drawn} clips drawn were damaged, more than data.max_replaced = "
                 f"{self.config.max_replaced:g} allows; the last were\n{named}\nverify the shards and build them again"
             )
 

@@ -98,7 +98,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         ("lengths", ", ".join(f"{which} {lengths[which]:.2f} s" for which in ("shortest", "median", "longest"))),
         ("splits", ", ".join(f"{split} {count:,}" for split, count in facts["splits"].items())),
         ("groups", f"{facts['tracks']:,} tracks, {facts['artists']:,} named artists"),
-        ("captions", "{texts:,} of {clips:,} clips".format(**facts["captions"]) if facts["captions"]["texts"] else ""),
+        ("captions", "{texts:,}, of {clips:,} clips".format(**facts["captions"]) if facts["captions"]["texts"] else ""),
         ("licences", _listed([f"{licence}: {count:,}" for licence, count in facts["licences"].items()])),
         ("notes", "\n".join(facts["notes"])),
         ("rejected", _listed([f"{key}: {why}" for key, why in facts["rejected"].items()])),

@@ -205,10 +205,7 @@ class _MemberFile(io.RawIOBase):
     def __init__(self, shards: ShardSet, row: int) -> None:
         self._shards, self._row, self._position = shards, row, 0
         self._size = int(shards.index.size[row])
-        self._first, self._data = (
-            0,
-            memoryview(b""),
-        )  # the blocks of the last read: a decoder asks for a little at a time
+        self._first, self._data = 0, memoryview(b"")  # blocks of the last read: a decoder asks for a little at a time
         self.error: Exception | None = None
 
     def readable(self) -> bool:

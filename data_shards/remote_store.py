@@ -11,13 +11,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
 
 from cluster.settings import UserError
-from cluster.storage import without_credentials
+from cluster.storage import retry, without_credentials
 from data_shards.index import INDEX_NAME, MANIFEST_NAME, ShardIndex, parse_index
 from data_shards.problems import Problem, ShardError
 from data_shards.shard_files import ShardFile
@@ -113,18 +114,28 @@ def fetch_index(uri: str) -> ShardIndex:
     """The index of a set behind a URI, without its shards.
 
     Raises:
-        ShardError: it cannot be reached, or is none.
+        ShardError: there is none, or it is damaged.
+        RunError: the storage cannot be reached.
     """
     place = uri.rstrip("/")
-    parts = []
+
+    def read(name: str) -> bytes:
+        with _opened(f"{place}/{name}") as file:
+            return file.read(MAX_INDEX_BYTES)
+
     try:
-        for name in (MANIFEST_NAME, INDEX_NAME):
-            with _opened(f"{place}/{name}") as file:
-                parts.append(file.read(MAX_INDEX_BYTES))
-    except OSError as error:
+        parts = [
+            retry(partial(read, name), "read", f"{place}/{name}", hopeless=(HopelessError,))
+            for name in (MANIFEST_NAME, INDEX_NAME)
+        ]
+    except HopelessError as error:
         what = f"not a set of shards that can be reached: {error}"
         raise ShardError(Problem(without_credentials(place), None, None, what)) from None
     return parse_index(*parts)
+
+
+class HopelessError(OSError):
+    """What no waiting mends: a missing object, a forbidden one, an unknown scheme, a back end that is not installed."""
 
 
 @contextmanager
@@ -137,7 +148,9 @@ def _opened(place: str) -> Iterator[BinaryIO]:
         with fsspec.open(place, "rb") as file:
             yield file
     except Exception as error:
-        raise OSError(without_credentials(str(error) or type(error).__name__, place)) from None
+        hopeless = isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
+        what = without_credentials(str(error) or type(error).__name__, place)
+        raise (HopelessError if hopeless else OSError)(what) from None
 
 
 @contextmanager

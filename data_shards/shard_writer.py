@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.settings import Config, RunError, UserError
+from cluster.storage import atomic_file, write_atomic
 from data_shards.audio import AudioError, FileAudio, to_int16
 from data_shards.pcm import Codec, encode
 from data_shards.records import SAMPLE_RATE, Clip
@@ -101,20 +102,18 @@ def build_shard(job: BuildJob) -> ShardResult:
     """Write one shard and its record, or keep the ones that an earlier run left for the very same job.
 
     Raises:
-        RunError: if what was written does not read back.
+        RunError: if the disk is full, or what was written does not read back.
     """
     path = Path(job.folder) / job.name
     record, recipe = path.with_suffix(".tar.json"), recipe_of(job)
     kept = _finished(path, record, recipe, job.number)
     if kept:
         return kept
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    keys, rejected, silent = _write_tar(part, job)
+    with atomic_file(path) as part:
+        keys, rejected, silent = _write_tar(part, job)
     if not keys:
-        part.unlink()
-        path.unlink(missing_ok=True)
+        path.unlink()
         return ShardResult(number=job.number, shard=None, entries=(), rejected=rejected, silent=(), resumed=False)
-    part.replace(path)
     entries = tuple(scan_shard(path))
     if [entry.key for entry in entries] != keys:
         raise RunError(f"{path}: what was written does not read back; is the disk full or failing?")
@@ -126,7 +125,7 @@ def build_shard(job: BuildJob) -> ShardResult:
         silent=silent,
         resumed=False,
     )
-    write_atomically(record, json.dumps({"recipe": recipe, "result": _to_json(result)}))
+    write_atomic(record, json.dumps({"recipe": recipe, "result": _to_json(result)}))
     return result
 
 
@@ -145,38 +144,25 @@ def recipe_of(job: BuildJob) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
 def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ...], tuple[str, ...]]:
     from webdataset import TarWriter  # imports torch: seconds that reading does not need
 
     keys: list[str] = []
     rejected: list[Rejected] = []
     silent: list[str] = []
-    with part.open("wb") as file:
-        # A fixed mtime: the same clips give the same bytes, and no extended headers.
-        with TarWriter(file, encoder=False, compress=False, mtime=0) as tar:
-            for clip in job.clips:
-                try:
-                    wave_T = _load(clip, job.config)
-                except AudioError as error:
-                    rejected.append(Rejected(clip.key, clip.audio.name, str(error)))
-                    continue
-                extension, payload = encode(wave_T, job.config.rate, job.config.codec)
-                tar.write({"__key__": clip.key, extension: payload, "json": _labels(clip)})
-                keys.append(clip.key)
-                if not wave_T.any():
-                    silent.append(clip.key)
-        file.flush()
-        os.fsync(file.fileno())
+    # A fixed mtime: the same clips give the same bytes, and no extended headers.
+    with part.open("wb") as file, TarWriter(file, encoder=False, compress=False, mtime=0) as tar:
+        for clip in job.clips:
+            try:
+                wave_T = _load(clip, job.config)
+            except AudioError as error:
+                rejected.append(Rejected(clip.key, clip.audio.name, str(error)))
+                continue
+            extension, payload = encode(wave_T, job.config.rate, job.config.codec)
+            tar.write({"__key__": clip.key, extension: payload, "json": _labels(clip)})
+            keys.append(clip.key)
+            if not wave_T.any():
+                silent.append(clip.key)
     return keys, tuple(rejected), tuple(silent)
 
 

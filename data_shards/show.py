@@ -79,7 +79,7 @@ def describe(index: ShardIndex, *, top: int = 10) -> str:
     if facts["captions"]["texts"]:
         first = shorten(next(texts[0] for texts in index.captions if texts), MAX_QUOTE, placeholder=" …")
         num_texts, num_clips = facts["captions"].values()
-        lines.append(f"captions  {num_texts:,} of {num_clips:,} clips, e.g. “{first}”")
+        lines.append(f"captions  {num_texts:,}, of {num_clips:,} clips, e.g. “{first}”")
     lines += [f"licence   {licence}: {count:,}" for licence, count in facts["licences"].items()]
     lines += [f"note      {note}" for note in facts["notes"]]
     lines += [f"rejected  {key}: {why}" for key, why in facts["rejected"].items()]

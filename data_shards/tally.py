@@ -25,18 +25,6 @@ class Progress:
     rejected: int
     resumed: int
     """Clips of `done` that an earlier run had written."""
-    elapsed_s: float
-
-    @property
-    def clips_per_s(self) -> float:
-        """Rate of this run."""
-        return (self.done - self.resumed) / max(self.elapsed_s, 1e-9)
-
-    @property
-    def remaining_s(self) -> float:
-        """Estimate from the rate so far; infinite before the first shard is done."""
-        rate = self.clips_per_s
-        return (self.total - self.done) / rate if rate else float("inf")
 
 
 @dataclass
@@ -58,10 +46,7 @@ class Tally:
         self.done += clips
         self.resumed += clips if result.resumed else 0
         self.rejected += result.rejected
-        elapsed_s = time.monotonic() - self.started
-        return Progress(
-            done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed, elapsed_s=elapsed_s
-        )
+        return Progress(done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed)
 
     def check(self, max_rejected: float) -> None:
         """Refuse to go on when too much was rejected.

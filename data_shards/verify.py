@@ -12,18 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from cluster.progress import SILENT, Progress
+from cluster.settings import UserError
 from data_shards.index import ShardIndex, read_index
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
 from data_shards.shard_files import ShardFile, describe_shard
 
 
-def verify(folder: Path) -> list[Problem]:
+def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
     """Read a set from its first byte to its last.
+
+    Args:
+        folder: of the set.
+        progress: told of every shard.
 
     Returns:
         Every problem; an empty list means that the set is whole.
+
+    Raises:
+        UserError: if there is no such folder.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that `counterpoint shards build` made")
     try:
         index = read_index(folder)
     except ShardError as error:
@@ -34,8 +45,10 @@ def verify(folder: Path) -> list[Problem]:
         for path in sorted(folder.glob("*.tar"))
         if path.name not in {shard.name for shard in index.shards}
     ]
-    for code, shard in enumerate(index.shards):
-        problems += _verify_shard(folder, index, code, shard)
+    with progress.stage("shards", len(index.shards)) as bar:
+        for code, shard in enumerate(index.shards):
+            problems += _verify_shard(folder, index, code, shard)
+            bar(code + 1, f"{len(problems)} problems" if problems else "")
     return problems
 
 

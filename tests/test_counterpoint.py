@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import soundfile
 
 import counterpoint
-from cluster.settings import ROOT
+from cluster.settings import ROOT, PreemptedError, RunError, UserError
+from commands.console import made, quoted, then
 
 Run = Callable[..., int]
 TINY = [
@@ -74,8 +76,9 @@ def test_a_folder_of_music_becomes_a_judged_encoder(
 
     preset = ROOT / "conf/pretrain/open_music.yaml"
     places = [f"data.labelled={shards}", f"data.unlabelled={shards}", f"run.dir={folder}"]
-    assert run("pretrain", preset, *places, *TINY, "--dry-run") == 0
-    assert "labelled_a_batch: 2" in capsys.readouterr().out
+    capsys.readouterr()
+    assert run("pretrain", preset, *places, *TINY, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["data"]["labelled_a_batch"] == 2
     assert not folder.exists()
     assert run("pretrain", preset, *places, *TINY) == 0
     assert run("pretrain", preset, *places, *TINY) == 0
@@ -204,9 +207,112 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
 
 
 def test_every_command_explains_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["quickstart"], ["doctor"], ["pretrain"], ["evaluate"], ["embed"], ["ui"], ["shards", "build"]):
+    commands = ["quickstart", "doctor", "pretrain", "views", "export", "evaluate", "embed", "search", "sweep", "study"]
+    for words in ([], *([name] for name in (*commands, "ui", "submit")), ["shards", "build"], ["shards", "verify"]):
         assert run(*words, "--help") == 0
-        assert "Usage: counterpoint" in " ".join(capsys.readouterr().out.split())
+        shown = capsys.readouterr().out
+        assert "Usage: counterpoint" in shown
+        assert ("--debug" in shown) == (not words)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"tags": ["a", "b", "", ""]}, "data.labelled=OUT data.unlabelled=OUT run.dir"),
+        ({"tags": ["a", "b", "c", "c"]}, "data.labelled=OUT data.b_s=1 run.dir"),
+        ({"moods": ["a|b", "b", "", ""]}, "data.labelled=OUT data.unlabelled=OUT data.vocabulary=moods run.dir"),
+        ({"bpm": ["1", "2", "3", "4"]}, "data.unlabelled=OUT data.b_s=0 run.dir"),
+    ],
+)
+def test_a_build_names_a_pretraining_that_its_labels_allow(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: dict[str, list[str]], words: str
+) -> None:
+    ((column, values),) = rows.items()
+    lines = [f"tone {number}.wav,train,t{number},{value}" for number, value in enumerate(values)]
+    (music / "labels.csv").write_text("\n".join([f"path,split,track_id,{column}", *lines]))
+    assert build(run, music, tmp_path / "shards") == 0
+    assert words.replace("OUT", str(tmp_path / "shards")) in capsys.readouterr().out
+
+
+def test_the_version_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.strip() == version("counterpoint-audio")
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "code"),
+    [
+        (UserError("x.yaml: no such file"), "error x.yaml: no such file", 2),
+        (RunError("the disk is full"), "error the disk is full", 1),
+        (PreemptedError("stopped; the same command resumes"), "stopped; the same command resumes", 143),
+        (PermissionError(13, "Permission denied", "/[a]/out"), "error /[a]/out: Permission denied", 1),
+        (ZeroDivisionError("[/x]"), "error ZeroDivisionError: [/x]; no fault of yours", 1),
+    ],
+)
+def test_an_error_is_one_message_and_a_code(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+    code: int,
+) -> None:
+    def breaks(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.doctor.checks", breaks)
+    assert refused(capsys, run("doctor"), code_wanted=code).startswith(words)
+    monkeypatch.setattr(sys, "argv", ["counterpoint", "doctor", "--debug"])
+    with pytest.raises(type(error)):
+        counterpoint.main()
+
+
+def test_debug_behind_two_dashes_is_the_jobs_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send(words: list[str], **_: object) -> int:
+        print(words)
+        return 7
+
+    monkeypatch.setattr("cluster.submit.submit", send)
+    assert run("submit", "--", "pretrain", "x.yaml", "--debug") == 7
+    assert capsys.readouterr().out.strip() == "['pretrain', 'x.yaml', '--debug']"
+
+
+def test_paths_with_brackets_and_blanks_are_shown_as_a_shell_takes_them(capsys: pytest.CaptureFixture[str]) -> None:
+    made(page=Path("my run [a]/[/b].html"))
+    then(quoted("counterpoint", "embed", Path("my run [a]"), "SONG.mp3"))
+    shown = capsys.readouterr().out
+    assert "page        my run [a]/[/b].html" in shown
+    assert "counterpoint embed 'my run [a]' SONG.mp3" in shown
+
+
+def test_tars_of_another_program_are_indexed_once(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards, foreign = tmp_path / "shards", tmp_path / "foreign"
+    assert build(run, music, shards) == 0
+    foreign.mkdir()
+    next(shards.glob("*.tar")).rename(foreign / "theirs.tar")
+    capsys.readouterr()
+    assert run("shards", "index", foreign, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["clips"] == 24
+    assert run("shards", "verify", foreign) == 0
+    assert "has an index; delete its manifest.json" in refused(capsys, run("shards", "index", foreign))
+
+
+def test_the_doctor_opens_the_shards_it_is_given(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards"
+    assert build(run, music, shards) == 0
+    capsys.readouterr()
+    assert run("doctor", "--shards", shards, "--shards", tmp_path / "none", "--json") == 1
+    good, bad = json.loads(capsys.readouterr().out)[-2:]
+    assert (good["state"], good["found"]) == ("ok", "24 clips; shards: 1")
+    assert (bad["state"], bad["remedy"]) == ("fail", f"counterpoint shards verify {tmp_path / 'none'}")
+    assert run("shards", "verify", tmp_path / "none") == 2
+    assert "none: no such folder" in capsys.readouterr().err
 
 
 def test_damaged_shards_exit_1_with_every_problem(

@@ -32,7 +32,7 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
 
     Args:
         config: metrics and preset.
-        shards: the experiment's labelled shards, for where the objective names none.
+        shards: the set that trials are judged on; None where none is known yet.
 
     Raises:
         UserError: for a metric that no task gives, with those there are.
@@ -49,8 +49,12 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
     kept: dict[str, Any] = {name: tree["tasks"][name] for name in tasks if name in wanted}
     for section in ("robustness", "equivariance", "projection", "against", "claims"):
         tree.pop(section, None)
-    places = {"shards": config.shards or shards}
-    tree |= {"data": {**tree.get("data", {}), **places}, "tasks": kept, "seeds": config.seeds, "judged": "valid"}
+    tree |= {
+        "data": {**tree.get("data", {}), "shards": shards},
+        "tasks": kept,
+        "seeds": config.seeds,
+        "judged": "valid",
+    }
     return validate(EvaluationConfig, tree, config.evaluation)
 
 
@@ -88,7 +92,7 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
 
     Args:
         run_dir: folder of the run.
-        evaluation: as `objective_evaluation` or `on_test` makes it.
+        evaluation: as `objective_evaluation` or `on_split` makes it.
         metrics: ``task/metric``, in the order they are returned.
         out: folder of the report.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.progress import Progress
-from cluster.settings import ROOT, RunError, load_config
+from cluster.settings import ROOT, PreemptedError, load_config
 from data_shards.build import BuildConfig, build
 from data_shards.records import Clip
 from data_shards.sources.synthetic import SyntheticConfig, corpus
@@ -42,14 +42,19 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
         out: folder of everything it makes.
         overrides: dotted keys of the pretraining configuration.
         progress: told of every stage.
+
+    Raises:
+        PreemptedError: if pretraining was asked to stop.
     """
     labelled, unlabelled = build_sets(out / "shards", progress)
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
     with progress.stage("pretraining", config.optim.steps) as bar:
         code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+        if not code:
+            bar(config.optim.steps, "")  # of a run that was finished before, no step was watched
     if code:
-        raise RunError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
+        raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
     report = evaluate(out, tasks, out, progress=progress)
     tracking = publish(report) or "off"

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.progress import Progress
 from cluster.resources import num_cores, num_gpus
-from cluster.settings import RunError, load_config, to_tree
+from cluster.settings import PreemptedError, RunError, load_config, to_tree
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig, store_uri
 from data_shards.build import BuildConfig, build
@@ -24,7 +24,7 @@ from tuning.study_config import StudySettings
 from tuning.study_plan import Plan, make_plan, read_study
 from tuning.study_report import write_study
 from tuning.study_results import collect, late_median, study_tree
-from tuning.study_runs import Ended, PreemptedError, is_done, run_all
+from tuning.study_runs import Ended, is_done, run_all
 
 
 @dataclass(frozen=True, kw_only=True)

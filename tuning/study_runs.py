@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.progress import Bar, Progress
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError, UserError, first_line
 from cluster.storage import write_atomic
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
 from trainers.metrics_log import MetricsTail
@@ -25,10 +25,6 @@ from tuning.study_plan import Plan, Run
 
 DONE = "done.json"
 """In a run's folder, once it is trained and judged."""
-
-
-class PreemptedError(RunError):
-    """Somebody asked the study to stop; what ran has saved itself."""
 
 
 @dataclass
@@ -115,9 +111,10 @@ def _note(future: Future[int], run: Run, ended: Ended) -> None:
         ended.stopped |= future.result() == EXIT_PREEMPTED
     except BrokenProcessPool:
         ended.failed[run.folder] = "a process of the study was killed (out of memory?); the same command resumes"
-    except (UserError, RunError, OSError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        ended.failed[run.folder] = lines[0]
+    except (UserError, RunError) as error:
+        ended.failed[run.folder] = first_line(error)
+    except Exception as error:  # whatever it is, it is this run's reason; the others go on
+        ended.failed[run.folder] = f"{type(error).__name__}: {first_line(error)}"
 
 
 def _leave_signals_alone() -> None:

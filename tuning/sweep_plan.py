@@ -114,13 +114,13 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         second = "unlabelled" if "unlabelled" in config.corpora else "labelled"
         put(base, "data.unlabelled", str(folder / "shards" / second))
     for path in PLACES:
-        place_there = flatten(base).get(path)
-        if isinstance(place_there, str) and "://" not in place_there:
-            put(base, path, str(Path(place_there).expanduser().absolute()))
+        if isinstance(there := flatten(base).get(path), str):
+            put(base, path, _absolute(there))
     experiment = validate(ExperimentConfig, base, where)
     check_space(space, base, where, _check_batch)
     _check_stop(config, experiment, where)
-    evaluation = objective_evaluation(config.objective, experiment.data.labelled)
+    judged_on = config.objective.shards or experiment.data.labelled
+    evaluation = objective_evaluation(config.objective, _absolute(judged_on) if judged_on else None)
     if not evaluation.data.shards:
         raise UserError(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
     built = not composed or all((Path(base["data"][name]) / INDEX_NAME).exists() for name in ("labelled", "unlabelled"))
@@ -207,6 +207,11 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
         },
         "estimate": estimate,
     }
+
+
+def _absolute(place: str) -> str:
+    """Trials run in folders of their own, so nothing relative may travel to them."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _check_batch(experiment: ExperimentConfig) -> None:

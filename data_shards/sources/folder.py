@@ -127,13 +127,15 @@ def guess_kind(column: str, values: Sequence[str]) -> Kind:
 
 
 def key_of(path: str) -> str:
-    """A clip's key from its path: readable, then eight digits that keep ``a/b.wav``, ``a_b.wav`` and ``a/b.mp3`` apart.
+    """A clip's key from its path: readable, then digits that keep ``a/b.wav``, ``a_b.wav`` and ``a/b.mp3`` apart.
+
+    Sixteen of them: of names in other scripts nothing readable is left, and eight would meet within 10^5 files.
 
     >>> key_of("Some Artist/01 Song.mp3")
     'Some_Artist_01_Song-...'
     """
-    readable = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(path).with_suffix(""))).strip("_")[-80:]
-    return f"{readable}-{hashlib.blake2b(path.encode(), digest_size=4).hexdigest()}"
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(path).with_suffix(""))).strip("_")[-70:]
+    return f"{readable}-{hashlib.blake2b(path.encode(), digest_size=8).hexdigest()}"
 
 
 def _unlabelled(audio: Path) -> Iterator[Clip]:
@@ -142,11 +144,15 @@ def _unlabelled(audio: Path) -> Iterator[Clip]:
         raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
     for file in files:
         path = file.relative_to(audio).as_posix()
+        if any("\ud800" <= sign <= "\udfff" for sign in path):  # what stands for a byte that is no UTF-8
+            raise UserError(f"{path!a} below {audio}: the name is not UTF-8; rename the file")
         yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
 
 
 def _audio_files(audio: Path) -> list[Path]:
-    return [file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()]
+    """Not the hidden ones: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies."""
+    found = (file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(audio).parts)]
 
 
 def _guess(table: LabelTable, column: str) -> Kind:

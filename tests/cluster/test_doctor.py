@@ -6,9 +6,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from rich.console import Console
 
 from cluster import doctor
 from cluster.doctor import as_json, checks, healthy, render
+from cluster.environment import locked
 from cluster.settings import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -20,7 +22,7 @@ def named(name: str, found: list[doctor.Check]) -> doctor.Check:
 
 def test_a_set_up_checkout_is_healthy_and_tells_it_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = checks()
-    render(found)
+    render(found, Console(width=200))
 
     assert healthy(found), [check for check in found if check.state == "fail"]
     assert json.loads(json.dumps(as_json(found)))[0] == {
@@ -30,7 +32,7 @@ def test_a_set_up_checkout_is_healthy_and_tells_it_in_json(capsys: pytest.Captur
         "remedy": "",
     }
     assert "torchaudio" in capsys.readouterr().out
-    assert {"gloo", "audio formats", "cores", "memory", "rooms", "token", "tracker"} <= {c.name for c in found}
+    assert {"gloo", "lock", "audio formats", "cores", "memory", "rooms", "token", "tracker"} <= {c.name for c in found}
 
 
 def test_everything_that_is_wrong_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +98,21 @@ def test_a_look_that_breaks_is_a_failed_check_and_the_others_go_on(monkeypatch: 
     assert named("machine", found).found == "ZeroDivisionError: oh"
     assert not healthy(found)
     assert named("rooms", found).state == "ok"
+
+
+def test_versions_other_than_the_locks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "versions", lambda: locked() | {"torch": "1.0"})
+
+    check = doctor._lock()
+
+    assert check.state == "warn"
+    assert check.found.startswith("torch is 1.0, not ")
+    assert check.remedy == "make setup"
+
+
+def test_brackets_in_what_was_found_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    check = doctor.Check(name="disk of /home/[ann]", state="ok", found="[/x] of [bold]", remedy="[red]")
+
+    render([check], Console(width=200))
+
+    assert "disk of /home/[ann]  [/x] of [bold]  [red]" in capsys.readouterr().out

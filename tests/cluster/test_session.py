@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster import session
 from cluster.credentials import ensure_token, reach, token_path
 from cluster.session import ray_session
-from cluster.settings import ROOT, UserError
+from cluster.settings import ROOT, RunError, UserError
 
 LOCAL = """
 import json, os, signal, stat, threading
@@ -122,3 +123,23 @@ def test_a_local_session_without_a_token_is_refused(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(UserError, match="RAY_AUTH_MODE=disabled"), ray_session():
         pytest.fail("no session can be here")
+
+
+def test_a_local_ray_that_is_late_has_time_and_then_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants
+
+    seconds: list[int] = []
+
+    def late(_: object) -> None:
+        seconds.append(ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S)
+        raise RuntimeError("The last 20 lines of dashboard.log:\nregistered 65 routes")
+
+    monkeypatch.setattr(session, "_start", late)
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(RunError, match=r"did not start: The last 20 lines .*the same command tries again"),
+        ray_session(),
+    ):
+        raise AssertionError("never entered")
+    assert seconds == [session.DASHBOARD_S]

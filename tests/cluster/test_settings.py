@@ -19,6 +19,7 @@ class Loss(Config):
 class Experiment(Config):
     seed: int = 0
     sync: bool = False
+    name: str = "run"
     shape: tuple[int, ...] = (1,)
     loss: Loss = field(default_factory=Loss)
 
@@ -54,6 +55,10 @@ def test_a_configuration_survives_its_plain_tree() -> None:
         (["loss.temperature=0"], r"loss: temperature must be > 0, got 0"),
         (["seed"], r"'seed' is not an override; write key=value"),
         (["seed=1", "seed.x=2"], r"seed.x: seed is a value, not a section"),
+        (["loss.temperature=NaN"], r"loss.temperature: .*finite number.*got nan"),
+        (["loss.temperature=Infinity"], r"loss.temperature: .*finite number.*got inf"),
+        (["seed=" + "9" * 5000], r"seed: .*integer, got '99+\.\.\.9+'$"),
+        (["name=2024"], r"""name: .*string, got 2024; text .* takes quotes: name='"2024"'"""),
     ],
 )
 def test_a_wrong_override_is_named_with_its_remedy(words: list[str], message: str) -> None:
@@ -70,6 +75,12 @@ def test_a_wrong_override_is_named_with_its_remedy(words: list[str], message: st
         ("a: &x [1]\nb: *x\n", "aliases are not allowed"),
         ("1: 2\n", "key 1 is not a string"),
         ("seed: [\n", "expected the node content"),
+        ("seed: 1:30\n", "seed: .*integer.*got '1:30'"),
+        ("seed: 010\n", "seed: .*integer.*got '010'"),
+        ("seed: 2024-01-01\n", "seed: .*integer.*got '2024-01-01'"),
+        ("seed: !!timestamp 2024-01-01\n", "could not determine a constructor"),
+        ("shape: !!set {a, b}\n", "could not determine a constructor"),
+        ("name: !!binary aGk=\n", "could not determine a constructor"),
         ("!!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         ("[" * 5000 + "]" * 5000, "recursion"),
     ],
@@ -87,8 +98,14 @@ def test_a_yaml_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 
 
 def test_numbers_are_read_as_a_person_means_them(tmp_path: Path) -> None:
-    path = preset(tmp_path, "loss:\n  temperature: 1e-3\n")
-    assert load_config(Experiment, path).loss.temperature == 1e-3
+    path = preset(tmp_path, "loss:\n  temperature: 1e-3\nname: 12:30\nseed: -0\nshape: [+3, 66_000]\n")
+    config = load_config(Experiment, path)
+    assert config == Experiment(seed=0, name="12:30", shape=(3, 66_000), loss=Loss(temperature=1e-3))
+
+
+def test_a_folder_is_no_preset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        read_yaml(tmp_path)
 
 
 def test_a_missing_preset_names_the_nearest_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cluster.mlflow_store import MlflowStore
 from cluster.settings import UserError
 from cluster.spool import Spool
 from cluster.tracking import Tracker, replay, run_url
-from cluster.tracking_config import TrackingConfig, default_store
+from cluster.tracking_config import TrackingConfig, default_store, store_uri
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 QUIET = {"system_metrics_s": 0.0}
@@ -243,6 +243,27 @@ def test_runs_below_one_outputs_folder_share_a_store(monkeypatch: pytest.MonkeyP
     assert default_store(Path("/a/outputs/x")) == default_store(Path("/a/outputs/sweep/trials/3"))
     monkeypatch.chdir("/")
     assert default_store(Path("outputs/x")) == "sqlite:////outputs/mlflow.db"
+
+
+def test_a_user_without_a_name_is_tracked_by_number(
+    outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with Tracker(config(outputs), outputs / "nobody") as tracker:
+        assert tracker.close(wait_s=120)
+    assert client.get_run(run_id(outputs / "nobody")).data.tags["mlflow.user"] == str(os.getuid())
+
+
+def test_a_store_in_a_file_is_the_same_from_every_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine/runs.db")
+    assert store_uri(TrackingConfig(), Path("run")) == "sqlite:////mine/runs.db"
+    assert store_uri(TrackingConfig(uri="http://mlflow:5000"), Path("run")) == "http://mlflow:5000"
 
 
 def test_the_page_of_a_run_shows_no_password() -> None:

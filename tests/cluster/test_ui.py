@@ -27,6 +27,28 @@ def test_pages_of_no_runs_or_of_a_server_are_refused(tmp_path: Path) -> None:
         ui.serve_ui(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(UserError, match="open http://mlflow:5000"):
         ui.serve_ui("http://mlflow:5000")
+    with pytest.raises(UserError, match=r"open http://\[redacted\]@mlflow:5000"):
+        ui.serve_ui("http://ann:pa55@mlflow:5000")
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_port_that_is_taken_is_refused_with_the_next(tmp_path: Path, family: int, host: str) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket(family) as taken:
+        try:
+            taken.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no {host}: {error.strerror}")
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of {host}: Address already in use; .*--port {port + 1}"):
+            ui.serve_ui(f"sqlite:///{tmp_path / 'mlflow.db'}", host=host, port=port)
+
+
+def test_a_host_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(UserError, match=r"no name: .*; --host is an address or a name of this machine"):
+        ui.serve_ui(f"sqlite:///{tmp_path / 'mlflow.db'}", host="no name")
 
 
 def test_a_short_password_is_refused_before_anything_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

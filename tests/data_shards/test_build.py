@@ -1,5 +1,6 @@
 """Building: the same bytes for the same input, nothing done twice after a kill, nothing half-written on refusal."""
 
+import errno
 import gc
 import hashlib
 import io
@@ -20,7 +21,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from cluster.settings import ROOT, UserError
+from cluster.settings import ROOT, RunError, UserError
 from data_shards.audio import AudioError
 from data_shards.build import BuildConfig, BuildJob, Progress, build, build_shard
 from data_shards.index import read_index
@@ -116,6 +117,8 @@ def test_finished_shards_are_kept_and_the_rest_is_done(make_folder: MakeFolder, 
     assert kept == {name: (tmp_path / "set" / name).stat().st_mtime_ns for name in kept}
     assert digests(tmp_path / "set") == digests(tmp_path / "whole")
     assert not (tmp_path / "set.partial").exists()
+    build(clips, tmp_path / "set", INLINE, progress=seen.append)
+    assert seen[-1] == Progress(done=12, total=12, rejected=0, resumed=12)
 
 
 def test_a_shard_whose_input_or_bytes_changed_is_done_again(make_folder: MakeFolder, tmp_path: Path) -> None:
@@ -378,3 +381,15 @@ def test_build_shard_is_a_function_of_its_job(make_folder: MakeFolder, tmp_path:
     assert results[0] == results[1]
     assert results[0].shard is not None
     assert results[0].shard.name == "shard-00007.tar"
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_shard(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("webdataset.TarWriter.write", full)
+    with pytest.raises(RunError, match=r"shard-00000\.tar: the disk is full"):
+        build(read_folder(*make_folder(2)).clips, tmp_path / "set", BuildConfig(workers=1))
+    assert not list(tmp_path.glob("set*"))

@@ -54,7 +54,7 @@ def test_shards_that_are_indexed_again_have_the_same_captions(captioned: Path) -
 def test_show_counts_captions_and_quotes_one(captioned: Path) -> None:
     index = read_index(captioned)
     assert summarise(index)["captions"] == {"texts": 4, "clips": 3}
-    assert "captions  4 of 3 clips, e.g. “Leise, mit Klavier”" in describe(index)
+    assert "captions  4, of 3 clips, e.g. “Leise, mit Klavier”" in describe(index)
 
 
 def test_a_set_without_captions_has_the_bytes_it_had_before_there_were_any(

@@ -176,3 +176,26 @@ def test_audio_that_the_table_does_not_name_is_counted(make_folder: MakeFolder) 
 def test_a_folder_without_a_table_is_told_to_be_unlabelled(make_folder: MakeFolder) -> None:
     audio, _ = make_folder(3)
     assert read_folder(audio).report().startswith("no labels: every audio file is a clip for training")
+
+
+def test_hidden_files_are_no_clips(tmp_path: Path) -> None:
+    for name in ("song.mp3", "._song.mp3", ".Trash/old.mp3", "album/._two.wav", "album/two.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [clip.track for clip in read_folder(tmp_path).clips] == ["album/two.wav", "song.mp3"]
+    assert listing_of(tmp_path, "path,split,track_id\nsong.mp3,train,t\n").unlisted == 1
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_shown(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9") / "song.mp3"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"'caf\\udce9/song\.mp3' below .*: the name is not UTF-8"):
+        read_folder(tmp_path)
+
+
+def test_keys_of_names_without_a_latin_letter_do_not_meet() -> None:
+    keys = {key_of(f"音楽/{chr(0x4E00 + i % 20_000)}{chr(0x3041 + i // 20_000)}.mp3") for i in range(200_000)}
+    assert len(keys) == 200_000
+    assert max(map(len, keys)) <= 90
+    assert len(key_of("long " * 100 + ".mp3")) <= 90

@@ -2,11 +2,11 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cluster.settings import load_config
 from data_shards import datasets
 from data_shards.build import BuildConfig, build
 from data_shards.loader import BatchLoader
@@ -14,32 +14,18 @@ from data_shards.verify import verify
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 
+MakeConfig = Callable[..., ExperimentConfig]
+USES = {"labelled": "mtat", "unlabelled": "fma"}
+
 
 @pytest.fixture
-def config(mtat: Path, fma_root: Path, tmp_path: Path) -> ExperimentConfig:
+def config(mtat: Path, fma_root: Path, tmp_path: Path, make_config: MakeConfig) -> ExperimentConfig:
     """Both sets, built as the front door builds them, and two steps of half labelled clips."""
     for name, root, variant in (("mtat", mtat, "top50"), ("fma", fma_root, "large")):
         build(datasets.list_clips(name, root, variant), tmp_path / f"shards-{name}", BuildConfig(workers=1))
         assert verify(tmp_path / f"shards-{name}") == []
-    tree = {
-        "data.labelled": str(tmp_path / "shards-mtat"),
-        "data.unlabelled": str(tmp_path / "shards-fma"),
-        "data.batch": 8,
-        "data.b_s": 0.5,
-        "views.samples": 16_384,
-        "frontend.kind": "mel",
-        "encoder.name": "mel_cnn",
-        "encoder.channels": 2,
-        "head.hidden": 32,
-        "head.width": 16,
-        "optim.steps": 2,
-        "resources.num_workers": 0,
-        "resources.use_gpu": "no",
-        "tracking.enabled": False,
-        "run.dir": str(tmp_path / "run"),
-        "run.report_every": 1,
-    }
-    return load_config(ExperimentConfig, None, tree)
+    places = {f"data__{use}": str(tmp_path / f"shards-{name}") for use, name in USES.items()}
+    return make_config(optim__steps=2, run__report_every=1, **places)
 
 
 def test_mtat_with_tags_and_fma_without_are_trained_from_together(config: ExperimentConfig) -> None:

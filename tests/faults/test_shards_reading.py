@@ -79,6 +79,18 @@ def test_damaged_clips_are_replaced_named_and_never_delivered(make_set: MakeSet)
             assert (label == labels[id_of[clip_id]]).all()
 
 
+def test_what_is_replaced_is_logged_and_the_list_of_names_is_bounded(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("data_shards.loader.MAX_NAMED", 5)
+    folder = make_set(count=40, per_shard=10)
+    bad = damage(folder, [3, 17])
+    _, loader = load(folder, steps=20)
+    assert loader.num_replaced >= 8
+    assert len(loader.replaced) == len(caplog.messages) == 5
+    assert all(any(key in message for key in bad) for message in caplog.messages)
+
+
 def test_every_rank_and_restart_takes_the_same_substitutes(make_set: MakeSet) -> None:
     folder = make_set(count=24, per_shard=10)
     damage(folder, [1, 2, 9, 20])

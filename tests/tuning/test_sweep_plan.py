@@ -53,6 +53,14 @@ def test_a_share_that_the_shards_turn_into_nothing_is_refused_with_the_path(make
         make_plan(space={"data.p_s": {"log_uniform": [0.001, 1.0]}})
 
 
+def test_no_place_that_travels_to_a_trial_is_relative(
+    make_plan: MakePlan, judged_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(judged_set.parent)
+    plan = make_plan(f"objective.shards={judged_set.name}", f"data.labelled={judged_set.name}")
+    assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(judged_set)
+
+
 def test_a_dry_run_tells_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
     told = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
     assert told["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
