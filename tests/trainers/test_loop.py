@@ -68,7 +68,9 @@ SEVEN = ("row 1", "snapshot 2", "row 3", "row 5", "snapshot 6", "row 8", "snapsh
 
 
 @pytest.mark.parametrize(
-    "moments", [("row 3", "snapshot 8"), pytest.param(SEVEN, marks=pytest.mark.slow)], ids=["twice", "seven times"]
+    "moments",
+    [("row 3", "snapshot 8"), pytest.param(SEVEN, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    ids=["twice", "seven times"],
 )
 def test_a_run_killed_and_started_again_ends_with_the_same_bits(
     make_config: MakeConfig, tmp_path: Path, moments: tuple[str, ...]
@@ -118,7 +120,7 @@ die_after(loop.MetricsLog, "write", "row", lambda args, options: args[1]["step"]
 die_after(loop, "save_snapshot", "snapshot", lambda args, options: options["step"])
 sys.exit(pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test")))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode != 1, done.stderr
     return done.returncode
 
