@@ -72,7 +72,7 @@ def least_samples(config: FrontendConfig, rate: int, frames: int) -> int:
     """Samples of the shortest wave at ``rate`` Hz that ``mel`` or ``mule`` turns into ``frames`` frames.
 
     >>> least_samples(FrontendConfig(kind="mel"), 22_050, 16), least_samples(FrontendConfig(kind="mule"), 22_050, 300)
-    (6615, 65928)
+    (6615, 65929)
     """
     if config.kind != "mule":
         return max(1, (frames - 1) * config.hop)
