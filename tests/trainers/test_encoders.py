@@ -445,7 +445,7 @@ def test_channels_that_an_nfnet_cannot_have_are_refused(channels: int) -> None:
 def test_every_encoder_is_built_from_configuration(name: str) -> None:
     config = load_config(ExperimentConfig, None, [f"encoder.name={name}", f"frontend.kind={FRONTENDS[name][0]}"])
     with torch.device("meta"):
-        assert isinstance(build_encoder(config.encoder), ENCODERS[name])  # type: ignore[arg-type]  # a class here
+        assert isinstance(build_encoder(config.encoder), ENCODERS[name])
 
 
 def test_channels_choose_the_size() -> None:
