@@ -46,6 +46,7 @@ def make_config(tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
             "optim.steps": 6,
             "optim.learning_rate": 1e-3,
             "resources.num_workers": 0,
+            "resources.threads_per_worker": 1,  # two that wait for each other on a busy machine take minutes
             "resources.use_gpu": "no",
             "tracking.enabled": False,
             "run.dir": str(tmp_path / "run"),

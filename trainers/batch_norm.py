@@ -82,6 +82,14 @@ class GlobalNorm(nn.Module, ABC):
     @abstractmethod
     def _normalise(self, x: Tensor) -> Tensor: ...
 
+    def of_each(self, part: Tensor) -> Tensor:
+        """What every rank that shares the statistics of a call has, (G, …) in rank order: here this one alone."""
+        return part[None]
+
+    def of_all(self, part: Tensor) -> Tensor:
+        """The sum over those ranks, which may overwrite ``part``."""
+        return part
+
     def note(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
         """Take the unbiased statistics of G batches into account as ``running`` says."""
         if self.running == "hold":
@@ -96,6 +104,14 @@ class SyncBatchNorm(GlobalNorm):
     """BatchNorm of the global batch, in forward and backward, on CPU and GPU; one process gives torch's own."""
 
     knows_all_ranks = True
+
+    def of_each(self, part: Tensor) -> Tensor:
+        """What every rank has, (W, …)."""
+        return collectives.all_gather(part[None], self.group)
+
+    def of_all(self, part: Tensor) -> Tensor:
+        """The sum over ranks; overwrites ``part``."""
+        return collectives.all_reduce(part, "sum", self.group)
 
     def _normalise(self, x: Tensor) -> Tensor:
         if collectives.world_size(self.group) == 1:
@@ -167,11 +183,8 @@ class _SyncNormalise(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         mean_C, variance_C = torch.batch_norm_update_stats(x.to(wide), None, None, 0.0)
         count_1 = mean_C.new_tensor([x.numel() // x.shape[1]])
-        ranks = collectives.all_gather(torch.cat([count_1, mean_C, variance_C])[None], group).double()
-        count_W1, mean_WC, variance_WC = ranks[:, :1], *ranks[:, 1:].chunk(2, 1)
-        count = count_W1.sum()
-        mean_C = (count_W1 * mean_WC).sum(0) / count
-        variance_C = (count_W1 * (variance_WC + (mean_WC - mean_C) ** 2)).sum(0) / count
+        ranks = collectives.all_gather(torch.cat([count_1, mean_C, variance_C])[None], group)
+        count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
         unbiased_C = variance_C * count / (count - 1).clamp(min=1)
         mean_C, variance_C, unbiased_C = mean_C.to(wide), variance_C.to(wide), unbiased_C.to(wide)
         y = functional.batch_norm(x, mean_C, variance_C, weight, bias, training=False, eps=eps)
@@ -201,6 +214,20 @@ class _SyncNormalise(torch.autograd.Function):
         gradient = x - _channels(mean_C, x).to(x.dtype)
         gradient.mul_(_channels(-factor_C * scale_C * mean_product_C, x)).sub_(_channels(factor_C * mean_sum_C, x))
         return gradient.addcmul_(above, _channels(factor_C, x).to(x.dtype)), weight_gradient, bias_gradient, None, None
+
+
+def pooled_moments(count_G1: Tensor, mean_GC: Tensor, variance_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and biased variance of all values of G parts, float64, by Chan's formula.
+
+    Args:
+        count_G1: values of each part.
+        mean_GC: their means.
+        variance_GC: their biased variances.
+    """
+    count = count_G1.double().sum()
+    share_G1, mean_GC = count_G1.double() / count, mean_GC.double()
+    mean_C = (share_G1 * mean_GC).sum(0)
+    return count, mean_C, (share_G1 * (variance_GC.double() + (mean_GC - mean_C) ** 2)).sum(0)
 
 
 def _channels(vector_C: Tensor, x: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """The one configuration tree of an experiment; every section lives beside the code that owns it."""
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.resources import ResourcesConfig
-from cluster.settings import Config
+from cluster.settings import Config, leaf_paths
 from cluster.tracking_config import TrackingConfig
 from data_shards.data_config import DataConfig
+from data_shards.records import SAMPLE_RATE
 from trainers.augment.parameters import AugmentConfig
-from trainers.frontend import FrontendConfig
+from trainers.frontend import FrontendConfig, least_samples, num_bands
 from trainers.losses.objective import LossConfig
 from trainers.model import EncoderConfig, HeadConfig
 from trainers.optim import OptimConfig
@@ -31,6 +34,9 @@ class RunConfig(Config):
     ``snapshots/best`` beside ``last``. 0: none."""
     quick_clips: int = 256
     """Clips that the quick score looks at, at most."""
+    may_differ: tuple[str, ...] = ()
+    """Dotted keys, or prefixes that end in a dot, that a resume may change though they decide the numbers;
+    ``data.manifest`` for other shards."""
 
     def __post_init__(self) -> None:
         for name in ("snapshot_every", "keep", "report_every"):
@@ -68,6 +74,7 @@ class ExperimentConfig(Config):
     """Snapshot whose encoder and head a new run starts from."""
 
     def __post_init__(self) -> None:
+        self._check_may_differ()
         if self.frontend.kind not in self.encoder.frontends:
             raise ValueError(
                 f"encoder.name={self.encoder.name} reads {' or '.join(self.encoder.frontends)}, frontend.kind is "
@@ -87,6 +94,7 @@ class ExperimentConfig(Config):
             raise ValueError(
                 f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
             )
+        self._check_size()
         if self.loss.objective == "contrastive":
             return
         if self.data.b_s != 1:
@@ -96,6 +104,29 @@ class ExperimentConfig(Config):
         if self.head.width is not None:
             raise ValueError(
                 f"loss.objective={self.loss.objective} has an output a tag of data.vocabulary; leave head.width out"
+            )
+
+    def _check_may_differ(self) -> None:
+        known = [*leaf_paths(ExperimentConfig), MANIFEST]
+        for rule in self.run.may_differ:
+            if not any(matches(rule, key) for key in known):
+                near = difflib.get_close_matches(rule, known, n=1)
+                raise ValueError(f"run.may_differ: unknown key {rule}" + (f"; did you mean {near[0]}?" if near else ""))
+
+    def _check_size(self) -> None:
+        """Refuse views that the encoder would pool down to nothing."""
+        name, samples = self.encoder.name, self.views.samples
+        *bands, least = self.encoder.shortest
+        if bands and num_bands(self.frontend) < bands[0]:
+            raise ValueError(
+                f"encoder.name={name} reads at least {bands[0]} bands, got frontend.num_mels={self.frontend.num_mels}"
+            )
+        what = f"{least} frames of {num_bands(self.frontend)} bands" if bands else f"{least} samples"
+        least = least_samples(self.frontend, SAMPLE_RATE, least) if bands else least
+        if samples < least:
+            raise ValueError(
+                f"views.samples={samples} is too short: encoder.name={name} reads at least {what}; take views.samples "
+                f">= {least}"
             )
 
     @property
@@ -129,10 +160,25 @@ MAY_DIFFER_ON_RESUME = (
 have moved: their manifest hash says whether they are the same."""
 
 
-def may_differ_on_resume(key: str) -> bool:
+MANIFEST = "data.manifest"
+"""What `RunConfig.may_differ` calls the shards' hash, which is no setting."""
+
+
+def may_differ_on_resume(key: str, told: Sequence[str] = ()) -> bool:
     """Whether a resumed run may have another value of a dotted key.
+
+    Args:
+        key: of the configuration, or ``data.manifest``.
+        told: rules besides those that hold always.
 
     >>> may_differ_on_resume("resources.num_workers"), may_differ_on_resume("loss.temperature")
     (True, False)
+    >>> may_differ_on_resume("loss.temperature", told=["loss."])
+    True
     """
-    return any(key.startswith(rule) if rule.endswith(".") else key == rule for rule in MAY_DIFFER_ON_RESUME)
+    return any(matches(rule, key) for rule in (*MAY_DIFFER_ON_RESUME, *told))
+
+
+def matches(rule: str, key: str) -> bool:
+    """Whether a rule, a dotted key or a prefix that ends in a dot, holds for a key."""
+    return key.startswith(rule) if rule.endswith(".") else key == rule

@@ -62,6 +62,24 @@ def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
     return FRONTENDS[config.kind](config, rate)
 
 
+def num_bands(config: FrontendConfig) -> int:
+    """F of `build_frontend`'s log-mel spectrograms."""
+    bands: int = _MULE["num_mels"] if config.kind == "mule" else config.num_mels
+    return bands
+
+
+def least_samples(config: FrontendConfig, rate: int, frames: int) -> int:
+    """Samples of the shortest wave at ``rate`` Hz that ``mel`` or ``mule`` turns into ``frames`` frames.
+
+    >>> least_samples(FrontendConfig(kind="mel"), 22_050, 16), least_samples(FrontendConfig(kind="mule"), 22_050, 300)
+    (6615, 65929)
+    """
+    if config.kind != "mule":
+        return max(1, (frames - 1) * config.hop)
+    needed: int = (frames - 1) * _MULE["hop"]
+    return max(1, 1 + (needed - 1) * rate // _MULE_RATE)  # resampling rounds a length up
+
+
 class LogMel(nn.Module):
     """log(1 + C · mel power), frames centred on multiples of the hop, zeros around the wave.
 

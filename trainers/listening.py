@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from cluster.settings import UserError
 from cluster.storage import write_atomic
-from data_shards.loader import BatchLoader
 from data_shards.preview import png, spectrogram_db
 from data_shards.records import SAMPLE_RATE, Batch
 from trainers.augment.chain import AugmentChain
@@ -28,6 +27,7 @@ from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.parameters import EFFECTS, AugmentConfig
 from trainers.augment.spectral import KINDS
 from trainers.augment.words import in_words
+from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.frontend import FrontendConfig
 from trainers.views import FULL_SCALE, ViewMaker, Views, read_frames, window_frames
@@ -194,7 +194,7 @@ def pcm(wave_T: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
 def _read(config: ExperimentConfig, step: int, frames: int) -> tuple[Batch, list[tuple[str, str]]]:
     """The first worker's batch, and key and labels of each clip."""
     world = max(1, config.resources.num_workers)
-    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
+    with open_batches(config, world=world, frames=frames) as loader:
         batch = next(loader.batches(step, step + 1))
         rows = {int(h): (s.index, row) for s in loader.sets if s for row, h in enumerate(s.index.id_hash)}
         # By its hash, not by the plan: a damaged clip was replaced.

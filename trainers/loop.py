@@ -18,12 +18,13 @@ from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
 from data_shards.loader import BatchLoader
 from trainers import collectives
-from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.batches import open_batches
+from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
 from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
 from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import Learner, Learnt
-from trainers.views import ViewMaker, Views, ViewStream, stream_views, window_frames
+from trainers.views import ViewMaker, Views, ViewStream, stream_views
 
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
@@ -70,8 +71,7 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_vi
         UserError: if the folder holds another experiment.
         DivergedError: if the loss is not finite; the clips of that batch stand in ``nonfinite-step-N.json``.
     """
-    frames = window_frames(config.views, config.augment)
-    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=world.rank, world=world.size) as loader:
+    with open_batches(config, rank=world.rank, world=world.size) as loader:
         trainer = _Trainer(config, world, loader)
         start = trainer.resume()
         return trainer.run(start, reporter, make_views)
@@ -222,17 +222,21 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
     """
     # A key that a later release added had the effect of its default.
     old = flatten(to_tree(ExperimentConfig())) | flatten(last.config)
-    new = flatten(to_tree(config))
+    new, told = flatten(to_tree(config)), config.run.may_differ
     keys = sorted(
-        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key)
+        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key, told)
     )
     if keys:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
-        raise UserError(f"{config.run.dir} holds another experiment ({changes}); choose another run.dir")
-    if last.data_hash != data_hash:
+        raise UserError(
+            f"{config.run.dir} holds another experiment ({changes}); choose another run.dir, or let it go on as "
+            f"another: run.may_differ='{json.dumps([*told, *keys])}'"
+        )
+    if last.data_hash != data_hash and not may_differ_on_resume(MANIFEST, told):
         raise UserError(
             f"{config.run.dir}: the shards have changed since its snapshot (manifest {last.data_hash[:12]} there, "
-            f"{data_hash[:12]} now); bring them back or choose another run.dir"
+            f"{data_hash[:12]} now); bring them back, choose another run.dir, or let it go on with these: "
+            f"run.may_differ='{json.dumps([*told, MANIFEST])}'"
         )
 
 

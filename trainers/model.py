@@ -3,7 +3,6 @@
 Shape suffixes: N views of this rank, C tags, E encoder width, D width of the head's output: projections or C logits.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
 from trainers.losses.objective import ContrastiveLoss, LossConfig, SupervisedLoss, build_loss
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "sample_cnn": SampleCnn,
     "tune_plus": TunePlus,
     "mel_cnn": MelCnn,
@@ -55,6 +54,11 @@ class EncoderConfig(Config):
     def reads(self) -> Literal["wave", "mel"]:
         """What goes in: waves (N, T) or spectrograms (N, F, S)."""
         return "wave" if "wave" in self.frontends else "mel"
+
+    @property
+    def shortest(self) -> tuple[int, ...]:
+        """Least size of a view: its samples, or its bands and frames."""
+        return ENCODERS[self.name].shortest
 
     @property
     def frontends(self) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ class Projector(nn.Module):
 
     def __init__(self, encoder: Encoder, hidden: int, width: int) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Encoder = encoder
         self.head = nn.Sequential(
             nn.Linear(encoder.width, hidden, bias=False),
             nn.ReLU(inplace=True),

@@ -10,11 +10,12 @@ import torch
 from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import to_tree
 from data_shards.loader import BatchLoader
+from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.pretrain import world_sizes
 from trainers.snapshot import last_snapshot
 from trainers.step import Learner
-from trainers.views import ViewMaker, window_frames
+from trainers.views import ViewMaker
 
 MEASURED_STEPS = 2
 MIB = 1 << 20
@@ -33,8 +34,7 @@ def plan(config: ExperimentConfig) -> dict[str, Any]:
         UserError: if the data or the batch do not allow the run.
     """
     world = world_sizes(config)[-1]
-    frames = window_frames(config.views, config.augment)
-    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
+    with open_batches(config, world=world) as loader:
         shares = loader.sampler.summary(config.optim.steps)
         measured = _measure(config, loader, world)
     last = last_snapshot(Path(config.run.dir) / "snapshots")

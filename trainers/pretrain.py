@@ -19,13 +19,12 @@ from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker
-from data_shards.loader import BatchLoader
 from trainers import collectives
+from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_DONE, STOP_FILE, World, refuse_another_experiment, train
 from trainers.metrics_log import MetricsTail
 from trainers.snapshot import last_snapshot
-from trainers.views import window_frames
 from trainers.worker_failures import absent_named
 
 Watcher = Callable[[Mapping[str, Any]], None]
@@ -85,10 +84,9 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: names what does not fit and the nearest that does.
     """
-    frames = window_frames(config.views, config.augment)
     world = world_sizes(config)[-1]
     _check_micro_batch(config, world)
-    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
+    with open_batches(config, world=world) as loader:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
@@ -198,7 +196,7 @@ def _with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _log_datasets(tracker: Tracker, config: ExperimentConfig, data_hash: str) -> None:
-    for name in ("labelled", "unlabelled"):
-        source = getattr(config.data, name)
-        if source is not None:
-            tracker.dataset(name, data_hash, source)
+    sets = zip(("labelled", "unlabelled"), data_hash.split(":"), strict=True)
+    for name, manifest in sets:
+        if manifest != "-":  # a stream with share 0 reads nothing
+            tracker.dataset(name, manifest, getattr(config.data, name))

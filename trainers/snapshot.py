@@ -7,6 +7,8 @@ Every random draw of a run is keyed by (seed, step, slot), so the step stands fo
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -100,10 +103,10 @@ def save_snapshot(
     """
     target = folder / f"step-{step}"
     with atomic_folder(target) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / MODEL)
-        save_file(_optimizer_tensors(optimizer, model), partial / OPTIMIZER)
+        save_tensors(model.state_dict(), partial / MODEL)
+        save_tensors(_optimizer_tensors(optimizer, model), partial / OPTIMIZER)
         if average is not None:
-            save_file(dict(average), partial / AVERAGE)
+            save_tensors(average, partial / AVERAGE)
         record = {"schema_version": SCHEMA_VERSION, "step": step, **state}
         write_atomic(partial / STATE, json.dumps(record, indent=1, sort_keys=True))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
@@ -116,6 +119,21 @@ def save_snapshot(
         if old.name != (folder / "best").resolve().name:
             shutil.rmtree(old)
     return target
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: where safetensors, with an exception of its own, could not write: a full disk shall be known as one.
+    """
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
 
 
 def link_best(folder: Path, candidate: Path) -> None:
@@ -187,7 +205,7 @@ def _small(file: Path) -> str:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     return {
-        f"{name}/{key}": value.contiguous()
+        f"{name}/{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)

@@ -18,7 +18,7 @@ from trainers.checkpointing import checkpoint_first
 from trainers.config import ExperimentConfig
 from trainers.figures import alignment_and_uniformity, effective_rank
 from trainers.gradient_cache import backward_in_chunks
-from trainers.model import build_model
+from trainers.model import Projector, build_model
 from trainers.optim import build_optimizer, learning_rate
 from trainers.phases import PhaseClock
 from trainers.views import Views
@@ -47,7 +47,7 @@ class Learner:
         device: where it learns.
 
     Raises:
-        UserError: if the machine cannot compile, or the encoder has fewer blocks than shall be checkpointed.
+        UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
     """
 
     def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class Learner:
         self.optimizer = build_optimizer(model, config.optim)
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
-        projector = _compiled(model.projector) if config.optim.compile else model.projector
+        projector = _compiled(model.projector, device) if config.optim.compile else model.projector
         self.network = collectives.data_parallel(projector)
 
     def load_weights(self, snapshot: "Snapshot") -> None:
@@ -170,8 +170,13 @@ class Learner:
         return finite
 
 
-def _compiled(projector: nn.Module) -> nn.Module:
+def _compiled(projector: Projector, device: torch.device) -> nn.Module:
     """The projector under torch.compile; it shares the weights."""
+    if device.type == "cpu" and projector.encoder.has_cpu_road:
+        raise UserError(
+            f"optim.compile=true: on a CPU {type(projector.encoder).__name__} has operations of its own that take half "
+            "the time of the layers torch.compile can read; set optim.compile=false, or train on a GPU"
+        )
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if not any(shutil.which(name) for name in compilers):
         raise UserError(

@@ -22,6 +22,8 @@ ROLL_CALL_S = 5.0
 """How much later than its neighbours a rank may see that a collective broke."""
 PLACES = "workers"
 """Folder of the run with a file for each rank: where it runs, and where its log lies on that machine."""
+_NO_ROOM = ("out of memory", "OutOfMemory", "can't allocate memory", "running low on memory", "MemoryError")
+"""What CUDA, Ray, torch's allocator on a CPU, Ray's monitor of a machine, and Python say."""
 _BROKEN = ("gloo", "timed out", "nccl", "connection closed", "connection reset", "store")
 
 
@@ -84,7 +86,7 @@ def explain(error: Exception, folder: Path, logs: str) -> RunError:
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
     lines = [f"worker {rank}{_place(folder, rank)}: {_last_line(failures[rank])}" for rank in sorted(failures)]
     message = f"training failed: {'; '.join(lines)}"
-    if any(word in message for word in ("OutOfMemory", "out of memory", "OutOfMemoryError")):
+    if any(word in message for word in _NO_ROOM):
         message += "; try half of data.batch, or more workers"
     return RunError(
         f"{message}. Logs: {logs} on the driver's machine, for every worker {folder / PLACES}. "

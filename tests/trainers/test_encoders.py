@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.settings import UserError, load_config
-from trainers.batch_norm import Kind, convert_batch_norm
+from trainers.batch_norm import Kind, SyncBatchNorm, convert_batch_norm
 from trainers.config import ExperimentConfig
 from trainers.encoders.cpu_layers import convolve, linear_relu, norm_relu_pool, rising
 from trainers.encoders.encoder import Encoder
@@ -122,7 +122,7 @@ def test_norm_relu_pool_has_the_value_and_gradient_of_its_three_layers(frames: i
     expected = nn.functional.max_pool1d(nn.functional.relu(norm(y)), 3)
     wanted = torch.autograd.grad(expected, [y, norm.weight, norm.bias], above)
     turned = (y * sign[:, None]).mT.contiguous()
-    z, mean, variance = norm_relu_pool(turned, norm.weight * sign, norm.bias, norm.eps)
+    z, mean, variance = norm_relu_pool(turned, norm.weight * sign, norm.bias, SyncBatchNorm(5))
     torch.testing.assert_close(z.mT, expected)
     torch.testing.assert_close(mean * sign, y.mean((0, 2)))
     torch.testing.assert_close(variance, y.var((0, 2)))
@@ -136,7 +136,7 @@ def test_norm_relu_pool_has_the_value_and_gradient_of_its_three_layers(frames: i
 
 def test_equal_frames_hand_the_gradient_to_the_first() -> None:
     y = torch.tensor([[[2.0], [2.0], [2.0], [0.0], [5.0], [5.0]]]).requires_grad_()
-    z, _, _ = norm_relu_pool(y.clone(), torch.ones(1), torch.ones(1), 1e-5)
+    z, _, _ = norm_relu_pool(y.clone(), torch.ones(1), torch.ones(1), SyncBatchNorm(1))
     plain = nn.functional.batch_norm(y.mT, None, None, training=True).add(1).relu()
     above = torch.tensor([[[1.0], [3.0]]])
     found = torch.autograd.grad(z, y, above)[0]
@@ -445,7 +445,7 @@ def test_channels_that_an_nfnet_cannot_have_are_refused(channels: int) -> None:
 def test_every_encoder_is_built_from_configuration(name: str) -> None:
     config = load_config(ExperimentConfig, None, [f"encoder.name={name}", f"frontend.kind={FRONTENDS[name][0]}"])
     with torch.device("meta"):
-        assert isinstance(build_encoder(config.encoder), ENCODERS[name])  # type: ignore[arg-type]  # a class here
+        assert isinstance(build_encoder(config.encoder), ENCODERS[name])
 
 
 def test_channels_choose_the_size() -> None:

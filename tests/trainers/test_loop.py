@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,22 +64,45 @@ def test_training_learns_to_tell_the_clips_apart(make_config: MakeConfig) -> Non
     assert sum(values[-10:]) < 0.8 * sum(values[:10])
 
 
-def test_a_run_killed_and_started_again_ends_with_the_same_bits(make_config: MakeConfig, tmp_path: Path) -> None:
+SEVEN = ("row 1", "snapshot 2", "row 3", "row 5", "snapshot 6", "row 8", "snapshot 10")
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [("row 3", "snapshot 8"), pytest.param(SEVEN, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    ids=["twice", "seven times"],
+)
+def test_a_run_killed_and_started_again_ends_with_the_same_bits(
+    make_config: MakeConfig, tmp_path: Path, moments: tuple[str, ...]
+) -> None:
     whole = make_config(run__dir=str(tmp_path / "whole"), optim__steps=12)
     pretrain(whole)
     broken = replace(whole, run=replace(whole.run, dir=str(tmp_path / "broken")))
-    for moment in ("row 3", "snapshot 8"):
-        _run_until_killed(broken, moment, tmp_path)
-    assert open_snapshot(broken.run.dir).step == 8
+    for moment in moments:
+        assert _run_until(signal.SIGKILL, broken, moment, tmp_path) == -signal.SIGKILL
+    assert open_snapshot(broken.run.dir).step == int(moments[-1].partition(" ")[2])
     pretrain(broken)
     assert weights(broken.run.dir) == weights(whole.run.dir)
     assert losses(broken.run.dir) == losses(whole.run.dir)
 
 
-def _run_until_killed(config: ExperimentConfig, moment: str, tmp_path: Path) -> None:
-    """SIGKILL from inside, right after a row or a snapshot is written: no clean-up of any kind runs."""
+def test_sigterm_ends_a_run_with_a_snapshot_and_143_and_it_goes_on_with_the_same_bits(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    whole = make_config(run__dir=str(tmp_path / "whole"), run__snapshot_every=100)
+    pretrain(whole)
+    stopped = replace(whole, run=replace(whole.run, dir=str(tmp_path / "stopped")))
+    assert _run_until(signal.SIGTERM, stopped, "row 2", tmp_path) == 143
+    assert open_snapshot(stopped.run.dir).step == losses(stopped.run.dir)[-1][0] < 6
+    assert pretrain(stopped) == 0
+    assert losses(stopped.run.dir) == losses(whole.run.dir)
+    assert weights(stopped.run.dir) == weights(whole.run.dir)
+
+
+def _run_until(number: signal.Signals, config: ExperimentConfig, moment: str, tmp_path: Path) -> int:
+    """Exit code of a run that gets a signal right after a row or a snapshot is written; SIGKILL leaves no clean-up."""
     script = f"""
-import json, os, signal
+import json, os, sys
 from cluster.settings import validate
 from trainers import loop
 from trainers.config import ExperimentConfig
@@ -89,15 +113,16 @@ def die_after(owner, name, kind, step_of):
     def wrapped(*args, **options):
         original(*args, **options)
         if {moment!r} == f"{{kind}} {{step_of(args, options)}}":
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), {number:d})
     setattr(owner, name, wrapped)
 
 die_after(loop.MetricsLog, "write", "row", lambda args, options: args[1]["step"])
 die_after(loop, "save_snapshot", "snapshot", lambda args, options: options["step"])
-pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test"))
+sys.exit(pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test")))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert done.returncode == -9, done.stderr
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode != 1, done.stderr
+    return done.returncode
 
 
 def test_a_request_to_stop_leaves_a_snapshot_and_143_and_the_run_goes_on(
@@ -157,6 +182,21 @@ def test_a_folder_refuses_another_experiment_by_its_keys(make_config: MakeConfig
         pretrain(make_config(optim__steps=4, **{key: value}))
 
 
+def test_a_folder_goes_on_as_another_experiment_where_it_is_told_what_may_differ(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    pretrain(make_config(optim__steps=2))
+    changed = {"optim__steps": 4, "loss__temperature": 0.2, "augment__pitch__p": 0.0}
+    with pytest.raises(UserError, match=r'run.may_differ=\'\["augment.pitch.p", "loss.temperature"\]\''):
+        pretrain(make_config(**changed))
+    with pytest.raises(UserError, match=r"augment.pitch.p: 0.6 there, 0.0 now\)"):
+        pretrain(make_config(**changed, run__may_differ=["loss."]))
+    assert pretrain(make_config(**changed, run__may_differ=["loss.", "augment.pitch.p"])) == 0
+    assert open_snapshot(make_config().run.dir).config["loss"]["temperature"] == 0.2
+    with pytest.raises(UserError, match=r"unknown key loss.temprature; did you mean loss.temperature\?"):
+        make_config(run__may_differ=["loss.temprature"])
+
+
 def test_a_folder_refuses_other_shards_but_not_the_same_elsewhere(
     make_config: MakeConfig, tiny_sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -165,6 +205,10 @@ def test_a_folder_refuses_other_shards_but_not_the_same_elsewhere(
     build(other, tmp_path / "other", BuildConfig(workers=1))
     with pytest.raises(UserError, match="the shards have changed"):
         pretrain(make_config(optim__steps=3, data__unlabelled=str(tmp_path / "other")))
+    allowed = {"data__unlabelled": str(tmp_path / "other"), "run__may_differ": ["data.manifest"]}
+    assert pretrain(make_config(optim__steps=3, **allowed)) == 0
+    shutil.rmtree(make_config().run.dir)
+    pretrain(make_config(optim__steps=2))
     shutil.copytree(tiny_sets[1], tmp_path / "moved")
     assert pretrain(make_config(optim__steps=3, data__unlabelled=str(tmp_path / "moved"))) == 0
 

@@ -89,7 +89,7 @@ def test_scoring_changes_nothing_and_a_resumed_run_has_the_same_scores(
     make_config: MakeConfig, with_valid: Path, tmp_path: Path
 ) -> None:
     plain = make_config(data__labelled=str(with_valid), run__dir=str(tmp_path / "plain"), optim__ema_decay=0.9)
-    run = {"quick_every": 2, "snapshot_every": 4, "report_every": 1}
+    run: dict[str, Any] = {"quick_every": 2, "snapshot_every": 4, "report_every": 1}
     whole = replace(plain, run=replace(plain.run, dir=str(tmp_path / "whole"), **run))
     broken = replace(whole, run=replace(whole.run, dir=str(tmp_path / "broken")))
     train(plain, World(), Listener())

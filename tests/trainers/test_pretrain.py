@@ -1,12 +1,22 @@
 """What the driver refuses before anything is taken. The runs themselves: tests/distributed/test_ray_training.py."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from cluster.settings import UserError
+from cluster.tracking import Tracker
+from data_shards.build import BuildConfig, build
+from data_shards.records import SAMPLE_RATE
+from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
+from trainers.frontend import build_frontend
+from trainers.model import build_encoder
+from trainers.plan import plan
 from trainers.pretrain import check, pretrain, world_sizes
 from trainers.worker_failures import explain, note_place
 
@@ -36,6 +46,71 @@ def test_the_check_tells_realised_shares(make_config: MakeConfig) -> None:
     assert len(data_hash.split(":")) == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"views__samples": 6614},
+            r"views.samples=6614 is too short: encoder.name=mel_cnn reads at least 16 frames of 64 "
+            r"bands; take views.samples >= 6615",
+        ),
+        ({"frontend__kind": "mule", "views__samples": 3306}, r"take views.samples >= 3307"),
+        (
+            {
+                "encoder__name": "sample_cnn",
+                "encoder__channels": None,
+                "frontend__kind": "wave",
+                "views__samples": 59_048,
+            },
+            r"encoder.name=sample_cnn reads at least 59049 samples; take views.samples >= 59049",
+        ),
+        (
+            {"encoder__name": "tune_plus", "encoder__channels": None, "frontend__kind": "wave"},
+            r"take views.samples >= 59049",
+        ),
+        ({"frontend__num_mels": 63}, r"encoder.name=mel_cnn reads at least 64 bands, got frontend.num_mels=63"),
+    ],
+)
+def test_views_too_small_for_the_encoder_are_refused_with_the_least_value(
+    make_config: MakeConfig, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config(**change)
+
+
+@pytest.mark.parametrize("change", [{"views__samples": 6615}, {"frontend__kind": "mule", "views__samples": 3307}])
+def test_the_least_value_is_enough_and_one_sample_less_is_not(make_config: MakeConfig, change: dict[str, Any]) -> None:
+    config = make_config(**change)
+    frontend, encoder = build_frontend(config.frontend, SAMPLE_RATE), build_encoder(config.encoder).eval()
+    with torch.no_grad():
+        assert encoder(frontend(torch.zeros(1, config.views.samples))).shape == (1, encoder.width)
+        with pytest.raises(RuntimeError, match="Output size is too small"):
+            encoder(frontend(torch.zeros(1, config.views.samples - 1)))
+
+
+def test_shards_of_another_rate_are_refused_by_name(make_config: MakeConfig, tmp_path: Path) -> None:
+    clips = corpus(SyntheticConfig(tracks=8, seconds=4.0, valid_share=0.0, test_share=0.0))
+    build(clips, tmp_path / "low", BuildConfig(workers=1, rate=16_000))
+    config = make_config(data__unlabelled=str(tmp_path / "low"), data__b_s=0)
+    for refuse in (check, plan):
+        with pytest.raises(UserError, match=r"data.unlabelled=.*low: 16,000 Hz, but training hears 22,050 Hz"):
+            refuse(config)
+
+
+@pytest.mark.parametrize(("b_s", "read"), [(0.5, ["labelled", "unlabelled"]), (0, ["unlabelled"])])
+def test_mlflow_is_told_of_each_set_that_is_read_with_its_own_manifest(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, b_s: float, read: list[str]
+) -> None:
+    told: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(Tracker, "dataset", lambda _, name, digest, source: told.append((name, digest, source)))
+    config = make_config(optim__steps=1, data__b_s=b_s)
+    pretrain(config)
+    assert [name for name, _, _ in told] == read
+    for name, digest, source in told:
+        assert source == getattr(config.data, name)
+        assert digest == json.loads((Path(source) / "manifest.json").read_text())["hash"]
+
+
 class TrainingFailedError(Exception):
     """As Ray's: what each worker raised, by rank."""
 
@@ -52,8 +127,12 @@ def test_what_workers_raised_is_one_message_with_logs_and_the_way_on(tmp_path: P
     assert "The same command resumes" in str(error)
 
 
-def test_a_worker_out_of_memory_is_told_which_batch_to_try(tmp_path: Path) -> None:
-    failure = TrainingFailedError({0: RuntimeError("CUDA out of memory")})
+@pytest.mark.parametrize(
+    "said",
+    ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory: you tried", "the node running low on memory"],
+)
+def test_a_worker_out_of_memory_is_told_which_batch_to_try(tmp_path: Path, said: str) -> None:
+    failure = TrainingFailedError({0: RuntimeError(said)})
     assert "half of data.batch" in str(explain(failure, tmp_path, "LOGS"))
 
 

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.settings import UserError
+from cluster.settings import ROOT, UserError
 from trainers.snapshot import CHECKSUMS, MODEL, OPTIMIZER, STATE, last_snapshot, open_snapshot, save_snapshot
 
 ABOUT: dict[str, Any] = {"config": {"seed": 1}, "data_hash": "d" * 64, "provenance": {"python": "3"}}
@@ -80,6 +82,97 @@ def test_a_flipped_byte_is_found_and_its_file_named(tmp_path: Path, name: str) -
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"{name}.*checksum disagrees"):
         open_snapshot(tmp_path)
+
+
+KILLED_SAVES = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from cluster.storage import remove_partials
+from trainers.snapshot import open_snapshot, save_snapshot
+
+folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(1)
+model = torch.nn.Linear(100, 100)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+model(torch.ones(1, 100)).sum().backward()
+optimizer.step()
+
+
+def save(step):
+    torch.nn.init.constant_(model.weight, step)
+    state = {"config": {}, "data_hash": "", "provenance": {}, "score": step % 7}
+    save_snapshot(folder, step=step, model=model, optimizer=optimizer, state=state, keep=2)
+
+
+save(1)
+torn = 0
+for kill in range(kills):
+    before, (heard, told) = open_snapshot(folder).step, os.pipe()
+    child = os.fork()  # torch is there already: what is killed is a save, not an import
+    if child == 0:
+        for step in range(before + 1, 10**9):
+            os.write(told, b".")
+            save(step)
+    for _ in range(1 + kill % 3):
+        os.read(heard, 1)
+    for _ in range(397 * kill % 4001):  # into the save that has begun, deeper each time
+        os.stat(folder)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(heard), os.close(told)
+    torn += len(list(folder.glob(".*.partial")))
+    after, best = open_snapshot(folder), open_snapshot(folder / "best")  # checksums of every file
+    assert after.step >= before
+    for snapshot in (after, best):
+        assert bool((snapshot.model_state()["weight"] == snapshot.step).all())
+    remove_partials(folder)
+    assert {path.name.partition("-")[0] for path in folder.iterdir()} == {"last", "best", "step"}
+assert torn > kills / 4, torn  # kills came while something was half written
+print(after.step, torn)
+"""
+
+
+@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_kill_9_during_a_save_leaves_the_last_and_the_best_snapshot_whole(tmp_path: Path, kills: int) -> None:
+    """FAULTS 41."""
+    command = [sys.executable, "-c", KILLED_SAVES, str(tmp_path / "snapshots"), str(kills)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1700)
+    assert done.returncode == 0, done.stderr
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+import torch
+from cluster.settings import RunError
+from trainers.snapshot import open_snapshot, save_snapshot
+
+folder = Path(sys.argv[1])
+about = {"config": {}, "data_hash": "", "provenance": {}}
+for step, width in ((1, 100), (2, 600)):
+    model = torch.nn.Linear(width, width)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    try:
+        save_snapshot(folder, step=step, model=model, optimizer=optimizer, state=about, keep=2)
+    except RunError as error:
+        print(error)
+print(open_snapshot(folder).step, sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stands(tmp_path: Path) -> None:
+    """FAULTS 40, on a file system of 900 KiB of this process's own."""
+    mount = f"mount -t tmpfs -o size=900k none {tmp_path}"
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:
+        pytest.skip("this machine allows no mounts in a namespace")
+    program = f"{mount} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/snapshots"
+    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said, left = done.stdout.splitlines()
+    assert "step-2: the disk is full, nothing was replaced; make room" in said
+    assert left == "1 ['last', 'step-1']"
 
 
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER, STATE, CHECKSUMS])

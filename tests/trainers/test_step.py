@@ -125,6 +125,18 @@ def test_compiling_without_a_compiler_says_what_is_missing(
         steps(make_config(optim__compile=True))
 
 
+def test_compiling_an_encoder_with_a_cpu_road_of_its_own_is_refused_on_a_cpu(make_config: MakeConfig) -> None:
+    config = make_config(
+        encoder__name="sample_cnn",
+        encoder__channels=None,
+        frontend__kind="wave",
+        views__samples=59_049,
+        optim__compile=True,
+    )
+    with pytest.raises(UserError, match="on a CPU SampleCnn has operations of its own"):
+        Learner(config, num_tags=3, device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from trainers.batch_norm import GlobalNorm, pooled_moments
+
 POOL = 3
 PIECE = 243
 """Pooled frames at once: 373 kB of 128 channels in float32, which the second-level cache holds."""
@@ -29,19 +31,19 @@ def rising(weight_C: Tensor) -> Tensor:
     return torch.where(weight_C < 0, -1.0, 1.0).detach()
 
 
-def norm_relu_pool(y_NLC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def norm_relu_pool(y_NLC: Tensor, weight_C: Tensor, bias_C: Tensor, norm: GlobalNorm) -> tuple[Tensor, Tensor, Tensor]:
     """MaxPool(ReLU(BatchNorm(y))) over pieces of three frames, by the statistics of this batch.
 
     Args:
         y_NLC: contiguous, needed by nobody else: backward writes into it, and says so if it is asked twice.
         weight_C: scale, ≥ 0.
         bias_C: shift.
-        eps: added to the variance.
+        norm: whose constant is added to the variance, and whose ranks share it.
 
     Returns:
         Pooled (N, P, C) in the type of ``y``, mean and unbiased variance (C), not differentiable.
     """
-    z_NPC, mean_C, variance_C = _NormReluPool.apply(y_NLC, weight_C, bias_C, eps)
+    z_NPC, mean_C, variance_C = _NormReluPool.apply(y_NLC, weight_C, bias_C, norm)
     return z_NPC, mean_C, variance_C
 
 
@@ -127,16 +129,17 @@ class _LinearRelu(torch.autograd.Function):
 
 class _NormReluPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y_NLC: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        count = y_NLC.shape[0] * y_NLC.shape[1]
-        variance_C, mean_C = _moments(y_NLC)
-        scale_C = (variance_C + eps).rsqrt() * weight_C
+    def forward(
+        ctx: Any, y_NLC: Tensor, weight_C: Tensor, bias_C: Tensor, norm: GlobalNorm
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        count, mean_C, variance_C = _moments(y_NLC, norm)
+        scale_C = (variance_C + norm.eps).rsqrt() * weight_C
         shift_C = bias_C - mean_C * scale_C
         z_NPC = y_NLC.new_empty(len(y_NLC), y_NLC.shape[1] // POOL, y_NLC.shape[2])
         for y_p3C, z_pC in _pieces(y_NLC, z_NPC):
             z_pC.copy_((_top(y_p3C) * scale_C).add_(shift_C).relu_())
         ctx.save_for_backward(y_NLC, z_NPC, weight_C, mean_C, variance_C)
-        ctx.eps, ctx.count = eps, count
+        ctx.norm, ctx.count = norm, count
         unbiased_C = variance_C * (count / (count - 1))
         ctx.mark_non_differentiable(mean_C, unbiased_C)
         return z_NPC, mean_C, unbiased_C
@@ -145,17 +148,19 @@ class _NormReluPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, above_NPC: Tensor, _mean: Tensor, _variance: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         y_NLC, z_NPC, weight_C, mean_C, variance_C = ctx.saved_tensors
-        inverse_C = (variance_C + ctx.eps).rsqrt()
+        inverse_C = (variance_C + ctx.norm.eps).rsqrt()
         live_NPC = torch.ops.aten.threshold_backward(above_NPC.contiguous(), z_NPC, 0)
         sum_C, product_C = torch.zeros(2, len(mean_C), dtype=torch.float64)
         for y_p3C, live_pC in _pieces(y_NLC, live_NPC):
             sum_C += live_pC.sum(0, dtype=torch.float32)
             product_C += (_top(y_p3C) - mean_C).mul_(live_pC).sum(0)
         product_C = product_C * inverse_C
+        # Those of this rank are the gradients of shift and scale, which DDP adds up; only dy needs those of all.
+        every_sum_C, every_product_C = ctx.norm.of_all(torch.stack([sum_C, product_C])) / ctx.count
         # dy = scale·(above − mean of above − ŷ·mean of above·ŷ): a line in y everywhere, above only at the maxima.
         scale_C = inverse_C * weight_C
-        slope_C = (-scale_C * inverse_C * product_C / ctx.count).to(mean_C)
-        offset_C = (-scale_C * sum_C / ctx.count - slope_C * mean_C).to(mean_C)
+        slope_C = (-scale_C * inverse_C * every_product_C).to(mean_C)
+        offset_C = (-scale_C * every_sum_C - slope_C * mean_C).to(mean_C)
         for y_p3C, live_pC in _pieces(y_NLC, live_NPC):
             _gradient(y_p3C, live_pC * scale_C, slope_C, offset_C)
         left = y_NLC[:, POOL * z_NPC.shape[1] :]  # the frames that no pool has seen
@@ -163,19 +168,19 @@ class _NormReluPool(torch.autograd.Function):
         return y_NLC, product_C.to(weight_C), sum_C.to(weight_C), None
 
 
-def _moments(y_NLC: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance (biased) and mean of each channel, float32, from those of pieces by Chan's formula in float64.
+def _moments(y_NLC: Tensor, norm: GlobalNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames of all ranks; mean and biased variance of each channel, float32, from those of pieces.
 
     torch's kernel for channels last adds frame after frame; over millions of frames that costs three digits.
     """
     rows_KC = y_NLC.flatten(0, 1)
     pieces = [rows_KC[first : first + LONG] for first in range(0, len(rows_KC), LONG)]
     moments = [torch.batch_norm_update_stats(piece_kC, None, None, 0.0) for piece_kC in pieces]
-    share_G1 = torch.tensor([len(piece) for piece in pieces], dtype=torch.float64)[:, None] / len(rows_KC)
-    means_GC, variances_GC = (torch.stack(parts).double() for parts in zip(*moments, strict=True))
-    mean_C = (share_G1 * means_GC).sum(0)
-    variance_C = (share_G1 * (variances_GC + (means_GC - mean_C) ** 2)).sum(0)
-    return variance_C.float(), mean_C.float()
+    count_G1 = torch.tensor([[len(piece)] for piece in pieces])
+    count, mean_C, variance_C = pooled_moments(count_G1, *(torch.stack(parts) for parts in zip(*moments, strict=True)))
+    ranks = norm.of_each(torch.cat([count[None], mean_C, variance_C]))
+    count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
+    return count, mean_C.float(), variance_C.float()
 
 
 def _gradient(y_p3C: Tensor, live_pC: Tensor, slope_C: Tensor, offset_C: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 On a CPU a training step takes another road to the same numbers: frames before channels in memory (N, L, C), which the
 convolutions' kernels want; the stem and its BatchNorm as one product, BatchNorm, ReLU and MaxPool as one operation.
+What BatchNorm must know of other ranks are sums, which they exchange.
 
 Shape suffixes: N views, T samples, L frames, C channels, E encoder width.
 Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407.13840) and SCIENCE §3.
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainers import collectives
 from trainers.batch_norm import GlobalNorm, MicroBatchNorm
 from trainers.encoders.cpu_layers import convolve, linear_relu, norm_relu_pool, rising
 from trainers.encoders.encoder import Encoder
@@ -32,6 +32,8 @@ class SampleCnn(Encoder):
     """
 
     width = 512
+    shortest = (SHORTEST,)
+    has_cpu_road = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,20 +80,22 @@ class _Stem(nn.Sequential):
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv1d)
         assert conv.bias is not None
-        if not _stands_alone(norm, wave_N1T) or wave_N1T.requires_grad:
+        if not _takes_cpu_road(norm, wave_N1T) or wave_N1T.requires_grad:
             return _plainly(self, wave_N1T)
         assert norm.weight is not None
         assert norm.bias is not None
         num_frames = wave_N1T.shape[2] // 3
         frames_NL3 = wave_N1T[:, 0, : 3 * num_frames].reshape(-1, num_frames, 3)
-        count = len(frames_NL3) * num_frames
         with torch.autocast("cpu", enabled=False):
             # Neighbouring samples are nearly equal, so a filter's variance is a small difference: float64.
             taps_C3 = conv.weight[:, 0].double()
-            mean_3 = frames_NL3.mean((0, 1), dtype=torch.float64)
+            sum_3 = frames_NL3.sum((0, 1), dtype=torch.float64)
+            *total, count = norm.of_all(torch.cat([sum_3, sum_3.new_tensor([len(frames_NL3) * num_frames])]))
+            mean_3 = torch.stack(total) / count
             centred_NL3 = frames_NL3 - mean_3
             rows_K3 = centred_NL3.flatten(0, 1)
-            variance_C = (taps_C3 @ (rows_K3.mT @ rows_K3 / count) * taps_C3).sum(1)
+            covariance_33 = norm.of_all(rows_K3.mT @ rows_K3) / count
+            variance_C = (taps_C3 @ covariance_33 * taps_C3).sum(1)
             unbiased_C = variance_C * (count / (count - 1))
             norm.note((taps_C3 @ mean_3 + conv.bias).float()[None], unbiased_C.float()[None])
             scale_C = (variance_C + norm.eps).rsqrt() * norm.weight
@@ -108,13 +112,13 @@ class _Block(nn.Sequential):
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv1d)
         assert conv.bias is not None
-        if not _stands_alone(norm, x_NCL):
+        if not _takes_cpu_road(norm, x_NCL):
             return _plainly(self, x_NCL)
         assert norm.weight is not None
         assert norm.bias is not None
         sign_C = rising(norm.weight)
         y_NLC = convolve(x_NCL.mT.contiguous(), conv.weight * sign_C[:, None, None], conv.bias * sign_C)
-        z_NPC, mean_C, variance_C = norm_relu_pool(y_NLC, norm.weight * sign_C, norm.bias, norm.eps)
+        z_NPC, mean_C, variance_C = norm_relu_pool(y_NLC, norm.weight * sign_C, norm.bias, norm)
         norm.note((mean_C * sign_C)[None], variance_C[None])
         return z_NPC.mT
 
@@ -125,12 +129,10 @@ def _plainly(layers: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
-def _stands_alone(norm: nn.Module, x: Tensor) -> TypeGuard[GlobalNorm]:
-    """Whether this is a training step on a CPU whose BatchNorm knows no rows but these."""
+def _takes_cpu_road(norm: nn.Module, x: Tensor) -> TypeGuard[GlobalNorm]:
+    """Whether this is a training step on a CPU whose BatchNorm has these rows in one batch."""
     if not (isinstance(norm, GlobalNorm) and norm.training and x.device.type == "cpu" and norm.weight is not None):
         return False
     if torch.compiler.is_compiling() or x.dtype == torch.float64:
         return False
-    if isinstance(norm, MicroBatchNorm):
-        return norm.rows in (None, len(x))
-    return collectives.world_size(norm.group) == 1
+    return not isinstance(norm, MicroBatchNorm) or norm.rows in (None, len(x))

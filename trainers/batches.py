@@ -1,0 +1,35 @@
+"""The batches of an experiment, as the loop, the driver, the plan and the listening page open them."""
+
+from cluster.settings import UserError
+from data_shards.loader import BatchLoader
+from data_shards.records import SAMPLE_RATE
+from trainers.config import ExperimentConfig
+from trainers.views import window_frames
+
+
+def open_batches(config: ExperimentConfig, *, rank: int = 0, world: int = 1, frames: int | None = None) -> BatchLoader:
+    """The loader of one rank; a context manager.
+
+    Args:
+        config: the experiment.
+        rank: of ``world`` ranks.
+        world: number of ranks.
+        frames: samples of a window; None for what the views need.
+
+    Raises:
+        UserError: if the sets cannot be opened, the ranks do not share the batch evenly, or the shards have another
+            rate than augmentation and front-end are made for.
+    """
+    frames = frames or window_frames(config.views, config.augment)
+    loader = BatchLoader(config.data, frames=frames, seed=config.seed, rank=rank, world=world)
+    if (rate := loader.rate) != SAMPLE_RATE:
+        given = zip(
+            ("labelled", "unlabelled"), (config.data.labelled, config.data.unlabelled), loader.sets, strict=True
+        )
+        places = " and ".join(f"data.{name}={place}" for name, place, opened in given if opened)
+        loader.close()
+        raise UserError(
+            f"{places}: {rate:,} Hz, but training hears {SAMPLE_RATE:,} Hz; build the shards again with "
+            f"build.rate={SAMPLE_RATE}"
+        )
+    return loader
