@@ -89,12 +89,12 @@ def evaluate_encoders(
                 for done, (name, target) in enumerate(targets.items(), 1):
                     scored[name] = score_task(name, config.tasks[name], target, tables, config)
                     bar(done, name)
-            values = {name: {m: j.values_R for m, j in row.items()} for name, row in by_metric(scored).items()}
+            kept = by_metric(scored)
             extras: dict[str, Any] = {}
             if config.robustness.severities or config.robustness.corruptions:
                 curves = measure_robustness(shards, pool, targets, tables, config, progress=progress)
                 extras["robustness"] = summarise(curves, config)
-                values |= by_condition(curves)
+                kept |= by_condition(curves)
             if config.equivariance.semitones or config.equivariance.rates:
                 extras["equivariance"] = measure_equivariance(shards, pool, config, progress=progress)
         if config.projection.task:
@@ -105,7 +105,7 @@ def evaluate_encoders(
     for name, identity in splits.items():
         tree["tasks"][name] |= identity
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
-    save_resamples(values, out / RESAMPLES)
+    save_resamples(kept, out / RESAMPLES)
     return write_report(tree, out)
 
 

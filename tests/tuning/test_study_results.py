@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
+from evaluation.judge import Judged
 from evaluation.resamples import save_resamples
 from tuning.study_config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
 from tuning.study_plan import Plan, make_plan
@@ -49,14 +50,15 @@ def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> No
         if (run.row, run.seed) not in values:
             continue
         ap_R = values[run.row, run.seed]
-        models = {"trained": ap_R, "untrained": ap_R * 0 + 0.1, "constant": ap_R * 0 + 0.05}
+        models = {name: Judged(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
         judged_folder(run, 0).mkdir(parents=True)
-        heard = {name: value_R for name, value_R in models.items() if name != "constant"}
+        heard = dict(models)
+        models["constant"] = Judged(ap_R * 0 + 0.05, {})
         save_resamples(
             {
                 "tags/ap": models,
                 "tags/ap under clean": heard,
-                "tags/ap under reverb": {name: 0.5 * value_R for name, value_R in heard.items()},
+                "tags/ap under reverb": {name: Judged(0.5 * one.values_R, {}) for name, one in heard.items()},
             },
             judged_folder(run, 0) / "resamples.parquet",
         )
@@ -95,14 +97,14 @@ def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -
 
 
 def test_a_claim_in_the_other_direction_does_not_hold() -> None:
-    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.5), ("half", 0.4))}
+    lines = {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in (("none", 0.5), ("half", 0.4))}
     (claim,) = judge_claims((CLAIM,), lines)
     assert claim["holds"] is False
     assert claim["high"] < 0
 
 
 def test_several_claims_are_one_family() -> None:
-    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.4), ("half", 0.5))}
+    lines = {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in (("none", 0.4), ("half", 0.5))}
     alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
 
@@ -173,7 +175,7 @@ def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None
     plan = plan_of(tmp_path)
     finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
     for run in plan.runs[:2]:
-        save_resamples({"key/weighted@10": {"trained": draws(0)}}, judged_folder(run, 0) / "resamples.parquet")
+        save_resamples({"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet")
     with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
         collect(plan)
 
