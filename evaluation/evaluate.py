@@ -15,6 +15,7 @@ from evaluation.cache import load_table, save_table, table_path
 from evaluation.embed import EmbeddingTable, Encoder, alike, check_rate, embed_shards, open_shards
 from evaluation.encoders import is_factory, load_any, untrained_any
 from evaluation.equivariance import measure_equivariance
+from evaluation.pinned import compare
 from evaluation.pool import Pool, open_pool
 from evaluation.projection import project
 from evaluation.published import beside
@@ -111,9 +112,9 @@ def evaluate_encoders(
 
 def _save_splits(
     index: ShardIndex, targets: Mapping[str, Target], config: EvaluationConfig, folder: Path
-) -> dict[str, dict[str, str]]:
-    """Freeze what every task was judged on; hashes and file by task."""
-    identities = {}
+) -> dict[str, dict[str, Any]]:
+    """Freeze what every task was judged on; hashes, file, and how it stands to the published split, by task."""
+    identities: dict[str, dict[str, Any]] = {}
     for name, target in targets.items():
         frozen = freeze(index, config.tasks[name].column, target)
         save_split(frozen, folder / f"{name}.json")
@@ -122,6 +123,9 @@ def _save_splits(
             "vocabulary_hash": frozen.vocabulary_hash,
             "split_file": f"{folder.name}/{name}.json",
         }
+        protocol = config.tasks[name].published
+        if protocol is not None:
+            identities[name]["published_split"] = compare(protocol, frozen)
     return identities
 
 

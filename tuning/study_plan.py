@@ -215,12 +215,12 @@ def _joined(parts: Iterator[Overrides]) -> Overrides:
 
 def _check_claims(study: Study, rows: list[Row]) -> None:
     names = {row.name for row in rows}
-    columns = {column: names for column in study.figures}
+    columns = dict.fromkeys(study.figures, names)
     for judge in study.judges:
         unknown = sorted(set(judge.rows) - names)
         if unknown:
             raise UserError(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
-        columns |= dict.fromkeys(judge.metrics, {*(judge.rows or names), "untrained"})
+        columns |= {column: {*(judge.rows or names), "untrained"} for column in judge.metrics}
     for claim in study.claims:
         if claim.metric not in columns:
             raise UserError(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")

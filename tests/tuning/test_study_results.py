@@ -74,6 +74,10 @@ def draws(centre: float, seed: int = 0) -> NDArray[np.float64]:
     return centre + luck_R
 
 
+def lines_of(**centres: float) -> dict[str, Line]:
+    return {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
+
+
 def test_pairing_sees_a_difference_that_the_rows_own_intervals_hide(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     finish(plan, {(row, s): draws(x) for row, x in (("none", 0.40), ("half", 0.42)) for s in (0, 1)})
@@ -97,14 +101,14 @@ def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -
 
 
 def test_a_claim_in_the_other_direction_does_not_hold() -> None:
-    lines = {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in (("none", 0.5), ("half", 0.4))}
+    lines = lines_of(none=0.5, half=0.4)
     (claim,) = judge_claims((CLAIM,), lines)
     assert claim["holds"] is False
     assert claim["high"] < 0
 
 
 def test_several_claims_are_one_family() -> None:
-    lines = {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in (("none", 0.4), ("half", 0.5))}
+    lines = lines_of(none=0.4, half=0.5)
     alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
 
@@ -175,7 +179,9 @@ def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None
     plan = plan_of(tmp_path)
     finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
     for run in plan.runs[:2]:
-        save_resamples({"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet")
+        save_resamples(
+            {"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet"
+        )
     with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
         collect(plan)
 
