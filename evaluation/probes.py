@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evaluation.devices import sent
 from evaluation.heads import Adam, backward, draw_words, first_weights, forward, loss_gradient, losses
 from evaluation.tasks import Task
 
@@ -164,9 +165,9 @@ def _train_epoch(task: Task, train: ProbeData, optimiser: Adam, heads: Sequence[
     seeds = sorted({head.seed for head in heads})
     place = [seeds.index(head.seed) for head in heads]
     order_SK = torch.stack([torch.randperm(clips, generator=draws[seed].order) for seed in seeds])
-    order_HK = order_SK[place].to(device)
-    row_HK = (order_SK[place] + clips * torch.tensor([[head.model] for head in heads])).to(device)
-    place_H = torch.tensor(place, device=device)
+    order_HK = sent(order_SK[place], device)
+    row_HK = sent(order_SK[place] + clips * torch.tensor([[head.model] for head in heads]), device)
+    place_H = sent(torch.tensor(place), device)
     entering = train.x_AKE.shape[2] if task.head == "linear" else task.hidden
     for first in range(0, clips, task.batch):
         row_HB, order_HB = (rows[:, first : first + task.batch] for rows in (row_HK, order_HK))

@@ -1,6 +1,7 @@
 """The table of a study: paired over resamples and seeds, claims decided by intervals, published values beside ours."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from evaluation.resamples import save_resamples
 from tuning.study_config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
 from tuning.study_plan import Plan, make_plan
 from tuning.study_report import csv_text, draw, markdown, write_study
-from tuning.study_results import Line, collect, judge_claims, over_seeds, study_tree
+from tuning.study_results import Line, averaged, collect, judge_claims, over_seeds, study_tree
 from tuning.study_runs import DONE, is_done, judged_folder
 
 RESAMPLES = 400
@@ -111,6 +112,47 @@ def test_several_claims_are_one_family() -> None:
     lines = lines_of(none=0.4, half=0.5)
     alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
+
+
+def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_too() -> None:
+    """The percentiles lie above the value, as on few positives; without the groups they would be the interval."""
+    left_out = [np.array([0.50, 0.52, 0.48, 0.50]), np.array([0.54, 0.52, 0.56, 0.54])]
+    runs = [
+        Judged(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9) for x, g in zip((0.5, 0.54), left_out, strict=True)
+    ]
+    both = averaged(runs)
+    assert both.left_out_G is not None
+    np.testing.assert_allclose(both.left_out_G, [0.52] * 4)
+    assert both.seed_variance == pytest.approx(0.0004)  # of the mean of two runs that lie 0.04 apart
+    found = both.row(0.95)
+    assert found["value"] == pytest.approx(0.52)
+    assert found["low"] is not None
+    assert found["high"] is not None
+    assert found["high"] - 0.52 == pytest.approx(0.52 - found["low"]) == pytest.approx(3.182 * 0.02, rel=1e-3)
+    alone = averaged(runs[:1])
+    assert alone.row(0.95) == runs[0].row(0.95)
+    assert averaged([replace(run, left_out_G=None) for run in runs]).row(0.95)["low"] == pytest.approx(0.60)
+
+
+def test_a_row_has_the_columns_of_the_judges_that_judge_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=1)
+    judged = replace(plan.study.judges[0], rows=("half",))
+    study = replace(plan.study, judges=(judged,), claims=())
+    settings = StudySettings(dir=str(tmp_path), sets=dict.fromkeys(("labelled", "unlabelled", "judged"), "/s"))
+    plan = make_plan(study, "paper", settings, {})
+    assert [len(run.judges) for run in plan.runs] == [0, 1]
+    finish(plan, {(row, 0): draws(0.4) for row in ("none", "half")})
+    tree = study_tree(plan, collect(plan), {})
+    by_name = {row["name"]: row["values"] for row in tree["rows"]}
+    assert "AP" not in by_name["none"]
+    assert by_name["half"]["AP"]["value"] == pytest.approx(0.4)
+    assert by_name["untrained"]["AP"]["value"] == pytest.approx(0.1)  # of the first run that has the column
+    assert "| none | – | – |" in markdown(tree)
+    assert draw(tree, study.plot)
+    with pytest.raises(UserError, match="no row none; AP has half, untrained"):
+        make_plan(replace(study, claims=(CLAIM,)), "paper", settings, {})
+    with pytest.raises(UserError, match="judges third; the study has half, none"):
+        make_plan(replace(study, judges=(replace(judged, rows=("third",)),)), "paper", settings, {})
 
 
 def test_over_seeds_is_the_mean_on_the_set_itself_and_spreads_with_the_seeds() -> None:
