@@ -27,7 +27,7 @@ from evaluation.tasks import EvaluationConfig
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
 
-CLEAN = "clean"
+CLEAN, SEVERITY = "clean", "severity "
 Curves = dict[str, dict[str, dict[str, Judged]]]
 """Metric → model → condition → values on the set and its resamples."""
 
@@ -35,7 +35,7 @@ Curves = dict[str, dict[str, dict[str, Judged]]]
 def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
     """Every way the audio is altered, by name."""
     wanted = config.robustness
-    altered: dict[str, Alter] = {f"severity {s:g}": _chain(config, s, rate) for s in wanted.severities}
+    altered: dict[str, Alter] = {f"{SEVERITY}{s:g}": _chain(config, s, rate) for s in wanted.severities}
     return altered | {name: _corruption(name, config.seed, rate) for name in wanted.corruptions}
 
 
