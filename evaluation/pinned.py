@@ -46,12 +46,12 @@ def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
             words = f"{variant} ({frozen.split_hash[:SHOWN]}){stands}"
             return {"same": True, "missing": {}, "words": words}
     nearest = min(pin["variants"].values(), key=lambda known: sum(_off(known, frozen, split) for split in SPLITS))
-    words = [text for split in SPLITS if (text := _part_words(split, nearest[split], frozen))]
+    differing = [text for split in SPLITS if (text := _part_words(split, nearest[split], frozen))]
     missing = {split: nearest[split]["clips"] - len(frozen.ids[split]) for split in SPLITS}
     return {
         "same": False,
         "missing": {split: count for split, count in missing.items() if count > 0},
-        "words": "differs: " + "; ".join([*words, *classes]),
+        "words": "differs: " + "; ".join([*differing, *classes]),
     }
 
 

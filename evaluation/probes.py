@@ -83,6 +83,7 @@ def train_heads(task: Task, train: ProbeData, valid: ProbeData, outputs: int, he
     Raises:
         ValueError: if a head's validation loss is never finite.
     """
+    train = ProbeData(train.x_AKE.contiguous(), train.y_K)  # rows are gathered from it, a model's clips after another's
     on_cpu, threads = train.x_AKE.device.type == "cpu", torch.get_num_threads()
     width = train.x_AKE.shape[2]
     shapes = [(width, outputs)] if task.head == "linear" else [(width, task.hidden), (task.hidden, outputs)]
@@ -172,13 +173,14 @@ def _train_epoch(task: Task, train: ProbeData, optimiser: Adam, heads: Sequence[
     for first in range(0, clips, task.batch):
         row_HB, order_HB = (rows[:, first : first + task.batch] for rows in (row_HK, order_HK))
         shape = row_HB.shape
-        x_HBE = x_RE.index_select(0, row_HB.flatten()).unflatten(0, shape)
+        x_HBE = x_RE.index_select(0, row_HB.flatten()).view(*shape, -1)
         chance_HBF = None
         if task.dropout > 0:
             words_SBF = draw_words([draws[seed].dropout for seed in seeds], (shape[1], entering), device)
             chance_HBF = words_SBF.index_select(0, place_H)
         layers = forward(optimiser.weights, x_HBE, chance_HBF, task.dropout)
-        g_HBC = loss_gradient(layers[-1], train.y_K.index_select(0, order_HB.flatten()).unflatten(0, shape))
+        y_HB = train.y_K.index_select(0, order_HB.flatten()).view(*shape, *train.y_K.shape[1:])
+        g_HBC = loss_gradient(layers[-1], y_HB)
         if chance_HBF is not None:
             g_HBC /= 1 - task.dropout
         backward(optimiser.weights, optimiser.gradients, layers, g_HBC)

@@ -86,7 +86,7 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
 
 def _known(values: NDArray[Any], task: Task) -> NDArray[np.bool_]:
     if task.kind == "tags":
-        return values.any(1) | task.untagged
+        return np.asarray(values.any(1) | task.untagged)
     return np.asarray(values >= 0 if values.dtype == np.int64 else np.isfinite(values))
 
 

@@ -171,7 +171,7 @@ def jamendo_pins(metadata: Path) -> dict[str, Any]:
 
 def class_pin(clips: Sequence[Clip], column: str, source: str, variant: str, instead: str = "") -> dict[str, Any]:
     """A task of one class or one number a clip."""
-    classes = sorted({clip.categorical[column] for clip in clips if column in clip.categorical})
+    classes = sorted({name for clip in clips if (name := clip.categorical.get(column)) is not None})
     return pin(source, {variant: frozen(clips, column, classes, lambda _: True)}, instead)
 
 
