@@ -25,7 +25,7 @@ def best_constant(kind: Kind, train: Target) -> NDArray[np.bool_] | int | float:
     if kind == "tags":
         # As if one clip of train were everyone's neighbour: mean over queries of |its tags ∩ theirs| / |its tags|.
         rows_UC = np.unique(values, axis=0)
-        return np.asarray(rows_UC[np.argmax(rows_UC @ values.mean(0) / rows_UC.sum(1))])
+        return np.asarray(rows_UC[np.argmax(rows_UC @ values.mean(0) / np.maximum(rows_UC.sum(1), 1))])
     if kind == "number":
         return float(values.mean())
     if kind == "tempo":

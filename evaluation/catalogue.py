@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
@@ -144,11 +145,15 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
     encoder, reasons = encoders[ENCODER], dict[int, str]()
     starts_s: list[list[float]] = [[] for _ in paths]
     h: list[list[NDArray[np.float32]]] = [[] for _ in paths]
+    places: list[tuple[int, int]] = []
+    parts: list[Tensor] = []
     for group in in_batches(_read(paths, encoder, reasons), BATCH):
-        wave_NT = torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))
-        for (file, start, _), h_E in zip(group, run_encoder(encoder, wave_NT), strict=True):
-            starts_s[file].append(start / encoder.rate)
-            h[file].append(h_E)
+        places += [(file, start) for file, start, _ in group]
+        parts.append(run_encoder(encoder, torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))))
+    embedded = torch.cat(parts).cpu().numpy() if parts else ()
+    for (file, start), h_E in zip(places, embedded, strict=True):
+        starts_s[file].append(start / encoder.rate)
+        h[file].append(h_E)
     done = []
     for file, path in enumerate(paths):
         h_PE = np.stack(h[file]) if h[file] else np.empty((0, encoder.width), np.float32)

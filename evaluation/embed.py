@@ -17,11 +17,12 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from data_shards.reader import ShardSet
+from evaluation.devices import device_of, sent
 from evaluation.pool import as_pool
 from evaluation.tasks import Chunking, EvaluationConfig, EvaluationData
 
@@ -141,7 +142,7 @@ class ShardWork:
         ((rate, samples),) = {(encoder.rate, encoder.samples) for encoder in encoders.values()}
         spans = [chunk_spans(n, samples, self.chunking.min_tail) for n in frames_at(self._set(), job.rows_K, rate)]
         counts_K = np.array([len(of_clip) for of_clip in spans])
-        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
+        parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
         done = job.first_chunk
         for group in in_batches(self._chunks(job.rows_K, spans, rate, samples), self.batch):
             wave_NT = torch.from_numpy(np.stack(group))
@@ -152,7 +153,7 @@ class ShardWork:
             done += len(group)
         found = {}
         for name, of_model in parts.items():
-            chunks_PE = np.concatenate(of_model)
+            chunks_PE = torch.cat(of_model).cpu().numpy()  # only here is a GPU waited for
             sums_KE = np.add.reduceat(chunks_PE.astype(np.float64), np.cumsum(counts_K) - counts_K, axis=0)
             kept = chunks_PE if self.chunking.aggregate != "embeddings" else chunks_PE[:0]
             found[name] = (sums_KE / counts_K[:, None], kept)
@@ -259,21 +260,15 @@ def embed_shards(
     }
 
 
-def run_encoder(encoder: Encoder, wave_NT: Tensor) -> NDArray[np.float32]:
-    """One batch through an encoder, on the encoder's own device, without gradients."""
+def run_encoder(encoder: Encoder, wave_NT: Tensor) -> Tensor:
+    """One batch through an encoder without gradients: (N, E) float32 on the encoder's own device, not waited for."""
     with torch.no_grad():
-        h_NE = encoder(wave_NT.to(device_of(encoder)))
+        h_NE = encoder(sent(wave_NT, device_of(encoder)))
     if h_NE.shape != (len(wave_NT), encoder.width):
         raise RunError(
             f"the encoder gave {tuple(h_NE.shape)} for {len(wave_NT)} chunks; its width should be {encoder.width}"
         )
-    return h_NE.float().cpu().numpy()
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Where an encoder's weights are; one that is no module, or has none, is on the CPU."""
-    weights = [*encoder.parameters(), *encoder.buffers()] if isinstance(encoder, nn.Module) else []
-    return weights[0].device if weights else torch.device("cpu")
+    return h_NE.float()
 
 
 def _check_finite(h_KE: NDArray[np.float32], keys: Sequence[str]) -> None:

@@ -170,4 +170,4 @@ def _move(wave_KL: Tensor, axis: str, x: float, samples: int) -> Tensor:
 
 def _embed(encoder: Encoder, wave_KT: Tensor, config: EvaluationConfig) -> NDArray[np.float32]:
     parts = [run_encoder(encoder, part_NT) for part_NT in torch.split(wave_KT, config.batch)]
-    return np.concatenate(parts)
+    return np.asarray(torch.cat(parts).cpu().numpy())

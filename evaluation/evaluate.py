@@ -15,6 +15,7 @@ from evaluation.cache import load_table, save_table, table_path
 from evaluation.embed import EmbeddingTable, Encoder, alike, check_rate, embed_shards, open_shards
 from evaluation.encoders import is_factory, load_any, untrained_any
 from evaluation.equivariance import measure_equivariance
+from evaluation.pinned import compare
 from evaluation.pool import Pool, open_pool
 from evaluation.projection import project
 from evaluation.published import beside
@@ -89,12 +90,12 @@ def evaluate_encoders(
                 for done, (name, target) in enumerate(targets.items(), 1):
                     scored[name] = score_task(name, config.tasks[name], target, tables, config)
                     bar(done, name)
-            values = {name: {m: j.values_R for m, j in row.items()} for name, row in by_metric(scored).items()}
+            kept = by_metric(scored)
             extras: dict[str, Any] = {}
             if config.robustness.severities or config.robustness.corruptions:
                 curves = measure_robustness(shards, pool, targets, tables, config, progress=progress)
                 extras["robustness"] = summarise(curves, config)
-                values |= by_condition(curves)
+                kept |= by_condition(curves)
             if config.equivariance.semitones or config.equivariance.rates:
                 extras["equivariance"] = measure_equivariance(shards, pool, config, progress=progress)
         if config.projection.task:
@@ -105,15 +106,15 @@ def evaluate_encoders(
     for name, identity in splits.items():
         tree["tasks"][name] |= identity
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
-    save_resamples(values, out / RESAMPLES)
+    save_resamples(kept, out / RESAMPLES)
     return write_report(tree, out)
 
 
 def _save_splits(
     index: ShardIndex, targets: Mapping[str, Target], config: EvaluationConfig, folder: Path
-) -> dict[str, dict[str, str]]:
-    """Freeze what every task was judged on; hashes and file by task."""
-    identities = {}
+) -> dict[str, dict[str, Any]]:
+    """Freeze what every task was judged on; hashes, file, and how it stands to the published split, by task."""
+    identities: dict[str, dict[str, Any]] = {}
     for name, target in targets.items():
         frozen = freeze(index, config.tasks[name].column, target)
         save_split(frozen, folder / f"{name}.json")
@@ -122,6 +123,9 @@ def _save_splits(
             "vocabulary_hash": frozen.vocabulary_hash,
             "split_file": f"{folder.name}/{name}.json",
         }
+        protocol = config.tasks[name].published
+        if protocol is not None:
+            identities[name]["published_split"] = compare(protocol, frozen)
     return identities
 
 

@@ -43,7 +43,10 @@ def draw_figures(tree: Mapping[str, Any]) -> dict[str, Drawn]:
         title = "Cosine distance from the same music unmoved"
         drawn["equivariance"] = _in_all_forms(title, partial(equivariance_figure, tree["equivariance"]))
     if "projection" in tree:
-        title = f"Test clips by t-SNE, {tree['projection']['task']}"
+        notes = max(tree["projection"]["octave"]) >= 0
+        title = f"Test clips by t-SNE, {tree['projection']['task']}" + (
+            ": the pitch class is the colour, the octave the size" if notes else ""
+        )
         drawn["projection"] = _in_all_forms(title, partial(projection_figure, tree["projection"]))
     return drawn
 

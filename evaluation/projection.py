@@ -17,7 +17,7 @@ from evaluation.tasks import EvaluationConfig
 def project(
     tables: Mapping[str, EmbeddingTable], targets: Mapping[str, Target], config: EvaluationConfig
 ) -> dict[str, Any]:
-    """Coordinates of every model's test clips, and their class: the first tag, or pitch class and octave.
+    """Coordinates of every model's test clips, and their class: the commonest of its tags, or pitch class and octave.
 
     Returns:
         ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` of each clip (octave −1 where there is none);
@@ -43,7 +43,7 @@ def project(
         tsne = TSNE(init="pca", perplexity=perplexity, max_iter=1000, random_state=config.seed)
         points[model] = np.round(tsne.fit_transform(h_KE), 2).tolist()
     values = test.values[chosen]
-    colour = values.argmax(1) if values.ndim == 2 else np.asarray(values)
+    colour = (values * values.sum(0)).argmax(1) if values.ndim == 2 else np.asarray(values)
     names, octave = list(test.classes), np.full(len(chosen), -1)
     if config.projection.midi:
         midi = np.array([int(test.classes[code]) for code in colour]) if names else colour.astype(np.int64)

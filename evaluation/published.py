@@ -1,7 +1,8 @@
 """Published figures beside one's own: shown for a task that names a protocol, marked where the protocols differ.
 
 A protocol is a dataset's variant: clips of the three splits, number of classes, head, length of a chunk. It is the same
-when all of them are, and when the publication followed it (MARBLE has its own splits and heads and never does).
+when all of them are, the clips by the hash of their ids where the lists are known (`evaluation.pinned`), and when the
+publication followed it (MARBLE has its own splits and heads and never does).
 """
 
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def differences(
     Args:
         protocol: clips (train, valid, test), classes, head, seconds of a chunk.
         task: ours.
-        found: the report's tree of the task: counts and classes.
+        found: the report's tree of the task: counts, classes, and how its split stands to the published one.
         config: how chunks are averaged.
         seconds: length of our chunk.
     """
@@ -75,6 +76,8 @@ def differences(
     reasons = []
     if counts != protocol["clips"]:
         reasons.append(f"clips {_slashed(counts)}, published {_slashed(protocol['clips'])}")
+    elif not found.get("published_split", {"same": True})["same"]:
+        reasons.append(f"split {found['published_split']['words']}")
     if protocol.get("classes") and len(found["classes"]) != protocol["classes"]:
         reasons.append(f"{len(found['classes'])} classes, published {protocol['classes']}")
     if task.head != protocol["head"]:

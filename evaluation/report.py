@@ -149,14 +149,14 @@ def rows_of(tree: Mapping[str, Any]) -> list[Row]:
 def number(value: float | None, *, sign: bool = False) -> str:
     """Three decimals without the leading zero; a dash for what is undefined.
 
-    >>> number(0.5), number(-0.0412, sign=True), number(1.0), number(None)
-    ('.500', '−.041', '1.000', '–')
+    >>> number(0.5), number(-0.0412, sign=True), number(1.0), number(None), number(-0.0001, sign=True)
+    ('.500', '−.041', '1.000', '–', '.000')
     """
     if value is None:
         return "–"
     text = f"{abs(value):.3f}"
     text = text.removeprefix("0") if abs(value) < 0.9995 else text
-    return ("−" if value < 0 else "+" if sign else "") + text
+    return ("" if text == ".000" else "−" if value < 0 else "+" if sign else "") + text
 
 
 def csv_text(tree: Mapping[str, Any]) -> str:

@@ -22,8 +22,11 @@ QUERIES_A_BLOCK = 1024
 
 def unit_rows(h_KE: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of unit norm; a zero row stays zero, equally far from all."""
-    norm_K1 = np.linalg.norm(h_KE.astype(np.float64), axis=1, keepdims=True)
-    return np.ascontiguousarray(h_KE / np.where(norm_K1 > 0, norm_K1, 1), np.float32)
+    # Sums and quotients in float64, through small buffers: a copy of a base in float64 would be twice its size.
+    norm_K1 = np.sqrt(np.einsum("ke,ke->k", h_KE, h_KE, dtype=np.float64))[:, None]
+    unit_KE = np.empty(h_KE.shape, np.float32)
+    np.divide(h_KE, np.where(norm_K1 > 0, norm_K1, 1), out=unit_KE, casting="same_kind")
+    return unit_KE
 
 
 def search(

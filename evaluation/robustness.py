@@ -18,7 +18,7 @@ from cluster.progress import Progress
 from data_shards.reader import ShardSet
 from evaluation.confidence import as_row
 from evaluation.embed import Alter, EmbeddingTable, Encoder, alike, embed_shards
-from evaluation.judge import Values, judge_answers
+from evaluation.judge import Judged, Values, judge_answers
 from evaluation.pool import as_pool
 from evaluation.probing import Probe, by_width, fit_probe
 from evaluation.score import SPLITS, test_resamples
@@ -27,15 +27,15 @@ from evaluation.tasks import EvaluationConfig
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
 
-CLEAN = "clean"
-Curves = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
-"""Metric → model → condition → values (R,)."""
+CLEAN, SEVERITY = "clean", "severity "
+Curves = dict[str, dict[str, dict[str, Judged]]]
+"""Metric → model → condition → values on the set and its resamples."""
 
 
 def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
     """Every way the audio is altered, by name."""
     wanted = config.robustness
-    altered: dict[str, Alter] = {f"severity {s:g}": _chain(config, s, rate) for s in wanted.severities}
+    altered: dict[str, Alter] = {f"{SEVERITY}{s:g}": _chain(config, s, rate) for s in wanted.severities}
     return altered | {name: _corruption(name, config.seed, rate) for name in wanted.corruptions}
 
 
@@ -59,7 +59,7 @@ def measure_robustness(
         progress: told of the clips that are done.
 
     Returns:
-        Metric → model → condition → values on the set and its resamples, shape (R,); ``summarise`` makes rows of them.
+        Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.
     """
     probed = {name: target for name, target in targets.items() if config.tasks[name].probe}
     probes = {name: _fit(name, target, tables, config) for name, target in probed.items()}
@@ -78,8 +78,8 @@ def measure_robustness(
             test = target.only("test")
             at_K = np.searchsorted(rows, test.rows_K)
             answers = {m: a for probe in probes[name] for m, a in probe.answer(heard, at_K).items()}
-            for metric, model, values_R in _judge(name, answers, test, config):
-                result.setdefault(metric, {}).setdefault(model, {})[condition] = values_R
+            for metric, model, judged in _judge(name, answers, test, config):
+                result.setdefault(metric, {}).setdefault(model, {})[condition] = judged
     return result
 
 
@@ -95,19 +95,19 @@ def _fit(name: str, target: Target, tables: Mapping[str, EmbeddingTable], config
 
 def _judge(
     name: str, answers: Mapping[str, Values], test: Target, config: EvaluationConfig
-) -> Iterator[tuple[str, str, NDArray[np.float64]]]:
+) -> Iterator[tuple[str, str, Judged]]:
     resamples = test_resamples(name, test, config)
     for model, answer in answers.items():
         for metric, judged in judge_answers(config.tasks[name].kind, answer, test, resamples).items():
-            yield f"{name}/{metric}", model, judged.values_R
+            yield f"{name}/{metric}", model, judged
 
 
-def _summary(found: Mapping[str, NDArray[np.float64]], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+def _summary(found: Mapping[str, Judged], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     level, rows = config.confidence.level, {}
-    for condition, values_R in found.items():
+    for condition, judged in found.items():
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
-            change_R = values_R / found[CLEAN] - 1
-        rows[condition] = {**as_row(values_R, level), "change": as_row(change_R, level)}
+            change_R = judged.values_R / found[CLEAN].values_R - 1
+        rows[condition] = {**judged.row(level), "change": as_row(change_R, level)}
     return rows
 
 

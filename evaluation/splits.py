@@ -40,6 +40,10 @@ class FrozenSplit:
         """SHA-256 of the ids by split."""
         return _hash({split: list(self.ids[split]) for split in SPLITS})
 
+    def part_hash(self, split: str) -> str:
+        """SHA-256 of the ids of one split."""
+        return _hash(list(self.ids[split]))
+
     @property
     def vocabulary_hash(self) -> str:
         """SHA-256 of the vocabulary in its order."""

@@ -65,11 +65,13 @@ def _published(found: list[Mapping[str, Any]]) -> Iterator[TextTable]:
 
 
 def _splits(tasks: Mapping[str, Any]) -> TextTable:
-    """What every task was judged on, by hash."""
-    rows = []
+    """What every task was judged on, by hash, and whether that is the published split where the task names one."""
+    rows, told = [], any("published_split" in task for task in tasks.values())
     for name, task in tasks.items():
         counts = " / ".join(f"{task.get(f'num_{split}', 0):,}" for split in ("train", "valid", "test"))
         hashes = [task.get(which, "")[:12] or "–" for which in ("split_hash", "vocabulary_hash")]
         masked = f", {len(task['masked'])} masked" if task["masked"] else ""
-        rows.append([name, counts, *hashes, f"{len(task['classes']) or '–'}{masked}"])
-    return TextTable("Splits", ["task", "train / valid / test", "split", "vocabulary", "tags or classes"], rows)
+        words = [task.get("published_split", {"words": "–"})["words"]] if told else []
+        rows.append([name, counts, *hashes, f"{len(task['classes']) or '–'}{masked}", *words])
+    head = ["task", "train / valid / test", "split", "vocabulary", "tags or classes", *["published split"] * told]
+    return TextTable("Splits", head, rows)

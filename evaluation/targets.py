@@ -74,7 +74,7 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
         UserError: if the column is not there, is of another kind, has another vocabulary than the task, or is empty.
     """
     values, classes = READERS[task.kind](index, name, task)
-    known_K = values.any(1) if values.ndim == 2 else (values >= 0 if values.dtype == np.int64 else np.isfinite(values))
+    known_K = _known(values, task)
     rows_K = np.flatnonzero(known_K)
     if not len(rows_K):
         raise UserError(f"task {name}: no clip has a value in column {task.column}")
@@ -82,6 +82,12 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
     artist = [index.artist[row] for row in rows_K]
     artist_K = np.array([f"artist {a}" if a else f"track {t}" for a, t in zip(artist, track_K, strict=True)], np.str_)
     return Target(rows_K, np.asarray(index.split, np.str_)[rows_K], track_K, artist_K, values[rows_K], classes)
+
+
+def _known(values: NDArray[Any], task: Task) -> NDArray[np.bool_]:
+    if task.kind == "tags":
+        return np.asarray(values.any(1) | task.untagged)
+    return np.asarray(values >= 0 if values.dtype == np.int64 else np.isfinite(values))
 
 
 def columns(index: ShardIndex) -> dict[str, str]:

@@ -25,6 +25,8 @@ class Task(Config):
     """Nearest neighbours among the test clips."""
     optional: bool = False
     """A set without the column leaves the task out, and the report says so; otherwise that is an error."""
+    untagged: bool = False
+    """Clips without any tag of the column are clips of no tag, as in MagnaTagATune's 188; else they are unknown."""
     vocabulary: tuple[str, ...] = ()
     """Tags or classes in their frozen order; empty takes those of the shards. A set with others is refused."""
     head: Literal["mlp", "linear"] = "mlp"
@@ -53,6 +55,8 @@ class Task(Config):
     def __post_init__(self) -> None:
         if not (self.probe or self.retrieval):
             raise ValueError("a task needs probe: true, retrieval: true or both")
+        if self.untagged and (self.kind != "tags" or self.retrieval):
+            raise ValueError("untagged is for probes of kind tags: a clip of no tag has no neighbours to share one")
         if self.retrieval and self.kind == "number":
             raise ValueError("kind number has no retrieval metric; use kind tempo, or probe alone")
         for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):

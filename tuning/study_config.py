@@ -38,6 +38,8 @@ class Judge(Config):
     """A preset of conf/evaluation."""
     shards: str = "$judged"
     """The set it is judged on."""
+    rows: tuple[str, ...] = ()
+    """Rows that it judges; empty: all."""
     metrics: dict[str, str]
     """Column of the table → metric of the report: ``tags/ap``, ``tags/ap under severity 3`` where robustness is asked
     for, or its relative change from clean audio, ``tags/ap change under reverb``."""

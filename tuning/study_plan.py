@@ -45,7 +45,8 @@ class Run:
         tree = flatten(to_tree(self.experiment))
         keys = {key: value for key, value in tree.items() if key == "optim.steps" or not may_differ_on_resume(key)}
         judged = [
-            {k: v for k, v in to_tree(config).items() if k not in ("data", "device")} for _, config in self.judges
+            {k: v for k, v in to_tree(config).items() if k not in ("data", "device", "cache")}
+            for _, config in self.judges
         ]
         return hashlib.sha256(json.dumps([self.row, keys, judged], sort_keys=True).encode()).hexdigest()
 
@@ -173,7 +174,10 @@ def _run(
     experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
     judges = []
     for judge in study.judges:
-        cache = {"cache": str(folder / "embeddings")}
+        if judge.rows and row.name not in judge.rows:
+            continue
+        # One cache for all: rows of one seed begin with the same untrained network.
+        cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
         keys = judge.set | cache | _filled({"data.shards": judge.shards}, sets)
         judges.append((judge, load_config(EvaluationConfig, ROOT / judge.preset, keys)))
     return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, judges=tuple(judges))
@@ -210,14 +214,20 @@ def _joined(parts: Iterator[Overrides]) -> Overrides:
 
 
 def _check_claims(study: Study, rows: list[Row]) -> None:
-    columns = {column for judge in study.judges for column in judge.metrics} | set(study.figures)
     names = {row.name for row in rows}
+    columns = dict.fromkeys(study.figures, names)
+    for judge in study.judges:
+        unknown = sorted(set(judge.rows) - names)
+        if unknown:
+            raise UserError(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
+        columns |= {column: {*(judge.rows or names), "untrained"} for column in judge.metrics}
     for claim in study.claims:
         if claim.metric not in columns:
             raise UserError(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
         for name in (claim.row, claim.over):
-            if name not in names | {"untrained"}:
-                raise UserError(f"claim {claim.says!r}: no row {name}; there are {', '.join(sorted(names))}")
+            if name not in columns[claim.metric]:
+                known = ", ".join(sorted(columns[claim.metric]))
+                raise UserError(f"claim {claim.says!r}: no row {name}; {claim.metric} has {known}")
 
 
 def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,12 +1,13 @@
 """From the reports of a study's runs to its table: means over seeds, paired intervals, claims.
 
 All runs of a study are judged on the same resamples of the test set, so the difference of two rows is paired, draw by
-draw; where a row has several seeds, a draw takes them with replacement, the same for every row.
+draw; where a row has several seeds, a draw takes them with replacement, the same for every row. A row's own interval is
+the one that a report of it has: of macro AP the jackknife's (`evaluation.confidence`).
 
 Shape suffixes: S seeds, R resamples + 1; entry 0 is the test set itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from evaluation.confidence import as_row, holm, two_sided_p
+from evaluation.judge import Judged
 from evaluation.report import REFERENCE, SUBJECT
 from evaluation.resamples import RESAMPLES, load_resamples
 from evaluation.robustness import CLEAN
@@ -26,9 +28,9 @@ from tuning.study_runs import is_done, judged_folder
 LEVEL = 0.95
 CHANGE = " change under "
 BASELINES = (REFERENCE, "constant")
-"""Models that a report has besides the run's own; the first run's stand for all."""
-Values = dict[str, NDArray[np.float64]]
-"""Column → values of a row on the test set and its resamples, (R,); one entry for figures of the training log."""
+"""Models that a report has besides the run's own; those of a column's first report stand for all."""
+Values = dict[str, Judged]
+"""Column → values on the test set and its resamples; one entry for figures of the training log."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,13 @@ def collect(plan: Plan) -> dict[str, Line]:
         runs = [run for run in plan.runs if run.row == row.name]
         if all(is_done(run) for run in runs):
             lines[row.name] = _line([_read(run, plan.study, SUBJECT) for run in runs])
-    finished = next((run for run in plan.runs if is_done(run)), None)
-    if finished is not None and plan.study.judges:
-        lines |= {name: _line([_read(finished, plan.study, name)]) for name in BASELINES}
+    for name in BASELINES:
+        known: Values = {}
+        for run in plan.runs:
+            if not {column for judge, _ in run.judges for column in judge.metrics} <= set(known) and is_done(run):
+                known = _read(run, plan.study, name) | known
+        if known:
+            lines[name] = _line([known])
     return lines
 
 
@@ -75,7 +81,7 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
                 "name": name,
                 "place": next((row.place for row in plan.rows if row.name == name), {}),
                 "seeds": line.seeds,
-                "values": {column: as_row(values_R, LEVEL) for column, values_R in line.values.items()},
+                "values": {column: judged.row(LEVEL) for column, judged in line.values.items()},
                 "by_seed": line.by_seed,
                 "published": study.published.get(name, {}),
             }
@@ -99,7 +105,8 @@ def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
     for number, claim in enumerate(claims):
         entry: dict[str, Any] = {name: getattr(claim, name) for name in ("says", "metric", "row", "over", "sign")}
         if {claim.row, claim.over} <= set(lines):
-            delta_R = lines[claim.row].values[claim.metric] - lines[claim.over].values[claim.metric]
+            row, over = (lines[name].values[claim.metric].values_R for name in (claim.row, claim.over))
+            delta_R = row - over
             entry |= as_row(delta_R, LEVEL)
             p_values[number] = two_sided_p(delta_R)
             low, high = entry["low"], entry["high"]
@@ -125,6 +132,18 @@ def over_seeds(values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_R
 
 
+def averaged(runs: Sequence[Judged]) -> Judged:
+    """Runs of several training seeds as one: the mean, in which the seeds are drawn as well.
+
+    The groups that the jackknife leaves out are the same in all of them, and the spread of the runs holds that of their
+    probes.
+    """
+    values_SR = np.stack([one.values_R for one in runs])
+    groups = [one.left_out_G for one in runs if one.left_out_G is not None]
+    spread = float(values_SR[:, 0].var(ddof=1)) / len(runs) if len(runs) > 1 else runs[0].seed_variance
+    return Judged(over_seeds(values_SR), {}, np.mean(groups, 0) if len(groups) == len(runs) else None, spread)
+
+
 def late_median(run: Run, figure: str) -> float:
     """Median of a figure of metrics.jsonl over the second half of a run's steps; NaN where it has none."""
     rows = list(read_metrics(run.folder / "metrics.jsonl"))
@@ -133,13 +152,10 @@ def late_median(run: Run, figure: str) -> float:
 
 
 def _line(runs: list[Values]) -> Line:
-    stacked = {column: np.stack([values[column] for values in runs]) for column in runs[0]}
+    firsts = {column: [float(values[column].values_R[0]) for values in runs] for column in runs[0]}
     return Line(
-        values={column: over_seeds(values_SR) for column, values_SR in stacked.items()},
-        by_seed={
-            column: [value if np.isfinite(value) else None for value in values_SR[:, 0].tolist()]
-            for column, values_SR in stacked.items()
-        },
+        values={column: averaged([values[column] for values in runs]) for column in runs[0]},
+        by_seed={column: [one if np.isfinite(one) else None for one in found] for column, found in firsts.items()},
         seeds=len(runs),
     )
 
@@ -150,11 +166,11 @@ def _read(run: Run, study: Study, model: str) -> Values:
         found = load_resamples(judged_folder(run, number) / RESAMPLES)
         values |= {column: _metric(found, metric, model) for column, metric in judge.metrics.items()}
     if study.figures and model == SUBJECT:
-        values |= {column: np.array([late_median(run, figure)]) for column, figure in study.figures.items()}
+        values |= {column: Judged(np.array([late_median(run, figure)]), {}) for column, figure in study.figures.items()}
     return values
 
 
-def _metric(found: Mapping[str, Mapping[str, NDArray[np.float64]]], metric: str, model: str) -> NDArray[np.float64]:
+def _metric(found: Mapping[str, Mapping[str, Judged]], metric: str, model: str) -> Judged:
     """A metric of a report; ``tags/ap change under reverb`` is its relative change from clean audio."""
     name, changed, condition = metric.partition(CHANGE)
     wanted = [f"{name} under {condition}", f"{name} under {CLEAN}"] if changed else [metric]
@@ -162,9 +178,8 @@ def _metric(found: Mapping[str, Mapping[str, NDArray[np.float64]]], metric: str,
     if missing:
         raise UserError(f"the report has no metric {missing[0]}; it has {', '.join(found)}")
     if any(model not in found[key] for key in wanted):  # a constant is not an encoder that could hear corrupted audio
-        return np.full_like(found[wanted[0]][SUBJECT], np.nan)
+        return Judged(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
     if not changed:
         return found[metric][model]
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
-        change_R: NDArray[np.float64] = found[wanted[0]][model] / found[wanted[1]][model] - 1
-    return change_R
+        return Judged(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})

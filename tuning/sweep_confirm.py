@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cluster.progress import Bar
 from cluster.storage import write_atomic
 from evaluation.confidence import as_row, two_sided_p
 from evaluation.report import SUBJECT
 from evaluation.resamples import RESAMPLES, load_resamples
-from tuning.study_results import LEVEL, over_seeds
+from tuning.study_results import LEVEL, averaged
 from tuning.sweep_jobs import Curve, Job
 
 FIRST_SEED = 1000
@@ -102,14 +100,14 @@ def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> di
     result: dict[str, Any] = {}
     for metric in metrics:
         sides = {
-            side: np.stack([load_resamples(folder / "judged" / RESAMPLES)[metric][SUBJECT] for folder in there])
+            side: [load_resamples(folder / "judged" / RESAMPLES)[metric][SUBJECT] for folder in there]
             for side, there in folders.items()
         }
-        means = {side: over_seeds(values_SR) for side, values_SR in sides.items()}
-        delta_R = means["best"] - means["preset"]
+        means = {side: averaged(runs) for side, runs in sides.items()}
+        delta_R = means["best"].values_R - means["preset"].values_R
         result[metric] = {
-            **{side: as_row(values_R, LEVEL) for side, values_R in means.items()},
-            "by_seed": {side: values_SR[:, 0].tolist() for side, values_SR in sides.items()},
+            **{side: judged.row(LEVEL) for side, judged in means.items()},
+            "by_seed": {side: [float(one.values_R[0]) for one in runs] for side, runs in sides.items()},
             "difference": as_row(delta_R, LEVEL) | {"p": two_sided_p(delta_R)},
         }
     return result

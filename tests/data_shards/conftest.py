@@ -1,9 +1,11 @@
 """Folders of small WAV files with their CSV of labels, trees of published forms, the real lists where they are."""
 
 import csv
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -38,6 +40,18 @@ def metadata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here; COUNTERPOINT_DATA names its parent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_lists() -> ModuleType:
+    """The script that pins published splits; it makes trees of the published form of the real lists."""
+    path = ROOT / "tests/golden/published_splits.py"
+    spec = importlib.util.spec_from_file_location("golden_published_splits", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

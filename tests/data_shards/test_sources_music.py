@@ -1,13 +1,13 @@
 """FMA, MagnaTagATune, GiantSteps and EmoMusic: trees of the published form made here, and the real lists."""
 
 import csv
-import gzip
 import io
 import json
 import math
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,12 +53,6 @@ def zip_folder(folder: Path) -> None:
                 archive.write(path, path.relative_to(folder.parent))
                 path.unlink()
     folder.rename(folder.with_name(f".empty-{folder.name}"))
-
-
-def read_json(path: Path) -> dict[str, dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        tree: dict[str, dict[str, Any]] = json.load(file)
-    return tree
 
 
 def build_listing(listing: Listing, out: Path) -> None:
@@ -146,27 +140,22 @@ def test_fmas_real_genres_are_read(metadata: Path, fma_root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def mtat_root(metadata: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mtat_root(metadata: Path, published_lists: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two tables in their published form, made of the real records; no audio."""
     root = tmp_path_factory.mktemp("mtat")
-    records = read_json(metadata / "jukemir/magnatagatune.json.gz").values()
-    tagged = [record for record in records if record["y_all"] is not None]
-    tags = sorted({tag for record in tagged for tag in record["y_all"]})
-    rows = ([r["extra"]["clip_id"], *[int(t in r["y_all"]) for t in tags], r["extra"]["mp3_path"]] for r in tagged)
-    write_table(root / "annotations_final.csv", [["clip_id", *tags, "mp3_path"], *rows])
-    fields = ["clip_id", "title", "artist", "mp3_path"]
-    info = ([record["extra"][field] for field in fields] for record in records)
-    write_table(root / "clip_info_final.csv", [fields, *info])
+    published_lists.mtat_tree(root, metadata)
     return root
 
 
 @pytest.mark.parametrize("variant", ["top50", "top50_whole", "all188"])
-def test_mtats_real_records_have_the_published_counts(mtat_root: Path, metadata: Path, variant: Any) -> None:
+def test_mtats_real_records_have_the_published_counts(
+    mtat_root: Path, metadata: Path, published_lists: ModuleType, variant: Any
+) -> None:
     listing = read_mtat(mtat_root, variant=variant)
     assert split_counts(listing.clips) == MTAT_COUNTS[variant]
     assert len(listing.notes) == 1
     assert "artists are in train and in test" in listing.notes[0]
-    records = read_json(metadata / "jukemir/magnatagatune.json.gz").values()
+    records = published_lists.read_json(metadata / "jukemir/magnatagatune.json.gz").values()
     top50 = {tag for record in records for tag in record["y"] or ()}
     assert set(listing.vocabularies["top50" if variant == "all188" else "tags"]) == top50
     if variant == "all188":
@@ -196,28 +185,14 @@ def test_mtats_three_part_zip_is_read_in_place(tmp_path: Path) -> None:
 # --- GiantSteps ---
 
 
-def giantsteps_repositories(root: Path, metadata: Path) -> None:
-    """Both key repositories and the tempo one, in their form, of the real lists."""
-    for name, folder in (("mtg_annotations", "annotations"), ("mtg_beatport_metadata", "beatport_metadata")):
-        text = (metadata / f"giantsteps/{name}.txt").read_bytes()
-        write(root / f"giantsteps-mtg-key-dataset/annotations/{folder}.txt", text)
-    with (metadata / "giantsteps/giantsteps_key.csv").open() as file:
-        for row in csv.DictReader(file):
-            write(root / f"giantsteps-key-dataset/annotations/key/{row['id']}.LOFI.key", row["key"])
-            write(root / f"giantsteps-key-dataset/md5/{row['id']}.LOFI.md5", row["md5"] + "\n")
-    with (metadata / "giantsteps/giantsteps_tempo.csv").open() as file:
-        for row in csv.DictReader(file):
-            tempo = root / "giantsteps-tempo-dataset"
-            write(tempo / f"annotations/tempo/{row['id']}.LOFI.bpm", row["bpm"])
-            write(tempo / f"annotations_v2/tempo/{row['id']}.LOFI.bpm", row["bpm_v2"])
-
-
-def test_giantsteps_real_keys_are_split_as_published(metadata: Path, tmp_path: Path) -> None:
-    giantsteps_repositories(tmp_path, metadata)
+def test_giantsteps_real_keys_are_split_as_published(
+    metadata: Path, published_lists: ModuleType, tmp_path: Path
+) -> None:
+    published_lists.giantsteps_tree(tmp_path, metadata)
     listing = read_giantsteps_keys(tmp_path)
     truth = {
         str(record["extra"]["id"]): (record["split"], record["y"])
-        for record in read_json(metadata / "jukemir/giantsteps_clips.json.gz").values()
+        for record in published_lists.read_json(metadata / "jukemir/giantsteps_clips.json.gz").values()
     }
     assert {clip.track: (clip.split, clip.categorical["key"]) for clip in listing.clips} == truth
     counts = split_counts(listing.clips)
@@ -227,8 +202,10 @@ def test_giantsteps_real_keys_are_split_as_published(metadata: Path, tmp_path: P
     assert len({clip.categorical["key"] for clip in listing.clips}) == 24
 
 
-def test_giantsteps_audio_is_fetched_from_where_it_was_published(metadata: Path, tmp_path: Path) -> None:
-    giantsteps_repositories(tmp_path, metadata)
+def test_giantsteps_audio_is_fetched_from_where_it_was_published(
+    metadata: Path, published_lists: ModuleType, tmp_path: Path
+) -> None:
+    published_lists.giantsteps_tree(tmp_path, metadata)
     known = json.loads((metadata / "checksums/giantsteps.json").read_text())
     remotes = giantsteps.audio_remotes(tmp_path, (giantsteps.KEY_NAMES,))
     assert len(remotes) == 604
@@ -237,8 +214,8 @@ def test_giantsteps_audio_is_fetched_from_where_it_was_published(metadata: Path,
         assert (remote.url, remote.hash) == (entry["url"], f"md5:{entry['checksum']}")
 
 
-def test_giantsteps_real_tempi_are_read(metadata: Path, tmp_path: Path) -> None:
-    giantsteps_repositories(tmp_path, metadata)
+def test_giantsteps_real_tempi_are_read(metadata: Path, published_lists: ModuleType, tmp_path: Path) -> None:
+    published_lists.giantsteps_tree(tmp_path, metadata)
     listing = read_giantsteps_tempo(tmp_path)
     assert split_counts(listing.clips) == giantsteps.PUBLISHED_TEMPI
     unknown = {clip.track for clip in listing.clips if math.isnan(clip.numeric["bpm"])}
@@ -299,15 +276,11 @@ def test_every_spelling_of_a_key_is_one_of_24() -> None:
 SONGS = ["song_id", "Artist", "Song title", "Mediaeval 2013 set"]
 
 
-def test_emomusics_real_records_are_split_as_published(metadata: Path, tmp_path: Path) -> None:
-    records = read_json(metadata / "jukemir/emomusic.json.gz")
-    songs = [record["extra"]["songs_info"] for record in records.values()]
-    static = [record["extra"]["static_annotations"] for record in records.values()]
-    write_table(tmp_path / "songs_info.csv", [SONGS, *([song[name] for name in SONGS] for song in songs)], ",")
-    columns = ["song_id", "mean_arousal", "mean_valence"]
-    write_table(
-        tmp_path / "static_annotations.csv", [columns, *([row[name] for name in columns] for row in static)], ","
-    )
+def test_emomusics_real_records_are_split_as_published(
+    metadata: Path, published_lists: ModuleType, tmp_path: Path
+) -> None:
+    records = published_lists.read_json(metadata / "jukemir/emomusic.json.gz")
+    published_lists.emomusic_tree(tmp_path, metadata)
     listing = read_emomusic(tmp_path)
     assert listing.notes == ()
     assert split_counts(listing.clips) == emomusic.PUBLISHED

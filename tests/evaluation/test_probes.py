@@ -5,20 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evaluation.probes import (
-    Head,
-    ProbeData,
-    TrainedHeads,
-    _backward,
-    _forward,
-    _keep_mask,
-    _loss_gradient,
-    _losses,
-    train_heads,
-)
+from evaluation import probes
+from evaluation.heads import Adam, backward, draw_words, forward, loss_gradient, losses, lowest
+from evaluation.probes import ORDER, Head, ProbeData, TrainedHeads, train_heads
 from evaluation.tasks import Task
 
-CPU = torch.device("cpu")
 HEADS = [Head(model, seed) for model in range(2) for seed in range(3)]
 
 
@@ -62,7 +53,7 @@ def naive_linear(train: ProbeData, valid: ProbeData, config: Task, first: Tensor
     with torch.no_grad():
         layer.weight.copy_(first.T)
     optimiser = torch.optim.Adam(layer.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    draws = torch.Generator().manual_seed(1 << 32)
+    draws = torch.Generator().manual_seed(ORDER)
     best, kept, since = float("inf"), layer.weight.detach().clone(), 0
     for _ in range(config.max_epochs):
         order = torch.randperm(60, generator=draws)
@@ -87,33 +78,72 @@ def test_training_is_that_of_a_plain_loop(data: tuple[ProbeData, ProbeData]) -> 
     best, kept = naive_linear(train, valid, config, first)
     trained = train_heads(config, train, valid, 4, [Head(0, 0)])
     assert trained.losses[0] == pytest.approx(best, rel=1e-5)
-    torch.testing.assert_close(trained.weights[0][0], kept.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(trained.weights[0][0], kept, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["mlp", "linear"])
 @pytest.mark.parametrize("kind", ["tags", "class", "number"])
 def test_the_gradient_that_is_written_out_is_autograds(kind: str, head: str) -> None:
     g = torch.Generator().manual_seed(3)
-    shapes = [(2, 8, 5)] if head == "linear" else [(2, 8, 6), (2, 6, 5)]
+    shapes = [(2, 5, 8)] if head == "linear" else [(2, 6, 8), (2, 5, 6)]
     weights = [torch.randn(shape, generator=g).requires_grad_() for shape in shapes]
-    x, keep = torch.randn(2, 7, 8, generator=g), (torch.rand(2, 7, shapes[-1][1], generator=g) > 0.3).float() / 0.7
+    x = torch.randn(2, 7, 8, generator=g)
+    words = torch.randint(-(1 << 15), 1 << 15, (2, 7, shapes[-1][2]), generator=g).float()
+    keep = (words > lowest(0.3)).float() / 0.7
     y = {"tags": torch.rand(2, 7, 5, generator=g) > 0.5, "class": torch.randint(5, (2, 7), generator=g)}.get(
         kind, torch.randn(2, 7, generator=g)
     )
-    expected = torch.autograd.grad(_losses(_forward(weights, x, keep)[-1], y).sum(), weights)
+    hidden = x if head == "linear" else torch.bmm(x, weights[0].mT).relu()
+    out = torch.bmm(hidden * keep, weights[-1].mT)
+    expected = torch.autograd.grad(losses(out, y).sum(), weights)
     with torch.no_grad():
-        for weight in weights:
-            weight.grad = torch.empty_like(weight)
-        layers = _forward(weights, x, keep)
-        _backward(weights, layers, _loss_gradient(layers[-1], y), 0.3)
-    for weight, goal in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.grad, goal, atol=1e-6, rtol=1e-5)
+        found = [torch.empty_like(weight) for weight in weights]
+        layers = forward(weights, x, words, 0.3)
+        backward(weights, found, layers, loss_gradient(layers[-1], y) / 0.7)
+    torch.testing.assert_close(layers[-1], out, atol=1e-5, rtol=1e-5)
+    for gradient, goal in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, goal, atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_is_that_of_torchs_adam() -> None:
+    g = torch.Generator().manual_seed(0)
+    first = torch.randn(3, 5, 8, generator=g)
+    theirs = first.clone()
+    adam = Adam.of([first], learning_rate=1e-2, weight_decay=1e-2)
+    torchs = torch.optim.Adam([theirs], lr=1e-2, weight_decay=1e-2)
+    for step in range(12):
+        if step == 6:  # the others go on as if the one that stopped had never been there
+            adam.keep(torch.tensor([True, False, True]))
+        gradient = torch.randn(3, 5, 8, generator=g)
+        theirs.grad = gradient
+        adam.gradients[0].copy_(gradient if step < 6 else gradient[[0, 2]])
+        adam.step()
+        torchs.step()
+    torch.testing.assert_close(adam.weights[0], theirs[[0, 2]], atol=1e-6, rtol=1e-5)
+
+
+def test_nothing_depends_on_how_heads_are_blocked_or_on_the_number_of_threads(
+    data: tuple[ProbeData, ProbeData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, valid = data
+    whole = train_heads(task(), train, valid, 4, HEADS[::-1])
+    torch.set_num_threads(2)  # the fixture sets it back
+    threaded = train_heads(task(), train, valid, 4, HEADS[::-1])
+    assert torch.get_num_threads() == 2
+    monkeypatch.setattr(probes, "CACHE_BYTES", 1)
+    apart = train_heads(task(), train, valid, 4, HEADS[::-1])
+    for other in (threaded, apart):
+        assert other.heads == whole.heads
+        assert other.epochs == whole.epochs
+        for mine, theirs in zip(whole.weights, other.weights, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
-    keep = _keep_mask(0.1, (400, 501), [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)], CPU)
-    assert keep is not None
-    assert keep.shape == (2, 400, 501)
+    draws = [torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)]
+    words = draw_words(draws, (400, 501), torch.device("cpu"))
+    assert words.shape == (2, 400, 501)
+    keep = forward([torch.eye(501).expand(2, -1, -1)], torch.ones(2, 400, 501), words, 0.1)[-1]
     assert (keep == 0).float().mean((1, 2)).tolist() == pytest.approx([0.1, 0.1], abs=0.003)
     assert keep.mean().item() == pytest.approx(1, abs=0.003)
     assert abs(np.corrcoef(keep[0].ravel().numpy(), keep[1].ravel().numpy())[0, 1]) < 0.01

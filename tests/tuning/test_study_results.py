@@ -1,6 +1,7 @@
 """The table of a study: paired over resamples and seeds, claims decided by intervals, published values beside ours."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
+from evaluation.judge import Judged
 from evaluation.resamples import save_resamples
 from tuning.study_config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
 from tuning.study_plan import Plan, make_plan
 from tuning.study_report import csv_text, draw, markdown, write_study
-from tuning.study_results import Line, collect, judge_claims, over_seeds, study_tree
+from tuning.study_results import Line, averaged, collect, judge_claims, over_seeds, study_tree
 from tuning.study_runs import DONE, is_done, judged_folder
 
 RESAMPLES = 400
@@ -49,14 +51,15 @@ def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> No
         if (run.row, run.seed) not in values:
             continue
         ap_R = values[run.row, run.seed]
-        models = {"trained": ap_R, "untrained": ap_R * 0 + 0.1, "constant": ap_R * 0 + 0.05}
+        models = {name: Judged(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
         judged_folder(run, 0).mkdir(parents=True)
-        heard = {name: value_R for name, value_R in models.items() if name != "constant"}
+        heard = dict(models)
+        models["constant"] = Judged(ap_R * 0 + 0.05, {})
         save_resamples(
             {
                 "tags/ap": models,
                 "tags/ap under clean": heard,
-                "tags/ap under reverb": {name: 0.5 * value_R for name, value_R in heard.items()},
+                "tags/ap under reverb": {name: Judged(0.5 * one.values_R, {}) for name, one in heard.items()},
             },
             judged_folder(run, 0) / "resamples.parquet",
         )
@@ -70,6 +73,10 @@ def draws(centre: float, seed: int = 0) -> NDArray[np.float64]:
     luck_R = np.random.default_rng(seed).normal(0, 0.1, RESAMPLES + 1)
     luck_R[0] = 0
     return centre + luck_R
+
+
+def lines_of(**centres: float) -> dict[str, Line]:
+    return {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
 
 
 def test_pairing_sees_a_difference_that_the_rows_own_intervals_hide(tmp_path: Path) -> None:
@@ -95,16 +102,57 @@ def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -
 
 
 def test_a_claim_in_the_other_direction_does_not_hold() -> None:
-    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.5), ("half", 0.4))}
+    lines = lines_of(none=0.5, half=0.4)
     (claim,) = judge_claims((CLAIM,), lines)
     assert claim["holds"] is False
     assert claim["high"] < 0
 
 
 def test_several_claims_are_one_family() -> None:
-    lines = {name: Line(values={"AP": draws(x)}, by_seed={}, seeds=1) for name, x in (("none", 0.4), ("half", 0.5))}
+    lines = lines_of(none=0.4, half=0.5)
     alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
+
+
+def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_too() -> None:
+    """The percentiles lie above the value, as on few positives; without the groups they would be the interval."""
+    left_out = [np.array([0.50, 0.52, 0.48, 0.50]), np.array([0.54, 0.52, 0.56, 0.54])]
+    runs = [
+        Judged(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9) for x, g in zip((0.5, 0.54), left_out, strict=True)
+    ]
+    both = averaged(runs)
+    assert both.left_out_G is not None
+    np.testing.assert_allclose(both.left_out_G, [0.52] * 4)
+    assert both.seed_variance == pytest.approx(0.0004)  # of the mean of two runs that lie 0.04 apart
+    found = both.row(0.95)
+    assert found["value"] == pytest.approx(0.52)
+    assert found["low"] is not None
+    assert found["high"] is not None
+    assert found["high"] - 0.52 == pytest.approx(0.52 - found["low"]) == pytest.approx(3.182 * 0.02, rel=1e-3)
+    alone = averaged(runs[:1])
+    assert alone.row(0.95) == runs[0].row(0.95)
+    assert averaged([replace(run, left_out_G=None) for run in runs]).row(0.95)["low"] == pytest.approx(0.60)
+
+
+def test_a_row_has_the_columns_of_the_judges_that_judge_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=1)
+    judged = replace(plan.study.judges[0], rows=("half",))
+    study = replace(plan.study, judges=(judged,), claims=())
+    settings = StudySettings(dir=str(tmp_path), sets=dict.fromkeys(("labelled", "unlabelled", "judged"), "/s"))
+    plan = make_plan(study, "paper", settings, {})
+    assert [len(run.judges) for run in plan.runs] == [0, 1]
+    finish(plan, {(row, 0): draws(0.4) for row in ("none", "half")})
+    tree = study_tree(plan, collect(plan), {})
+    by_name = {row["name"]: row["values"] for row in tree["rows"]}
+    assert "AP" not in by_name["none"]
+    assert by_name["half"]["AP"]["value"] == pytest.approx(0.4)
+    assert by_name["untrained"]["AP"]["value"] == pytest.approx(0.1)  # of the first run that has the column
+    assert "| none | – | – |" in markdown(tree)
+    assert draw(tree, study.plot)
+    with pytest.raises(UserError, match="no row none; AP has half, untrained"):
+        make_plan(replace(study, claims=(CLAIM,)), "paper", settings, {})
+    with pytest.raises(UserError, match="judges third; the study has half, none"):
+        make_plan(replace(study, judges=(replace(judged, rows=("third",)),)), "paper", settings, {})
 
 
 def test_over_seeds_is_the_mean_on_the_set_itself_and_spreads_with_the_seeds() -> None:
@@ -173,7 +221,9 @@ def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None
     plan = plan_of(tmp_path)
     finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
     for run in plan.runs[:2]:
-        save_resamples({"key/weighted@10": {"trained": draws(0)}}, judged_folder(run, 0) / "resamples.parquet")
+        save_resamples(
+            {"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet"
+        )
     with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
         collect(plan)
 

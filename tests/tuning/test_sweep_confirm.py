@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.judge import Judged
 from evaluation.resamples import RESAMPLES, save_resamples
 from tuning.sweep_confirm import compare, verdict
 
@@ -15,7 +16,7 @@ def run_dirs(folder: Path, name: str, values_SR: np.ndarray[tuple[int, int], np.
     for seed, values_R in enumerate(values_SR):
         run = folder / f"{name}-{seed}"
         (run / "judged").mkdir(parents=True)
-        save_resamples({"tags/ap": {"trained": values_R}}, run / "judged" / RESAMPLES)
+        save_resamples({"tags/ap": {"trained": Judged(values_R, {})}}, run / "judged" / RESAMPLES)
         made.append(run)
     return made
 
