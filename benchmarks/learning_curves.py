@@ -144,7 +144,7 @@ def judge(encoder: str, runs: dict[str, Path], shards: Path, out: Path) -> list[
         if method != END_TO_END and END_TO_END in runs:
             rivals[END_TO_END] = f"{END_TO_END.replace(' ', '-')}_{step}"
         less = {
-            f"{metric} over {rival}": as_row(found[metric][model] - found[metric][of], LEVEL)
+            f"{metric} over {rival}": as_row(found[metric][model].values_R - found[metric][of].values_R, LEVEL)
             for metric in METRICS
             for rival, of in rivals.items()
         }
