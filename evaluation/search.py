@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from cluster.storage import sha256
-from data_shards.sources.folder import AUDIO_SUFFIXES
+from data_shards.sources.folder import AUDIO_SUFFIXES, audio_files
 from evaluation.catalogue import ENCODER, embed_stream
 from evaluation.embed import Encoder
 from evaluation.pool import Pool
@@ -173,8 +173,8 @@ def _follow_folder(index: TrackIndex, pool: Pool, catalogue: Path, progress: Pro
 
 
 def _listing(catalogue: Path, index: Path) -> Iterator[Track]:
-    for path in sorted(catalogue.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and index not in path.parents:
+    for path in sorted(audio_files(catalogue)):
+        if index not in path.parents:
             status = path.stat()
             yield Track(str(path.relative_to(catalogue)), status.st_size, status.st_mtime_ns)
 

@@ -75,6 +75,8 @@ class ExperimentConfig(Config):
 
     def __post_init__(self) -> None:
         self._check_may_differ()
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be >= 0 and < 2^63, got {self.seed}")
         if self.frontend.kind not in self.encoder.frontends:
             raise ValueError(
                 f"encoder.name={self.encoder.name} reads {' or '.join(self.encoder.frontends)}, frontend.kind is "

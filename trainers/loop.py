@@ -135,10 +135,10 @@ class _Trainer:
         reported = done % run.report_every == 0 or done == self.config.optim.steps
         learnt = self.learner.learn(views, step, closely=reported)
         stop = self.world.rank == 0 and (self.folder / STOP_FILE).exists()
-        vector = torch.stack(
-            [*(figure.to(torch.float64) for figure in learnt.figures.values())]
-            + [torch.tensor(x, dtype=torch.float64, device=self.world.device) for x in (wait_s, view_s, float(stop))]
-        )
+        replaced = self.loader.num_replaced * self.world.size  # the mean over ranks is then the sum
+        of_host = torch.tensor([wait_s, view_s, replaced, stop], dtype=torch.float64)
+        of_device = torch.stack([figure.to(torch.float64) for figure in learnt.figures.values()])
+        vector = torch.cat([of_device, of_host.to(self.world.device, non_blocking=True)])
         vector = collectives.all_reduce(vector, "mean")
         # From launch to launch: the host cannot run ahead of a GPU by more than the step whose figures it reads.
         now = time.perf_counter()
@@ -151,7 +151,7 @@ class _Trainer:
 
     def _finish(self, pending: "_Pending", reporter: Reporter) -> bool:
         """Write a step's figures; True if somebody asked to stop."""
-        *values, wait_s, view_s, stop = pending.vector.tolist()
+        *values, wait_s, view_s, replaced, stop = pending.vector.tolist()
         figures = dict(zip(pending.learnt.figures, values, strict=True))
         if figures.pop("finite") < 1:
             self._refuse_nonfinite(pending, figures["loss"])
@@ -161,7 +161,7 @@ class _Trainer:
         row = {"step": pending.step + 1, **figures, "learning_rate": pending.learnt.rate}
         row |= {"data_wait_s": wait_s, "views_s": view_s, "step_s": pending.seconds}
         row |= {f"share/{name}": seconds / pending.seconds for name, seconds in phases.items()}
-        row["clips_per_s"] = self.config.data.batch / pending.seconds
+        row |= {"clips_per_s": self.config.data.batch / pending.seconds, "replaced": replaced}
         if self.world.device.type == "cuda":
             row["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / GIB
         if pending.quick is not None:
@@ -207,7 +207,7 @@ class _Pending:
     step: int
     clip_id_N: Tensor
     vector: Tensor
-    """Figures of the global batch, data wait, time of the views, and whether somebody asked to stop."""
+    """Figures of the global batch, data wait, time of the views, clips replaced, and whether somebody asked to stop."""
     learnt: Learnt
     seconds: float
     quick: float | None

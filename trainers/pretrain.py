@@ -188,7 +188,12 @@ def _with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
-    data = replace(config.data, labelled=absolute(config.data.labelled), unlabelled=absolute(config.data.unlabelled))
+    data = replace(
+        config.data,
+        labelled=absolute(config.data.labelled),
+        unlabelled=absolute(config.data.unlabelled),
+        cache=absolute(config.data.cache),
+    )
     if "://" in config.run.dir:
         raise UserError(f"run.dir={config.run.dir}: snapshots need a folder that all nodes mount, not a URI")
     run = replace(config.run, dir=str(absolute(config.run.dir)))

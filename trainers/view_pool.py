@@ -23,6 +23,7 @@ from data_shards.records import Batch
 from trainers.augment.drawing import ViewParameters
 from trainers.config import ExperimentConfig
 from trainers.views import ViewMaker, Views
+from trainers.worker_failures import last_line
 
 Arrays = tuple[NDArray[Any], ...]
 """Tensors as Ray hands them over without a copy."""
@@ -83,7 +84,7 @@ class ViewPool:
         except RayActorError as error:
             raise RunError(
                 f"a view actor died more often than resources.max_failures={resources.max_failures} allows "
-                f"({str(error).strip().splitlines()[-1]}); less memory is taken with a smaller views.chunk"
+                f"({last_line(error)}); less memory is taken with a smaller views.chunk"
             ) from None
         return _views(arrays, device)
 

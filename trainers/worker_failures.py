@@ -45,7 +45,7 @@ def absent_named(*, roll_call_s: float = ROLL_CALL_S) -> Iterator[None]:
         names = ", ".join(str(rank) for rank in absent)
         raise RunError(
             f"rank {names} of {collectives.world_size()} did not answer (frozen, killed or cut off); "
-            f"rank {collectives.rank()} saw: {_last_line(error)}"
+            f"rank {collectives.rank()} saw: {last_line(error)}"
         ) from error
 
 
@@ -84,7 +84,7 @@ def explain(error: Exception, folder: Path, logs: str) -> RunError:
         logs: folder of the driver's machine where Ray writes logs.
     """
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
-    lines = [f"worker {rank}{_place(folder, rank)}: {_last_line(failures[rank])}" for rank in sorted(failures)]
+    lines = [f"worker {rank}{_place(folder, rank)}: {last_line(failures[rank])}" for rank in sorted(failures)]
     message = f"training failed: {'; '.join(lines)}"
     if any(word in message for word in _NO_ROOM):
         message += "; try half of data.batch, or more workers"
@@ -102,6 +102,7 @@ def _place(folder: Path, rank: int) -> str:
     return f" on {place['node']} (log {place['log']})"
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Where Ray's errors say what happened; the error's kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -100,7 +100,7 @@ def read_folder(
     clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
     _check_paths(labels, rows)
     listed = {clip.audio.name for clip in clips}
-    unlisted = sum(str(file) not in listed for file in _audio_files(audio))
+    unlisted = sum(str(file) not in listed for file in audio_files(audio))
     return FolderListing(clips, kinds, all(names is None for names in given.values()), unlisted)
 
 
@@ -139,7 +139,7 @@ def key_of(path: str) -> str:
 
 
 def _unlabelled(audio: Path) -> Iterator[Clip]:
-    files = sorted(_audio_files(audio))
+    files = sorted(audio_files(audio))
     if not files:
         raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
     for file in files:
@@ -149,8 +149,11 @@ def _unlabelled(audio: Path) -> Iterator[Clip]:
         yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
 
 
-def _audio_files(audio: Path) -> list[Path]:
-    """Not the hidden ones: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies."""
+def audio_files(audio: Path) -> list[Path]:
+    """Audio below a folder.
+
+    Hidden files are left out: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies.
+    """
     found = (file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
     return [file for file in found if not any(part.startswith(".") for part in file.relative_to(audio).parts)]
 

@@ -212,6 +212,15 @@ def test_a_forged_index_is_refused(music: Path, pool: Pool, tmp_path: Path, chan
         read_index(place)
 
 
+def test_hidden_files_are_no_tracks(music: Path, pool: Pool) -> None:
+    (music / "._1.mp3").write_bytes(b"resource fork")  # macOS leaves one beside every song it copies
+    (music / ".cache").mkdir()
+    tone(music / ".cache" / "2.wav", 300)
+    index = update_index(pool, music, None)
+    assert not index.rejected
+    assert len(index) == 9
+
+
 def test_an_unreadable_file_is_named_kept_in_mind_and_never_an_answer(music: Path, pool: Pool, tmp_path: Path) -> None:
     (music / "broken.mp3").write_bytes(b"not audio" * 50)
     found = search_catalogue(pool, music, [tone(tmp_path / "q.wav", 600)], k=20)

@@ -15,6 +15,8 @@ import torch
 
 from cluster.settings import UserError, to_tree
 from data_shards.build import BuildConfig, build
+from data_shards.problems import ClipError, Problem
+from data_shards.reader import ShardSet
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.loop import STOP_FILE, DivergedError, World, train
@@ -235,6 +237,28 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
     assert open_snapshot(config.run.dir).step == 2
     dumped = json.loads((Path(config.run.dir) / "nonfinite-step-3-rank-0.json").read_text())
     assert len(dumped["clip_ids"]) == 8
+
+
+def test_a_row_counts_the_damaged_clips_that_were_replaced(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, damaged = ShardSet.read_into, iter([True])
+
+    def read_once_damaged(self: ShardSet, row: int, start: int, out: Any) -> None:
+        if next(damaged, False):
+            raise ClipError(Problem("shard-00000.tar", "a", 512, "the checksum disagrees"))
+        read(self, row, start, out)
+
+    monkeypatch.setattr(ShardSet, "read_into", read_once_damaged)
+    config = make_config(optim__steps=2)
+    pretrain(config)
+    assert [row["replaced"] for row in read_metrics(Path(config.run.dir) / "metrics.jsonl")][-1] == 1
+
+
+def test_a_seed_that_no_generator_takes_is_refused(make_config: MakeConfig) -> None:
+    for seed in (-1, 1 << 63):
+        with pytest.raises(UserError, match=f"seed must be >= 0 and < 2\\^63, got {seed}"):
+            make_config(seed=seed)
 
 
 def test_a_warm_start_takes_the_weights_and_begins_at_step_one(make_config: MakeConfig, tmp_path: Path) -> None:
