@@ -98,7 +98,8 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
 def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[dict[str, Any]]:
     """Every claim's difference, its interval, Holm's p over all of them, and whether it holds.
 
-    A claim holds when the interval of the difference lies on its side of zero; it is undecided when a row is missing.
+    A claim holds when the interval of the difference lies on its side of zero and Holm's p allows it; it is undecided
+    when a row is missing.
     """
     judged: list[dict[str, Any]] = []
     p_values: dict[int, float] = {}
@@ -114,6 +115,7 @@ def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
         judged.append({"holds": None} | entry)
     for number, p in holm(p_values).items():
         judged[number]["p_holm"] = p
+        judged[number]["holds"] &= p <= 1 - LEVEL
     return judged
 
 

@@ -45,6 +45,7 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return known
 
 
+@pytest.mark.timeout(900)  # 20 CPU-seconds of tables
 def test_what_ships_is_what_the_real_lists_give(tmp_path: Path) -> None:
     golden = script()
     metadata = golden.metadata_folder()

@@ -112,6 +112,10 @@ def test_several_claims_are_one_family() -> None:
     lines = lines_of(none=0.4, half=0.5)
     alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
+    assert together["holds"] is True
+    crowd = judge_claims((CLAIM,) * 11, lines)[0]  # 11 · 2/401 is above .05, whatever the interval says
+    assert crowd["low"] > 0
+    assert crowd["holds"] is False
 
 
 def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_too() -> None:
