@@ -25,7 +25,6 @@ from trainers.config import ExperimentConfig
 from trainers.frontend import FrontendConfig
 from trainers.listening import Heard, HeardClip, Sound, hear_effects, hear_step, pcm
 from trainers.listening_page import MAX_VERSIONS, tell, write_listening_page
-from trainers.model import EncoderConfig
 from trainers.views import ViewMaker, Views, stream_views, window_frames
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -51,20 +50,19 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def training_views(config: ExperimentConfig, step: int) -> Views:
-    """As `loop.train` makes them on its first worker."""
+def training_views(config: ExperimentConfig, step: int, frontend: FrontendConfig) -> Views:
+    """As `loop.train` makes them on its first worker, through a front-end."""
     frames, world = window_frames(config.views, config.augment), max(1, config.resources.num_workers)
     with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
         batches = enumerate(loader.batches(step, step + 1), step)
-        return next(stream_views(ViewMaker(config.views, config.augment, config.frontend), batches, seed=config.seed))
+        return next(stream_views(ViewMaker(config.views, config.augment, frontend), batches, seed=config.seed))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_heard_is_what_training_makes_bit_for_bit(make_config: MakeConfig, workers: int) -> None:
-    mel = make_config(resources__num_workers=workers, seed=5)
-    wave = replace(mel, encoder=EncoderConfig(), frontend=FrontendConfig())
-    heard = hear_step(mel, step=STEP, clips=99)
-    mels, waves = training_views(mel, STEP).input_N, training_views(wave, STEP).input_N
+    config = make_config(resources__num_workers=workers, seed=5)
+    heard = hear_step(config, step=STEP, clips=99)
+    mels, waves = (training_views(config, STEP, kind).input_N for kind in (config.frontend, FrontendConfig()))
     B = 8 // max(1, workers)
     assert [len(clip.versions) for clip in heard] == [2] * B
     for b, clip in enumerate(heard):
