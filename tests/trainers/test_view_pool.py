@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,8 +53,12 @@ def assert_same(one: Views, other: Views) -> None:
 
 def view_actors() -> list[int]:
     """Processes below this one that make views."""
-    below = psutil.Process().children(recursive=True)
-    return [p.pid for p in below if "ray::ViewActor" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has ended since, or waits to be buried
+            if "ray::ViewActor" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 @pytest.mark.ray
@@ -80,7 +85,8 @@ def test_a_pool_makes_the_trainers_views_bit_for_bit_in_order_through_a_kill_and
         if step == 3:
             assert len(view_actors()) == 2
     assert next(made, None) is None
-    psutil.wait_procs([psutil.Process(pid) for pid in view_actors()], timeout=20)
+    with suppress(psutil.NoSuchProcess):
+        psutil.wait_procs([psutil.Process(pid) for pid in view_actors()], timeout=20)
     assert view_actors() == []
 
 
