@@ -82,7 +82,7 @@ def test_a_pool_makes_the_trainers_views_bit_for_bit_in_order_through_a_kill_and
     for step, views in zip(steps, expected, strict=True):
         assert_same(views, next(made))
         assert asked[-1] <= step + config.views.pool_workers  # bounded: no more than that is ahead
-        if step == 3:
+        if step == 4:  # each has made one by now; at 3 the second may still be starting
             assert len(view_actors()) == 2
     assert next(made, None) is None
     with suppress(psutil.NoSuchProcess):
