@@ -125,7 +125,8 @@ def build(
         except TooManyRejected:
             if isinstance(results, Generator):
                 results.close()  # its workers write no more
-            shutil.rmtree(partial_folder)  # a set that cannot come to be leaves nothing behind
+            if not list(partial_folder.glob("*.tar")):
+                shutil.rmtree(partial_folder)
             raise
         _finish(partial_folder, out, tally, config=config, listing=listing, recipe=recipe)
     kept = sum(result.resumed for result in tally.results)

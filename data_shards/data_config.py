@@ -28,7 +28,8 @@ class DataConfig(Config):
     short: Literal["pad", "drop", "refuse"] = "pad"
     """Clips shorter than the window: filled up with zeros and marked, left out and counted, or an error."""
     max_replaced: float = 0.01
-    """Share of drawn clips that may be damaged and replaced before the run stops, in [0, 1]."""
+    """Share of the clips a rank has drawn since it started that may be damaged and replaced before the run stops, in
+    [0, 1]."""
     checksums: bool = True
     """Check every block that is read."""
     block_shards: int = 0

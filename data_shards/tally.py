@@ -63,5 +63,8 @@ class Tally:
         counts = f"{num_rejected} of the first {self.done} clips were rejected ({self.total} in all)"
         allowed = f"build.max_rejected = {max_rejected:g}"
         share = math.ceil(100 * num_rejected / self.total) / 100
-        remedy = f"Repair or remove them, or raise build.max_rejected: build.max_rejected={share:g} ends the command"
+        remedy = (
+            f"Repair or remove them, or raise build.max_rejected: build.max_rejected={share:g} ends the command; "
+            "shards that are finished are kept for it"
+        )
         raise TooManyRejected("\n".join([f"{counts}, more than {allowed} allows:", *named, remedy]))

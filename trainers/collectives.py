@@ -9,6 +9,7 @@ Names: W ranks of the group; ranks in arguments count within the group.
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,6 +150,22 @@ def all_gather(tensor: Tensor, group: Group = None) -> Tensor:
     _gather_call(gathered, source, group=group)
     _count("all_gather", (world - 1) * source.nbytes)
     return gathered
+
+
+def gather_json(value: Any, group: Group = None) -> list[Any]:
+    """Every rank's value, of plain JSON types, in rank order; for what is small and rare.
+
+    NCCL takes tensors on a GPU alone: they are on the current one where it is the backend.
+    """
+    if world_size(group) == 1:
+        return [value]
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
+    sizes = all_gather(torch.tensor([len(own)], device=device), group).tolist()
+    padded = own.new_zeros(max(sizes))
+    padded[: len(own)] = own
+    parts = all_gather(padded, group).view(len(sizes), -1).cpu()
+    return [json.loads(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
 
 
 def all_reduce(tensor: Tensor, reduction: Literal["sum", "mean", "max"] = "sum", group: Group = None) -> Tensor:

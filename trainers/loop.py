@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
-from data_shards.loader import BatchLoader
+from data_shards.loader import MAX_NAMED, BatchLoader
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
@@ -87,6 +87,7 @@ class _Trainer:
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
         self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
         self.clock = 0.0
+        self.replaced_before: list[Any] = []
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
 
     def resume(self) -> int:
@@ -98,6 +99,7 @@ class _Trainer:
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.learner.resume(last)
+            self.replaced_before = last.provenance.get("replaced", [])
         start = last.step if last else 0
         if self.log:
             self.log.cut_back(start)
@@ -173,6 +175,8 @@ class _Trainer:
         return bool(stop > 0)
 
     def _save(self, done: int, score: float | None) -> None:
+        here = collectives.gather_json(self.loader.replaced)
+        replaced = [*self.replaced_before, *(one for rank in here for one in rank)][:MAX_NAMED]
         if self.world.rank != 0:
             return
         save_snapshot(
@@ -186,7 +190,7 @@ class _Trainer:
                 "data_hash": self.loader.manifest_hash,
                 "vocabulary": self.loader.vocabulary,
                 "score": score,
-                "provenance": provenance() | {"world_size": self.world.size, "replaced": self.loader.replaced},
+                "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced},
             },
             keep=self.config.run.keep,
         )

@@ -1,6 +1,7 @@
 """metrics.jsonl: one line a step, the record that outlives every restart."""
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from cluster.storage import write_atomic
 
 POLL_S = 0.5
+_log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -47,7 +49,8 @@ class MetricsTail:
     Args:
         path: the file; it may not be there yet.
         after: rows up to this step are known already.
-        watch: called with each new row.
+        watch: called with each new row. Where it raises, the rest of the rows goes unwatched and the log says so: a run
+            is worth more than its audience.
     """
 
     def __init__(self, path: Path, *, after: int, watch: Callable[[Mapping[str, Any]], None]) -> None:
@@ -65,9 +68,12 @@ class MetricsTail:
         self._thread.join()
 
     def _follow(self) -> None:
-        while not self._ended.wait(POLL_S):
+        try:
+            while not self._ended.wait(POLL_S):
+                self._read()
             self._read()
-        self._read()
+        except Exception:
+            _log.exception("the figures of %s after step %d are shown nowhere else", self.path, self.after)
 
     def _read(self) -> None:
         try:

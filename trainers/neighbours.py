@@ -43,16 +43,10 @@ class QuickScore:
     """
 
     def __init__(self, config: ExperimentConfig, frontend: nn.Module, device: torch.device) -> None:
-        data = config.data
-        if data.labelled is None:
-            raise UserError("run.quick_every scores labelled validation clips; give data.labelled=DIR, or set it to 0")
         self.frontend, self.device = frontend, device
         rank, world = collectives.rank(), collectives.world_size()
-        cache_bytes = int(data.cache_gb * 1e9)
-        with ShardSet.open(
-            data.labelled, checksums=data.checksums, cache=data.cache, cache_bytes=cache_bytes
-        ) as shards:
-            rows, labels_KC = _choose(shards, data.vocabulary, config.run.quick_clips)
+        with _validation_set(config) as shards:
+            rows, labels_KC = _choose(shards, config.data.vocabulary, config.run.quick_clips)
             # Ranks embed equally many; those that are doubled to make it even are dropped again after the gather.
             own = np.resize(rows, -(-len(rows) // world) * world)[rank::world]
             self.wave_mT = torch.from_numpy(np.stack([_window(shards, int(row), config.views.samples) for row in own]))
@@ -102,6 +96,24 @@ def precision_at_k(h_KE: Tensor, labels_KC: Tensor, tracks_K: Tensor, k: int = N
     shared_KK = tags_KC @ tags_KC.T / tags_KC.sum(1).clamp(min=1)
     real_Kk = found_Kk.values > -torch.inf
     return shared_KK.gather(1, found_Kk.indices)[real_Kk].mean()
+
+
+def check_quick(config: ExperimentConfig) -> None:
+    """Whether `QuickScore` would find its clips, from the index alone.
+
+    Raises:
+        UserError: if there are no such clips.
+    """
+    with _validation_set(config) as shards:
+        _choose(shards, config.data.vocabulary, config.run.quick_clips)
+
+
+def _validation_set(config: ExperimentConfig) -> ShardSet:
+    data = config.data
+    if data.labelled is None:
+        raise UserError("run.quick_every scores labelled validation clips; give data.labelled=DIR, or set it to 0")
+    cache_bytes = int(data.cache_gb * 1e9)
+    return ShardSet.open(data.labelled, checksums=data.checksums, cache=data.cache, cache_bytes=cache_bytes)
 
 
 def _choose(shards: ShardSet, vocabulary: str, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -19,7 +19,7 @@ class OptimConfig(Config):
     learning_rate: float = 1e-4
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled (AdamW) when above 0."""
+    """Decoupled (AdamW) when above 0; of matrices and kernels alone, never of biases, norms and the temperature."""
     warmup_steps: int = 0
     """Linear warm-up from 0."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -81,6 +81,14 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Fused Adam: one kernel, and it can skip an update on the device (``found_inf``)."""
-    kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
-    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    """Fused Adam: one kernel, and it can skip an update on the device (``found_inf``).
+
+    Weight decay would pull what scales and shifts towards 0, and a learnable temperature, kept as its logarithm,
+    towards 1; so it spares all that has fewer than two dimensions.
+    """
+    if config.weight_decay == 0:
+        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)

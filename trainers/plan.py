@@ -12,7 +12,7 @@ from cluster.settings import to_tree
 from data_shards.loader import BatchLoader
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
-from trainers.pretrain import world_sizes
+from trainers.pretrain import check, world_sizes
 from trainers.snapshot import last_snapshot
 from trainers.step import Learner
 from trainers.views import ViewMaker
@@ -31,11 +31,11 @@ def plan(config: ExperimentConfig) -> dict[str, Any]:
         Plain JSON types: ``config``, ``data``, ``worker``, ``estimate``.
 
     Raises:
-        UserError: if the data or the batch do not allow the run.
+        UserError: if the data, the batch or the run's folder do not allow the run.
     """
+    shares, _ = check(config)
     world = world_sizes(config)[-1]
     with open_batches(config, world=world) as loader:
-        shares = loader.sampler.summary(config.optim.steps)
         measured = _measure(config, loader, world)
     last = last_snapshot(Path(config.run.dir) / "snapshots")
     remaining = config.optim.steps - (last.step if last else 0)

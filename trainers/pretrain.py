@@ -23,8 +23,10 @@ from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_DONE, STOP_FILE, World, refuse_another_experiment, train
-from trainers.metrics_log import MetricsTail
+from trainers.metrics_log import MetricsLog, MetricsTail
+from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
+from trainers.step import check_network
 from trainers.worker_failures import absent_named
 
 Watcher = Callable[[Mapping[str, Any]], None]
@@ -68,6 +70,8 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
             if watch:
                 watch(row)
 
+        # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
+        MetricsLog(folder / "metrics.jsonl").cut_back(last.step if last else 0)
         tail = MetricsTail(folder / "metrics.jsonl", after=last.step if last else 0, watch=forward)
         with _stop_on_signal(folder), tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
@@ -90,6 +94,9 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
+        check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
+        if config.run.quick_every:
+            check_quick(config)
         return loader.sampler.summary(config.optim.steps), loader.manifest_hash
 
 

@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from cluster.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
 from cluster.session import Session, ray_session
-from cluster.settings import RunError, to_tree, validate
+from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.loop import DivergedError, World, train
 from trainers.view_pool import ViewPool, demand_room, num_processes
@@ -36,6 +36,7 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
         The loop's exit code.
 
     Raises:
+        UserError: if a worker found what the driver could not.
         RunError: if training failed, with the remedy.
     """
     resources = config.resources
@@ -47,8 +48,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
         except Exception as error:  # Ray wraps what a worker raised in its own exceptions
             raise explain(error, Path(config.run.dir), session.logs) from error
-    if "diverged" in outcome:
-        raise RunError(outcome["diverged"])
+    if "refused" in outcome:
+        raise (UserError if outcome["users"] else RunError)(outcome["refused"])
     return int(outcome["code"])
 
 
@@ -111,7 +112,7 @@ class DividingPolicy(ElasticScalingPolicy):
 
 
 def _worker(tree: dict[str, Any]) -> dict[str, Any]:
-    """Runs in every Ray Train worker, process group ready. A loss that is not finite is no reason to try again."""
+    """Runs in every Ray Train worker, process group ready. What all ranks refuse alike is no reason to try again."""
     config = validate(ExperimentConfig, tree, "the driver")
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
@@ -126,8 +127,8 @@ def _worker(tree: dict[str, Any]) -> dict[str, Any]:
     try:
         with absent_named():
             return {"code": train(config, world, _ToRay(), make_views=make_views)}
-    except DivergedError as error:
-        return {"diverged": str(error)}
+    except (DivergedError, UserError) as error:
+        return {"refused": str(error), "users": isinstance(error, UserError)}
 
 
 class _ToRay:

@@ -27,6 +27,7 @@ SCHEMA_VERSION = 1
 MODEL, OPTIMIZER, STATE, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"
 AVERAGE = "average.safetensors"
 MAX_STATE_BYTES = 4 << 20
+_ANOTHER = "take another step-N beside it (a run goes on from the one that snapshots/last links to)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +115,8 @@ def save_snapshot(
     replace_link(folder / "last", target.name)
     link_best(folder, target)
     remove_partials(folder)
-    others = sorted((path for path in folder.glob("step-*") if path != target), key=_step_of, reverse=True)
-    for old in others[keep - 1 :]:
+    others = [path for path in _in_order(folder) if path != target]
+    for old in others[: max(0, len(others) - keep + 1)]:
         if old.name != (folder / "best").resolve().name:
             shutil.rmtree(old)
     return target
@@ -163,12 +164,12 @@ def open_snapshot(path: Path | str) -> Snapshot:
         sums = json.loads(_small(folder / CHECKSUMS))
         record = json.loads(_small(folder / STATE))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder}: not a whole snapshot ({error}); take another step-N beside it") from None
+        raise UserError(f"{folder}: not a whole snapshot ({error}); {_ANOTHER}") from None
     present = [AVERAGE] if (folder / AVERAGE).exists() else []
     for name in sorted({MODEL, OPTIMIZER, STATE, *present, *sums}):
         file = folder / name
         if Path(name).name != name or not file.is_file() or sha256(file) != sums.get(name):
-            raise UserError(f"{file}: missing, or its checksum disagrees; take another step-N beside it")
+            raise UserError(f"{file}: missing, or its checksum disagrees; {_ANOTHER}")
     if record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version")
         raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
@@ -186,8 +187,19 @@ def open_snapshot(path: Path | str) -> Snapshot:
 
 
 def last_snapshot(folder: Path) -> Snapshot | None:
-    """The newest snapshot under a run's snapshots/, or None before the first."""
-    return open_snapshot(folder / "last") if (folder / "last").exists() else None
+    """The snapshot that a run goes on from, or None before the first.
+
+    Raises:
+        UserError: if it is damaged, or ``last`` points at one that is gone: others are not taken unasked.
+    """
+    last, there = folder / "last", _in_order(folder)
+    if last.exists():
+        return open_snapshot(last)
+    if last.is_symlink():
+        choice = f"choose one: ln -sfn {there[-1].name} {last}" if there else f"to start anew remove {folder}"
+        left = ", ".join(path.name for path in there) or "none"
+        raise UserError(f"{last} points at {last.readlink()}, which is gone; snapshots there: {left}; {choice}")
+    return open_snapshot(there[-1]) if there else None  # a kill between the first snapshot and its link
 
 
 def _find(path: Path) -> Path:
@@ -212,5 +224,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> di
     }
 
 
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+def _in_order(folder: Path) -> list[Path]:
+    """The snapshots of a folder, oldest first; names that a person gave to copies are left alone."""
+    steps = {path: re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*")}
+    return sorted((path for path, found in steps.items() if found), key=lambda path: int(path.name[5:]))

@@ -16,9 +16,9 @@ from trainers import collectives
 from trainers.averaging import WeightAverage
 from trainers.checkpointing import checkpoint_first
 from trainers.config import ExperimentConfig
-from trainers.figures import alignment_and_uniformity, effective_rank
+from trainers.figures import alignment_and_uniformity, effective_rank, watched
 from trainers.gradient_cache import backward_in_chunks
-from trainers.model import Projector, build_model
+from trainers.model import ContrastiveModel, Projector, build_model
 from trainers.optim import build_optimizer, learning_rate
 from trainers.phases import PhaseClock
 from trainers.views import Views
@@ -52,22 +52,10 @@ class Learner:
 
     def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
         self.optim, self.num_views, self.device = config.optim, config.views.count, device
-        model = build_model(
-            config.encoder,
-            config.head,
-            config.loss,
-            seed=config.seed,
-            num_tags=num_tags,
-            micro_rows=config.micro_rows,
-        )
-        self.model = model.to(device)
+        model = self.model = _build(config, num_tags).to(device)
         if config.optim.channels_last:
             model.projector.encoder.to(memory_format=torch.channels_last)
         model.projector.bfloat16_products = config.optim.precision == "bfloat16"
-        try:
-            checkpoint_first(model.projector.encoder, config.optim.checkpoint_blocks)
-        except ValueError as error:
-            raise UserError(f"optim.{error}") from None
         self.optimizer = build_optimizer(model, config.optim)
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
@@ -80,10 +68,7 @@ class Learner:
         Raises:
             UserError: if they are those of another network.
         """
-        try:
-            self.model.load_state_dict(snapshot.model_state())
-        except RuntimeError as error:
-            raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+        _load(self.model, snapshot)
 
     def resume(self, snapshot: "Snapshot") -> None:
         """Go on where a snapshot was taken."""
@@ -121,9 +106,9 @@ class Learner:
         finite = self._update(loss, step, figures)
         clock.mark("optimiser")
         with torch.no_grad():
-            figures["alignment"], figures["uniformity"] = alignment_and_uniformity(z_ND, self.num_views)
+            figures["alignment"], figures["uniformity"] = alignment_and_uniformity(watched(z_ND, self.num_views))
             if closely:
-                figures["effective_rank"] = effective_rank(h_NE)
+                figures["effective_rank"] = effective_rank(watched(h_NE, self.num_views).flatten(0, 1))
         figures["finite"] = finite.float()
         clock.mark("figures")
         return Learnt(figures, clock, rate)
@@ -168,6 +153,42 @@ class Learner:
             self.average.update(step)
         figures |= {"loss": loss, "grad_norm": norm.detach()}
         return finite
+
+
+def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> None:
+    """Whether a `Learner` of these settings could be made, before anything is: its network built once, here.
+
+    Args:
+        config: the experiment.
+        num_tags: C, outputs of a supervised head.
+        fresh: the run starts from ``init_from`` where that is given, and not from a snapshot of its own.
+
+    Raises:
+        UserError: as `Learner` and `Learner.load_weights`.
+    """
+    model = _build(config, num_tags)
+    if fresh and config.init_from:
+        from trainers.snapshot import open_snapshot
+
+        _load(model, open_snapshot(config.init_from))
+
+
+def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
+    model = build_model(
+        config.encoder, config.head, config.loss, seed=config.seed, num_tags=num_tags, micro_rows=config.micro_rows
+    )
+    try:
+        checkpoint_first(model.projector.encoder, config.optim.checkpoint_blocks)
+    except ValueError as error:
+        raise UserError(f"optim.{error}") from None
+    return model
+
+
+def _load(model: nn.Module, snapshot: "Snapshot") -> None:
+    try:
+        model.load_state_dict(snapshot.model_state())
+    except RuntimeError as error:
+        raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
 
 
 def _compiled(projector: Projector, device: torch.device) -> nn.Module:

@@ -244,14 +244,17 @@ def test_two_builds_into_one_folder_are_refused(make_folder: MakeFolder, tmp_pat
 # --- refusals ---
 
 
-def test_too_many_rejected_clips_fail_the_build_and_leave_nothing(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_too_many_rejected_clips_fail_the_build_and_what_was_done_is_kept(
+    make_folder: MakeFolder, tmp_path: Path
+) -> None:
     clips = list(read_folder(*make_folder(9)).clips)
     clips[4] = replace(clips[4], audio=BrokenAudio())
     with pytest.raises(UserError, match=r"(?s)1 of the first 6 clips were rejected \(9 in all\).*broken on purpose"):
         build(clips, tmp_path / "set", INLINE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["music", "music.csv"]
+    assert not (tmp_path / "set").exists()
     summary = build(clips, tmp_path / "set", replace(INLINE, max_rejected=0.2))
-    assert summary.clips == 8
+    assert (summary.clips, summary.resumed_shards) == (8, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["music", "music.csv", "set"]
     assert [(one.key, one.why) for one in summary.rejected] == [(clips[4].key, "broken on purpose")]
     assert summarise(read_index(tmp_path / "set"))["rejected"] == {clips[4].key: "broken on purpose"}
 

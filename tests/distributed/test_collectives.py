@@ -30,6 +30,16 @@ def test_gather_is_in_rank_order_and_sends_its_payload_to_each_other_rank(ranks:
         assert num_bytes == (world_size - 1) * 2 * 3 * 4
 
 
+def gathered_words() -> list[Any]:
+    return collectives.gather_json(["é" * collectives.rank(), {"rank": collectives.rank()}])
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_words_of_any_length_are_gathered_in_rank_order(ranks: Ranks, world_size: int) -> None:
+    expected = [["é" * rank, {"rank": rank}] for rank in range(world_size)]
+    assert ranks(world_size, gathered_words) == [expected] * world_size
+
+
 def reductions() -> tuple[float, float, float, float, int]:
     value = torch.tensor(float(collectives.rank() + 1))
     with collectives.counted() as traffic:

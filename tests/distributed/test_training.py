@@ -14,6 +14,7 @@ import torch
 
 from cluster.settings import flatten, to_tree, validate
 from data_shards.build import BuildConfig, build
+from data_shards.index import read_index
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers import collectives
 from trainers.config import ExperimentConfig
@@ -56,6 +57,28 @@ def weights(folder: Path) -> bytes:
 @pytest.fixture
 def config(make_config: MakeConfig) -> ExperimentConfig:
     return make_config(data__batch=12, optim__steps=4, run__snapshot_every=1)
+
+
+def test_a_snapshot_names_what_any_rank_replaced_since_the_run_began(
+    ranks: Ranks, config: ExperimentConfig, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    build(corpus(SyntheticConfig(tracks=16, seconds=4.0, valid_share=0.0, test_share=0.0)), shards, BuildConfig())
+    index = read_index(shards)
+    for row in range(0, len(index), 3):
+        with (shards / index.shards[index.shard[row]].name).open("r+b") as file:
+            file.seek(int(index.offset[row] + index.size[row] // 2))
+            file.write(b"\xff\x00\xff\x00")
+    data = replace(config.data, labelled=str(shards), b_s=1.0, max_replaced=1.0)
+    config = replace(config, data=data)
+    named = {}
+    for world in (1, 2):
+        folder = str(tmp_path / str(world))
+        run(ranks, world, config, dir=folder, steps=2)
+        named[world] = open_snapshot(run(ranks, world, config, dir=folder)).provenance["replaced"]
+    assert len(named[1]) > 4
+    assert {one[0] for one in named[1]} > {0, 3}
+    assert sorted(map(tuple, named[2])) == sorted(map(tuple, named[1]))
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -188,5 +211,9 @@ def test_ranks_agree_on_the_quick_score_and_on_the_figures_of_the_pair_matrix(
     )
     for name in ("positives", "sparsity", "sparsity_labelled"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one]), name
+    for name in ("alignment", "uniformity", "effective_rank"):  # of bfloat16 products
+        found, expected = ([row[name] for row in rows if name in row] for rows in (two, one))
+        assert len(expected) >= 1, name
+        assert found == pytest.approx(expected, rel=0.01), name
     assert [row["quick/knn"] for row in two] == pytest.approx([row["quick/knn"] for row in one], abs=0.05)
     assert open_snapshot(tmp_path / "2" / "snapshots" / "best").score == max(row["quick/knn"] for row in two)

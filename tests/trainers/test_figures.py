@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainers.figures import ROWS, alignment_and_uniformity, effective_rank
+from trainers.figures import CLIPS, alignment_and_uniformity, effective_rank, watched
 from trainers.losses.objective import ContrastiveLoss, LossConfig
 
 
@@ -40,14 +40,30 @@ def test_collapsed_and_broken_embeddings_have_a_figure_and_no_error() -> None:
     assert effective_rank(torch.full((9, 4), torch.nan)).isnan()
 
 
-def test_effective_rank_of_many_rows_looks_at_evenly_spaced_ones() -> None:
-    h = draw(4 * ROWS, 8)
-    assert effective_rank(h) == effective_rank(h[::4])
+@pytest.mark.parametrize("num_views", [1, 2, 3])
+def test_evenly_spaced_clips_of_a_large_batch_are_watched_with_their_views(num_views: int) -> None:
+    clips = 3 * CLIPS
+    rows = torch.arange(num_views * clips)[:, None] + torch.zeros(5)
+    seen = watched(rows, num_views)
+    assert seen.shape == (CLIPS, min(num_views, 2), 5)
+    assert seen[:, 0, 0].tolist() == list(range(0, clips, 3))
+    assert (seen[:, -1] - seen[:, 0] == clips * (min(num_views, 2) - 1)).all()
+
+
+def test_every_clip_of_a_small_batch_is_watched() -> None:
+    rows = draw(2 * 40, 7)
+    assert torch.equal(watched(rows, 2), torch.stack([rows[:40], rows[40:]], dim=1))
+
+
+def test_unlabelled_clips_of_a_large_batch_move_alignment() -> None:
+    z = draw(2 * CLIPS, 8).repeat(2, 1)
+    z[3 * CLIPS :] = draw(CLIPS, 8, seed=1)
+    assert alignment_and_uniformity(watched(z, 2))[0] > 0.5
 
 
 def test_equal_views_are_aligned_and_orthogonal_rows_are_uniform() -> None:
     z = torch.eye(4).repeat(2, 1)
-    alignment, uniformity = alignment_and_uniformity(z, 2)
+    alignment, uniformity = alignment_and_uniformity(watched(z, 2))
     assert alignment == 0
     assert uniformity.item() == pytest.approx(-4)
 

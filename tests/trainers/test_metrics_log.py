@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from trainers.metrics_log import MetricsLog, MetricsTail, read_metrics
 
 
@@ -47,6 +49,16 @@ def test_the_tail_hands_on_every_step_once_even_when_a_worker_restarts(tmp_path:
         log.cut_back(5)
         written(path, 6, 13)
     assert seen == list(range(3, 13))
+
+
+def test_a_watcher_that_fails_is_told_and_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def watch(row: Mapping[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with MetricsTail(tmp_path / "metrics.jsonl", after=0, watch=watch):
+        written(tmp_path / "metrics.jsonl", 1, 3)
+    assert len(caplog.records) == 1
+    assert "No space left on device" in caplog.text
 
 
 def test_the_tail_reads_what_was_written_just_before_the_end(tmp_path: Path) -> None:

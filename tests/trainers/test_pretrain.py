@@ -1,7 +1,7 @@
 """What the driver refuses before anything is taken. The runs themselves: tests/distributed/test_ray_training.py."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data_shards.records import SAMPLE_RATE
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.frontend import build_frontend
+from trainers.metrics_log import MetricsLog
 from trainers.model import build_encoder
 from trainers.plan import plan
 from trainers.pretrain import check, pretrain, world_sizes
@@ -95,6 +96,43 @@ def test_shards_of_another_rate_are_refused_by_name(make_config: MakeConfig, tmp
     for refuse in (check, plan):
         with pytest.raises(UserError, match=r"data.unlabelled=.*low: 16,000 Hz, but training hears 22,050 Hz"):
             refuse(config)
+
+
+def test_what_workers_would_refuse_is_refused_before_anything_starts(make_config: MakeConfig, tmp_path: Path) -> None:
+    other = make_config(run__dir=str(tmp_path / "other"), encoder__channels=3, optim__steps=1)
+    assert pretrain(other) == 0
+    wrong: dict[str, dict[str, Any]] = {
+        "no snapshot here": {"init_from": str(tmp_path / "nowhere")},
+        "does not fit this encoder and head": {"init_from": other.run.dir},
+        "give data.labelled=DIR": {"run__quick_every": 1, "data__labelled": None, "data__b_s": 0},
+        "checkpoint_blocks=9: the encoder has": {"optim__checkpoint_blocks": 9},
+        "optim.micro_batch=3 does not divide .*; take 2": {
+            "optim__micro_batch": 3,
+            "encoder__batch_norm": "micro",
+        },
+    }
+    for message, change in wrong.items():
+        for refuse in (check, plan, pretrain):
+            with pytest.raises(UserError, match=message):
+                refuse(make_config(**change))
+    assert not Path(make_config().run.dir).exists()
+
+
+def test_a_dry_run_refuses_a_folder_that_holds_another_experiment(make_config: MakeConfig) -> None:
+    assert pretrain(make_config(optim__steps=1)) == 0
+    with pytest.raises(UserError, match="holds another experiment"):
+        plan(make_config(optim__steps=1, seed=9))
+
+
+def test_figures_of_an_attempt_without_a_snapshot_are_told_to_nobody(make_config: MakeConfig) -> None:
+    config = make_config(optim__steps=3)
+    log = MetricsLog(Path(config.run.dir) / "metrics.jsonl")
+    for step in range(1, 6):
+        log.write({"step": step, "loss": 99.0})
+    told: list[Mapping[str, Any]] = []
+    assert pretrain(config, watch=told.append) == 0
+    assert [row["step"] for row in told] == [1, 2, 3]
+    assert all(row["loss"] < 99 for row in told)
 
 
 @pytest.mark.parametrize(("b_s", "read"), [(0.5, ["labelled", "unlabelled"]), (0, ["unlabelled"])])

@@ -57,6 +57,35 @@ def test_last_is_the_newest_and_old_ones_go(tmp_path: Path) -> None:
     assert (tmp_path / "last").is_symlink()
 
 
+def test_a_link_whose_snapshot_is_gone_is_refused_and_what_is_left_is_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        saved(tmp_path, step)
+    shutil.rmtree(tmp_path / "step-2")
+    with pytest.raises(UserError, match=r"points at step-2, which is gone; snapshots there: step-1; .*ln -sfn step-1"):
+        last_snapshot(tmp_path)
+    (tmp_path / "last").unlink()
+    (tmp_path / "last").symlink_to("step-1")
+    assert last_snapshot(tmp_path).step == 1  # type: ignore[union-attr]
+    shutil.rmtree(tmp_path / "step-1")
+    with pytest.raises(UserError, match="snapshots there: none; to start anew remove"):
+        last_snapshot(tmp_path)
+
+
+def test_a_kill_between_the_first_snapshot_and_its_link_loses_nothing(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    (tmp_path / "last").unlink()
+    assert last_snapshot(tmp_path).step == 1  # type: ignore[union-attr]
+
+
+def test_a_copy_that_a_person_named_is_left_alone(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    shutil.copytree(tmp_path / "step-1", tmp_path / "step-1-good")
+    for step in (2, 3):
+        saved(tmp_path, step, keep=1)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-1-good", "step-3"]
+    assert last_snapshot(tmp_path).step == 3  # type: ignore[union-attr]
+
+
 def test_the_newest_is_never_deleted_for_a_later_step_left_by_a_kill(tmp_path: Path) -> None:
     saved(tmp_path, 10, keep=1)
     saved(tmp_path, 9, keep=1)

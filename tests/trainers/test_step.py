@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
-from trainers.figures import alignment_and_uniformity
+from trainers.figures import alignment_and_uniformity, watched
 from trainers.loop import World, train
 from trainers.optim import OptimConfig, learning_rate
 from trainers.snapshot import open_snapshot
@@ -35,9 +35,21 @@ def test_the_rate_warms_up_linearly_then_falls_along_a_cosine_to_nothing() -> No
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
+def test_weight_decay_spares_the_temperature_and_all_that_scales_and_shifts(make_config: MakeConfig) -> None:
+    config = make_config(optim__weight_decay=0.5, optim__learning_rate=0.1, loss__learnable=True)
+    learner = Learner(config, num_tags=3, device=torch.device("cpu"))
+    before = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    learner.optimizer.step()
+    for name, parameter in learner.model.named_parameters():
+        assert torch.equal(parameter, before[name] * (0.95 if parameter.ndim >= 2 else 1)), name
+    assert {"loss.log_temperature"} < {name for name, old in before.items() if old.ndim < 2}
+
+
 def test_alignment_and_uniformity_equal_their_definitions() -> None:
     z = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    alignment, uniformity = alignment_and_uniformity(z, 2)
+    alignment, uniformity = alignment_and_uniformity(watched(z, 2))
     unit = normalize(z, dim=1)
     first, second = unit[:5], unit[5:]
     pairs = [math.exp(-2 * float((first[i] - first[j]).square().sum())) for i in range(5) for j in range(5) if i != j]
@@ -49,7 +61,7 @@ def test_alignment_and_uniformity_equal_their_definitions() -> None:
 
 def test_equal_views_are_aligned_and_one_point_is_not_uniform() -> None:
     z = torch.ones(8, 3)
-    alignment, uniformity = alignment_and_uniformity(z, 2)
+    alignment, uniformity = alignment_and_uniformity(watched(z, 2))
     assert float(alignment) == pytest.approx(0, abs=1e-6)
     assert float(uniformity) == pytest.approx(0, abs=1e-5)
 
