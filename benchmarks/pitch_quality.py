@@ -63,7 +63,7 @@ def struck_notes(ratio: float, tempo: float, *, num_clips: int = 8, seed: int = 
 
 def log_mel_distance(wave_NT: Tensor, target_NT: Tensor) -> float:
     """Mean absolute difference of log-mel spectrograms (64 bands), dB."""
-    filters = mel_filters(FrontendConfig(n_fft=2048, num_mels=64), RATE, RATE / 2)
+    filters = mel_filters(FrontendConfig(kind="mel", n_fft=2048, num_mels=64), RATE, RATE / 2)
 
     def mel_db(wave: Tensor) -> Tensor:
         spectrum = torch.stft(wave, 2048, 512, window=torch.hann_window(2048), return_complex=True, pad_mode="constant")

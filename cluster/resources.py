@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cluster.settings import Config, UserError
 
@@ -72,6 +72,16 @@ def num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has products of bfloat16 as far as torch can tell (2.11 cannot, nor for other than x86); where
+    it has none, they are emulated many times slower.
+    """
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("architecture") != "x86_64" or bool(known["avx512_bf16"] or known["amx_bf16"])
 
 
 def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:

@@ -26,7 +26,8 @@ class DataConfig(Config):
     p_s: float = 1.0
     """Share of the labelled training clips that is used, in (0, 1]; those left out are not used at all."""
     short: Literal["pad", "drop", "refuse"] = "pad"
-    """Clips shorter than the window: filled up with zeros and marked, left out and counted, or an error."""
+    """Clips shorter than the window of all views (5.4 s for two of 2.7 s): taken as they are, so that views overlap and
+    a clip shorter than a view is repeated; left out and counted; or an error."""
     max_replaced: float = 0.01
     """Share of the clips a rank has drawn since it started that may be damaged and replaced before the run stops, in
     [0, 1]."""

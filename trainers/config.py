@@ -79,7 +79,7 @@ class ExperimentConfig(Config):
             raise ValueError(f"seed must be >= 0 and < 2^63, got {self.seed}")
         if self.frontend.kind not in self.encoder.frontends:
             raise ValueError(
-                f"encoder.name={self.encoder.name} reads {' or '.join(self.encoder.frontends)}, frontend.kind is "
+                f"encoder.name={self.encoder.name} reads {', '.join(self.encoder.frontends)}, frontend.kind is "
                 f"{self.frontend.kind}; set frontend.kind={self.encoder.frontends[0]}"
             )
         if self.views.placement == "pool" and self.resources.num_workers == 0:

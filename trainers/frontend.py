@@ -4,7 +4,7 @@ Shape suffixes: N rows, T samples, F bands, S frames, K bins of the transform.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import log
 from typing import Any, Literal
 
@@ -33,9 +33,9 @@ class FrontendConfig(Config):
     hop: int = 441
     """Between frames, samples."""
     num_mels: int = 64
-    """Bands."""
+    """Bands; of ``nnaudio_cqt`` semitones."""
     min_hz: float = 0.0
-    """Lower edge of the lowest band."""
+    """Lower edge of the lowest band; the lowest tone of ``nnaudio_cqt``, C1 where this is 0."""
     max_hz: float | None = None
     """Upper edge of the highest band; None for half the sample rate."""
     scale: MelScale = "slaney"
@@ -43,7 +43,8 @@ class FrontendConfig(Config):
     compression: float = 10_000.0
     """C of log(1 + C · power); the larger, the nearer to a logarithm."""
     trainable: bool = False
-    """Learn the transform's kernels and mel bands; ``nnaudio_*`` only, and then the front-end belongs to the model."""
+    """Learn the transform's kernels and mel bands; ``nnaudio_*`` only. The front-end is then part of the encoder: views
+    are waves, and its kernels are in gradients, snapshots and exports."""
 
     def __post_init__(self) -> None:
         for name in ("n_fft", "hop", "num_mels", "compression"):
@@ -55,21 +56,39 @@ class FrontendConfig(Config):
             raise ValueError(f"trainable needs kind nnaudio_mel, nnaudio_stft or nnaudio_cqt, got {self.kind}")
         if self.min_hz < 0 or (self.max_hz is not None and self.max_hz <= self.min_hz):
             raise ValueError(f"min_hz and max_hz must be 0 <= min_hz < max_hz, got {self.min_hz} and {self.max_hz}")
+        self._check_unread()
+
+    def _check_unread(self) -> None:
+        """Refuse a setting that the kind does not read: it would silently be another experiment."""
+        given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        unread = [name for name in given if name in UNREAD.get(self.kind, ())]
+        if unread:
+            raise ValueError(f"kind={self.kind} does not read {', '.join(unread)}; leave it out")
 
 
 def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
-    """The module that turns a wave (N, T) at ``rate`` Hz into (N, T) or (N, F, S)."""
+    """What views go through before the encoder: from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S).
+
+    Nothing where the front-end is ``trainable``: it is then part of the encoder.
+    """
+    return nn.Identity() if config.trainable else build_transform(config, rate)
+
+
+def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
+    """The configured transform itself, from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S)."""
     return FRONTENDS[config.kind](config, rate)
 
 
 def num_bands(config: FrontendConfig) -> int:
-    """F of `build_frontend`'s log-mel spectrograms."""
+    """F of the configured transform."""
+    if config.kind == "nnaudio_stft":
+        return config.n_fft // 2 + 1
     bands: int = _MULE["num_mels"] if config.kind == "mule" else config.num_mels
     return bands
 
 
 def least_samples(config: FrontendConfig, rate: int, frames: int) -> int:
-    """Samples of the shortest wave at ``rate`` Hz that ``mel`` or ``mule`` turns into ``frames`` frames.
+    """Samples of the shortest wave at ``rate`` Hz that a spectrogram's front-end turns into ``frames`` frames.
 
     >>> least_samples(FrontendConfig(kind="mel"), 22_050, 16), least_samples(FrontendConfig(kind="mule"), 22_050, 300)
     (6615, 65929)
@@ -178,7 +197,8 @@ class NnAudio(nn.Module):
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Log spectrogram (N, F, S)."""
         value: Tensor = self.transform(wave_NT)
-        return torch.log1p(self.compression * (value if self.is_power else value.square()))
+        # Bands that learn may weigh a bin negatively, and the logarithm of what is negative is none.
+        return torch.log1p(self.compression * (value.clamp(min=0) if self.is_power else value.square()))
 
 
 def _nnaudio(config: FrontendConfig, rate: int) -> nn.Module:
@@ -212,6 +232,14 @@ _MULE: dict[str, Any] = {
 }
 _LOWEST_CQT_HZ = 32.70
 """C1."""
+
+UNREAD: dict[str, tuple[str, ...]] = {
+    "wave": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale", "compression"),
+    "mule": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale"),
+    "nnaudio_stft": ("num_mels", "min_hz", "max_hz", "scale"),
+    "nnaudio_cqt": ("n_fft", "window", "max_hz", "scale"),
+}
+"""Settings that have no effect on a kind."""
 
 FRONTENDS: dict[str, Callable[[FrontendConfig, int], nn.Module]] = {
     "wave": nn.Identity,  # takes and ignores any arguments

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from cluster.settings import Config
+from data_shards.records import SAMPLE_RATE
 from trainers.batch_norm import convert_batch_norm
 from trainers.encoders.encoder import Encoder
+from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.nfnet import SlowFastNfnet, check_channels
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
+from trainers.frontend import FrontendConfig, build_transform
 from trainers.losses.objective import ContrastiveLoss, LossConfig, SupervisedLoss, build_loss
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -24,7 +27,13 @@ ENCODERS: dict[str, type[Encoder]] = {
     "mel_cnn": MelCnn,
     "nfnet": SlowFastNfnet,
 }
-FRONTENDS = {"sample_cnn": ("wave",), "tune_plus": ("wave",), "mel_cnn": ("mel", "mule"), "nfnet": ("mule", "mel")}
+_NNAUDIO = ("nnaudio_mel", "nnaudio_stft", "nnaudio_cqt")
+FRONTENDS: dict[str, tuple[str, ...]] = {
+    "sample_cnn": ("wave",),
+    "tune_plus": ("wave",),
+    "mel_cnn": ("mel", "mule", *_NNAUDIO),
+    "nfnet": ("mule", "mel", *_NNAUDIO),
+}
 """The front-ends that an encoder can read, its own first."""
 SIZED = ("mel_cnn", "nfnet")
 """Encoders whose channels may be chosen."""
@@ -52,7 +61,7 @@ class EncoderConfig(Config):
 
     @property
     def reads(self) -> Literal["wave", "mel"]:
-        """What goes in: waves (N, T) or spectrograms (N, F, S)."""
+        """What the network reads: waves (N, T) or spectrograms (N, F, S)."""
         return "wave" if "wave" in self.frontends else "mel"
 
     @property
@@ -123,15 +132,20 @@ class ContrastiveModel(nn.Module):
         self.loss = loss
 
 
-def build_encoder(config: EncoderConfig, micro_rows: int | None = None) -> Encoder:
+def build_encoder(
+    config: EncoderConfig, micro_rows: int | None = None, *, frontend: FrontendConfig | None = None
+) -> Encoder:
     """A fresh encoder. Its first weights depend on torch's generator only.
 
     Args:
         config: which.
         micro_rows: rows of a micro-batch where ``batch_norm`` is micro; None takes each call for one.
+        frontend: part of the encoder where it is trainable.
     """
     encoder = ENCODERS[config.name](**({} if config.channels is None else {"channels": config.channels}))
     convert_batch_norm(encoder, config.batch_norm, rows=micro_rows if config.batch_norm == "micro" else None)
+    if frontend is not None and frontend.trainable:
+        return LearnedFrontend(build_transform(frontend, SAMPLE_RATE), encoder)
     return encoder
 
 
@@ -143,6 +157,7 @@ def build_model(
     seed: int,
     num_tags: int = 0,
     micro_rows: int | None = None,
+    frontend: FrontendConfig | None = None,
 ) -> ContrastiveModel:
     """A model at its first weights, the same for the same seed on every rank.
 
@@ -153,9 +168,10 @@ def build_model(
         seed: of the first weights.
         num_tags: C, outputs of a supervised head.
         micro_rows: as for `build_encoder`.
+        frontend: as for `build_encoder`.
     """
     width = (head.width or PROJECTION_WIDTH) if loss.objective == "contrastive" else num_tags
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        projector = Projector(build_encoder(encoder, micro_rows), hidden=head.hidden, width=width)
+        projector = Projector(build_encoder(encoder, micro_rows, frontend=frontend), hidden=head.hidden, width=width)
         return ContrastiveModel(projector, build_loss(loss))

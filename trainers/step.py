@@ -3,6 +3,7 @@
 Shape suffixes: N views of this rank (view-major: row m·clips + b), D width of the head's output, E encoder width.
 """
 
+import logging
 import math
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cluster.resources import multiplies_bfloat16
 from cluster.settings import UserError
 from trainers import collectives
 from trainers.averaging import WeightAverage
@@ -25,6 +27,9 @@ from trainers.views import Views
 
 if TYPE_CHECKING:  # a machine that only measures steps needs no safetensors
     from trainers.snapshot import Snapshot
+
+
+_log = logging.getLogger(__name__)
 
 
 class Learnt(NamedTuple):
@@ -56,6 +61,8 @@ class Learner:
         if config.optim.channels_last:
             model.projector.encoder.to(memory_format=torch.channels_last)
         model.projector.bfloat16_products = config.optim.precision == "bfloat16"
+        if model.projector.bfloat16_products and device.type == "cpu" and not multiplies_bfloat16():
+            _log.warning("optim.precision=bfloat16: this CPU emulates it, many times slower; float32 is faster here")
         self.optimizer = build_optimizer(model, config.optim)
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
@@ -175,10 +182,16 @@ def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> No
 
 def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
     model = build_model(
-        config.encoder, config.head, config.loss, seed=config.seed, num_tags=num_tags, micro_rows=config.micro_rows
+        config.encoder,
+        config.head,
+        config.loss,
+        seed=config.seed,
+        num_tags=num_tags,
+        micro_rows=config.micro_rows,
+        frontend=config.frontend,
     )
     try:
-        checkpoint_first(model.projector.encoder, config.optim.checkpoint_blocks)
+        checkpoint_first(model.projector.encoder.body, config.optim.checkpoint_blocks)
     except ValueError as error:
         raise UserError(f"optim.{error}") from None
     return model
@@ -193,10 +206,11 @@ def _load(model: nn.Module, snapshot: "Snapshot") -> None:
 
 def _compiled(projector: Projector, device: torch.device) -> nn.Module:
     """The projector under torch.compile; it shares the weights."""
-    if device.type == "cpu" and projector.encoder.has_cpu_road:
+    body = projector.encoder.body
+    if device.type == "cpu" and body.has_cpu_road:
         raise UserError(
-            f"optim.compile=true: on a CPU {type(projector.encoder).__name__} has operations of its own that take half "
-            "the time of the layers torch.compile can read; set optim.compile=false, or train on a GPU"
+            f"optim.compile=true: on a CPU {type(body).__name__} has operations of its own that take half the time of "
+            "the layers torch.compile can read; set optim.compile=false, or train on a GPU"
         )
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if not any(shutil.which(name) for name in compilers):

@@ -1,5 +1,6 @@
 """Front-ends against librosa and nnAudio."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.frontend import FrontendConfig, build_frontend
+from trainers.config import ExperimentConfig
+from trainers.frontend import FrontendConfig, build_frontend, build_transform
+from trainers.frozen import load_encoder, untrained_encoder
+from trainers.model import EncoderConfig, build_encoder
+from trainers.pretrain import pretrain
 
 RATE = 22_050
 
@@ -19,7 +24,7 @@ def wave() -> Tensor:
 
 def power(config: FrontendConfig, wave: Tensor, rate: int = RATE) -> Tensor:
     """Undo log(1 + C · x)."""
-    out: Tensor = build_frontend(config, rate)(wave)
+    out: Tensor = build_transform(config, rate)(wave)
     return torch.expm1(out.double()) / config.compression
 
 
@@ -40,7 +45,7 @@ def test_mel_is_librosas(scale: Any, n_fft: int, window: int | None, hop: int, w
 
 
 def test_the_wave_is_handed_on(wave: Tensor) -> None:
-    assert torch.equal(build_frontend(FrontendConfig(), RATE)(wave), wave)
+    assert torch.equal(build_transform(FrontendConfig(), RATE)(wave), wave)
 
 
 def test_mules_mel_is_librosas_at_16_khz() -> None:
@@ -66,8 +71,8 @@ def test_mules_mel_is_librosas_at_16_khz() -> None:
 def test_nnaudios_mel_is_ours(scale: Any, wave: Tensor) -> None:
     pytest.importorskip("nnAudio")
     settings: dict[str, Any] = {"scale": scale, "num_mels": 40, "max_hz": 8000.0}
-    ours = build_frontend(FrontendConfig(kind="mel", **settings), RATE)(wave)
-    theirs = build_frontend(FrontendConfig(kind="nnaudio_mel", **settings), RATE)(wave)
+    ours = build_transform(FrontendConfig(kind="mel", **settings), RATE)(wave)
+    theirs = build_transform(FrontendConfig(kind="nnaudio_mel", **settings), RATE)(wave)
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-2)
 
 
@@ -84,7 +89,7 @@ def test_a_cqt_finds_the_note() -> None:
     pytest.importorskip("nnAudio")
     second = torch.arange(RATE) / RATE
     note = torch.sin(2 * torch.pi * 440 * second)[None]
-    out = build_frontend(FrontendConfig(kind="nnaudio_cqt", num_mels=84), RATE)(note)
+    out = build_transform(FrontendConfig(kind="nnaudio_cqt", num_mels=84), RATE)(note)
     assert out.shape[1] == 84
     assert int(out[0].mean(1).argmax()) == 45  # A4 lies 45 semitones above C1
 
@@ -92,16 +97,54 @@ def test_a_cqt_finds_the_note() -> None:
 @pytest.mark.parametrize("kind", ["nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"])
 def test_kernels_learn_when_asked(kind: Any, wave: Tensor) -> None:
     pytest.importorskip("nnAudio")
-    fixed = build_frontend(FrontendConfig(kind=kind, num_mels=24), RATE)
+    bands: dict[str, Any] = {} if kind == "nnaudio_stft" else {"num_mels": 24}
+    fixed = build_transform(FrontendConfig(kind=kind, **bands), RATE)
     assert not [p for p in fixed.parameters() if p.requires_grad]
-    learned = build_frontend(FrontendConfig(kind=kind, num_mels=24, trainable=True), RATE)
+    learned = build_transform(FrontendConfig(kind=kind, trainable=True, **bands), RATE)
     learned(wave).sum().backward()
     assert any(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in learned.parameters())
 
 
+def test_a_front_end_that_learns_is_the_encoders_and_its_kernels_move_are_kept_and_judged(
+    make_config: Callable[..., ExperimentConfig],
+) -> None:
+    config = make_config(frontend__kind="nnaudio_mel", frontend__trainable=True, optim__checkpoint_blocks=1)
+    assert pretrain(config) == 0
+    first, learned = untrained_encoder(config.run.dir), load_encoder(config.run.dir)
+    moved = {
+        name
+        for (name, old), (_, new) in zip(
+            first.encoder.named_parameters(), learned.encoder.named_parameters(), strict=True
+        )
+        if not torch.equal(old, new)
+    }
+    assert {name.partition(".")[0] for name in moved} == {"frontend", "network"}
+    wave_NT = 0.1 * torch.randn(2, config.views.samples, generator=torch.Generator().manual_seed(1))
+    assert learned(wave_NT).shape == (2, 64)
+    assert not torch.allclose(learned(wave_NT), first(wave_NT))
+
+
+def test_a_front_end_that_could_learn_starts_as_the_one_that_cannot(wave: Tensor) -> None:
+    fixed, learned = (
+        FrontendConfig(kind="nnaudio_mel", num_mels=64, trainable=trainable) for trainable in (False, True)
+    )
+    torch.manual_seed(0)
+    apart = build_encoder(EncoderConfig(name="mel_cnn"), frontend=fixed).eval()
+    torch.manual_seed(0)
+    joined = build_encoder(EncoderConfig(name="mel_cnn"), frontend=learned).eval()
+    assert torch.equal(build_frontend(learned, RATE)(wave), wave)
+    torch.testing.assert_close(joined(wave), apart(build_frontend(fixed, RATE)(wave)))
+
+
+@pytest.mark.parametrize("kind", ["nnaudio_stft", "nnaudio_cqt"])
+def test_nnaudios_transforms_train_an_encoder(kind: str, make_config: Callable[..., ExperimentConfig]) -> None:
+    bands: dict[str, Any] = {"frontend__num_mels": 64} if kind == "nnaudio_cqt" else {}
+    assert pretrain(make_config(frontend__kind=kind, optim__steps=1, **bands)) == 0
+
+
 @pytest.mark.parametrize("kind", ["mel", "mule", "nnaudio_mel", "nnaudio_stft"])
 def test_silence_is_finite_and_zero(kind: Any) -> None:
-    out = build_frontend(FrontendConfig(kind=kind), RATE)(torch.zeros(1, RATE))
+    out = build_transform(FrontendConfig(kind=kind), RATE)(torch.zeros(1, RATE))
     assert torch.equal(out, torch.zeros_like(out))
 
 
@@ -112,6 +155,8 @@ def test_silence_is_finite_and_zero(kind: Any) -> None:
         ({"window": 4096}, "window must be in"),
         ({"min_hz": 500.0, "max_hz": 400.0}, "0 <= min_hz < max_hz"),
         ({"kind": "mel", "trainable": True}, "trainable needs kind nnaudio_mel"),
+        ({"compression": 5.0, "hop": 220}, "kind=wave does not read hop, compression; leave it out"),
+        ({"kind": "mule", "num_mels": 17}, "kind=mule does not read num_mels"),
     ],
 )
 def test_a_contradiction_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -121,11 +166,11 @@ def test_a_contradiction_is_refused(settings: dict[str, Any], message: str) -> N
 
 def test_a_band_above_half_the_rate_is_refused() -> None:
     with pytest.raises(ValueError, match="max_hz must be <= 11025"):
-        build_frontend(FrontendConfig(kind="mel", max_hz=12_000.0), RATE)
+        build_transform(FrontendConfig(kind="mel", max_hz=12_000.0), RATE)
 
 
 def test_mel_is_differentiable(wave: Tensor) -> None:
     wave.requires_grad_()
-    build_frontend(FrontendConfig(kind="mel"), RATE)(wave).sum().backward()
+    build_transform(FrontendConfig(kind="mel"), RATE)(wave).sum().backward()
     assert wave.grad is not None
     assert wave.grad.isfinite().all()

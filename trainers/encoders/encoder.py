@@ -19,6 +19,11 @@ class Encoder(nn.Module):
     has_cpu_road = False
     """Whether a training step on a CPU takes operations of its own, which torch.compile cannot read."""
 
+    @property
+    def body(self) -> "Encoder":
+        """What holds the blocks: the encoder itself, but for one that learns its front-end."""
+        return self
+
     def forward(self, views: Tensor) -> Tensor:
         """Embed a batch.
 

@@ -1,6 +1,7 @@
 """Each effect does to a known signal exactly what its parameters say."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import log2, log10, pi
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainers.augment.chain import AugmentChain
 from trainers.augment.delay import _add_by_gather, _add_by_slices, echo
+from trainers.augment.parameters import PRESETS
 from trainers.augment.phase_vocoder import (
     _of_nearest_peak,
     _overlap_add,
@@ -243,6 +246,30 @@ class TestNoise:
         octaves = [power[2**k : 2 ** (k + 1)].mean().item() for k in range(8, 14)]
         measured = [10 * log10(b / a) for a, b in pairwise(octaves)]
         assert all(abs(value - decay_db_per_octave) < 0.4 for value in measured)
+
+    @pytest.mark.parametrize(("f_decay", "steep_db"), [(2.0, -11.8), (-2.0, 11.8)])
+    def test_as_released_a_decay_is_an_exponent_and_the_spectrum_flat_below_106_hz(
+        self, f_decay: float, steep_db: float
+    ) -> None:
+        released = PRESETS["as_released"]
+        loud = replace(
+            released.noise, p=1.0, min_snr_in_db=0.0, max_snr_in_db=0.0, min_f_decay=f_decay, max_f_decay=f_decay
+        )
+        chain = AugmentChain(replace(PRESETS["none"], noise=loud), RATE)
+        wave = torch.randn(16, 59_049, generator=torch.Generator().manual_seed(0))
+        noise = chain.apply(wave, chain.draw(torch.arange(16), step=0, seed=0, view=0)) - wave
+        power_K = torch.fft.rfft(noise * torch.hann_window(59_049)).abs().square().mean(0)
+        hz_K = torch.fft.rfftfreq(59_049, 1 / RATE)
+
+        def level_db(low_hz: float, high_hz: float) -> float:
+            return 10 * log10(float(power_K[(hz_K >= low_hz) & (hz_K < high_hz)].mean()))
+
+        # Amplitude (1 + f/106)^-decay: 12.04 dB an octave far above the knee, a little less near it.
+        slopes = [level_db(2 * hz, 4 * hz) - level_db(hz, 2 * hz) for hz in (1_300, 2_600)]
+        assert slopes == pytest.approx([steep_db] * 2, abs=0.5)
+        assert abs(level_db(10, 20) - level_db(5, 10)) < 2.5
+        around_the_knee_db = -f_decay * 20 * log10((1 + 159 / 106) / (1 + 53 / 106))
+        assert level_db(150, 168) - level_db(50, 56) == pytest.approx(around_the_knee_db, abs=1.0)
 
     def test_silence_gets_none_and_a_seed_is_a_noise(self, music: Callable[..., Tensor]) -> None:
         silent = torch.zeros(1, 5000)
