@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.settings import ROOT, read_yaml
 from evaluation.probing import HeadEpochs
+from evaluation.report import SUBJECT
 from evaluation.tasks import EvaluationConfig, Task
 
 FIGURES = ROOT / "conf" / "evaluation" / "published" / "figures.yaml"
@@ -91,14 +92,14 @@ def differences(
 
 
 def _of_the_probe(protocol: Mapping[str, Any], task: Task, found: Mapping[str, Any]) -> Iterator[str]:
-    """Settings of the head that differ, and heads that never came to the early stop."""
+    """Settings of the head that differ, and heads of the reported model that never came to the early stop."""
     for name in STATED:
         ours, theirs = getattr(task, name), protocol.get(name)
         if theirs is not None and ours != theirs and not (name == "hidden" and task.head == "linear"):
             yield f"{name.replace('_', ' ')} {_plain(ours)}, published {_plain(theirs)}"
-    capped = sum(HeadEpochs(**epochs).capped(task) for epochs in found["epochs"].values())
+    capped = HeadEpochs(**found["epochs"][SUBJECT]).capped(task) if found["epochs"] else 0
     if capped:
-        yield f"{capped} heads stopped by max_epochs, published early stop alone"
+        yield f"max_epochs stopped {capped} heads, published early stop alone"
 
 
 def _plain(value: Any) -> str:

@@ -123,7 +123,7 @@ def test_an_edited_split_file_is_refused(judged: tuple[Path, Any, Report]) -> No
         (
             {"epochs": {"trained": {"best": [5, 20], "last": [20, 34]}}},
             replace(TASK, max_epochs=34),
-            "1 heads stopped by max_epochs, published early stop alone",
+            "max_epochs stopped 1 heads, published early stop alone",
         ),
     ],
 )
