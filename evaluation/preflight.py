@@ -50,10 +50,9 @@ def _check_names(targets: Mapping[str, Target], config: EvaluationConfig) -> Non
     metrics = [f"{name}/{metric}" for name in targets for metric in metric_names(config.tasks[name], config.ks)]
     for claim in config.claims:
         _known("claims", claim, metrics)
-    for name in targets:
-        protocol = config.tasks[name].published
-        if protocol is not None:
-            _known(f"tasks.{name}.published", protocol, protocols())
+    for name, task in config.tasks.items():
+        if task.published is not None:
+            _known(f"tasks.{name}.published", task.published, protocols())
 
 
 def _known(key: str, word: str, known: Iterable[str]) -> None:
