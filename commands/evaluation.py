@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.settings import load_config
+from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Source = Annotated[
         help="A snapshot, a run's folder, or your own module:factory.", metavar="SNAPSHOT", show_default=False
     ),
 ]
-Device = Annotated[str, typer.Option(help="Torch device of the encoder.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]
 Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
 
 
@@ -63,7 +63,7 @@ def embed(
         bool, typer.Option("--skip-unreadable", help="Name unreadable files and go on, instead of stopping.")
     ] = False,
     workers: Workers = 0,
-    device: Device = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
@@ -101,7 +101,7 @@ def search(
         bool, typer.Option("--keep-query", help="A query that is in the catalogue may be its own answer.")
     ] = False,
     workers: Workers = 0,
-    device: Device = "cpu",
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
@@ -125,13 +125,19 @@ def search(
 
 
 @contextmanager
-def _pool(source: str, workers: int, device: str) -> Iterator["Pool"]:
+def _pool(source: str, workers: int, device: str | None) -> Iterator["Pool"]:
     """The encoder of a command, in this process or in workers."""
     from evaluation.catalogue import ENCODER
+    from evaluation.devices import check_device
     from evaluation.encoders import load_any
     from evaluation.pool import open_pool
     from evaluation.tasks import WorkersConfig
 
+    if workers and device is not None:
+        raise UserError(
+            "--device is of this process; --workers take a GPU each where there are enough: give one of them"
+        )
+    check_device(device or "cpu")
     resources = load_config(WorkersConfig, None, {"num_workers": workers})
-    with open_pool({ENCODER: load_any(source, "cpu" if workers else device)}, resources) as pool:
+    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
         yield pool

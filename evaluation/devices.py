@@ -5,6 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cluster.settings import UserError
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine has not.
+
+    Raises:
+        UserError: names those it has.
+    """
+    count = torch.cuda.device_count()
+    here = ["cpu", *["cuda"] * (count > 0), *(f"cuda:{number}" for number in range(count))]
+    if name not in here:
+        raise UserError(f"device {name} is not on this machine; it has {', '.join(here)}")
+
 
 def device_of(encoder: Any) -> torch.device:
     """Where an encoder's weights are; one that is no module, or has none, is on the CPU."""

@@ -8,6 +8,7 @@ Source: SCIENCE §2, EVALUATION "Probing".
 Shape suffixes: K clips, P chunks of all clips, N chunks of a batch, T samples of a chunk, E encoder width.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +33,7 @@ CLIPS_A_JOB = 64
 Item = TypeVar("Item")
 Floats = NDArray[Any]
 Alter = Callable[[Tensor, Tensor], Tensor]
-"""Waves (N, T) and their chunks' numbers (N,) to altered waves (N, T)."""
+"""Waves (N, T) and the numbers (N,) that their draws are keyed by, see `draw_slot`, to altered waves (N, T)."""
 
 
 class Encoder(Protocol):
@@ -113,13 +114,12 @@ def check_rate(encoder: Encoder, rate: int, what: str, *, resample: bool = False
         )
 
 
-@dataclass(frozen=True)
-class ClipJob:
-    """Clips that are embedded together, whoever does it."""
+def draw_slot(key: str, place: int) -> int:
+    """What a chunk's draws are keyed by, in [0, 2^32): its clip's key and its place among the clip's chunks, hashed.
 
-    rows_K: NDArray[np.int64]
-    first_chunk: int
-    """Number of their first chunk among all."""
+    Whatever else is embedded, and however long another encoder's chunks are, a chunk keeps it.
+    """
+    return int.from_bytes(hashlib.sha256(f"{place} {key}".encode()).digest()[:4])
 
 
 @dataclass
@@ -137,20 +137,19 @@ class ShardWork:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "shards": None}
 
-    def __call__(self, encoders: Mapping[str, Encoder], job: ClipJob) -> dict[str, tuple[Floats, Floats]]:
+    def __call__(self, encoders: Mapping[str, Encoder], rows_K: NDArray[np.int64]) -> dict[str, tuple[Floats, Floats]]:
         """Means over each clip's chunks (K, E) in float64, and the chunks (P, E), none unless they are kept."""
         ((rate, samples),) = {(encoder.rate, encoder.samples) for encoder in encoders.values()}
-        spans = [chunk_spans(n, samples, self.chunking.min_tail) for n in frames_at(self._set(), job.rows_K, rate)]
+        spans = [chunk_spans(n, samples, self.chunking.min_tail) for n in frames_at(self._set(), rows_K, rate)]
         counts_K = np.array([len(of_clip) for of_clip in spans])
         parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
-        done = job.first_chunk
-        for group in in_batches(self._chunks(job.rows_K, spans, rate, samples), self.batch):
+        slots = self._slots(rows_K, counts_K)
+        for group in in_batches(self._chunks(rows_K, spans, rate, samples), self.batch):
             wave_NT = torch.from_numpy(np.stack(group))
             if self.alter is not None:
-                wave_NT = self.alter(wave_NT, torch.arange(done, done + len(group)))
+                wave_NT = self.alter(wave_NT, torch.tensor(list(islice(slots, len(group)))))
             for name, encoder in encoders.items():
                 parts[name].append(run_encoder(encoder, wave_NT))
-            done += len(group)
         found = {}
         for name, of_model in parts.items():
             chunks_PE = torch.cat(of_model).cpu().numpy()  # only here is a GPU waited for
@@ -165,6 +164,11 @@ class ShardWork:
             if self.shards.manifest_hash != self.manifest:
                 raise RunError(f"{self.uri}: another set of shards on this worker's machine; share the folder")
         return self.shards
+
+    def _slots(self, rows_K: NDArray[np.int64], counts_K: NDArray[np.int64]) -> Iterator[int]:
+        """What the draws of the chunks are keyed by, chunk after chunk."""
+        for key, count in zip(self._set().index.key[rows_K], counts_K, strict=True):
+            yield from (draw_slot(str(key), place) for place in range(count))
 
     def _chunks(
         self, rows_K: NDArray[np.int64], spans: Sequence[Sequence[tuple[int, int]]], rate: int, samples: int
@@ -218,7 +222,7 @@ def embed_shards(
         encoders: by name, perhaps in a pool of workers; all of one rate and chunk length.
         config: chunking, and how many chunks an encoder sees at once.
         rows: of the index, ascending; all by default. The table has a row for each.
-        alter: waves (N, T) and their chunks' numbers (N,) to what the encoders hear instead; picklable for workers.
+        alter: waves (N, T) and their draws' keys (N,) to what the encoders hear instead; picklable for workers.
         progress: told of the clips that are done.
 
     Raises:
@@ -234,10 +238,9 @@ def embed_shards(
     min_tail = config.chunking.min_tail
     spans = (chunk_spans(n, first.samples, min_tail) for n in frames_at(shards, rows, first.rate))
     counts_K = np.array([len(of_clip) for of_clip in spans], np.int64)
-    starts_K = np.cumsum(counts_K) - counts_K
     work = ShardWork(shards.uri, shards.manifest_hash, config.data, config.chunking, config.batch, alter, shards)
     size = max(CLIPS_A_JOB, config.batch)
-    jobs = (ClipJob(rows[at : at + size], int(starts_K[at])) for at in range(0, len(rows), size))
+    jobs = (rows[at : at + size] for at in range(0, len(rows), size))
     h_KE = {name: np.empty((len(rows), encoder.width), np.float32) for name, encoder in encoders.items()}
     chunks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
     done = 0

@@ -50,6 +50,12 @@ def measure_equivariance(
 ) -> dict[str, Any]:
     """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
 
+    Args:
+        shards: with enough long tracks (`check_tracks`).
+        encoders: by name.
+        config: steps, bootstrap.
+        progress: told of the steps that are done.
+
     Returns:
         ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;
         ``probe`` → axis → model → value (R²), low, high, error, unit.
@@ -57,7 +63,7 @@ def measure_equivariance(
     wanted = config.equivariance
     found: dict[str, Any] = {"semitones": {}, "rate": {}, "between_clips": {}}
     axes = {axis: steps for axis, steps in (("semitones", wanted.semitones), ("rate", wanted.rates)) if steps}
-    splits = ("train", "test") if wanted.probe else ("test",)
+    splits = _splits(config)
     with progress.stage("equivariance", len(splits) * sum(map(len, axes.values())) * len(encoders)) as bar:
         done = 0
         for names in alike(encoders):
@@ -138,20 +144,44 @@ def _moved(
     return Moved(tracks, _embed(encoder, wave_KL[:, : encoder.samples], config), by_step)
 
 
-def _read(shards: ShardSet, config: EvaluationConfig, split: str, rate: int, samples: int) -> tuple[Tensor, list[str]]:
-    """The start of a split's clips that are long enough for the fastest rate, one a track, at an encoder's rate."""
-    fastest = max((1.0, *config.equivariance.rates))
-    wanted = math.ceil(samples * fastest) + MARGIN
-    length = math.ceil(wanted * shards.rate / rate)
+def check_tracks(shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig) -> None:
+    """Refuse a set without two tracks of every split that are long enough for the fastest rate.
+
+    Raises:
+        UserError: names the split and the length.
+    """
+    for encoder in encoders.values():
+        for split in _splits(config):
+            _, length = _lengths(shards, config, encoder.rate, encoder.samples)
+            if len(_long_tracks(shards, split, length)) < 2:
+                seconds = length / shards.rate
+                raise UserError(f"equivariance needs two {split} tracks of {seconds:.1f} s; lower equivariance.rates")
+
+
+def _splits(config: EvaluationConfig) -> tuple[str, ...]:
+    return ("train", "test") if config.equivariance.probe else ("test",)
+
+
+def _lengths(shards: ShardSet, config: EvaluationConfig, rate: int, samples: int) -> tuple[int, int]:
+    """Samples that the fastest rate reads, at an encoder's rate and at the shards'."""
+    wanted = math.ceil(samples * max((1.0, *config.equivariance.rates))) + MARGIN
+    return wanted, math.ceil(wanted * shards.rate / rate)
+
+
+def _long_tracks(shards: ShardSet, split: str, length: int) -> dict[str, int]:
+    """Tracks of a split with a clip of so many samples, and its row: one clip a track."""
     index = shards.index
     first: dict[str, int] = {}
     for row in index.rows(split):
         if index.frames[row] >= length:
             first.setdefault(str(index.track[row]), int(row))
-    chosen = list(first.items())[: config.equivariance.clips]
-    if len(chosen) < 2:
-        seconds = length / shards.rate
-        raise UserError(f"equivariance needs two {split} tracks of {seconds:.1f} s; lower equivariance.rates")
+    return first
+
+
+def _read(shards: ShardSet, config: EvaluationConfig, split: str, rate: int, samples: int) -> tuple[Tensor, list[str]]:
+    """The start of a split's clips that are long enough for the fastest rate, one a track, at an encoder's rate."""
+    wanted, length = _lengths(shards, config, rate, samples)
+    chosen = list(_long_tracks(shards, split, length).items())[: config.equivariance.clips]
     waves = [shards.read_window(row, 0, length).astype(np.float32) * np.float32(PCM_SCALE) for _, row in chosen]
     if rate != shards.rate:
         waves = [np.resize(soxr.resample(wave, shards.rate, rate, quality="HQ"), wanted) for wave in waves]

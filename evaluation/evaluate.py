@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardSet
 from evaluation.cache import load_table, save_table, table_path
-from evaluation.embed import EmbeddingTable, Encoder, alike, check_rate, embed_shards, open_shards
+from evaluation.devices import check_device
+from evaluation.embed import EmbeddingTable, Encoder, alike, embed_shards, frames_at, open_shards
 from evaluation.encoders import is_factory, load_any, untrained_any
 from evaluation.equivariance import measure_equivariance
 from evaluation.pinned import compare
 from evaluation.pool import Pool, open_pool
+from evaluation.preflight import check_request
 from evaluation.projection import project
 from evaluation.published import beside
 from evaluation.report import SUBJECT, Report, build_tree, write_report
@@ -39,9 +43,10 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
         progress: told of the work.
 
     Raises:
-        UserError: for shards, columns, splits or rates that do not fit; before anything is embedded.
+        UserError: for whatever cannot be answered, before anything is embedded.
         RunError: if an embedding is not finite.
     """
+    check_device(config.device)
     device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
     trained, untrained = load_any(source, device), untrained_any(source, device)
     encoders: dict[str, Encoder] = {SUBJECT: trained}
@@ -71,17 +76,20 @@ def evaluate_encoders(
         out: folder of the report.
         about: provenance of the encoders, plain JSON types.
         progress: told of the work.
+
+    Raises:
+        UserError: for whatever cannot be answered, before anything is embedded.
     """
+    check_device(config.device)
     if not config.data.shards:
         raise UserError("data.shards is not set; give the folder of the shards: data.shards=DIR")
     if not config.tasks:
         raise UserError("no tasks: a preset of conf/evaluation has some")
     started = time.monotonic()
     with open_shards(config.data) as shards:
-        for encoder in encoders.values():
-            check_rate(encoder, shards.rate, config.data.shards, resample=config.chunking.resample)
         check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
         targets, left_out = _targets(shards.index, config)
+        check_request(shards, encoders, targets, config)
         cache = Path(config.cache) if config.cache else out / "embeddings"
         with open_pool(encoders, config.resources) as pool:
             tables = embedded(shards, pool, config, cache, progress=progress)
@@ -93,7 +101,7 @@ def evaluate_encoders(
             kept = by_metric(scored)
             extras: dict[str, Any] = {}
             if config.robustness.severities or config.robustness.corruptions:
-                curves = measure_robustness(shards, pool, targets, tables, config, progress=progress)
+                curves = measure_robustness(shards, pool, targets, scored, config, progress=progress)
                 extras["robustness"] = summarise(curves, config)
                 kept |= by_condition(curves)
             if config.equivariance.semitones or config.equivariance.rates:
@@ -179,14 +187,14 @@ def _read(index: ShardIndex, name: str, task: Task) -> Target:
 
 def _facts(shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig) -> dict[str, Any]:
     """What a reader needs to repeat the report."""
-    index = shards.index
-    samples = encoders["trained"].samples
+    index, everything = shards.index, np.arange(len(shards.index))
+    trained = encoders[SUBJECT]
     return {
-        "encoder": encoders["trained"].hash,
+        "encoder": trained.hash,
         "encoders": {name: encoder.hash for name, encoder in encoders.items()},
         "manifest_hash": shards.manifest_hash,
         "clips": {split: len(index.rows(split)) for split in ("train", "valid", "test")},
-        "clips_shorter_than_a_chunk": int((index.frames < samples).sum()),
+        "clips_shorter_than_a_chunk": sum(n < trained.samples for n in frames_at(shards, everything, trained.rate)),
         "test_clips_whose_artist_is_in_train": artist_overlap(index),
         "evaluation": to_tree(config),
         "software": provenance(),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.confidence import Resamples, as_row, jackknife_interval, named
 from evaluation.metrics import auroc_and_ap, key_scores, macro, pair_mean, r_squared, tag_precision, tempo_hits
 from evaluation.targets import Target
-from evaluation.tasks import Kind
+from evaluation.tasks import Kind, Task
 
 Values = NDArray[Any]
 """Tags as bools or scores, classes as codes, or numbers, as the kind of the task says."""
@@ -29,6 +29,16 @@ CONVENTIONS = {
     "p": "share of neighbours of the query's class",
     "tag_p": "share of a neighbour's tags that the query has",
 }
+ANSWERED = {
+    "tags": ("auroc", "ap"),
+    "class": ("accuracy",),
+    "key": ("weighted",),
+    "tempo": ("acc1", "acc2"),
+    "number": ("r2",),
+}
+"""Metrics of a probe by the kind of its task."""
+NEIGHBOURED = {"tags": ("p",), "class": ("p",), "key": ("weighted",), "tempo": ("acc1", "acc2"), "number": ()}
+"""Metrics of retrieval, each followed by ``@k``."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,12 @@ class Judged:
         if self.left_out_G is None or len(self.left_out_G) < 2 or not np.isfinite(self.left_out_G).all():
             return as_row(self.values_R, level)
         return named(jackknife_interval(float(self.values_R[0]), self.left_out_G, self.seed_variance, level))
+
+
+def metric_names(task: Task, ks: Sequence[int]) -> list[str]:
+    """Every metric that a task has."""
+    probed = list(ANSWERED[task.kind]) if task.probe else []
+    return probed + [f"{name}@{k}" for name in NEIGHBOURED[task.kind] for k in ks if task.retrieval]
 
 
 def judge_answers(kind: Kind, answers: Values, test: Target, resamples: Resamples) -> dict[str, Judged]:

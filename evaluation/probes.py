@@ -51,23 +51,27 @@ class Head:
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """The best weights of every head and how long it took."""
+    """The best weights of every head, and when they were found."""
 
     heads: tuple[Head, ...]
     weights: tuple[Tensor, ...]
     """(H, C, E), or (H, F, E) and (H, C, F)."""
     epochs: tuple[int, ...]
     """Epoch of each head's best validation loss, from 1."""
+    ran: tuple[int, ...]
+    """Epochs it was trained for: up to its best and its patience more, unless ``max_epochs`` came first."""
     losses: tuple[float, ...]
     """Its best validation loss."""
 
+    def rows(self, model: int) -> list[int]:
+        """Places of a model's heads, in the order of their seeds."""
+        return [h for h, head in enumerate(self.heads) if head.model == model]
+
     @torch.no_grad()
-    def predict(self, x_AKE: Tensor) -> Tensor:
-        """Raw outputs of every head for the clips its model embedded, shape (H, K, C)."""
-        out = []
-        for h, head in enumerate(self.heads):
-            out.append(forward([layer[h : h + 1] for layer in self.weights], x_AKE[None, head.model])[-1])
-        return torch.cat(out)
+    def predict(self, model: int, x_KE: Tensor) -> Tensor:
+        """Raw outputs of a model's heads for clips that it embedded, shape (S, K, C)."""
+        weights = [[layer[h : h + 1] for layer in self.weights] for h in self.rows(model)]
+        return torch.cat([forward(of_head, x_KE[None])[-1] for of_head in weights])
 
 
 def train_heads(task: Task, train: ProbeData, valid: ProbeData, outputs: int, heads: Sequence[Head]) -> TrainedHeads:
@@ -113,9 +117,16 @@ def _joined(parts: Sequence[TrainedHeads], heads: Sequence[Head], order: Sequenc
     """The blocks in the order that was asked for."""
     place = sorted(range(len(order)), key=order.__getitem__)
     epochs = [epoch for part in parts for epoch in part.epochs]
+    ran = [count for part in parts for count in part.ran]
     found = [loss for part in parts for loss in part.losses]
     weights = [torch.cat(layer)[place] for layer in zip(*(part.weights for part in parts), strict=True)]
-    return TrainedHeads(tuple(heads), tuple(weights), tuple(epochs[p] for p in place), tuple(found[p] for p in place))
+    return TrainedHeads(
+        heads=tuple(heads),
+        weights=tuple(weights),
+        epochs=tuple(epochs[p] for p in place),
+        ran=tuple(ran[p] for p in place),
+        losses=tuple(found[p] for p in place),
+    )
 
 
 @torch.no_grad()
@@ -128,7 +139,7 @@ def _train_together(
     draws = {head.seed: Draws(head.seed, device) for head in heads}
     best = [weight.clone() for weight in weights]
     best_loss_H = torch.full((len(heads),), math.inf, dtype=torch.float64)
-    best_epoch_H = torch.zeros(len(heads), dtype=torch.int64)
+    best_epoch_H, ran_H = torch.zeros(2, len(heads), dtype=torch.int64)
     alive = torch.arange(len(heads))
     optimiser = Adam.of(weights, learning_rate=task.learning_rate, weight_decay=task.weight_decay)
     for epoch in range(1, task.max_epochs + 1):
@@ -136,7 +147,7 @@ def _train_together(
         _train_epoch(task, train, optimiser, running, draws)
         loss_H = _validation_losses(optimiser.weights, valid, running)
         better_H = loss_H < best_loss_H[alive]
-        rows = alive[better_H]
+        rows, ran_H[alive] = alive[better_H], epoch
         best_loss_H[rows], best_epoch_H[rows] = loss_H[better_H], epoch
         for kept, weight in zip(best, optimiser.weights, strict=True):
             kept[rows] = weight[better_H]
@@ -148,7 +159,8 @@ def _train_together(
             optimiser.keep(patient_H)
     if not bool(torch.isfinite(best_loss_H).all()):
         raise ValueError("the validation loss of a head is not finite")
-    return TrainedHeads(tuple(heads), tuple(best), tuple(best_epoch_H.tolist()), tuple(best_loss_H.tolist()))
+    epochs, ran = tuple(best_epoch_H.tolist()), tuple(ran_H.tolist())
+    return TrainedHeads(tuple(heads), tuple(best), epochs, ran, tuple(best_loss_H.tolist()))
 
 
 class Draws:

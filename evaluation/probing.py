@@ -1,15 +1,14 @@
 """A task's probe from tables to answers: embeddings in, heads trained on all models at once, test clips answered.
 
-Shape suffixes: A models, H heads, S seeds, K clips, P chunks, C tags or classes, E encoder width.
+Shape suffixes: A models, S seeds, K clips, P chunks, C tags or classes, E encoder width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evaluation.embed import EmbeddingTable
 from evaluation.judge import Values
@@ -37,6 +36,20 @@ def fit_scale(values: NDArray[np.float64] | NDArray[np.float32]) -> Scale:
 
 
 @dataclass(frozen=True)
+class HeadEpochs:
+    """How long one model's heads learned, seed after seed."""
+
+    best: list[int]
+    """Epoch of the weights that answer, from 1."""
+    last: list[int]
+    """Epoch that was the last."""
+
+    def capped(self, task: Task) -> int:
+        """Heads that ``max_epochs`` stopped while they still had patience."""
+        return sum(last - best < task.patience for best, last in zip(self.best, self.last, strict=True))
+
+
+@dataclass(frozen=True)
 class Probe:
     """Heads trained on clean embeddings, ready to answer other ones (a corrupted test set, for one)."""
 
@@ -51,25 +64,31 @@ class Probe:
 
     def answer(self, tables: Mapping[str, EmbeddingTable], rows_K: NDArray[np.int64]) -> dict[str, Values]:
         """Answers of every model's heads for some clips, shape (S, K) or, for tags, (S, K, C)."""
-        out_HKC = self._outputs([tables[model] for model in self.models], rows_K)
-        models = np.array([head.model for head in self.trained.heads])
-        return {model: self._decode(out_HKC[models == a]) for a, model in enumerate(self.models)}
+        return {model: self._decode(self._outputs(a, tables[model], rows_K)) for a, model in enumerate(self.models)}
 
-    def _outputs(self, tables: Sequence[EmbeddingTable], rows_K: NDArray[np.int64]) -> NDArray[np.float64]:
+    def epochs(self) -> dict[str, HeadEpochs]:
+        """How long every model's heads learned."""
+        rows = {model: self.trained.rows(a) for a, model in enumerate(self.models)}
+        return {
+            model: HeadEpochs([self.trained.epochs[h] for h in of_model], [self.trained.ran[h] for h in of_model])
+            for model, of_model in rows.items()
+        }
+
+    def _outputs(self, model: int, table: EmbeddingTable, rows_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Raw outputs of a model's heads (S, K, C); its clips are cut as its own chunks are."""
         if self.aggregate == "embeddings":
-            return self._predict([table.h_KE[rows_K] for table in tables])
-        ends = np.cumsum(tables[0].counts_K)
-        of_clip = [np.arange(ends[row] - tables[0].counts_K[row], ends[row]) for row in rows_K]
-        out_HPC = self._predict([table.chunks_PE[np.concatenate(of_clip)] for table in tables])
+            return self._predict(model, table.h_KE[rows_K])
+        lengths, ends = table.counts_K[rows_K], np.cumsum(table.counts_K)[rows_K]
+        chunks = [np.arange(end - length, end) for length, end in zip(lengths, ends, strict=True)]
+        out_SPC = self._predict(model, table.chunks_PE[np.concatenate(chunks)])
         if self.aggregate == "probabilities":
-            out_HPC = _probabilities(self.task.kind, out_HPC)
-        lengths = np.array([len(chunks) for chunks in of_clip])
-        sums: NDArray[np.float64] = np.add.reduceat(out_HPC, np.cumsum(lengths) - lengths, axis=1)
+            out_SPC = _probabilities(self.task.kind, out_SPC)
+        sums: NDArray[np.float64] = np.add.reduceat(out_SPC, np.cumsum(lengths) - lengths, axis=1)
         return np.asarray(sums / lengths[:, None])
 
-    def _predict(self, embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-        x_AKE = stack_models(embeddings, self.inputs).to(self.trained.weights[0].device)
-        return np.asarray(self.trained.predict(x_AKE).double().cpu().numpy())
+    def _predict(self, model: int, h_KE: NDArray[np.float32]) -> NDArray[np.float64]:
+        x_KE = torch.from_numpy(_scaled(h_KE, self.inputs[model])).to(self.trained.weights[0].device)
+        return np.asarray(self.trained.predict(model, x_KE).double().cpu().numpy())
 
     def _decode(self, out_SKC: NDArray[np.float64]) -> Values:
         if self.task.kind == "tags":
@@ -96,7 +115,8 @@ def fit_probe(
     inputs = tuple(fit_scale(table.h_KE[train.rows_K]) if task.standardise else None for table in tables.values())
     data = []
     for part in (train, valid):
-        x_AKE = stack_models([table.h_KE[part.rows_K] for table in tables.values()], inputs)
+        scaled = [_scaled(table.h_KE[part.rows_K], s) for table, s in zip(tables.values(), inputs, strict=True)]
+        x_AKE = torch.from_numpy(np.stack(scaled))
         y_K = torch.from_numpy(part.values if target is None else target.apply(_numbers(task.kind, part)))
         data.append(ProbeData(x_AKE.to(config.device), y_K.to(config.device)))
     heads = [Head(model, config.seed + seed) for model in range(len(tables)) for seed in range(config.seeds)]
@@ -104,10 +124,8 @@ def fit_probe(
     return Probe(task, trained, tuple(tables), inputs, target, config.chunking.aggregate)
 
 
-def stack_models(embeddings: Sequence[NDArray[np.float32]], inputs: Sequence[Scale | None]) -> Tensor:
-    """The models' embeddings of the same clips, scaled where asked, shape (A, K, E)."""
-    pairs = zip(embeddings, inputs, strict=True)
-    return torch.from_numpy(np.stack([h_KE if scale is None else scale.apply(h_KE) for h_KE, scale in pairs]))
+def _scaled(h_KE: NDArray[np.float32], scale: Scale | None) -> NDArray[np.float32]:
+    return h_KE if scale is None else scale.apply(h_KE)
 
 
 def by_width(tables: Mapping[str, EmbeddingTable]) -> list[dict[str, EmbeddingTable]]:
@@ -123,11 +141,11 @@ def _numbers(kind: Kind, part: Target) -> NDArray[np.float64]:
     return np.log2(values_K) if kind == "tempo" else values_K
 
 
-def _probabilities(kind: Kind, out_HPC: NDArray[np.float64]) -> NDArray[np.float64]:
+def _probabilities(kind: Kind, out_SPC: NDArray[np.float64]) -> NDArray[np.float64]:
     """In float64: the saturation of a float32 sigmoid makes ties."""
     if kind == "tags":
-        return np.asarray(1 / (1 + np.exp(-out_HPC)))
+        return np.asarray(1 / (1 + np.exp(-out_SPC)))
     if kind in ("class", "key"):
-        raised = np.exp(out_HPC - out_HPC.max(-1, keepdims=True))
+        raised = np.exp(out_SPC - out_SPC.max(-1, keepdims=True))
         return np.asarray(raised / raised.sum(-1, keepdims=True))
-    return out_HPC
+    return out_SPC

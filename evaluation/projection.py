@@ -13,11 +13,40 @@ from evaluation.embed import EmbeddingTable
 from evaluation.targets import Target
 from evaluation.tasks import EvaluationConfig
 
+MIN_CLIPS = 5
+"""What t-SNE needs."""
+
+
+def check_projection(targets: Mapping[str, Target], config: EvaluationConfig) -> None:
+    """Refuse a projection that could not be drawn.
+
+    Raises:
+        UserError: if its task does not run, has too few test clips, or has classes that are no MIDI notes.
+    """
+    name = config.projection.task
+    if name is None or name not in targets:
+        raise UserError(f"projection.task={name} does not run: the set has no column for it; {', '.join(targets)} do")
+    test = targets[name].only("test")
+    if len(test) < MIN_CLIPS:
+        raise UserError(f"projection.task={name} has {len(test)} test clips; t-SNE needs at least {MIN_CLIPS}")
+    notes = test.classes if test.classes else tuple(f"{value:g}" for value in test.values)
+    wrong = [note for note in notes if not note.isdecimal()]
+    if config.projection.midi and wrong:
+        raise UserError(
+            f"projection.midi needs MIDI notes, whole numbers, and task {name} has {wrong[0]!r}; "
+            "set projection.midi=false, or projection.task to a task of notes"
+        )
+
 
 def project(
     tables: Mapping[str, EmbeddingTable], targets: Mapping[str, Target], config: EvaluationConfig
 ) -> dict[str, Any]:
     """Coordinates of every model's test clips, and their class: the commonest of its tags, or pitch class and octave.
+
+    Args:
+        tables: embeddings of the whole set by model.
+        targets: of the tasks; `check_projection` has seen them.
+        config: the task, and how t-SNE is done.
 
     Returns:
         ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` of each clip (octave −1 where there is none);
@@ -25,14 +54,10 @@ def project(
     """
     from sklearn.manifold import TSNE
 
-    name = config.projection.task
-    if name is None or name not in targets:
-        raise UserError(f"projection.task={name} is not one of the tasks that run: {', '.join(targets)}")
+    name = str(config.projection.task)
     test = targets[name].only("test")
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(len(test))[: config.projection.clips])
-    if len(chosen) < 5:
-        raise UserError(f"projection.task={name} has {len(chosen)} test clips; t-SNE needs at least 5")
     points = {}
     for model, table in tables.items():
         h_KE = table.h_KE[test.rows_K[chosen]]

@@ -1,18 +1,23 @@
 """Published figures beside one's own: shown for a task that names a protocol, marked where the protocols differ.
 
-A protocol is a dataset's variant: clips of the three splits, number of classes, head, length of a chunk. It is the same
-when all of them are, the clips by the hash of their ids where the lists are known (`evaluation.pinned`), and when the
-publication followed it (MARBLE has its own splits and heads and never does).
+A protocol is a dataset's variant: clips of the three splits, number of classes, length of a chunk, and what is stated
+of the probe: head, optimiser, patience, dropout. It is the same when all of them are, the clips by the hash of their
+ids where the lists are known (`evaluation.pinned`), and when the publication followed it (MARBLE has its own splits and
+heads and never does).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.settings import ROOT, UserError, read_yaml
+from cluster.settings import ROOT, read_yaml
+from evaluation.probing import HeadEpochs
+from evaluation.report import SUBJECT
 from evaluation.tasks import EvaluationConfig, Task
 
 FIGURES = ROOT / "conf" / "evaluation" / "published" / "figures.yaml"
+STATED = ("head", "hidden", "patience", "dropout", "weight_decay", "learning_rate", "batch", "standardise")
+"""Settings of a task that a protocol states. The epochs at most are none: it stops by patience."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,18 @@ class Published:
     """Why the two cannot be compared; empty where they can."""
 
 
+def protocols() -> tuple[str, ...]:
+    """Names that ``published`` may have."""
+    return tuple(read_yaml(FIGURES)["protocols"])
+
+
 def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
     """Published figures of the report's metrics, in its order.
 
     Args:
         tree: of the report.
-        config: its tasks.
+        config: its tasks, each with a protocol that is known or with none.
         seconds: length of the encoder's chunk.
-
-    Raises:
-        UserError: if a task names a protocol that is not known.
     """
     named = {name: task for name, task in config.tasks.items() if task.published and name in tree["tasks"]}
     if not named:
@@ -45,11 +52,7 @@ def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float)
     known = read_yaml(FIGURES)
     rows = []
     for name, task in named.items():
-        if task.published not in known["protocols"]:
-            raise UserError(
-                f"task {name}: no protocol {task.published}; {FIGURES.name} has {', '.join(known['protocols'])}"
-            )
-        protocol = known["protocols"][task.published]
+        protocol = known["probe"] | known["protocols"][task.published]
         ours = differences(protocol, task, tree["tasks"][name], config, seconds=seconds)
         for source in known["sources"].values():
             why = ours + tuple(source.get("differs", ()))
@@ -66,9 +69,9 @@ def differences(
     """How a task's protocol differs from a published one; nothing where it does not.
 
     Args:
-        protocol: clips (train, valid, test), classes, head, seconds of a chunk.
+        protocol: clips (train, valid, test), classes, seconds of a chunk, and what is stated of the probe.
         task: ours.
-        found: the report's tree of the task: counts, classes, and how its split stands to the published one.
+        found: the report's tree of the task: counts, classes, epochs, and how its split stands to the published one.
         config: how chunks are averaged.
         seconds: length of our chunk.
     """
@@ -80,13 +83,27 @@ def differences(
         reasons.append(f"split {found['published_split']['words']}")
     if protocol.get("classes") and len(found["classes"]) != protocol["classes"]:
         reasons.append(f"{len(found['classes'])} classes, published {protocol['classes']}")
-    if task.head != protocol["head"]:
-        reasons.append(f"head {task.head}, published {protocol['head']}")
+    reasons += _of_the_probe(protocol, task, found)
     if abs(seconds - protocol["seconds"]) > 0.05:
         reasons.append(f"chunks of {seconds:.2g} s, published {protocol['seconds']} s")
     if config.chunking.aggregate != "embeddings":
         reasons.append(f"{config.chunking.aggregate} averaged, published embeddings")
     return tuple(reasons)
+
+
+def _of_the_probe(protocol: Mapping[str, Any], task: Task, found: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of the head that differ, and heads of the reported model that never came to the early stop."""
+    for name in STATED:
+        ours, theirs = getattr(task, name), protocol.get(name)
+        if theirs is not None and ours != theirs and not (name == "hidden" and task.head == "linear"):
+            yield f"{name.replace('_', ' ')} {_plain(ours)}, published {_plain(theirs)}"
+    capped = HeadEpochs(**found["epochs"][SUBJECT]).capped(task) if found["epochs"] else 0
+    if capped:
+        yield f"max_epochs stopped {capped} heads, published early stop alone"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def _slashed(counts: list[int]) -> str:

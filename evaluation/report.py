@@ -14,7 +14,6 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from cluster.settings import UserError
 from cluster.storage import write_atomic
 from evaluation.confidence import as_row, holm, two_sided_p
 from evaluation.judge import Judged
@@ -108,9 +107,6 @@ def build_tree(
 
 def _adjust(differences: dict[str, dict[str, Any]], claims: Sequence[str]) -> None:
     """Add Holm's p-values to the claims: every claim against every model that was really embedded is one family."""
-    unknown = sorted(claim for claim in claims if any(claim not in rows for rows in differences.values()))
-    if unknown:
-        raise UserError(f"claims names metrics that were not computed: {', '.join(unknown)}")
     family = {
         (model, claim): rows[claim]["p"]
         for model, rows in differences.items()
@@ -198,7 +194,8 @@ def _task_tree(task: Scored) -> dict[str, Any]:
         for model, one in by_model.items():
             tags.setdefault(metric, {})[model] = one.by_tag
     counts = {f"num_{split}": count for split, count in task.counts.items()}
-    return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags}
+    epochs = {model: vars(found) for probe in task.probes for model, found in probe.epochs().items()}
+    return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags, "epochs": epochs}
 
 
 def _span(row: Mapping[str, Any], *, sign: bool = False) -> str:

@@ -3,7 +3,7 @@
 Shape suffixes: S seeds, K test clips, k neighbours, C tags or classes, E encoder width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from evaluation.baselines import best_constant
 from evaluation.confidence import Resamples, draw_resamples
 from evaluation.embed import EmbeddingTable
 from evaluation.judge import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
-from evaluation.probing import by_width, fit_probe
+from evaluation.probing import Probe, by_width, fit_probe
 from evaluation.retrieval import neighbours
 from evaluation.targets import Target, parts_of
 from evaluation.tasks import EvaluationConfig, Task
@@ -41,6 +41,21 @@ class Scored:
     masked: tuple[str, ...]
     """Tags that no test clip has, or all have."""
     notes: tuple[str, ...]
+    probes: tuple[Probe, ...] = ()
+    """Trained heads, those of models of one width together; none for retrieval alone."""
+
+
+def check_parts(name: str, target: Target, config: EvaluationConfig) -> None:
+    """Refuse a task of whose splits one is empty that it needs.
+
+    Raises:
+        UserError: names the split.
+    """
+    task, parts = config.tasks[name], parts_of(target, config.judged)
+    for split in SPLITS if task.probe else ("test",):
+        if not len(parts[split]):
+            held = {"test": "valid", "valid": "train"}.get(split, split) if config.judged == "valid" else split
+            raise UserError(f"task {name}: no clip of split {held} has a value in column {task.column}")
 
 
 def score_task(
@@ -51,26 +66,22 @@ def score_task(
     Args:
         name: of the task; it keys the draws.
         task: protocol.
-        target: its known targets.
+        target: its known targets, in every split that the task needs (`check_parts`).
         tables: embeddings of the whole set by model.
         config: seeds, neighbourhoods, bootstrap.
-
-    Raises:
-        UserError: if a split the task needs has no clip with a known target.
     """
     parts = parts_of(target, config.judged)
-    for split in SPLITS if task.probe else ("test",):
-        if not len(parts[split]):
-            held = {"test": "valid", "valid": "train"}.get(split, split) if config.judged == "valid" else split
-            raise UserError(f"task {name}: no clip of split {held} has a value in column {task.column}")
     test = parts["test"]
     resamples = test_resamples(name, test, config)
     notes = []
     if resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     metrics: ByModel = {}
+    probes: tuple[Probe, ...] = ()
     if task.probe:
-        answers = _probe(name, task, parts, tables, config)
+        probes = tuple(fit_probe(task, parts, group, config) for group in by_width(tables))
+        notes += _capped(name, task, probes)
+        answers = _answers(name, task, parts, probes, tables, config)
         judged = {model: judge_answers(task.kind, answer, test, resamples) for model, answer in answers.items()}
         metrics |= _by_metric(judged)
     if task.retrieval:
@@ -95,6 +106,7 @@ def score_task(
         classes=target.classes,
         masked=masked,
         notes=tuple(notes),
+        probes=probes,
     )
 
 
@@ -110,17 +122,30 @@ def generator(config: EvaluationConfig, *purpose: str) -> np.random.Generator:
     return np.random.default_rng([config.seed, *"/".join(purpose).encode()])
 
 
-def _probe(
+def _capped(name: str, task: Task, probes: Sequence[Probe]) -> Iterator[str]:
+    """The protocol is early stop alone: a head that did not come to it is named."""
+    for probe in probes:
+        for model, epochs in probe.epochs().items():
+            count = epochs.capped(task)
+            if count:
+                yield (
+                    f"{name}: {count} of {len(epochs.last)} heads of {model} still had patience when "
+                    f"max_epochs={task.max_epochs} stopped them; raise tasks.{name}.max_epochs"
+                )
+
+
+def _answers(
     name: str,
     task: Task,
     parts: Mapping[str, Target],
+    probes: Sequence[Probe],
     tables: Mapping[str, EmbeddingTable],
     config: EvaluationConfig,
 ) -> dict[str, Values]:
     test, train = parts["test"], parts["train"]
     answers: dict[str, Values] = {}
-    for group in by_width(tables):
-        answers |= fit_probe(task, parts, group, config).answer(group, test.rows_K)
+    for probe in probes:
+        answers |= probe.answer(tables, test.rows_K)
     rng = generator(config, name, "random")
     constant = best_constant(task.kind, train)
     if task.kind == "tags":

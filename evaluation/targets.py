@@ -142,7 +142,8 @@ def _read_tags(index: ShardIndex, name: str, task: Task) -> Columns:
 def _read_classes(index: ShardIndex, name: str, task: Task) -> Columns:
     if task.column == "artist" and "artist" not in columns(index):
         found = tuple(sorted({artist for artist in index.artist if artist}))
-        codes = np.array([found.index(artist) if artist else -1 for artist in index.artist], np.int64)
+        code = {artist: number for number, artist in enumerate(found)}
+        codes = np.array([code.get(artist, -1) for artist in index.artist], np.int64)
     elif _expect(index, name, task, "categorical", "numeric") == "numeric":
         values = index.target(task.column)
         whole = values[np.isfinite(values)]

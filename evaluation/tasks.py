@@ -1,7 +1,10 @@
 """What is asked of a frozen encoder: tasks as data, so that a preset of conf/evaluation names every protocol."""
 
+import difflib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from cluster.settings import Config
 from trainers.augment.corruptions import CORRUPTIONS
@@ -35,8 +38,8 @@ class Task(Config):
     """Width of the hidden layer, > 0."""
     patience: int = 15
     """Epochs without a better validation loss before a head stops, > 0."""
-    max_epochs: int = 500
-    """Epochs at most, > 0."""
+    max_epochs: int = 20_000
+    """Epochs at most, > 0: a bound, no part of the protocol; a report names the heads that it stopped."""
     dropout: float = 0.1
     """Share of the head's input (linear) or hidden units (mlp) that is dropped in training, in [0, 1)."""
     weight_decay: float = 1e-6
@@ -141,6 +144,20 @@ class ConfidenceConfig(Config):
             raise ValueError(f"level must be in (0, 1), got {self.level}")
 
 
+class AtEvaluationQuality:
+    """Marks a chain whose tree means evaluation where it says nothing of quality; a chain's own default is training."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        def expand(tree: Any) -> Any:
+            return {"quality": "evaluation", **tree} if isinstance(tree, dict) else tree
+
+        return {
+            "type": "function-before",
+            "function": {"type": "no-info", "function": expand},
+            "schema": handler(source),
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class RobustnessConfig(Config):
     """Probes trained clean, tested on corrupted audio; nothing is measured unless something is asked for."""
@@ -149,8 +166,10 @@ class RobustnessConfig(Config):
     """Strengths of the chain, ≥ 0; 2 is the one below. The paper's are 0, 1, 2, 3, 4."""
     corruptions: tuple[str, ...] = ()
     """Novel corruptions by name: chorus, distortion, splice_out, reverb, time_stretch, compression, bitcrush."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """The chain of severity 2."""
+    augment: Annotated[AugmentConfig, AtEvaluationQuality()] = field(
+        default_factory=lambda: AugmentConfig(quality="evaluation")
+    )
+    """The chain of severity 2, at evaluation quality unless its own ``quality`` says otherwise."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.corruptions) - set(CORRUPTIONS))
@@ -176,6 +195,8 @@ class EquivarianceConfig(Config):
     def __post_init__(self) -> None:
         if any(rate <= 0 for rate in self.rates):
             raise ValueError(f"rates must be > 0, got {self.rates}")
+        if self.probe and not (self.semitones or self.rates):
+            raise ValueError("probe needs semitones, rates or both to predict")
         if self.clips < 2:
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
 
@@ -194,6 +215,8 @@ class ProjectionConfig(Config):
     """Points at most, ≥ 5."""
 
     def __post_init__(self) -> None:
+        if self.midi and self.task is None:
+            raise ValueError("midi needs a task to colour the points by")
         if self.perplexity <= 0:
             raise ValueError(f"perplexity must be > 0, got {self.perplexity}")
         if self.clips < 5:
@@ -227,7 +250,7 @@ class EvaluationConfig(Config):
     batch: int = 64
     """Chunks an encoder sees at once, > 0."""
     device: str = "cpu"
-    """Torch device of the heads, and of the encoders unless Ray workers embed."""
+    """Of the heads, and of the encoders unless Ray workers embed: cpu, cuda or cuda:N."""
     resources: WorkersConfig = field(default_factory=WorkersConfig)
     judged: Literal["test", "valid"] = "test"
     """Split that is reported. valid: to choose by, as a sweep does; heads then stop on a fifth of the train artists."""
@@ -243,6 +266,11 @@ class EvaluationConfig(Config):
         extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)
         if self.judged == "valid" and any((*extras, self.equivariance.semitones, self.equivariance.rates)):
             raise ValueError("judged=valid is for tasks; robustness, equivariance and projection are of test clips")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device}")
+        if self.projection.task is not None and self.projection.task not in self.tasks:
+            near = difflib.get_close_matches(self.projection.task, self.tasks, n=1) or self.tasks
+            raise ValueError(f"projection.task={self.projection.task} is not one of the tasks; try {', '.join(near)}")
         taken = sorted({"trained", "untrained", "random", "constant"} & set(self.against))
         if taken:
             raise ValueError(f"against cannot be called {', '.join(taken)}")

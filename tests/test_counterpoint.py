@@ -206,6 +206,21 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--workers", "2", "--device", "cuda"), "--device is of this process"),
+        (("--device", "gpu"), "device gpu is not on this machine; it has cpu"),
+    ],
+)
+def test_a_device_that_would_not_be_used_is_refused(
+    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    for command in (("embed", "snapshot", "a.wav"), ("search", "snapshot", "folder", "a.wav")):
+        assert run(*command, *words) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
 def test_every_command_explains_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     commands = ["quickstart", "doctor", "pretrain", "views", "export", "evaluate", "embed", "search", "sweep", "study"]
     for words in ([], *([name] for name in (*commands, "ui", "submit")), ["shards", "build"], ["shards", "verify"]):

@@ -81,6 +81,59 @@ def test_a_missing_column_is_refused_before_anything_is_embedded(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"claims": ["tags/aurok"]}, r"claims: no tags/aurok; did you mean tags/auroc\?"),
+        ({"claims": ["nonsense"]}, "claims: no nonsense; known: tags/auroc, tags/ap, tags/p@1,"),
+        ({"tasks.tags.published": "mtat_50"}, r"tasks\.tags\.published: no mtat_50; did you mean mtat_top50\?"),
+        ({"equivariance.rates": [50.0]}, "equivariance needs two test tracks of 2.6 s; lower equivariance.rates"),
+        ({"projection.task": "key", "projection.midi": True}, r"projection\.midi needs MIDI notes.* has 'A major'"),
+        (
+            {"robustness.corruptions": ["reverb"], "tasks.tags.probe": False},
+            r"robustness is of probes, and none of tags, key, tempo has one; set tasks\.NAME\.probe=true",
+        ),
+        ({"device": "cuda:97"}, "device cuda:97 is not on this machine; it has cpu"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_before_anything_is_embedded(
+    make_shards: MakeShards, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    class Deaf:
+        width, rate, samples, hash = 4, 22_050, 1_000, "deaf"
+
+        def __call__(self, _: Any, /) -> Any:
+            raise AssertionError("something was embedded")
+
+    config = config_for(make_shards(60), **changes)
+    with pytest.raises(UserError, match=message):
+        evaluate_encoders({"trained": Deaf()}, config, tmp_path / "out", about={})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_tells_how_long_every_head_learned(report: Report) -> None:
+    epochs = report.tree["tasks"]["tags"]["epochs"]
+    assert list(epochs) == ["trained", "untrained"]
+    for found in epochs.values():
+        assert len(found["best"]) == len(found["last"]) == 2
+        assert all(1 <= best <= last <= 30 for best, last in zip(found["best"], found["last"], strict=True))
+    assert report.tree["tasks"]["key"]["epochs"] == {}
+    assert "tags: 2 of 2 heads of trained still had patience when max_epochs=30" in " ".join(report.tree["notes"])
+
+
+def test_a_clip_shorter_than_a_chunk_is_counted_at_the_encoders_rate(
+    make_shards: MakeShards, lookup: Callable[..., Any], tmp_path: Path
+) -> None:
+    """2,500 samples at 22,050 Hz are 1,250 at 11,025: enough for 1,000, too few for 1,500."""
+    shards = make_shards(60)
+    vectors = np.random.default_rng(0).normal(size=(1_100, 4)).astype(np.float32)
+    for samples, short in ((1_000, 0), (1_500, 60)):
+        config = config_for(shards, **{"chunking.resample": True, "tasks.tags.probe": False})
+        half = lookup(vectors, f"half {samples}", rate=11_025, samples=samples)
+        found = evaluate_encoders({"trained": half}, config, tmp_path / str(samples), about={})
+        assert found.tree["provenance"]["clips_shorter_than_a_chunk"] == short
+
+
 def test_an_optional_column_that_is_missing_is_left_out_and_reported(
     encoders: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

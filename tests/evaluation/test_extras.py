@@ -1,7 +1,7 @@
 """Robustness, equivariance, projection and the comparison of encoders, on tones whose pitch is known."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.progress import SILENT
-from cluster.settings import UserError
+from cluster.settings import UserError, load_config, to_tree, validate
 from data_shards.build import BuildConfig, build
 from data_shards.reader import ShardSet
 from data_shards.records import Clip, Split
-from evaluation.embed import EmbeddingTable, embed_shards
-from evaluation.equivariance import measure_equivariance
+from evaluation import probing
+from evaluation.embed import EmbeddingTable, alike, embed_shards
+from evaluation.equivariance import check_tracks, measure_equivariance
 from evaluation.evaluate import evaluate_encoders
-from evaluation.projection import project
-from evaluation.robustness import measure_robustness, summarise
+from evaluation.probes import TrainedHeads, train_heads
+from evaluation.projection import check_projection, project
+from evaluation.robustness import conditions, measure_robustness, summarise
+from evaluation.score import score_task
 from evaluation.targets import Target, read_target
 from evaluation.tasks import (
     EquivarianceConfig,
@@ -31,6 +34,8 @@ from evaluation.tasks import (
     RobustnessConfig,
     Task,
 )
+from trainers.augment.effects import GainConfig
+from trainers.augment.parameters import AugmentConfig
 
 RATE, SAMPLES = 22_050, 8_192
 MakeTarget = Callable[..., Target]
@@ -87,12 +92,44 @@ def config_for(**changes: Any) -> EvaluationConfig:
 
 
 def robustness(shards: ShardSet, encoders: dict[str, Any], config: EvaluationConfig) -> dict[str, Any]:
-    targets = {"pitch": read_target(shards.index, "pitch", TASK)}
-    tables = embed_shards(shards, encoders, config)
-    curves = measure_robustness(shards, encoders, targets, tables, config, progress=SILENT)
+    targets = {name: read_target(shards.index, name, task) for name, task in config.tasks.items()}
+    tables = {n: t for names in alike(encoders) for n, t in embedded(shards, {m: encoders[m] for m in names}).items()}
+    scored = {name: score_task(name, config.tasks[name], target, tables, config) for name, target in targets.items()}
+    curves = measure_robustness(shards, encoders, targets, scored, config, progress=SILENT)
     found: dict[str, Any] = summarise(curves, config)
     by_model: dict[str, Any] = found["pitch/accuracy"]
     return by_model
+
+
+def embedded(shards: ShardSet, encoders: dict[str, Any]) -> dict[str, EmbeddingTable]:
+    return embed_shards(shards, encoders, config_for())
+
+
+@dataclass
+class Ear(Spectrum):
+    """A spectrum that remembers the waves it heard."""
+
+    heard: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, wave_NT: Tensor, /) -> Tensor:
+        self.heard += wave_NT.unbind()
+        return super().__call__(wave_NT)
+
+
+def heard(tones: Path, condition: str, *, rows: list[int] | None = None, **changes: Any) -> list[Tensor]:
+    """What an encoder hears of some clips under a condition, chunk by chunk."""
+    ear = Ear(samples=changes.pop("samples", SAMPLES))
+    wanted = RobustnessConfig(severities=(2,), corruptions=("splice_out", "time_stretch"))
+    config = config_for(robustness=wanted, **changes)
+    with ShardSet.open(tones) as shards:
+        alter = conditions(config, RATE)[condition]
+        place = np.arange(len(shards.index)) if rows is None else np.array(rows)
+        embed_shards(shards, {"ear": ear}, config, rows=place, alter=alter)
+    return ear.heard
+
+
+def snr_db(wave_T: Tensor, other_T: Tensor) -> float:
+    return float(10 * torch.log10(wave_T.square().sum() / (wave_T - other_T).square().sum().clamp(min=1e-20)))
 
 
 def test_severity_zero_changes_nothing_and_four_costs_what_pitch_shift_must(tones: Path) -> None:
@@ -108,13 +145,76 @@ def test_severity_zero_changes_nothing_and_four_costs_what_pitch_shift_must(tone
     assert found["untrained"]["severity 4"]["change"]["value"] == 0
 
 
-def test_a_corruption_does_not_depend_on_the_batch(tones: Path) -> None:
-    wanted = RobustnessConfig(severities=(2,))
+@pytest.mark.parametrize("condition", ["severity 2", "splice_out", "time_stretch"])
+def test_what_a_clip_sounds_like_depends_on_nothing_beside_it(tones: Path, condition: str) -> None:
+    """Not on the batch, and not on which other clips are embedded: a task beside it changes nothing."""
+    whole, small = heard(tones, condition), heard(tones, condition, batch=5)
+    alone = heard(tones, condition, rows=[3, 20, 41])
+    assert len(whole) == len(small) == 4 * 48
+    # The vocoder follows peaks, and a peak may fall into the next bin by a rounding that depends on the batch.
+    assert min(map(snr_db, whole, small)) > 30
+    assert min(map(snr_db, [whole[4 * row + place] for row in (3, 20, 41) for place in range(4)], alone)) > 30
+
+
+def test_every_chunk_has_its_own_draw_whatever_its_length(tones: Path) -> None:
+    """Gains of two clips' chunks: eight numbers, and the same for the first chunks of another encoder's length."""
+    louder = replace(AugmentConfig().scaled(0), gain=GainConfig(p=1.0))
+    config = config_for(robustness=RobustnessConfig(severities=(2,), augment=louder))
+    gains = {}
     with ShardSet.open(tones) as shards:
-        one, other = (
-            robustness(shards, {"trained": Spectrum()}, config_for(robustness=wanted, batch=batch)) for batch in (5, 64)
-        )
-    assert one["trained"]["severity 2"]["value"] == pytest.approx(other["trained"]["severity 2"]["value"], abs=0.1)
+        for samples in (SAMPLES, SAMPLES // 2):
+            ear = Ear(samples=samples)
+            for alter in (None, conditions(config, RATE)["severity 2"]):
+                embed_shards(shards, {"ear": ear}, config, rows=np.array([0, 7]), alter=alter)
+            half = len(ear.heard) // 2
+            pairs = zip(ear.heard[:half], ear.heard[half:], strict=True)
+            gains[samples] = [float((loud / clean).nanmedian()) for clean, loud in pairs]
+    assert len({round(gain, 4) for gain in gains[SAMPLES]}) == 8
+    assert gains[SAMPLES] == pytest.approx(gains[SAMPLES // 2][:4] + gains[SAMPLES // 2][8:12], rel=1e-3)
+
+
+def test_neither_a_task_nor_an_encoder_changes_anothers_robustness(tones: Path) -> None:
+    wanted = RobustnessConfig(severities=(4,), corruptions=("time_stretch",))
+    others = replace(TASK, vocabulary=(), kind="number", standardise=True)
+    with ShardSet.open(tones) as shards:
+        alone = robustness(shards, {"trained": Spectrum()}, config_for(robustness=wanted))
+        tasks = {"height": others, "pitch": TASK}
+        beside = {"trained": Spectrum(), "short": Spectrum("short", samples=SAMPLES // 2)}
+        among = robustness(shards, beside, config_for(robustness=wanted, tasks=tasks))
+    assert among["trained"] == alone["trained"]
+    assert list(among) == ["trained", "short"]
+
+
+def test_a_probe_is_trained_once_for_all_conditions(tones: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    trained: list[Task] = []
+
+    def counted(task: Task, *rest: Any) -> TrainedHeads:
+        trained.append(task)
+        return train_heads(task, *rest)
+
+    monkeypatch.setattr(probing, "train_heads", counted)
+    wanted = RobustnessConfig(severities=(2,), corruptions=("bitcrush",))
+    config = config_for(data=EvaluationData(shards=str(tones)), robustness=wanted)
+    report = evaluate_encoders({"trained": Spectrum()}, config, tmp_path, about={})
+    assert trained == [TASK]
+    clean = report.tree["robustness"]["pitch/accuracy"]["trained"]["clean"]
+    assert clean["value"] == report.tree["metrics"]["pitch/accuracy"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "quality"),
+    [
+        ({}, "evaluation"),
+        ({"robustness.severities": [2]}, "evaluation"),
+        ({"robustness.augment.pitch.p": 0.5}, "evaluation"),
+        ({"robustness.augment.preset": "as_released"}, "evaluation"),
+        ({"robustness.augment": {"quality": "training"}}, "training"),
+    ],
+)
+def test_robustness_is_heard_at_evaluation_quality(changes: dict[str, Any], quality: str) -> None:
+    config = load_config(EvaluationConfig, None, changes)
+    assert config.robustness.augment.quality == quality
+    assert validate(EvaluationConfig, to_tree(config), "again") == config
 
 
 def test_an_encoder_that_hears_pitch_moves_with_it_and_not_with_tempo(tones: Path) -> None:
@@ -145,7 +245,7 @@ def test_a_transformation_can_be_read_from_an_encoder_that_hears_it_and_from_no_
 def test_clips_too_short_for_the_fastest_rate_are_refused(tones: Path) -> None:
     wanted = config_for(equivariance=EquivarianceConfig(rates=(9.0,)))
     with ShardSet.open(tones) as shards, pytest.raises(UserError, match="two test tracks of"):
-        measure_equivariance(shards, {"trained": Spectrum()}, wanted, progress=SILENT)
+        check_tracks(shards, {"trained": Spectrum()}, wanted)
 
 
 def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarget) -> None:
@@ -154,15 +254,21 @@ def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarge
     target = make_target(codes.astype(np.int64), ("57", "61", "69", "73"))
     rows = (10 * np.eye(4)[codes] + rng.normal(size=(240, 4))).astype(np.float32)
     table = EmbeddingTable(rows, tuple(map(str, range(240))), rows[:0], np.ones(240, np.int64), "t", "m")
-    config = config_for(projection=ProjectionConfig(task="note", midi=True, perplexity=10))
+    notes = {"note": TASK, "mood": TASK}
+    config = config_for(tasks=notes, projection=ProjectionConfig(task="note", midi=True, perplexity=10))
+    check_projection({"note": target}, config)
     found = project({"trained": table}, {"note": target}, config)
     xy, colour = np.array(found["points"]["trained"]), np.array(found["colour"])
     assert set(zip(colour.tolist(), found["octave"], strict=True)) == {(9, 3), (1, 4), (9, 4), (1, 5)}
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
     kind = codes[target.only("test").rows_K]
     assert (kind[distance.argmin(1)] == kind).mean() > 0.95
-    with pytest.raises(UserError, match=r"projection\.task=mood is not one of the tasks"):
-        project({"trained": table}, {"note": target}, config_for(projection=ProjectionConfig(task="mood")))
+    with pytest.raises(UserError, match=r"projection\.task=mood does not run: the set has no column for it; note do"):
+        check_projection({"note": target}, config_for(tasks=notes, projection=ProjectionConfig(task="mood")))
+    with pytest.raises(UserError, match=r"projection\.midi needs MIDI notes, whole numbers, and task note has 'Db'"):
+        check_projection({"note": replace(target, classes=("57", "Db", "69", "73"))}, config)
+    with pytest.raises(UserError, match=r"projection\.task=note has 3 test clips; t-SNE needs at least 5"):
+        check_projection({"note": target.where(np.arange(240) < 15)}, config)
 
 
 def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path) -> None:
@@ -194,5 +300,13 @@ def test_settings_of_what_is_measured_on_request_are_checked() -> None:
         RobustnessConfig(corruptions=("echo",))
     with pytest.raises(ValueError, match="rates must be > 0"):
         EquivarianceConfig(rates=(0.0,))
+    with pytest.raises(ValueError, match="probe needs semitones, rates or both"):
+        EquivarianceConfig(probe=True)
+    with pytest.raises(ValueError, match="midi needs a task"):
+        ProjectionConfig(midi=True)
     with pytest.raises(ValueError, match="against cannot be called untrained"):
         EvaluationConfig(against={"untrained": "x"})
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:N, got gpu"):
+        EvaluationConfig(device="gpu")
+    with pytest.raises(ValueError, match=r"projection\.task=pich is not one of the tasks; try pitch"):
+        config_for(projection=ProjectionConfig(task="pich"))

@@ -69,9 +69,10 @@ def test_heads_on_a_gpu_are_those_of_a_cpu(kind: Any, head: Any) -> None:
     data, outputs = made(kind), 1 if kind == "number" else 5
     cpu, gpu = train_heads(task, *data, outputs, HEADS), train_heads(task, *on_gpu(data), outputs, HEADS)
     assert gpu.losses == pytest.approx(cpu.losses, rel=1e-3)
-    torch.testing.assert_close(
-        gpu.predict(data[1].x_AKE.cuda()).cpu(), cpu.predict(data[1].x_AKE), atol=1e-3, rtol=1e-2
-    )
+    for model, x_KE in enumerate(data[1].x_AKE):
+        torch.testing.assert_close(
+            gpu.predict(model, x_KE.cuda()).cpu(), cpu.predict(model, x_KE), atol=1e-3, rtol=1e-2
+        )
 
 
 def test_a_head_among_others_is_the_one_alone_with_dropout_too() -> None:

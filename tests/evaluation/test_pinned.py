@@ -125,7 +125,7 @@ def test_a_report_tells_how_its_split_stands_and_marks_published_figures(
 
 def test_as_many_clips_of_other_ids_are_another_protocol() -> None:
     protocol = {"clips": [3, 1, 2], "classes": 2, "head": "mlp", "seconds": 2.7}
-    tree: dict[str, Any] = {"num_train": 3, "num_valid": 1, "num_test": 2, "classes": ["a", "b"]}
+    tree: dict[str, Any] = {"num_train": 3, "num_valid": 1, "num_test": 2, "classes": ["a", "b"], "epochs": {}}
     task = Task(column="tags", kind="tags", probe=True)
     assert differences(protocol, task, tree, EvaluationConfig(), seconds=2.7) == ()
     tree["published_split"] = {"same": False, "words": "differs: test: as many clips, but others"}

@@ -43,8 +43,15 @@ def test_a_head_among_others_equals_the_head_on_its_own(
     alone = [train_heads(config, train, valid, 4, [one]) for one in HEADS]
     assert together.epochs == tuple(one.epochs[0] for one in alone)
     assert len(set(together.epochs)) > 1  # heads stopped at different times, so the stack was thinned
-    expected = torch.cat([one.predict(valid.x_AKE) for one in alone])
-    torch.testing.assert_close(together.predict(valid.x_AKE), expected, atol=1e-4, rtol=1e-4)
+    assert together.ran == tuple(one.ran[0] for one in alone)
+    pairs = zip(alone, HEADS, strict=True)
+    expected = torch.cat([one.predict(head.model, valid.x_AKE[head.model]) for one, head in pairs])
+    torch.testing.assert_close(answers(together, valid), expected, atol=1e-4, rtol=1e-4)
+
+
+def answers(trained: TrainedHeads, valid: ProbeData) -> Tensor:
+    """Of all heads (H, K, C)."""
+    return torch.cat([trained.predict(model, x_KE) for model, x_KE in enumerate(valid.x_AKE)])
 
 
 def naive_linear(train: ProbeData, valid: ProbeData, config: Task, first: Tensor) -> tuple[float, Tensor]:
@@ -152,7 +159,7 @@ def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
 
 
 def validation_loss(trained: TrainedHeads, valid: ProbeData) -> list[float]:
-    out = trained.predict(valid.x_AKE)
+    out = answers(trained, valid)
     return [nn.functional.cross_entropy(o, valid.y_K).item() for o in out]
 
 
@@ -164,6 +171,15 @@ def test_the_weights_of_the_best_epoch_are_the_ones_that_answer(data: tuple[Prob
     stopped = train_heads(task(learning_rate=0.05, dropout=0.0, max_epochs=max(trained.epochs)), train, valid, 4, HEADS)
     assert max(trained.epochs) < 40
     assert stopped.losses == pytest.approx(trained.losses, rel=1e-4)
+
+
+def test_a_head_runs_for_its_patience_after_its_best_epoch_or_to_the_cap(data: tuple[ProbeData, ProbeData]) -> None:
+    train, valid = data
+    patient = train_heads(task(learning_rate=0.05, dropout=0.0), train, valid, 4, HEADS)
+    assert patient.ran == tuple(best + 4 for best in patient.epochs)
+    cap = min(patient.epochs)
+    capped = train_heads(task(learning_rate=0.05, dropout=0.0, max_epochs=cap), train, valid, 4, HEADS)
+    assert capped.ran == (cap,) * len(HEADS)
 
 
 def test_the_same_seed_draws_the_same_for_two_models(data: tuple[ProbeData, ProbeData]) -> None:
@@ -180,7 +196,8 @@ def test_tags_and_numbers_are_learned(kind: str) -> None:
     x = torch.randn(1, 300, 8, generator=g)
     y = x[0, :, :3] > 0 if kind == "tags" else x[0, :, 0]
     train, valid = ProbeData(x[:, :200], y[:200]), ProbeData(x[:, 200:], y[200:])
-    out = train_heads(task(max_epochs=60), train, valid, 3 if kind == "tags" else 1, [Head(0, 0)]).predict(valid.x_AKE)
+    trained = train_heads(task(max_epochs=60), train, valid, 3 if kind == "tags" else 1, [Head(0, 0)])
+    out = trained.predict(0, valid.x_AKE[0])
     if kind == "tags":
         assert ((out[0] > 0) == valid.y_K).float().mean() > 0.9
     else:

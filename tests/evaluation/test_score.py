@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from evaluation.confidence import interval
 from evaluation.embed import EmbeddingTable
-from evaluation.score import Scored, score_task
+from evaluation.score import Scored, check_parts, score_task
 from evaluation.targets import Target
 from evaluation.tasks import Chunking, ConfidenceConfig, EvaluationConfig, Task
 
@@ -156,18 +157,52 @@ def test_a_query_with_too_few_neighbours_is_noted(make_target: MakeTarget, make_
     assert any("rest on 4 artists only" in note for note in scored.notes)
 
 
+def in_chunks(h_KE: NDArray[np.float32], counts_K: NDArray[np.int64], name: str) -> EmbeddingTable:
+    """Chunks of which the first says nothing of its clip and all others do, so that no clip is judged by another's."""
+    pairs = zip(h_KE, counts_K, strict=True)
+    chunks = [np.concatenate([np.zeros((1, len(h_E))), np.tile(h_E, (n - 1, 1))]) for h_E, n in pairs]
+    chunks_PE = np.concatenate(chunks).astype(np.float32)
+    return EmbeddingTable(h_KE, tuple(map(str, range(len(h_KE)))), chunks_PE, counts_K, name, "m")
+
+
 @pytest.mark.parametrize("aggregate", ["probabilities", "logits"])
-def test_chunks_can_be_averaged_behind_the_head(known: dict[str, Any], aggregate: Any, make_table: MakeTable) -> None:
-    """One chunk a clip: all three averages agree."""
+def test_chunks_are_averaged_behind_the_head_clip_by_clip(known: dict[str, Any], aggregate: Any) -> None:
+    """Encoders of one width, whose clips have other numbers of chunks, are each judged by their own."""
     target, answer = known["class"]
-    table = make_table(answer)
-    chunked = EmbeddingTable(table.h_KE, table.keys, table.h_KE, table.counts_K, "t", "m")
+    rng = np.random.default_rng(3)
+    tables = {
+        "trained": in_chunks(answer, np.full(COUNT, 3), "t"),
+        "longer": in_chunks(answer, np.full(COUNT, 2), "l"),
+        "uneven": in_chunks(answer, rng.integers(2, 6, COUNT), "u"),
+    }
     config = EvaluationConfig(chunking=Chunking(aggregate=aggregate), seeds=2)
-    scored = score_task("class", quick("class"), target, {"trained": chunked}, config)
-    plain = score_task("class", quick("class"), target, {"trained": table}, EvaluationConfig(seeds=2))
-    np.testing.assert_array_equal(
-        scored.metrics["accuracy"]["trained"].values_R, plain.metrics["accuracy"]["trained"].values_R
-    )
+    scored = score_task("class", quick("class"), target, tables, config)
+    for model in tables:
+        assert value(scored, "accuracy", model) == (1.0, 1.0, 1.0), model
+
+
+def test_the_mean_of_probabilities_is_not_that_of_logits(make_target: MakeTarget) -> None:
+    """One chunk shouts for the wrong class, two say the right one: shouting counts among logits, not among votes."""
+    codes = np.arange(COUNT) // 4 % 2
+    right, wrong = onehot(codes, 2), onehot(1 - codes, 2)
+    chunks_PE = np.stack([2 * right, 2 * right, 30 * wrong], 1).reshape(-1, 2)
+    table = EmbeddingTable(2 * right, tuple(map(str, range(COUNT))), chunks_PE, np.full(COUNT, 3), "t", "m")
+    target, found = make_target(codes, ("a", "b")), {}
+    for aggregate in ("probabilities", "logits"):
+        config = EvaluationConfig(chunking=Chunking(aggregate=aggregate), seeds=1)
+        found[aggregate] = value(score_task("x", quick("class"), target, {"trained": table}, config), "accuracy")[0]
+    assert found == {"probabilities": 1.0, "logits": 0.0}
+
+
+def test_a_head_that_the_cap_stopped_is_named(known: dict[str, Any], make_table: MakeTable) -> None:
+    target, answer = known["class"]
+    noisy = make_table(answer + np.random.default_rng(0).normal(size=answer.shape))
+    capped = score_task("x", quick("class", max_epochs=3), target, {"trained": noisy}, CONFIG)
+    assert "x: 2 of 2 heads of trained still had patience when max_epochs=3 stopped them" in " ".join(capped.notes)
+    free = score_task("x", quick("class", max_epochs=10_000), target, {"trained": noisy}, CONFIG)
+    assert not free.notes
+    epochs = free.probes[0].epochs()["trained"]
+    assert [last - best for best, last in zip(epochs.best, epochs.last, strict=True)] == [20, 20]
 
 
 def test_standardising_makes_the_scale_of_an_embedding_irrelevant(known: dict[str, Any], make_table: MakeTable) -> None:
@@ -190,14 +225,15 @@ def test_models_of_different_width_are_judged_on_the_same_resamples(
     assert list(scored.metrics["accuracy"]) == ["trained", "wide", "random", "constant"]
 
 
-def test_a_split_without_labels_is_an_error_that_names_it(make_target: MakeTarget, make_table: MakeTable) -> None:
+def test_a_split_without_labels_is_an_error_that_names_it(make_target: MakeTarget) -> None:
     codes = np.zeros(8, np.int64)
     target = make_target(codes, ("a",))
     no_valid = Target(
         target.rows_K, np.array(["train"] * 4 + ["test"] * 4), target.track_K, target.artist_K, codes, ("a",)
     )
     with pytest.raises(UserError, match="task x: no clip of split valid has a value in column class"):
-        score_task("x", quick("class"), no_valid, {"trained": make_table(np.zeros((8, 2)))}, CONFIG)
+        check_parts("x", no_valid, replace(CONFIG, tasks={"x": quick("class")}))
+    check_parts("x", no_valid, replace(CONFIG, tasks={"x": quick("class", probe=False, retrieval=True)}))
 
 
 def test_scores_do_not_depend_on_which_tasks_ran_before(known: dict[str, Any], make_table: MakeTable) -> None:

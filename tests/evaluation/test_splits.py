@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.settings import UserError
+from cluster.settings import ROOT, UserError, load_config, read_yaml
 from data_shards.reader import ShardSet
 from evaluation.evaluate import evaluate_encoders
-from evaluation.published import beside, differences
+from evaluation.published import FIGURES, beside, differences
 from evaluation.report import Report
 from evaluation.splits import FrozenSplit, load_split, save_split
 from evaluation.tasks import Chunking, ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 
 MakeShards = Callable[..., Path]
+PRESETS = sorted((ROOT / "conf" / "evaluation").glob("*.yaml"))
 TASK = Task(column="tags", kind="tags", probe=True, retrieval=True, hidden=8, max_epochs=2)
-PROTOCOL = {"clips": [10, 5, 6], "classes": 3, "head": "mlp", "seconds": 2.7}
-TREE: dict[str, Any] = {"num_train": 10, "num_valid": 5, "num_test": 6, "classes": ["a", "b", "c"]}
+PROTOCOL: dict[str, Any] = {
+    **{"clips": [10, 5, 6], "classes": 3, "seconds": 2.7, "head": "mlp", "hidden": 8, "patience": 15, "dropout": 0.1},
+    **{"weight_decay": 1e-6, "learning_rate": 3e-4, "batch": 64, "standardise": False},
+}
+TREE: dict[str, Any] = {"num_train": 10, "num_valid": 5, "num_test": 6, "classes": ["a", "b", "c"], "epochs": {}}
 
 
 def config_for(shards: Path, task: Task = TASK) -> EvaluationConfig:
@@ -108,11 +112,41 @@ def test_an_edited_split_file_is_refused(judged: tuple[Path, Any, Report]) -> No
         ({"num_test": 7}, TASK, "clips 10/5/7, published 10/5/6"),
         ({"classes": ["a"]}, TASK, "1 classes, published 3"),
         ({}, replace(TASK, head="linear"), "head linear, published mlp"),
+        ({}, replace(TASK, hidden=2), "hidden 2, published 8"),
+        ({}, replace(TASK, patience=1), "patience 1, published 15"),
+        ({}, replace(TASK, dropout=0.9), "dropout 0.9, published 0.1"),
+        ({}, replace(TASK, learning_rate=1.0), "learning rate 1, published 0.0003"),
+        ({}, replace(TASK, weight_decay=0.0), "weight decay 0, published 1e-06"),
+        ({}, replace(TASK, batch=32), "batch 32, published 64"),
+        ({}, replace(TASK, standardise=True), "standardise true, published false"),
+        ({"epochs": {"trained": {"best": [5, 20], "last": [20, 35]}}}, replace(TASK, max_epochs=35), None),
+        (
+            {"epochs": {"trained": {"best": [5, 20], "last": [20, 34]}}},
+            replace(TASK, max_epochs=34),
+            "max_epochs stopped 1 heads, published early stop alone",
+        ),
     ],
 )
 def test_a_protocol_is_the_same_only_when_all_of_it_is(change: dict[str, Any], task: Task, words: str | None) -> None:
     found = differences(PROTOCOL, task, TREE | change, EvaluationConfig(), seconds=2.678)
     assert found == (() if words is None else (words,))
+
+
+def test_what_is_not_published_cannot_differ() -> None:
+    protocol = {key: PROTOCOL[key] for key in ("clips", "classes", "seconds", "head")}
+    assert differences(protocol, replace(TASK, patience=1), TREE, EvaluationConfig(), seconds=2.7) == ()
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_has_the_head_of_the_protocol_that_it_names(preset: Path) -> None:
+    known = read_yaml(FIGURES)
+    for name, task in load_config(EvaluationConfig, preset).tasks.items():
+        if task.published is not None:
+            protocol = known["probe"] | known["protocols"][task.published]
+            counts = zip(("train", "valid", "test"), protocol["clips"], strict=True)
+            tree = {f"num_{split}": count for split, count in counts} | {"epochs": {}}
+            found = tree | {"classes": list(range(protocol["classes"]))}
+            assert differences(protocol, task, found, EvaluationConfig(), seconds=2.7) == (), name
 
 
 def test_other_chunks_and_averages_are_another_protocol() -> None:
@@ -125,9 +159,9 @@ def test_other_chunks_and_averages_are_another_protocol() -> None:
 
 def test_published_figures_stand_beside_and_marble_is_always_marked() -> None:
     names = [str(i) for i in range(50)]
-    task = {"num_train": 15_250, "num_valid": 1_529, "num_test": 4_332, "classes": names, "masked": []}
+    task = {"num_train": 15_250, "num_valid": 1_529, "num_test": 4_332, "classes": names, "masked": [], "epochs": {}}
     tree = {"metrics": {"top50/auroc": {}, "top50/ap": {}}, "tasks": {"top50": task}}
-    config = EvaluationConfig(tasks={"top50": replace(TASK, column="top50", published="mtat_top50")})
+    config = EvaluationConfig(tasks={"top50": replace(TASK, column="top50", hidden=512, published="mtat_top50")})
     rows = beside(tree, config, seconds=2.678)
     same = [row for row in rows if not row["differs"]]
     assert {"metric": "top50/auroc", "value": 0.888, "who": "self-supervised, SampleCNN",
@@ -136,6 +170,3 @@ def test_published_figures_stand_beside_and_marble_is_always_marked() -> None:
     marble = [row for row in rows if row["where"].startswith("MARBLE")]
     assert len(marble) == 6
     assert all(row["differs"] == ["MARBLE's own splits and heads"] for row in marble)
-    unknown = EvaluationConfig(tasks={"top50": replace(TASK, published="mtt")})
-    with pytest.raises(UserError, match=r"no protocol mtt; figures\.yaml has mtat_top50"):
-        beside(tree, unknown, seconds=2.7)

@@ -45,6 +45,19 @@ def sets_of(one: Study) -> dict[str, str]:
     return {name: f"/sets/{name}" for name in names | {"labelled", "unlabelled"}}
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_trains_a_probe_that_nobody_reads(name: str, tmp_path: Path) -> None:
+    one = read_study(name)
+    for scale in one.scales:
+        here = scaled(one, scale)
+        for run in make_plan(one, scale, StudySettings(dir=str(tmp_path), sets=sets_of(here)), {}).runs:
+            for judge, config in run.judges:
+                probed = {task for task, asked in config.tasks.items() if asked.probe}
+                read = {metric.partition("/")[0] for metric in judge.metrics.values() if "@" not in metric}
+                elsewhere = {"singer", "technique"}  # each of VocalSet's variants has the column of one
+                assert probed - elsewhere <= read, (scale, judge.preset)
+
+
 def test_every_study_of_the_papers_is_there() -> None:
     assert set(STUDIES) >= REQUIRED
 

@@ -1,0 +1,62 @@
+"""What an evaluation asks for against what the set, the encoders and the tasks can give, before anything is embedded.
+
+A mistake that is found after an hour of embedding has cost an hour; each is one message with the key and the remedy.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from cluster.settings import UserError
+from data_shards.reader import ShardSet
+from evaluation.embed import Encoder, check_rate
+from evaluation.equivariance import check_tracks
+from evaluation.judge import metric_names
+from evaluation.projection import check_projection
+from evaluation.published import protocols
+from evaluation.score import check_parts
+from evaluation.targets import Target
+from evaluation.tasks import EvaluationConfig
+
+
+def check_request(
+    shards: ShardSet, encoders: Mapping[str, Encoder], targets: Mapping[str, Target], config: EvaluationConfig
+) -> None:
+    """Refuse whatever could not be answered.
+
+    Args:
+        shards: the set.
+        encoders: by name.
+        targets: of the tasks that run.
+        config: what is asked.
+
+    Raises:
+        UserError: names the key, and the nearest right value where there is one.
+    """
+    for encoder in encoders.values():
+        check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
+    for name, target in targets.items():
+        check_parts(name, target, config)
+    _check_names(targets, config)
+    robust = config.robustness
+    if (robust.severities or robust.corruptions) and not any(config.tasks[name].probe for name in targets):
+        raise UserError(f"robustness is of probes, and none of {', '.join(targets)} has one; set tasks.NAME.probe=true")
+    if config.projection.task is not None:
+        check_projection(targets, config)
+    if config.equivariance.semitones or config.equivariance.rates:
+        check_tracks(shards, encoders, config)
+
+
+def _check_names(targets: Mapping[str, Target], config: EvaluationConfig) -> None:
+    metrics = [f"{name}/{metric}" for name in targets for metric in metric_names(config.tasks[name], config.ks)]
+    for claim in config.claims:
+        _known("claims", claim, metrics)
+    for name, task in config.tasks.items():
+        if task.published is not None:
+            _known(f"tasks.{name}.published", task.published, protocols())
+
+
+def _known(key: str, word: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if word not in names:
+        near = difflib.get_close_matches(word, names, n=1)
+        raise UserError(f"{key}: no {word}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"))
