@@ -9,22 +9,12 @@ from typing import Any, Literal
 from cluster.settings import RunError, UserError, to_tree, validate
 from data_shards.reader import ShardSet
 from evaluation.evaluate import evaluate_encoders
+from evaluation.judge import metric_names
 from evaluation.publish import publish
 from evaluation.report import SUBJECT
 from evaluation.targets import parts_of, read_target
-from evaluation.tasks import EvaluationConfig, Task
+from evaluation.tasks import EvaluationConfig
 from tuning.sweep_config import ObjectiveConfig, read_evaluation
-
-ANSWERED = {
-    "tags": ("auroc", "ap"),
-    "class": ("accuracy",),
-    "key": ("weighted",),
-    "tempo": ("acc1", "acc2"),
-    "number": ("r2",),
-}
-"""Metrics of a probe by the kind of its task."""
-NEIGHBOURED = {"tags": ("p",), "class": ("p",), "key": ("weighted",), "tempo": ("acc1", "acc2"), "number": ()}
-"""Metrics of retrieval, each followed by ``@k``."""
 
 
 def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> EvaluationConfig:
@@ -39,7 +29,7 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
     """
     tree = dict(read_evaluation(config))
     tasks = validate(EvaluationConfig, tree, config.evaluation).tasks
-    known = metric_names(config.evaluation, tree)
+    known = reported(config.evaluation, tree)
     unknown = [metric for metric in config.metrics if metric not in known]
     if unknown:
         raise UserError(
@@ -58,15 +48,10 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
     return validate(EvaluationConfig, tree, config.evaluation)
 
 
-def metric_names(where: str, tree: Mapping[str, Any]) -> list[str]:
-    """Every metric that an evaluation preset reports."""
+def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
+    """Every metric that an evaluation preset reports, ``task/metric``."""
     config = validate(EvaluationConfig, tree, where)
-    return [f"{name}/{metric}" for name, task in config.tasks.items() for metric in _metrics(task, config.ks)]
-
-
-def _metrics(task: Task, ks: tuple[int, ...]) -> list[str]:
-    probed = list(ANSWERED[task.kind]) if task.probe else []
-    return probed + [f"{name}@{k}" for name in NEIGHBOURED[task.kind] for k in ks if task.retrieval]
+    return [f"{name}/{metric}" for name, task in config.tasks.items() for metric in metric_names(task, config.ks)]
 
 
 def check_targets(config: EvaluationConfig) -> None:

@@ -454,7 +454,9 @@ def test_channels_choose_the_size() -> None:
 
 
 def test_an_encoder_and_a_front_end_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UserError, match=r"mel_cnn reads mel, mule, nnaudio_mel.*, frontend.kind is wave; set frontend.kind=mel"):
+    with pytest.raises(
+        UserError, match=r"mel_cnn reads mel, mule, nnaudio_mel.*, frontend.kind is wave; set frontend.kind=mel"
+    ):
         load_config(ExperimentConfig, None, ["encoder.name=mel_cnn"])
     with pytest.raises(UserError, match=r"nfnet reads mule, mel, .*, frontend.kind is wave; set frontend.kind=mule"):
         load_config(ExperimentConfig, None, ["encoder.name=nfnet"])

@@ -9,7 +9,7 @@ import pytest
 from cluster.settings import UserError
 from evaluation.targets import Target, parts_of
 from evaluation.tasks import EvaluationConfig
-from tuning.objective import check_targets, metric_names, objective_evaluation, on_split
+from tuning.objective import check_targets, objective_evaluation, on_split, reported
 from tuning.sweep_config import ObjectiveConfig, read_evaluation
 
 
@@ -53,7 +53,7 @@ def test_a_metric_that_no_task_gives_is_refused_with_those_there_are() -> None:
 def test_the_names_of_metrics_are_those_of_a_report(scored_names: dict[str, list[str]]) -> None:
     for kind, names in scored_names.items():
         tree = {"tasks": {"t": {"column": "c", "kind": kind, "probe": True, "retrieval": kind != "number"}}, "ks": [2]}
-        assert sorted(metric_names("test", tree)) == sorted(f"t/{name}" for name in names), kind
+        assert sorted(reported("test", tree)) == sorted(f"t/{name}" for name in names), kind
 
 
 @pytest.fixture
