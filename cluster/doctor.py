@@ -15,7 +15,7 @@ from cluster.credentials import has_token, token_path
 from cluster.environment import differences, locked, versions
 from cluster.mlflow_store import trouble
 from cluster.resources import num_cores, num_gpus
-from cluster.settings import ROOT
+from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import TrackingConfig, store_uri
 
@@ -220,10 +220,14 @@ def _token() -> list[Check]:
 def _tracker(uri: str | None) -> Check:
     uri = uri or store_uri(TrackingConfig(), ROOT / "outputs" / "run")
     shown = without_credentials(uri)
-    if not uri.startswith("http"):
-        return Check(name="tracker", state="ok", found=f"{shown}; `counterpoint ui` shows it")
-    reason = trouble(uri)
+    try:
+        reason = trouble(uri)
+    except UserError as error:
+        remedy = "a run would refuse it: set MLFLOW_TRACKING_URI to one of these, or unset it"
+        return Check(name="tracker", state="fail", found=str(error), remedy=remedy)
     if reason:
         remedy = "runs go on, their log is sent when it is back; is the server up, is MLFLOW_TRACKING_URI right?"
         return Check(name="tracker", state="warn", found=f"{shown} does not answer: {reason}", remedy=remedy)
-    return Check(name="tracker", state="ok", found=shown)
+    return Check(
+        name="tracker", state="ok", found=shown if uri.startswith("http") else f"{shown}; `counterpoint ui` shows it"
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
+from cluster.tracking_config import with_key
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
@@ -21,6 +22,8 @@ _TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of ru
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT_S = 5.0
+REQUEST_S = 10
+"""A request is given up after so long, and tried once more."""
 _LIMITS = {"metrics": 1000, "params": 100, "tags": 100}
 
 Record = Mapping[str, Any]
@@ -101,7 +104,7 @@ def _user() -> str:
 def _import_mlflow() -> None:
     """Import here, in the thread that makes the store: two threads that import MLflow at once break it for good."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries; MLflow alone blocks 247 s
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     for module in ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"):
@@ -120,7 +123,7 @@ def trouble(uri: str) -> str:
         return ""
     requests = import_module("requests")
     try:
-        requests.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
+        requests.get(f"{with_key(uri).rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
     except requests.RequestException as error:
         return without_credentials(str(error))
     return ""
@@ -140,7 +143,7 @@ def _connect(uri: str) -> Any:
 
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=with_key(uri))
 
 
 def _experiment_id(client: Any, name: str, uri: str) -> str:

@@ -6,6 +6,7 @@ moves the mark, so a record may be sent again after a kill, never lost: the rece
 
 import fcntl
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from cluster.storage import write_atomic
 
 KEEP_BYTES = 4 << 20
 """A sent file above this size makes room for the next generation."""
+_log = logging.getLogger(__name__)
 
 
 class Spool:
@@ -30,6 +32,8 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._lock = threading.Lock()
+        self._open = True
+        self._damaged = (0, -1)  # the last line that was named: generation and offset
         self._owner = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,13 +50,26 @@ class Spool:
         self._file = self._open_whole()
 
     def put(self, record: Mapping[str, Any]) -> None:
-        """Append a record of plain JSON types; it survives a kill of this process once this returns."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        """Append a record of plain JSON types; it survives a kill of this process once this returns.
+
+        Raises:
+            OSError: if the disk takes no more; nothing of the record stays.
+        """
+        line = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         with self._lock:
-            os.write(self._file, line)
+            whole = os.fstat(self._file).st_size
+            try:
+                while line:
+                    line = line[os.write(self._file, line) :]  # a disk that fills up takes a part
+            except OSError:
+                os.ftruncate(self._file, whole)  # the next record must not be glued to it
+                raise
 
     def take(self, most: int = 1000) -> tuple[list[dict[str, Any]], int]:
-        """The oldest records not marked as sent, and the mark that covers them."""
+        """The oldest records not marked as sent, and the mark that covers them.
+
+        A line that is no record is left out and named once.
+        """
         records: list[dict[str, Any]] = []
         end = self.offset
         with self._path().open("rb") as file:
@@ -60,7 +77,10 @@ class Spool:
             for line in file:
                 if len(records) == most or not line.endswith(b"\n"):
                     break
-                records.append(json.loads(line))
+                try:
+                    records.append(json.loads(line))
+                except ValueError:  # no JSON, or no text at all
+                    self._tell_damaged(end)
                 end += len(line)
         return records, end
 
@@ -68,10 +88,16 @@ class Spool:
         """Bytes not yet marked as sent."""
         return self._path().stat().st_size - self.offset
 
-    def mark(self, end: int) -> None:
-        """Remember on disk that everything before ``end`` is sent, with whatever ``state`` holds now."""
+    def mark(self, end: int) -> bool:
+        """Remember on disk that everything before ``end`` is sent, with whatever ``state`` holds now.
+
+        Returns:
+            False where the spool was closed meanwhile: it is another's now.
+        """
         old = self._path()
         with self._lock:  # a record put meanwhile must not go to a file that is on its way out
+            if not self._open:
+                return False
             self.offset = end
             full = end >= KEEP_BYTES and end == old.stat().st_size
             if full:
@@ -82,11 +108,20 @@ class Spool:
                 os.close(self._file)
                 self._file = self._open_whole()
                 old.unlink()
+            return True
 
     def close(self) -> None:
-        """Let another process open it."""
-        os.close(self._file)
-        os.close(self._owner)
+        """Let another open it."""
+        with self._lock:
+            self._open = False
+            os.close(self._file)
+            fcntl.flock(self._owner, fcntl.LOCK_UN)  # a forked child may hold a copy of the handle
+            os.close(self._owner)
+
+    def _tell_damaged(self, offset: int) -> None:
+        if (self._generation, offset) > self._damaged:  # it is read again and again while MLflow is away
+            self._damaged = (self._generation, offset)
+            _log.warning("%s: the line at byte %d is damaged, it is left out", self._path(), offset)
 
     def _path(self) -> Path:
         return self.folder / f"records-{self._generation}.jsonl"

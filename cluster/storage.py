@@ -129,7 +129,9 @@ def without_credentials(text: str, uri: str | None = None) -> str:
     """
     user = re.search(r"://([^/@\s]+)@", uri or "")
     text = text.replace(user[1], "[redacted]") if user else text
-    text = re.sub(r"(?<=://)[^/@\s]+@", "[redacted]@", text)
+    # Up to the last @, as those who read URIs do; a database's password may hold / and ? too.
+    text = re.sub(r"\b((?:postgresql|mysql|mssql)[\w+]*://)\S+@", r"\1[redacted]@", text)
+    text = re.sub(r"(?<=://)[^/?#\s]+@", "[redacted]@", text)
     secret = r"([?&][\w.-]*(?:sig|signature|token|key|secret|password|credential)[\w.-]*=)[^&\s]+"
     return re.sub(secret, r"\1[redacted]", text, flags=re.IGNORECASE)
 

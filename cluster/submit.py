@@ -78,11 +78,13 @@ class Cluster:
                 has those versions.
 
         Raises:
-            UserError: if there is nothing to run, or the checkout is too large; nothing has been sent then.
+            UserError: if there is nothing to run, the command holds a password, or the checkout is too large; nothing
+                has been sent then.
             RunError: if the cluster does not take it.
         """
         if not command:
             raise UserError("nothing to submit; write `counterpoint submit -- pretrain conf/pretrain/… key=value`")
+        _refuse_credentials(command)
         check_size(root)
         name = f"{command[0].strip('-') or 'job'}-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         shipped: dict[str, Any] = {"working_dir": str(root), "excludes": NEVER_SHIPPED, "env_vars": _environment()}
@@ -107,6 +109,7 @@ class Cluster:
             RunError: if the cluster has not answered for two minutes; the job may live on.
         """
         told, answered = _Told(show), time.monotonic()
+        broken = (OSError, RuntimeError, asyncio.IncompleteReadError, import_module("aiohttp").ClientError)
         while True:
             try:
                 asyncio.run(self._tail(job, told))  # ends with the job
@@ -116,7 +119,7 @@ class Cluster:
                     return _exit_code(info)
             except UserError:
                 raise
-            except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:  # the way there broke
+            except broken as error:  # the way there
                 if time.monotonic() - answered > LOST_S:
                     raise RunError(
                         f"{self.url}: no answer for {LOST_S:.0f} s ({first_line(error)}); the job may go on: "
@@ -234,6 +237,16 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
     return total
 
 
+def _refuse_credentials(command: Sequence[str]) -> None:
+    """A job's command can be read by everyone on the cluster, as its environment can."""
+    for word in command:
+        if (shown := without_credentials(word)) != word:
+            raise UserError(
+                f"{shown}: it holds a password or key, which a job would show to everyone on the cluster; "
+                "set it in the environment of the cluster's nodes instead"
+            )
+
+
 def _environment() -> dict[str, str]:
     """What the job must know of this side; secrets stay here, for a job's environment can be read in the dashboard."""
     known = {"COUNTERPOINT_REVISION": git_revision(), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -257,8 +270,7 @@ def _url(given: str | None) -> str:
 
 
 def _explained(url: str, error: Exception) -> UserError:
-    text = str(error)
-    if any(sign in text for sign in ("401", "403", "Unauthorized", "Forbidden", "token")):
+    if isinstance(error, import_module("ray.exceptions").AuthenticationError):  # Ray's, for a 401 and a 403 alone
         return UserError(
             f"{url}: the cluster refuses this token; copy the head's ~/.ray/auth_token, or set RAY_AUTH_TOKEN"
         )

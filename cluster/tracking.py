@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -18,18 +17,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cluster.mlflow_store import MlflowStore, Refused, trouble
+from cluster.mlflow_store import trouble
 from cluster.provenance import git_revision
+from cluster.settings import PreemptedError
 from cluster.spool import Spool
 from cluster.storage import without_credentials
 from cluster.system_metrics import SystemMetrics
 from cluster.tracking_config import TrackingConfig as TrackingConfig
 from cluster.tracking_config import store_uri
+from cluster.tracking_sender import Sender, remember
 from cluster.ui import TRAINING_PAGES
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-SEND_INTERVAL_S = 1.0
-LONGEST_WAIT_S = 30.0
 DIGEST_CHARACTERS = 36  # MLflow takes no more
 _SECRET = re.compile(
     r"(^|[._-])(password|passwd|secret|token|api_?key|access_?key|credentials?)($|[._-])", re.IGNORECASE
@@ -67,22 +66,12 @@ class Tracker:
                 reason,
                 run_dir / "tracking",
             )
-        self._spool = spool = Spool(run_dir / "tracking")
-        spool.state.setdefault("identity", uuid.uuid4().hex)
-        spool.state.setdefault("name", config.name or run_dir.absolute().name)
-        spool.state.setdefault("started_ms", _now_ms())
-        home = {"uri": self.uri, "experiment": config.experiment}
-        if any(spool.state.get(key, value) != value for key, value in home.items()):
-            spool.state = {
-                key: spool.state[key] for key in ("identity", "name", "started_ms")
-            }  # a new home: tell it all
-        spool.state |= home | {"parent": str(parent.absolute()) if parent else spool.state.get("parent")}
+        self._spool = spool = _opened(config, self.uri, run_dir, parent)
         self._state = spool.state
-        spool.mark(spool.offset)
         self._told: dict[str, Any] = deepcopy(spool.state.get("told", {}))
         for record in spool.take(1 << 30)[0]:
-            _remember(self._told, record)
-        self._sender = _Sender(spool)
+            remember(self._told, record)
+        self._sender = Sender(spool)
         self._sender.start()
         self._put({"kind": "status", "status": "RUNNING"})
         self.tags({"mlflow.source.git.commit": git_revision()})
@@ -100,12 +89,18 @@ class Tracker:
             if pairs:
                 self._put({"kind": kind, "values": pairs})
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """A point on each curve; a step that a curve already has is left as it is."""
+    def metrics(self, values: Mapping[str, float], step: int, *, again: bool = False) -> None:
+        """A point on each curve; a step that a curve already has is left as it is.
+
+        Args:
+            values: by the curve's name.
+            step: of the point.
+            again: tell it even so, as what was judged anew: MLflow keeps both values.
+        """
         if not self._enabled:
             return
         last: dict[str, int] = self._told.setdefault("steps", {})
-        new = {key: float(value) for key, value in values.items() if step > last.get(key, -1)}
+        new = {key: float(value) for key, value in values.items() if again or step > last.get(key, -1)}
         if new:
             self._put({"kind": "metrics", "values": new, "step": step})
 
@@ -137,7 +132,9 @@ class Tracker:
         return run_url(self.uri, self._state.get("experiment_id"), self._state.get("run_id"))
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
-        """Tell the end, and wait for MLflow a while. The first call counts.
+        """Tell the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
+
+        The first call counts.
 
         Returns:
             Whether everything has been sent. What has not stays in the spool, and a warning says where.
@@ -156,7 +153,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        killed = kind is not None and not issubclass(kind, Exception)
+        killed = kind is not None and (issubclass(kind, PreemptedError) or not issubclass(kind, Exception))
         self.close("KILLED" if killed else "FAILED" if kind else "FINISHED")
 
     def _sample(self, values: Mapping[str, float]) -> None:
@@ -166,75 +163,25 @@ class Tracker:
     def _put(self, record: dict[str, Any]) -> None:
         record["time_ms"] = _now_ms()
         self._spool.put(record)
-        _remember(self._told, record)
+        remember(self._told, record)
 
 
-class _Sender(threading.Thread):
-    """Takes from a spool and sends, waiting longer after every failure; a daemon, so it never keeps a process alive."""
-
-    def __init__(self, spool: Spool) -> None:
-        super().__init__(name="tracking", daemon=True)
-        state = spool.state
-        self._spool = spool
-        self._store = MlflowStore(state["uri"], state["experiment"], state, lambda: _run_id(state["parent"]))
-        self._ending = threading.Event()
-        self._trouble = ""
-
-    def run(self) -> None:
-        wait_s = SEND_INTERVAL_S
-        while True:
-            ending = self._ending.is_set()
-            records, mark = self._spool.take()
-            if not records and ending:
-                return
-            try:
-                self._send(records, mark)
-            except Exception as error:  # MLflow is away: requests, sqlalchemy and MLflow itself have their own errors
-                self._trouble = without_credentials(f"{type(error).__name__}: {error}").split("\n")[0]
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-                time.sleep(SEND_INTERVAL_S) if ending else self._ending.wait(wait_s)
-            else:
-                wait_s = SEND_INTERVAL_S
-                self._ending.wait(wait_s)  # at once when the run ends
-
-    def _send(self, records: list[dict[str, Any]], mark: int) -> None:
-        if not records:
-            return
-        try:
-            self._store.send(records)
-        except Refused:
-            self._send_one_by_one(records)
-        told = self._spool.state.setdefault("told", {})
-        for record in records:
-            _remember(told, record)
-        self._spool.mark(mark)
-        for record in records:
-            if record["kind"] == "file":
-                shutil.rmtree(Path(record["path"]).parent, ignore_errors=True)
-        self._trouble = ""
-
-    def _send_one_by_one(self, records: list[dict[str, Any]]) -> None:
-        for record in records:
-            try:
-                self._store.send([record])
-            except Refused as error:
-                _log.warning("MLflow refuses %s, it is left out: %s", record["kind"], error)
-
-    def finish(self, wait_s: float) -> bool:
-        """Stop once everything is sent or the time is over."""
-        self._ending.set()
-        self.join(wait_s)
-        if self.is_alive():
-            _log.warning(
-                "%s is not reachable (%s): %d bytes of the run's log wait in %s until the run is opened again",
-                without_credentials(self._spool.state["uri"]),
-                self._trouble or "it has not answered yet",
-                self._spool.waiting(),
-                self._spool.folder,
-            )
-            return False
-        self._spool.close()
-        return True
+def _opened(config: TrackingConfig, uri: str, run_dir: Path, parent: Path | None) -> Spool:
+    """The run's spool, which knows where the run is told and what it is called."""
+    spool = Spool(run_dir / "tracking")
+    try:
+        spool.state.setdefault("identity", uuid.uuid4().hex)
+        spool.state.setdefault("name", config.name or run_dir.absolute().name)
+        spool.state.setdefault("started_ms", _now_ms())
+        home = {"uri": uri, "experiment": config.experiment}
+        if any(spool.state.get(key, value) != value for key, value in home.items()):  # a new home: tell it all
+            spool.state = {key: spool.state[key] for key in ("identity", "name", "started_ms")}
+        spool.state |= home | {"parent": str(parent.absolute()) if parent else spool.state.get("parent")}
+        spool.mark(spool.offset)
+    except BaseException:
+        spool.close()
+        raise
+    return spool
 
 
 def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
@@ -247,7 +194,7 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     if not spool.waiting() or "uri" not in spool.state:
         spool.close()
         return True
-    sender = _Sender(spool)
+    sender = Sender(spool)
     sender.start()
     return sender.finish(wait_s)
 
@@ -263,31 +210,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _remember(told: dict[str, Any], record: Mapping[str, Any]) -> None:
-    """Note the last step of each curve and the first value of each parameter."""
-    if record["kind"] == "metrics":
-        told.setdefault("steps", {}).update(dict.fromkeys(record["values"], record["step"]))
-    elif record["kind"] == "params":
-        told["params"] = record["values"] | told.get("params", {})
-
-
 def _plain(key: str, value: Any) -> str:
     """A value in the grammar of the command line, without what may be a secret."""
     if _SECRET.search(key) and value is not None:
         return "[redacted]"
     return without_credentials(value if isinstance(value, str) else json.dumps(value))
-
-
-def _run_id(run_dir: str | None) -> str | None:
-    """MLflow's id of another run, from its spool; the parent comes first.
-
-    Raises:
-        ConnectionError: if the parent has no id yet, so that the child tries again later.
-    """
-    if run_dir is None:
-        return None
-    mark = Path(run_dir, "tracking", "state.json")
-    found = json.loads(mark.read_text(encoding="utf-8")).get("run_id") if mark.exists() else None
-    if found is None:
-        raise ConnectionError(f"{run_dir} is not in MLflow yet")
-    return str(found)

@@ -1,10 +1,19 @@
-"""Where a run is tracked, and under which name. Apart from `tracking`: a configuration must not import MLflow."""
+"""Where a run is tracked, and under which name. Apart from `tracking`: a configuration must not import MLflow.
+
+A configuration names a store and never holds the key to it. User and password stand in MLFLOW_TRACKING_URI (or in
+MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which MLflow reads itself), and each process that talks to the
+store takes them from there. So none reaches a snapshot, a report, a spool or another machine.
+"""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.settings import Config
+from cluster.storage import without_credentials
+
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +36,41 @@ class TrackingConfig(Config):
             raise ValueError(f"system_metrics_s must be 0 or >= 1, got {self.system_metrics_s}")
         if not self.experiment:
             raise ValueError("experiment must have a name, got ''")
+        if self.uri and (shown := without_credentials(self.uri)) != self.uri:
+            raise ValueError(
+                f"uri must hold no user, password or key, got {shown}; put it into {STORE_VARIABLE}, or them into "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
 
 
 def store_uri(config: TrackingConfig, run_dir: Path) -> str:
     """Where a run is tracked: as configured, as MLFLOW_TRACKING_URI says, else one file for all runs of a folder.
 
     That file is ``outputs/mlflow.db`` for every run below a folder called outputs, otherwise it lies beside the run.
-    A file's path is absolute: workers and trials run in folders of their own.
+    A file's path is absolute: workers and trials run in folders of their own. It never holds a password.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(run_dir)
+    uri = config.uri or _keyless(os.environ.get(STORE_VARIABLE, "")) or default_store(run_dir)
     file = uri.removeprefix("sqlite:///")
     return uri if file == uri else f"sqlite:///{Path(file).expanduser().absolute()}"
+
+
+def with_key(uri: str) -> str:
+    """The same store with the user and password that MLFLOW_TRACKING_URI of this process has for it.
+
+    For the connection alone: what this returns is never written down, shown or sent to another process.
+    """
+    given = os.environ.get(STORE_VARIABLE, "")
+    return given if _keyless(given).rstrip("/") == uri.rstrip("/") else uri
+
+
+def _keyless(uri: str) -> str:
+    """A URI without user, password and keys.
+
+    >>> _keyless("http://ann:secret@host:5000"), _keyless("postgresql://db/runs?password=secret&sslmode=require")
+    ('http://host:5000', 'postgresql://db/runs?sslmode=require')
+    """
+    shown = without_credentials(uri).replace("://[redacted]@", "://")
+    return re.sub(r"(?<=[?&])[\w.-]+=\[redacted\]&?", "", shown).rstrip("?&")
 
 
 def default_store(run_dir: Path) -> str:

@@ -17,6 +17,7 @@ import psutil
 
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
+from cluster.tracking_config import with_key
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRAINING_PAGES = "workflowType=machine_learning"
@@ -24,18 +25,20 @@ TRAINING_PAGES = "workflowType=machine_learning"
 START_TIMEOUT_S = 300.0
 ANYWHERE = ("0.0.0.0", "::")
 SHORTEST_PASSWORD = 12
+SERVED_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
+"""Tells the server its store: that of a database may hold a password, which a command line would show to everyone."""
 
 
-def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
+def ui_command(*, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
     """The server's command line: one worker (a quarter of the memory of the default four), loopback unless guarded.
 
+    Its store stands in `SERVED_VARIABLE`.
+
     Args:
-        store: SQLite or PostgreSQL URI of the runs, such as sqlite:////home/ann/outputs/mlflow.db.
         host: address to listen on; on another than loopback the pages ask for a password.
         port: to listen on.
     """
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     if host in LOOPBACK:
         return command
     names = [f"{_in_url(name)}:{port}" for name in _own_names(host)]  # MLflow answers 403 to a name it does not know
@@ -46,6 +49,8 @@ def ui_command(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> list
 
 def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Callable[[str], None] = print) -> int:
     """Serve until Ctrl-C; ``show`` is given the URL once the pages are there.
+
+    ``store`` is the SQLite or PostgreSQL URI of the runs, such as sqlite:////home/ann/outputs/mlflow.db.
 
     On another address than loopback the pages ask for the user ``admin`` and the password of
     MLFLOW_AUTH_ADMIN_PASSWORD; where that is not set one is made and kept in ``ui_password`` beside the store.
@@ -66,7 +71,8 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     beside = Path(path).parent if path != store else Path.cwd()
     with tempfile.TemporaryDirectory(prefix="counterpoint-ui-") as folder:
         guard = {} if host in LOOPBACK else _guard(beside, Path(folder), show)
-        return _serve(ui_command(store, host=host, port=port), guard, (host, port), show)
+        served = {SERVED_VARIABLE: with_key(store)}
+        return _serve(ui_command(host=host, port=port), guard | served, (host, port), show)
 
 
 def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str, str]:
@@ -98,14 +104,15 @@ def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str,
     }
 
 
-def _serve(command: list[str], guard: dict[str, str], place: tuple[str, int], show: Callable[[str], None]) -> int:
+def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], show: Callable[[str], None]) -> int:
     quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     silent, (host, port) = subprocess.DEVNULL, place
-    environment = os.environ | quiet | guard
+    environment = os.environ | quiet | secret
+    by_hand = f"{SERVED_VARIABLE}={without_credentials(secret[SERVED_VARIABLE])} {shlex.join(command)}"
     server = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent, start_new_session=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _wait(server, command, host, port)
+        _wait(server, by_hand, host, port)
         show(f"http://{_in_url(host)}:{port}/#/experiments?{TRAINING_PAGES}")
         server.wait()
     except KeyboardInterrupt:
@@ -115,7 +122,7 @@ def _serve(command: list[str], guard: dict[str, str], place: tuple[str, int], sh
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
-    raise RunError(f"the MLflow server ended with code {server.returncode}; try: {shlex.join(command)}")
+    raise RunError(f"the MLflow server ended with code {server.returncode}; try: {by_hand}")
 
 
 def _own_names(host: str) -> list[str]:
@@ -152,7 +159,7 @@ def _free(host: str, port: int) -> None:
             raise UserError(f"port {port} of {host}: {error.strerror}; choose another: --port {port + 1}") from None
 
 
-def _wait(server: subprocess.Popen[bytes], command: list[str], host: str, port: int) -> None:
+def _wait(server: subprocess.Popen[bytes], by_hand: str, host: str, port: int) -> None:
     """MLflow needs about ten seconds to answer, minutes on a machine that is busy."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
@@ -161,4 +168,4 @@ def _wait(server: subprocess.Popen[bytes], command: list[str], host: str, port: 
             return
         except OSError:
             time.sleep(0.2)
-    raise RunError(f"the MLflow server did not start (code {server.poll()}); try: {shlex.join(command)}")
+    raise RunError(f"the MLflow server did not start (code {server.poll()}); try: {by_hand}")

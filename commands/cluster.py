@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError, UserError, validate
 from commands.console import AsJson, console, escape, quoted, tell
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def ui(
     from cluster.tracking_config import TrackingConfig, store_uri
     from cluster.ui import serve_ui
 
-    raise typer.Exit(serve_ui(store or store_uri(TrackingConfig(), Path("outputs/run")), host=host, port=port))
+    config = validate(TrackingConfig, {"uri": store}, "--store")
+    raise typer.Exit(serve_ui(store_uri(config, Path("outputs/run")), host=host, port=port))
 
 
 def submit(

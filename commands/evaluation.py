@@ -44,7 +44,7 @@ def evaluate(
 
     config = load_config(EvaluationConfig, tasks, overrides or [])
     report = run(snapshot, config, out, progress=progress(as_json=as_json))
-    tracking = publish(report)
+    tracking = publish(report, tasks.stem)
     if as_json:
         tell(report.tree)
         return

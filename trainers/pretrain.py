@@ -22,7 +22,7 @@ from cluster.tracking import Tracker
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
-from trainers.loop import EXIT_DONE, STOP_FILE, World, refuse_another_experiment, train
+from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
@@ -39,7 +39,8 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     Args:
         config: the experiment; ``resources.num_workers=0`` trains in this process, without Ray.
         watch: called in a thread of this process with each step's figures.
-        parent: folder of the sweep or study that this run belongs to; the tracker shows it below.
+        parent: folder of the sweep or study that this run belongs to; the tracker shows it below. A request to stop
+            in it is one to this run too, if it comes before the run can have a request of its own.
 
     Returns:
         0 when done, 143 when SIGTERM or SIGINT asked for a snapshot and an orderly end.
@@ -59,6 +60,8 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         with _stop_on_signal(folder):
             return _in_process(config)  # rank 0 keeps the account
     (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
+    if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
+        return EXIT_PREEMPTED
     with Tracker(config.tracking, folder, parent=parent) as tracker:
         tracker.params(flatten(to_tree(config)))
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})

@@ -100,6 +100,10 @@ def rows_of(study: Study) -> list[Row]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"the study names a row twice: {', '.join(twice)}")
+    slugs = [slug(name) for name in names]
+    alike = [repr(name) for name, own in zip(names, slugs, strict=True) if slugs.count(own) > 1]
+    if alike:
+        raise UserError(f"the study's rows {', '.join(alike)} would share a folder; give them names that differ more")
     return rows
 
 

@@ -21,6 +21,7 @@ from cluster.settings import RunError, UserError, first_line
 from cluster.storage import write_atomic
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
 from trainers.metrics_log import MetricsTail
+from tuning.stopping import asked_to_stop
 from tuning.study_plan import Plan, Run
 
 DONE = "done.json"
@@ -34,6 +35,10 @@ class Ended:
     failed: dict[Path, str] = field(default_factory=dict)
     """Folder of a run → reason."""
     stopped: bool = False
+
+    def stop(self) -> None:
+        """Somebody asked the study to stop."""
+        self.stopped = True
 
 
 def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> Ended:
@@ -58,7 +63,7 @@ def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> E
         ProcessPoolExecutor(min(parallel, len(todo)), mp_context=context, initializer=_leave_signals_alone) as pool,
         progress.stage("study", sum(run.experiment.optim.steps for run in todo)) as bar,
         _watched(todo, bar),
-        _asked_to_stop(parent, todo, ended),
+        asked_to_stop(parent, lambda: [run.folder for run in todo], ended.stop),
     ):
         futures = {pool.submit(work, run, parent): run for run in todo}
         for future in as_completed(futures):
@@ -81,8 +86,8 @@ def work(run: Run, parent: Path) -> int:
     code = pretrain(run.experiment, parent=parent)
     if code != EXIT_DONE:
         return code
-    for number, (_, config) in enumerate(run.judges):
-        publish(evaluate(run.folder, config, judged_folder(run, number)))
+    for number, (judge, config) in enumerate(run.judges):
+        publish(evaluate(run.folder, config, judged_folder(run, number)), Path(judge.preset).stem)
     write_atomic(run.folder / DONE, json.dumps({"fingerprint": run.fingerprint, "row": run.row, "seed": run.seed}))
     return EXIT_DONE
 
@@ -120,26 +125,6 @@ def _note(future: Future[int], run: Run, ended: Ended) -> None:
 def _leave_signals_alone() -> None:
     """Ctrl-C reaches every process of the terminal; the study's own decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _asked_to_stop(parent: Path, todo: list[Run], ended: Ended) -> Iterator[None]:
-    """SIGTERM and Ctrl-C: no run starts any more, and those under way save themselves and end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: Any) -> None:
-        ended.stopped = True
-        for folder in (parent, *(run.folder for run in todo if run.folder.is_dir())):
-            write_atomic(folder / STOP_FILE, f"signal {number}\n")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

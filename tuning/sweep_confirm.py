@@ -116,8 +116,13 @@ def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> di
 def verdict(metric: str, found: Mapping[str, Any]) -> str:
     """One sentence that says no more than was found."""
     delta, seeds = found["difference"], len(found["by_seed"]["best"])
-    values = f"{metric} on the test split, {seeds} fresh seeds: best {found['best']['value']:.3f}, "
-    values += f"preset {found['preset']['value']:.3f}, difference {delta['value']:+.3f} "
+    values = f"{metric} on the test split, {seeds} fresh seeds: "
+    if None in (found["best"]["value"], found["preset"]["value"], delta["value"]):
+        return f"{values}it is undefined for the best or the preset, nothing is confirmed"
+    values += f"best {found['best']['value']:.3f}, preset {found['preset']['value']:.3f}, "
+    values += f"difference {delta['value']:+.3f} "
+    if delta["low"] is None or delta["high"] is None:
+        return f"{values}without an interval: no difference is shown"
     values += f"[{delta['low']:+.3f}, {delta['high']:+.3f}]"
     if delta["low"] > 0:
         return f"{values}: the best is better"

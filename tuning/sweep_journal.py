@@ -76,9 +76,12 @@ class SweepJournal:
         """The trial to run now: one that a killed driver left, else a new one; None when all are handed out."""
         if self._again:
             number = self._again.pop(0)
-            frozen = self.study.trials[number]
-            self._asked[number] = optuna.Trial(self.study, frozen._trial_id)
-            return frozen
+            self.study.sampler = self._sampler(number)
+            asked = optuna.Trial(self.study, self.study.trials[number]._trial_id)
+            self._asked[number] = asked
+            for path, distribution in self._space.items():
+                asked._suggest(path, distribution)  # what it has stays; a kill while it was asked left some out
+            return self.study.trials[number]
         trials = self.study.trials
         started = sum(trial.state != TrialState.WAITING for trial in trials)
         if started >= self.settings.trials:

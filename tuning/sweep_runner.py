@@ -7,10 +7,7 @@ import logging
 import os
 import re
 import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,8 +20,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from cluster.settings import RunError
-from cluster.storage import write_atomic
 from trainers.loop import STOP_FILE
+from tuning.stopping import asked_to_stop
 from tuning.sweep_config import StopConfig
 from tuning.sweep_jobs import Curve, Job, Source
 from tuning.sweep_trial import SweepTrial
@@ -61,10 +58,11 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
     """
     os.environ.update(_QUIET)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are told by their reason, not by tracebacks
+    (room.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start
     for attempt in range(room.retries + 1):
         search = _Search(source)
         try:
-            with _asked_to_stop(search):
+            with asked_to_stop(room.storage, search.folders, search.stop):
                 _tuner(search, room, limit, scheduler).fit()
         except RuntimeError as error:
             # Tune takes an actor that Ray killed for memory for a fault of its own, and leaves.
@@ -73,6 +71,8 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
             for trial_id in search.running:
                 source.crashed(search.numbers[trial_id], "killed by Ray: the machine was low on memory")
                 source.again(search.numbers[trial_id])
+            if search.stopping:
+                return False
             if attempt == room.retries:
                 raise RunError(
                     "trials were killed because the machine was low on memory; lower sweep.concurrency or data.batch; "
@@ -154,6 +154,14 @@ class _Search(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher beside its own state; neither is ever read
 
+    def stop(self) -> None:
+        """Suggest nothing more."""
+        self.stopping = True
+
+    def folders(self) -> list[Path]:
+        """Of the trials that were suggested and have not ended."""
+        return [job.folder for job in self.running.values()]
+
     def suggest(self, trial_id: str) -> Any:
         found = None if self.stopping else self.source.next()
         if found is None:
@@ -225,25 +233,3 @@ def reason(text: str) -> str:
     if not raised:
         return "it ended without a word"
     return _RAISED.sub("", raised[-1]) or raised[-1]
-
-
-@contextmanager
-def _asked_to_stop(search: _Search) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C: no trial starts any more, those under way save themselves; a second breaks off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: Any) -> None:
-        search.stopping = True
-        for job in search.running.values():
-            if job.folder.is_dir():
-                write_atomic(job.folder / STOP_FILE, f"signal {number}\n")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -116,3 +116,12 @@ def test_brackets_in_what_was_found_are_shown_as_they_are(capsys: pytest.Capture
     render([check], Console(width=200))
 
     assert "disk of /home/[ann]  [/x] of [bold]  [red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("uri", ["mlflow:5000", "file:///home/ann/mlruns"])
+def test_a_store_that_runs_would_refuse_is_a_failure(uri: str) -> None:
+    check = doctor._tracker(uri)
+    assert (check.state, check.name) == ("fail", "tracker")
+    assert "write sqlite:///FILE or http://HOST:PORT" in check.found
+    assert check.remedy
+    assert doctor._tracker("sqlite:////home/ann/mlflow.db").state == "ok"

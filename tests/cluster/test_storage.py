@@ -200,6 +200,9 @@ def test_what_no_waiting_mends_is_not_tried_again() -> None:
         ("postgresql://[redacted]@db/mlflow", "postgresql://ann:pa55@db/mlflow"),
         ("https://h/x?sig=[redacted]&sv=1", "https://h/x?sig=abc%3D&sv=1"),
         ("s3://bucket/key", "s3://bucket/key"),
+        ("http://[redacted]@h/x", "http://ann:pa@55@h/x"),  # an @ that was not quoted
+        ("postgresql://[redacted]@db/runs", "postgresql://ann:p/a?5@5@db/runs"),
+        ("http://h/x?mail=a@b", "http://h/x?mail=a@b"),
     ],
 )
 def test_credentials_never_show(shown: str, uri: str) -> None:

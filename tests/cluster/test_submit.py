@@ -1,11 +1,14 @@
 """What is refused before anything is sent; jobs on a real cluster are in tests/faults/test_services_jobs.py."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
+from ray.exceptions import AuthenticationError
 
 from cluster import submit
 from cluster.settings import RunError, UserError
@@ -43,14 +46,14 @@ def test_without_a_token_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
 class Flaky:
     """A jobs API whose stream breaks off, and is then as new."""
 
-    def __init__(self, breaks: int) -> None:
-        self.breaks = breaks
+    def __init__(self, breaks: int, error: Exception | None = None) -> None:
+        self.breaks, self.error = breaks, error or ConnectionResetError("the head's cable")
 
     async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
         yield "one\ntw"
         if self.breaks:
             self.breaks -= 1
-            raise ConnectionResetError("the head's cable")
+            raise self.error
         yield "o\n"
         yield "three\n"
 
@@ -66,9 +69,22 @@ def follower(client: Any, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def test_output_is_shown_once_however_often_the_way_there_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("the head's cable"),
+        asyncio.IncompleteReadError(b"", 1),
+        aiohttp.ServerDisconnectedError(),
+        aiohttp.ClientPayloadError("half an answer"),
+        aiohttp.WSServerHandshakeError(SimpleNamespace(real_url="http://head:8265"), (), status=502),  # type: ignore[arg-type]  # as much of a request as it looks at
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_output_is_shown_once_however_often_the_way_there_breaks(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     shown: list[str] = []
-    assert follower(Flaky(3), monkeypatch).follow("job", shown.append) == 7
+    assert follower(Flaky(3, error), monkeypatch).follow("job", shown.append) == 7
     assert "".join(shown) == "one\ntwo\nthree\n"
 
 
@@ -85,3 +101,28 @@ def test_a_password_never_travels_in_a_jobs_environment(monkeypatch: pytest.Monk
     with pytest.raises(UserError, match="holds a password") as caught:
         submit._environment()
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_never_travels_in_a_jobs_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    client = SimpleNamespace(submit_job=lambda **job: sent.append(job))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    there = follower(client, monkeypatch)
+    with pytest.raises(UserError, match=r"tracking.uri=http://\[redacted\]@h: it holds a password") as caught:
+        there.submit(["pretrain", "conf/x.yaml", "tracking.uri=http://ann:hunter2@h"], root=tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert not sent
+    there.submit(["pretrain", "conf/x.yaml", "tracking.uri=http://h"], root=tmp_path)
+    assert "tracking.uri=http://h" in sent[0]["entrypoint"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AuthenticationError("Authentication failed: Invalid token"), "refuses this token"),
+        (RuntimeError("Unexpected token < in JSON at position 0"), "no jobs API of Ray answers there"),
+        (RuntimeError("Request failed with status code 500: port 40123 is taken"), "no jobs API of Ray answers there"),
+    ],
+)
+def test_a_token_is_blamed_only_where_it_was_refused(error: Exception, said: str) -> None:
+    assert said in str(submit._explained("http://head:8265", error))

@@ -1,5 +1,6 @@
 """Laws of the tracker: nothing lost, nothing twice, no secret, no waiting."""
 
+import errno
 import json
 import logging
 import os
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from cluster.mlflow_store import MlflowStore
-from cluster.settings import UserError
+from cluster.settings import PreemptedError, UserError, validate
 from cluster.spool import Spool
 from cluster.tracking import Tracker, replay, run_url
-from cluster.tracking_config import TrackingConfig, default_store, store_uri
+from cluster.tracking_config import TrackingConfig, default_store, store_uri, with_key
+from cluster.tracking_sender import Sender
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 QUIET = {"system_metrics_s": 0.0}
@@ -90,15 +92,24 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run_and_tells_no_step_twice(ou
     assert run.data.tags["resumed.optim.steps"] == "6"
 
 
-def test_a_run_that_breaks_is_shown_as_failed(outputs: Path, client: Any) -> None:
-    def work() -> None:
-        with Tracker(config(outputs), outputs / "broken"):
-            raise OSError("gone")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(OSError("gone"), "FAILED"), (PreemptedError("gone"), "KILLED"), (KeyboardInterrupt("gone"), "KILLED")],
+    ids=["failed", "stopped", "broken off"],
+)
+def test_a_run_that_breaks_is_shown_as_failed_and_one_that_was_asked_to_stop_as_killed(
+    outputs: Path, client: Any, error: BaseException, status: str
+) -> None:
+    run_dir = outputs / f"broken by {type(error).__name__}"
 
-    with pytest.raises(OSError, match="gone"):
+    def work() -> None:
+        with Tracker(config(outputs), run_dir):
+            raise error
+
+    with pytest.raises(type(error), match="gone"):
         work()
 
-    assert client.get_run(run_id(outputs / "broken")).info.status == "FAILED"
+    assert client.get_run(run_id(run_dir)).info.status == status
 
 
 def test_a_trial_is_nested_under_its_sweep(outputs: Path, client: Any) -> None:
@@ -123,6 +134,32 @@ def test_secrets_reach_neither_the_disk_nor_mlflow(outputs: Path, client: Any) -
     assert params["storage.api_key"] == "[redacted]"
     assert params["data.labelled"] == "s3://[redacted]@bucket/x"
     assert params["views.tokens"] == "3"
+
+
+def test_the_stores_own_password_stays_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = "http://ann:hunter2@127.0.0.1:1"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    with Tracker(TrackingConfig(system_metrics_s=0), tmp_path / "run") as tracker:
+        tracker.params({"seed": 0})
+        tracker.close(wait_s=0.1)
+
+    written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
+    assert b"http://127.0.0.1:1" in written
+    assert "hunter2" not in f"{written!r} {caplog.text} {tracker.url}"
+    assert with_key(tracker.uri) == given
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hunter2@127.0.0.1:2")
+    assert with_key(tracker.uri) == tracker.uri  # the key to another door
+
+
+def test_a_configuration_cannot_hold_a_password() -> None:
+    for uri in ("http://ann:hunter2@h:5000", "postgresql://ann:hunter2@db/runs", "http://h?token=hunter2"):
+        with pytest.raises(
+            UserError, match=r"mine: uri must hold no user, password or key, .*MLFLOW_TRACKING_"
+        ) as said:
+            validate(TrackingConfig, {"uri": uri}, "mine")
+        assert "hunter2" not in str(said.value)
 
 
 def test_what_mlflow_refuses_for_good_holds_up_nothing(
@@ -297,6 +334,57 @@ def test_a_spool_keeps_its_order_through_new_files_and_torn_lines(
     spool.close()
 
     assert taken == list(range(60))
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_line_damages_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = os.write
+    room = [10]
+
+    def short(handle: int, line: memoryview) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = written(handle, line[: room[0]])
+        room[0] -= part
+        return part
+
+    spool = Spool(tmp_path)
+    spool.put({"number": 0})
+    with monkeypatch.context() as full:
+        full.setattr("cluster.spool.os.write", short)
+        with pytest.raises(OSError, match="No space left"):
+            spool.put({"number": 1})
+        room[0] = 1 << 20
+        spool.put({"number": 2})
+    records, _ = spool.take()
+    spool.close()
+
+    assert records == [{"number": 0}, {"number": 2}]
+
+
+def test_a_damaged_line_is_named_once_and_holds_up_nothing(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(outputs / "damaged" / "tracking")
+    os.write(spool._file, b'{"kind": "par{"kind": "tags", "values": {}}\n\xff\n')
+    spool.close()
+    with caplog.at_level(logging.WARNING), Tracker(config(outputs), outputs / "damaged") as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+        assert tracker.close(wait_s=120)
+
+    assert client.get_run(run_id(outputs / "damaged")).data.metrics == {"loss": 1.0}
+    named = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    assert [line.split()[5] for line in named] == ["0", "44"]
+
+
+def test_a_sender_that_dies_has_not_sent_everything(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Sender, "run", lambda _: None)
+    tracker = Tracker(config(outputs), outputs / "unsent")
+    assert not tracker.close(wait_s=120)
+    assert f"wait in {outputs / 'unsent' / 'tracking'}" in caplog.text
 
 
 def test_sent_records_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from typer.testing import CliRunner
 
 from cluster import ui
-from cluster.settings import ROOT, UserError
+from cluster.settings import ROOT, RunError, UserError
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig
+from counterpoint import app
 
 PASSWORD = "correct horse battery"
 
@@ -60,10 +62,44 @@ def test_a_short_password_is_refused_before_anything_listens(tmp_path: Path, mon
 
 def test_no_secret_stands_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", PASSWORD)
-    command = ui.ui_command("sqlite:////x/mlflow.db", host="0.0.0.0")
+    command = ui.ui_command(host="0.0.0.0")
     assert "basic-auth" in command
     assert PASSWORD not in " ".join(command)
-    assert "basic-auth" not in ui.ui_command("sqlite:////x/mlflow.db")
+    assert "basic-auth" not in ui.ui_command()
+
+
+def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = "postgresql://ann:hunter2@db/runs"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    started: list[tuple[list[str], str]] = []
+
+    class Ended:
+        """A server that ended at once."""
+
+        returncode = 3
+
+        def __init__(self, command: list[str], env: dict[str, str], **_: object) -> None:
+            started.append((command, env[ui.SERVED_VARIABLE]))
+
+        def poll(self) -> int:
+            return 3
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    with pytest.raises(
+        RunError, match=rf"try: {ui.SERVED_VARIABLE}=postgresql://\[redacted\]@db/runs .*mlflow"
+    ) as said:
+        ui.serve_ui("postgresql://db/runs", port=_free_port())
+    ((command, given),) = started
+    assert given == store
+    assert "hunter2" not in " ".join(command) + str(said.value)
+
+
+def test_a_password_on_the_command_line_is_refused() -> None:
+    words = ["ui", "--store", "postgresql://ann:hunter2@db/runs"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError)
+    assert "put it into MLFLOW_TRACKING_URI" in str(done.exception)
+    assert "hunter2" not in str(done.exception) + done.output
 
 
 def _free_port() -> int:

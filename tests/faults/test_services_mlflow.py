@@ -1,11 +1,13 @@
 """FAULTS 45: MLflow is away before or during a run; the run goes on, and its log is replayed when it is back."""
 
+import json
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from cluster import mlflow_store
 from cluster.settings import UserError
 from cluster.tracking import Tracker, replay
 from cluster.tracking_config import TrackingConfig
-from cluster.ui import ui_command
+from cluster.ui import SERVED_VARIABLE, ui_command
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 STEPS = 400
@@ -30,6 +32,11 @@ def _points(store: str, run: str) -> list[int]:
     from mlflow.tracking import MlflowClient
 
     return [point.step for point in MlflowClient(store).get_metric_history(run, "loss")]
+
+
+def _run_id(run_dir: Path) -> str:
+    found: str = json.loads((run_dir / "tracking" / "state.json").read_text())["run_id"]
+    return found
 
 
 def _train(tracker: Tracker, steps: range) -> float:
@@ -58,8 +65,8 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
         connected(self, records)
 
     monkeypatch.setattr(mlflow_store.MlflowStore, "send", send)
-    monkeypatch.setattr("cluster.tracking.SEND_INTERVAL_S", 0.02)
-    monkeypatch.setattr("cluster.tracking.LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("cluster.tracking_sender.SEND_INTERVAL_S", 0.02)
+    monkeypatch.setattr("cluster.tracking_sender.LONGEST_WAIT_S", 0.1)
     return switch
 
 
@@ -89,9 +96,50 @@ def test_a_log_that_could_not_be_sent_waits_and_is_replayed(
     assert not done
     assert f"wait in {run_dir / 'tracking'}" in caplog.text
     outage["on"] = False
-    assert tracker._sender.finish(120)  # this process lives on here; after a real end, `replay` opens the folder
     assert replay(run_dir)
-    assert _points(store, tracker._state["run_id"]) == list(range(1, STEPS + 1))
+    assert _points(store, _run_id(run_dir)) == list(range(1, STEPS + 1))
+
+
+def test_a_run_that_ended_during_an_outage_is_opened_again_at_once(
+    store: str, tmp_path: Path, outage: dict[str, bool]
+) -> None:
+    """As a report is published behind a run, in the same process or the next."""
+    for first in (1, 11, 21):
+        outage["on"] = first < 21
+        tracker = Tracker(TrackingConfig(uri=store, system_metrics_s=0), tmp_path / "run")
+        _train(tracker, range(first, first + 10))
+        assert tracker.close(wait_s=120 if first == 21 else 0.05) == (first == 21)
+
+    assert _points(store, _run_id(tmp_path / "run")) == list(range(1, 31))
+
+
+def test_a_request_that_never_ends_keeps_no_folder(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it brings late, or the next opener brings again, is one run with every point once."""
+    monkeypatch.setattr("cluster.tracking_sender.LAST_REQUEST_S", 0.05)
+    under_way, answered = threading.Event(), threading.Event()
+    connected = mlflow_store.MlflowStore.send
+
+    def hang(self: mlflow_store.MlflowStore, records: Any) -> None:
+        under_way.set()
+        assert answered.wait(120)
+        connected(self, records)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow_store.MlflowStore, "send", hang)
+        tracker = Tracker(TrackingConfig(uri=store, system_metrics_s=0), tmp_path / "run")
+        tracker.metrics({"loss": 1.0}, 1)
+        assert under_way.wait(120)
+        assert not tracker.close(wait_s=0.05)
+    with Tracker(TrackingConfig(uri=store, system_metrics_s=0), tmp_path / "run") as second:
+        second.metrics({"loss": 0.5}, 2)
+        assert second.close(wait_s=120)
+    state = (tmp_path / "run/tracking/state.json").read_text()
+    answered.set()
+    tracker._sender.join(120)
+
+    assert not tracker._sender.is_alive()
+    assert (tmp_path / "run/tracking/state.json").read_text() == state
+    assert _points(store, _run_id(tmp_path / "run")) == [1, 2]
 
 
 def test_a_server_that_is_away_costs_a_step_less_than_a_hundredth(
@@ -133,14 +181,15 @@ class Server:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.uri = f"http://127.0.0.1:{port}"
-        self._command = ui_command(f"sqlite:///{folder / 'server.db'}", port=port)
+        self._command = ui_command(port=port)
+        self._environment = os.environ | {SERVED_VARIABLE: f"sqlite:///{folder / 'server.db'}"}
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with (self._folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline:

@@ -166,3 +166,9 @@ def test_a_study_of_ones_own_is_a_yaml_file(tmp_path: Path) -> None:
 def test_a_folders_name_keeps_what_tells_rows_apart() -> None:
     assert slug("p_s = .05, b_s = .5") != slug("p_s = 05, b_s = 5")
     assert slug("SampleCNN, 0.5/1") == "samplecnn-0.5-1"
+
+
+def test_rows_that_would_share_a_folder_are_refused() -> None:
+    rows: dict[str, dict[str, Any]] = {"α = 0.5, Adam": {"data.b_s": 0.5}, "β = 0.5, adam": {"data.b_s": 0}}
+    with pytest.raises(UserError, match=r"rows 'α = 0.5, Adam', 'β = 0.5, adam' would share a folder"):
+        rows_of(study(rows=rows))

@@ -40,3 +40,16 @@ def test_a_gain_that_seeds_do_not_share_is_not_shown(tmp_path: Path) -> None:
     assert verdict("tags/ap", found).endswith("no difference is shown")
     worse = compare({"best": sides["preset"], "preset": run_dirs(tmp_path, "p2", noise_SR + 0.1)}, ["tags/ap"])
     assert verdict("tags/ap", worse["tags/ap"]).endswith("the best is worse")
+
+
+def test_what_is_undefined_is_said_to_be_undefined(tmp_path: Path) -> None:
+    """A metric of one class, a bootstrap without a spread."""
+    noise_SR = np.random.default_rng(0).normal(0.5, 0.2, (2, 201))
+    preset = run_dirs(tmp_path, "preset", noise_SR)
+    nothing = compare({"best": run_dirs(tmp_path, "best", noise_SR * np.nan), "preset": preset}, ["tags/ap"])
+    assert verdict("tags/ap", nothing["tags/ap"]).endswith("undefined for the best or the preset, nothing is confirmed")
+    alone_SR = noise_SR + 0.1
+    alone_SR[:, 1:] = np.nan
+    alone = compare({"best": run_dirs(tmp_path, "alone", alone_SR), "preset": preset}, ["tags/ap"])["tags/ap"]
+    assert alone["difference"]["low"] is None
+    assert verdict("tags/ap", alone).endswith("difference +0.100 without an interval: no difference is shown")

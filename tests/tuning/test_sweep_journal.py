@@ -1,7 +1,9 @@
 """The journal alone remembers: what a killed driver left is handed out again, and nothing told is lost."""
 
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 
 from cluster.settings import UserError
@@ -61,6 +63,36 @@ def test_what_was_under_way_is_handed_out_again_and_what_was_told_is_not(tmp_pat
     assert best is not None
     assert (best.number, best.value) == (first.number, 0.7)
     assert len(list(iter(again.next, None))) == 3
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_trial_whose_asking_was_killed_has_all_its_values_when_it_is_handed_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """The journal takes a trial first and then its values one by one."""
+
+    class Killed(BaseException):
+        """The end of the driver."""
+
+    suggest = optuna.Trial._suggest
+
+    def cut_off(trial: optuna.Trial, name: str, distribution: Any) -> Any:
+        if name == "n":
+            raise Killed
+        return suggest(trial, name, distribution)
+
+    for number, preset in ((0, {"x": 0.5, "n": 4}), (1, None)):
+        with monkeypatch.context() as broken:
+            broken.setattr(optuna.Trial, "_suggest", cut_off)
+            with pytest.raises(Killed):
+                opened(tmp_path, sampler=sampler).next()
+        journal = opened(tmp_path, sampler=sampler)
+        trial = journal.next()
+        assert trial is not None
+        assert (trial.number, set(trial.params)) == (number, {"x", "n"})
+        assert preset is None or trial.params == preset
+        assert 1 <= trial.params["n"] <= 8
+        journal.done(number, [0.5])
 
 
 def test_more_trials_go_on_where_a_finished_sweep_ended(tmp_path: Path) -> None:
