@@ -81,7 +81,7 @@ class Tracker:
         """Parameters by dotted key. One that differs from what an earlier start of this run told becomes a tag."""
         if not self._enabled:
             return
-        values = {key: _plain(key, value) for key, value in flat.items()}
+        values = _plain_params(flat)
         before: dict[str, str] = self._told.setdefault("params", {})
         same = {key: value for key, value in values.items() if before.get(key, value) == value}
         changed = {f"resumed.{key}": value for key, value in values.items() if key not in same}
@@ -199,6 +199,33 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     return sender.finish(wait_s)
 
 
+def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) -> None:
+    """Close the account of an earlier attempt that told other parameters, so that the next Tracker begins a new run.
+
+    For a folder that starts anew, its earlier attempt having left no snapshot: the curve of another experiment must not
+    stand where this one's is expected. The old account is kept beside, as ``tracking-IDENTITY``.
+
+    Args:
+        config: where to.
+        run_dir: the run's folder.
+        params: those that decide its numbers, by dotted key.
+    """
+    if not config.enabled or not (run_dir / "tracking" / "state.json").is_file():
+        return
+    spool = Spool(run_dir / "tracking")
+    told: dict[str, Any] = deepcopy(spool.state.get("told", {}))
+    for record in spool.take(1 << 30)[0]:
+        remember(told, record)
+    spool.close()
+    before: dict[str, str] = told.get("params", {})
+    if all(before.get(key, plain) == plain for key, plain in _plain_params(params).items()):
+        return
+    aside = run_dir / f"tracking-{spool.state['identity'][:8]}"
+    Tracker(config, run_dir).close("KILLED")
+    (run_dir / "tracking").rename(aside)
+    _log.warning("%s: an earlier attempt had other settings and left no snapshot; its account is %s", run_dir, aside)
+
+
 def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     """The page of a run where MLflow is a server, else the store; without credentials."""
     base = without_credentials(uri).rstrip("/")
@@ -208,6 +235,10 @@ def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _plain_params(flat: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _plain(key, value) for key, value in flat.items()}
 
 
 def _plain(key: str, value: Any) -> str:

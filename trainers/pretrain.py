@@ -18,10 +18,10 @@ import torch
 from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.storage import write_atomic
-from cluster.tracking import Tracker
+from cluster.tracking import Tracker, set_aside
 from trainers import collectives
 from trainers.batches import open_batches
-from trainers.config import ExperimentConfig
+from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
@@ -62,8 +62,14 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
     if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
         return EXIT_PREEMPTED
+    settings = flatten(to_tree(config))
+    if last is None:
+        deciding = {
+            key: value for key, value in settings.items() if not may_differ_on_resume(key, config.run.may_differ)
+        }
+        set_aside(config.tracking, folder, deciding)
     with Tracker(config.tracking, folder, parent=parent) as tracker:
-        tracker.params(flatten(to_tree(config)))
+        tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
 

@@ -15,7 +15,7 @@ import pytest
 from cluster.mlflow_store import MlflowStore
 from cluster.settings import PreemptedError, UserError, validate
 from cluster.spool import Spool
-from cluster.tracking import Tracker, replay, run_url
+from cluster.tracking import Tracker, replay, run_url, set_aside
 from cluster.tracking_config import TrackingConfig, default_store, store_uri, with_key
 from cluster.tracking_sender import Sender
 
@@ -43,6 +43,29 @@ def config(outputs: Path, **options: Any) -> TrackingConfig:
 def run_id(run_dir: Path) -> str:
     found: str = json.loads((run_dir / "tracking" / "state.json").read_text())["run_id"]
     return found
+
+
+@pytest.mark.parametrize(("seed", "runs"), [(1, 1), (2, 2)])
+def test_an_attempt_with_other_settings_that_starts_anew_is_another_run(
+    outputs: Path, client: Any, seed: int, runs: int
+) -> None:
+    folder = outputs / f"anew-{seed}"
+    with Tracker(config(outputs), folder) as tracker:
+        tracker.params({"seed": 1, "optim.steps": 9})
+        for step in range(1, 4):
+            tracker.metrics({"loss": 9.0}, step)
+    first = run_id(folder)
+    set_aside(config(outputs), folder, {"seed": seed})
+    with Tracker(config(outputs), folder) as tracker:
+        tracker.params({"seed": seed, "optim.steps": 9})
+        for step in range(1, 6):
+            tracker.metrics({"loss": 1.0}, step)
+    told = {one: [point.value for point in client.get_metric_history(one, "loss")] for one in (first, run_id(folder))}
+    assert len(told) == runs
+    assert told[first] == ([9.0] * 3 if runs == 2 else [9.0] * 3 + [1.0] * 2)
+    assert told[run_id(folder)][-2:] == [1.0] * 2
+    assert len(told[run_id(folder)]) == 5
+    assert client.get_run(first).info.status == ("KILLED" if runs == 2 else "FINISHED")
 
 
 def test_a_run_is_in_mlflow_as_it_was_told(outputs: Path, client: Any, tmp_path: Path) -> None:
