@@ -72,20 +72,25 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
-
-        def forward(row: Mapping[str, Any]) -> None:
-            figures = {key: value for key, value in row.items() if key != "step"}
-            tracker.metrics(figures, step=int(row["step"]))
-            if watch:
-                watch(row)
-
-        # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
-        MetricsLog(folder / "metrics.jsonl").cut_back(last.step if last else 0)
-        tail = MetricsTail(folder / "metrics.jsonl", after=last.step if last else 0, watch=forward)
+        tail = _tail(folder / "metrics.jsonl", last.step if last else 0, tracker, watch)
         with _stop_on_signal(folder), tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
+
+
+def _tail(path: Path, done: int, tracker: Tracker, watch: Watcher | None) -> MetricsTail:
+    """Rows after step ``done`` as they are written, for the tracker and whoever else watches."""
+
+    def forward(row: Mapping[str, Any]) -> None:
+        figures = {key: value for key, value in row.items() if key != "step"}
+        tracker.metrics(figures, step=int(row["step"]))
+        if watch:
+            watch(row)
+
+    # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
+    MetricsLog(path).cut_back(done)
+    return MetricsTail(path, after=done, watch=forward)
 
 
 def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
