@@ -30,6 +30,9 @@ from evaluation.tasks import Chunking, EvaluationConfig, EvaluationData
 PCM_SCALE = 1 / 32768
 CLIPS_A_JOB = 64
 """At least; a batch of one-chunk clips fits in."""
+CPU_ROWS = 4
+"""Chunks that a CPU embeds at once: against 64, TUNe+ took .45 of the time, Mel-CNN .7, SampleCNN the same with a tenth
+of the memory."""
 Item = TypeVar("Item")
 Floats = NDArray[Any]
 Alter = Callable[[Tensor, Tensor], Tensor]
@@ -265,8 +268,10 @@ def embed_shards(
 
 def run_encoder(encoder: Encoder, wave_NT: Tensor) -> Tensor:
     """One batch through an encoder without gradients: (N, E) float32 on the encoder's own device, not waited for."""
+    device = device_of(encoder)
+    rows = CPU_ROWS if device.type == "cpu" else len(wave_NT)
     with torch.no_grad():
-        h_NE = encoder(sent(wave_NT, device_of(encoder)))
+        h_NE = torch.cat([encoder(sent(part_nT, device)) for part_nT in torch.split(wave_NT, rows)])
     if h_NE.shape != (len(wave_NT), encoder.width):
         raise RunError(
             f"the encoder gave {tuple(h_NE.shape)} for {len(wave_NT)} chunks; its width should be {encoder.width}"

@@ -100,11 +100,11 @@ def evaluate_encoders(
                     bar(done, name)
             kept = by_metric(scored)
             extras: dict[str, Any] = {}
-            if config.robustness.severities or config.robustness.corruptions:
+            if config.robustness.asked:
                 curves = measure_robustness(shards, pool, targets, scored, config, progress=progress)
                 extras["robustness"] = summarise(curves, config)
                 kept |= by_condition(curves)
-            if config.equivariance.semitones or config.equivariance.rates:
+            if config.equivariance.asked:
                 extras["equivariance"] = measure_equivariance(shards, pool, config, progress=progress)
         if config.projection.task:
             extras["projection"] = project(tables, targets, config)

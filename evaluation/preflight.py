@@ -37,12 +37,11 @@ def check_request(
     for name, target in targets.items():
         check_parts(name, target, config)
     _check_names(targets, config)
-    robust = config.robustness
-    if (robust.severities or robust.corruptions) and not any(config.tasks[name].probe for name in targets):
+    if config.robustness.asked and not any(config.tasks[name].probe for name in targets):
         raise UserError(f"robustness is of probes, and none of {', '.join(targets)} has one; set tasks.NAME.probe=true")
     if config.projection.task is not None:
         check_projection(targets, config)
-    if config.equivariance.semitones or config.equivariance.rates:
+    if config.equivariance.asked:
         check_tracks(shards, encoders, config)
 
 

@@ -178,6 +178,11 @@ class RobustnessConfig(Config):
         if any(severity < 0 for severity in self.severities):
             raise ValueError(f"severities must be ≥ 0, got {self.severities}")
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be measured."""
+        return bool(self.severities or self.corruptions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EquivarianceConfig(Config):
@@ -195,10 +200,15 @@ class EquivarianceConfig(Config):
     def __post_init__(self) -> None:
         if any(rate <= 0 for rate in self.rates):
             raise ValueError(f"rates must be > 0, got {self.rates}")
-        if self.probe and not (self.semitones or self.rates):
+        if self.probe and not self.asked:
             raise ValueError("probe needs semitones, rates or both to predict")
         if self.clips < 2:
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be measured."""
+        return bool(self.semitones or self.rates)
 
 
 @dataclass(frozen=True, kw_only=True)

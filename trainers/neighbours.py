@@ -24,8 +24,8 @@ from trainers.views import FULL_SCALE
 
 NEIGHBOURS = 10
 """k of P@k; fewer where the set is smaller."""
-CHUNK = 64
-"""Clips that are embedded at once."""
+CHUNK = {"cpu": 4, "cuda": 64}
+"""Clips that are embedded at once: a CPU's cache holds no more."""
 
 
 class QuickScore:
@@ -64,7 +64,7 @@ class QuickScore:
         """
         encoder.eval()
         parts = []
-        for wave_nT in torch.split(self.wave_mT, CHUNK):
+        for wave_nT in torch.split(self.wave_mT, CHUNK.get(self.device.type, CHUNK["cuda"])):
             views = self.frontend(wave_nT.to(self.device).float() / FULL_SCALE)
             parts.append(torch.func.functional_call(encoder, dict(weights or {}), views))
         encoder.train()
