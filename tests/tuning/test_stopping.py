@@ -24,10 +24,14 @@ def ask() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("before", "meanwhile"), [(a, b) for a in range(4) for b in range(4 - a)])
-def test_a_run_hears_a_request_whatever_it_has_done_of_its_start(tmp_path: Path, before: int, meanwhile: int) -> None:
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "then"), [(a, b, c) for a in range(4) for b in range(4 - a) for c in range(4 - a - b)]
+)
+def test_a_run_hears_a_request_whatever_it_has_done_of_its_start(
+    tmp_path: Path, before: int, meanwhile: int, then: int
+) -> None:
     """It makes its folder, clears it of an old request, looks at its parent's. So many of these come before the
-    request, so many while it is handed on, between the parent's file and the run's own, and the rest afterwards."""
+    request, so many before its folder is looked at, so many right after that, and the rest when all is handed on."""
     run, heard = tmp_path / "runs" / "0", list[bool]()
 
     def start() -> Iterator[None]:
@@ -40,12 +44,16 @@ def test_a_run_hears_a_request_whatever_it_has_done_of_its_start(tmp_path: Path,
 
     steps = start()
 
-    def go_on(count: int) -> list[Path]:
+    def go_on(count: int) -> None:
         list(itertools.islice(steps, count))
-        return [run]
+
+    def folders() -> Iterator[Path]:
+        go_on(meanwhile)
+        yield run
+        go_on(then)
 
     go_on(before)
-    with asked_to_stop(tmp_path, lambda: go_on(meanwhile), lambda: None):
+    with asked_to_stop(tmp_path, folders, lambda: None):
         ask()
     go_on(3)
     assert heard == [True] or (run / STOP_FILE).exists()
