@@ -55,6 +55,8 @@ class Tracker:
         """
         self._enabled = config.enabled
         self._state: Mapping[str, Any] = {}
+        self.ended: Status = "FINISHED"
+        """How an earlier start of the run ended: what is only added to it afterwards closes it so again."""
         self.uri = store_uri(config, run_dir)
         if not config.enabled:
             return
@@ -71,6 +73,7 @@ class Tracker:
         self._told: dict[str, Any] = deepcopy(spool.state.get("told", {}))
         for record in spool.take(1 << 30)[0]:
             remember(self._told, record)
+        self.ended = self._told.get("ended", self.ended)
         self._sender = Sender(spool)
         self._sender.start()
         self._put({"kind": "status", "status": "RUNNING"})

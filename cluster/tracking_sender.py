@@ -96,11 +96,13 @@ class Sender(threading.Thread):
 
 
 def remember(told: dict[str, Any], record: Mapping[str, Any]) -> None:
-    """Note the last step of each curve and the first value of each parameter."""
+    """Note the last step of each curve, the first value of each parameter, and how the run ended."""
     if record["kind"] == "metrics":
         told.setdefault("steps", {}).update(dict.fromkeys(record["values"], record["step"]))
     elif record["kind"] == "params":
         told["params"] = record["values"] | told.get("params", {})
+    elif record["kind"] == "status" and record["status"] != "RUNNING":
+        told["ended"] = record["status"]
 
 
 def _run_id(run_dir: str | None) -> str | None:

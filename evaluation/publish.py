@@ -43,6 +43,7 @@ def publish(report: Report, preset: str | None = None) -> str | None:
                 tracker.artifact(report.folder / name, folder=f"report{own}")
             for figure in report.figures.values():
                 tracker.artifact(figure, folder=f"figures{own}")
+            tracker.close(tracker.ended)
     except (UserError, RunError, OSError) as error:
         _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)
         return None

@@ -65,6 +65,17 @@ def test_an_earlier_snapshot_and_one_judged_again_are_published(run: Path) -> No
     assert {"report/report.json", "figures/curve.png"} <= files
 
 
+def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    killed = run.parent / "killed"
+    Tracker(tracked(killed), killed).close("KILLED")
+    for _ in range(2):
+        publish(report(killed, killed, 200, 0.5))
+    identity = json.loads((killed / "tracking/state.json").read_text())["run_id"]
+    assert MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}").get_run(identity).info.status == "KILLED"
+
+
 def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
     for preset, value in (("mtat", 0.5), ("gtzan", 0.25)):
         publish(report(run, run / f"judged by {preset}", 200, value), preset)
