@@ -5,11 +5,10 @@ metrics.jsonl, which survives every restart, so an outage of Ray or of MLflow lo
 """
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
+from cluster.signals import on_request_to_stop
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker, set_aside
 from trainers import collectives
@@ -56,8 +56,9 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     if last is not None and last.step >= config.optim.steps:
         return EXIT_DONE
     folder.mkdir(parents=True, exist_ok=True)
+    stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
-        with _stop_on_signal(folder):
+        with stoppable:
             return _in_process(config)  # rank 0 keeps the account
     (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
     if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
@@ -73,7 +74,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
         tail = _tail(folder / "metrics.jsonl", last.step if last else 0, tracker, watch)
-        with _stop_on_signal(folder), tail:
+        with stoppable, tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
@@ -182,25 +183,6 @@ def _threads(number: int) -> Iterator[None]:
 class _Silent:
     def report(self, figures: Mapping[str, float]) -> None:
         """Without Ray, metrics.jsonl is the report."""
-
-
-@contextmanager
-def _stop_on_signal(folder: Path) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C leave a request that rank 0 sees at its next step; a second Ctrl-C breaks off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def request(number: int, _: Any) -> None:
-        write_atomic(folder / STOP_FILE, f"signal {number}\n")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
