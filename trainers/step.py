@@ -163,7 +163,7 @@ class Learner:
 
 
 def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> None:
-    """Whether a `Learner` of these settings could be made, before anything is: its network built once, here.
+    """Whether a `Learner` of these settings could be made, before anything is: its network, without its numbers.
 
     Args:
         config: the experiment.
@@ -173,11 +173,12 @@ def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> No
     Raises:
         UserError: as `Learner` and `Learner.load_weights`.
     """
-    model = _build(config, num_tags)
+    with torch.device("meta"):  # a network that fits no memory is for the machine to refuse that shall train it
+        model = _build(config, num_tags)
     if fresh and config.init_from:
         from trainers.snapshot import open_snapshot
 
-        _load(model, open_snapshot(config.init_from))
+        _load(model, open_snapshot(config.init_from), assign=True)
 
 
 def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
@@ -197,9 +198,9 @@ def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
     return model
 
 
-def _load(model: nn.Module, snapshot: "Snapshot") -> None:
+def _load(model: nn.Module, snapshot: "Snapshot", *, assign: bool = False) -> None:
     try:
-        model.load_state_dict(snapshot.model_state())
+        model.load_state_dict(snapshot.model_state(), assign=assign)
     except RuntimeError as error:
         raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
 
