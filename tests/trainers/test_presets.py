@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import ROOT, flatten, load_config, to_tree
+from cluster.settings import ROOT, flatten, load_config, to_tree, validate
 from trainers.config import ExperimentConfig
 
 PRESETS = sorted((ROOT / "conf/pretrain").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_every_preset_is_a_valid_experiment(path: Path) -> None:
-    load_config(ExperimentConfig, path, {})
+def test_every_preset_is_a_valid_experiment_that_a_snapshot_can_hold(path: Path) -> None:
+    config = load_config(ExperimentConfig, path, {})
+    assert validate(ExperimentConfig, to_tree(config), "a snapshot") == config
 
 
 def test_as_released_differs_from_the_paper_in_augmentation_epsilon_and_crop_alone() -> None:
