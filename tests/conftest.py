@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,24 @@ from cluster.settings import load_config
 from trainers.config import ExperimentConfig
 
 MakeConfig = Callable[..., ExperimentConfig]
+RunningBelow = Callable[[str], list[int]]
+
+
+@pytest.fixture(scope="session")
+def running_below() -> RunningBelow:
+    """Processes below this one whose command line holds a word, as it is now: those that ended meanwhile, and those
+    that ended and were not waited for yet, are not among them."""
+    import psutil  # which GPU machines may lack
+
+    def find(word: str) -> list[int]:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a zombie's is one, too
+                if word in " ".join(process.cmdline()):
+                    found.append(process.pid)
+        return sorted(found)
+
+    return find
 
 
 @pytest.fixture(scope="session")

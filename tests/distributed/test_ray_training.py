@@ -43,7 +43,10 @@ def train_rank(tree: dict[str, Any]) -> int:
 
 
 def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of_an_unbroken_one(
-    ranks: Callable[..., list[Any]], make_config: MakeConfig, tmp_path: Path
+    ranks: Callable[..., list[Any]],
+    make_config: MakeConfig,
+    tmp_path: Path,
+    running_below: Callable[[str], list[int]],
 ) -> None:
     unbroken = make_config(optim__steps=8, run__dir=str(tmp_path / "unbroken"))
     assert ranks(2, train_rank, to_tree(unbroken), timeout_s=120) == [0, 0]
@@ -53,7 +56,7 @@ def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of
     def kill_a_worker(row: Mapping[str, Any]) -> None:
         if row["step"] >= 3 and not killed.is_set():
             killed.set()
-            os.kill(_train_workers()[-1], signal.SIGKILL)
+            os.kill(running_below("RayTrainWorker")[-1], signal.SIGKILL)
 
     assert pretrain(broken, watch=kill_a_worker) == 0
     assert killed.is_set()
@@ -62,12 +65,6 @@ def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     one, other = (open_snapshot(c.run.dir).path / "model.safetensors" for c in (unbroken, broken))
     assert one.read_bytes() == other.read_bytes()
-
-
-def _train_workers() -> list[int]:
-    """Processes below this one in which Ray Train runs a rank."""
-    below = psutil.Process().children(recursive=True)
-    return sorted(p.pid for p in below if "RayTrainWorker" in " ".join(p.cmdline()))
 
 
 @pytest.mark.slow

@@ -51,19 +51,15 @@ def assert_same(one: Views, other: Views) -> None:
         assert torch.equal(here, there), number
 
 
-def view_actors() -> list[int]:
+@pytest.fixture
+def view_actors(running_below: Callable[[str], list[int]]) -> Callable[[], list[int]]:
     """Processes below this one that make views."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that has ended since, or waits to be buried
-            if "ray::ViewActor" in " ".join(process.cmdline()):
-                found.append(process.pid)
-    return found
+    return lambda: running_below("ray::ViewActor")
 
 
 @pytest.mark.ray
 def test_a_pool_makes_the_trainers_views_bit_for_bit_in_order_through_a_kill_and_leaves_nobody_behind(
-    ray: None, make_config: MakeConfig
+    ray: None, make_config: MakeConfig, view_actors: Callable[[], list[int]]
 ) -> None:
     config = make_config(resources__num_workers=1, views__placement="pool", views__pool_workers=2)
     steps = range(3, 9)
@@ -91,7 +87,9 @@ def test_a_pool_makes_the_trainers_views_bit_for_bit_in_order_through_a_kill_and
 
 
 @pytest.mark.ray
-def test_an_actor_that_dies_too_often_ends_the_run_with_a_reason(ray: None, make_config: MakeConfig) -> None:
+def test_an_actor_that_dies_too_often_ends_the_run_with_a_reason(
+    ray: None, make_config: MakeConfig, view_actors: Callable[[], list[int]]
+) -> None:
     config = make_config(resources__num_workers=1, resources__max_failures=0, views__placement="pool")
     made = ViewPool(config)(maker(config), ((step, batch(config, step)) for step in range(9)), seed=0)
     next(made)
