@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from trainers import collectives
 from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.pairs import Pair, Recipe, clip_codes, known_clips, make_block, sort_rows, weight_tile
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 
@@ -323,3 +324,23 @@ def test_a_gpu_gives_the_cpu_numbers(mode: Mode) -> None:
     torch.testing.assert_close(a, b.cpu(), rtol=1e-12, atol=0)
     for got, wanted in zip(gradients(b, device.z, device_tau), gradients(a, host.z, host_tau), strict=True):
         assert error(got.cpu(), wanted) < 1e-11
+
+
+def test_clips_are_compared_in_the_tiles_where_they_meet_and_in_no_other() -> None:
+    """Half the clips are labelled, so the ids of both halves mingle; 16 · 4 = 64 rows of two views, tiles of 16."""
+    g = torch.Generator().manual_seed(0)
+    clip_id = torch.randint(-(2**62), 2**62, (32,), generator=g).repeat(2)
+    labels = (torch.arange(64) % 32 < 16)[:, None]
+    order = sort_rows(clip_id, labels[:, 0])
+    clip_id, labels = clip_id[order], labels[order]
+    recipe = Recipe(weighing=False, criterion=2, count=False, epsilon=0, tile=16, online=False, half=False)
+    codes = clip_codes(clip_id, known_clips(clip_id), torch.float32)
+    block = make_block(torch.zeros(64, 4), codes, labels, 32, recipe)
+    pair = Pair(block, block, mirrored=True)
+    out, spare = torch.empty(2, 16, 16)
+    for i, j in pair.tiles(16):
+        weights = weight_tile(pair, i, j, recipe, out_IJ=out, spare_IJ=spare)
+        tagged = j.start < 32  # with fewer tags than the criterion, but multiplied
+        assert (weights is not None) == (i == j or tagged)
+        if weights is not None:
+            assert torch.equal(weights, (clip_id[i, None] == clip_id[None, j]).float().fill_diagonal_(0) * (i == j))

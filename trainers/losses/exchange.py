@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.pairs import Block, Pair, Recipe, clip_codes, make_block, sort_rows
+from trainers.losses.pairs import Block, Pair, Recipe, clip_codes, known_clips, make_block, sort_rows
 from trainers.losses.tiles import Walk
 
 _BIT = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -72,7 +72,7 @@ class Gather:
         packed_N = None
         if labels_RC is not None and len(local.num_labelled) > 1:
             packed_N = collectives.all_gather(pack_bits(labels_RC), local.group)
-        known_K, dtype = torch.unique(local.clip_id_R), local.z_RD.dtype
+        known, dtype = known_clips(local.clip_id_R), local.z_RD.dtype
         self.blocks: list[Block] = []
         for r, num_labelled in enumerate(local.num_labelled):
             part = slice(r * rows, (r + 1) * rows)
@@ -80,7 +80,7 @@ class Gather:
             if labels_RC is not None and packed_N is not None:
                 tags = unpack_bits(packed_N[part], labels_RC.shape[1])
             self.blocks.append(
-                make_block(z_ND[part], clip_codes(clip_id_N[part], known_K, dtype), tags, num_labelled, local.recipe)
+                make_block(z_ND[part], clip_codes(clip_id_N[part], known, dtype), tags, num_labelled, local.recipe)
             )
 
     def share(self, scalars: Tensor) -> list[Tensor]:
@@ -104,8 +104,8 @@ class GatherOnce:
 
     def __init__(self, local: Local) -> None:
         self.rank, self.group, self.world = collectives.rank(local.group), local.group, len(local.num_labelled)
-        self.known_K = torch.unique(local.clip_id_R)
-        codes = clip_codes(local.clip_id_R, self.known_K, local.z_RD.dtype)
+        self.known = known_clips(local.clip_id_R)
+        codes = clip_codes(local.clip_id_R, self.known, local.z_RD.dtype)
         num_labelled = local.num_labelled[self.rank]
         self.blocks = [make_block(local.z_RD, codes, local.labels_RC, num_labelled, local.recipe)]
         if self.world > 1:
@@ -132,7 +132,7 @@ class GatherOnce:
             packed_N = collectives.all_gather(pack_bits(local.labels_RC), local.group)
             tags = unpack_bits(packed_N[self.order_F], local.labels_RC.shape[1])
         num_labelled = sum(local.num_labelled) - local.num_labelled[self.rank]
-        return make_block(z_FD, clip_codes(self.clip_id_F, self.known_K, z_FD.dtype), tags, num_labelled, local.recipe)
+        return make_block(z_FD, clip_codes(self.clip_id_F, self.known, z_FD.dtype), tags, num_labelled, local.recipe)
 
     def share(self, scalars: Tensor) -> list[Tensor]:
         """All-gather them: backward then has everything and sends nothing."""
@@ -161,8 +161,8 @@ class Ring:
     def __init__(self, local: Local) -> None:
         self.local = local
         self.rank, self.world = collectives.rank(local.group), collectives.world_size(local.group)
-        self.known_K = torch.unique(local.clip_id_R)
-        codes = clip_codes(local.clip_id_R, self.known_K, local.z_RD.dtype)
+        self.known = known_clips(local.clip_id_R)
+        codes = clip_codes(local.clip_id_R, self.known, local.z_RD.dtype)
         self.own = make_block(local.z_RD, codes, local.labels_RC, local.num_labelled[self.rank], local.recipe)
 
     def share(self, scalars: Tensor) -> list[Tensor]:
@@ -182,7 +182,7 @@ class Ring:
             visiting = collectives.exchange(visiting, to=ahead, source=behind, group=local.group)
             home = (self.rank - hop) % self.world
             tags = None if labels_RC is None else unpack_bits(visiting[3], labels_RC.shape[1])
-            codes = clip_codes(visiting[1], self.known_K, visiting[0].dtype)
+            codes = clip_codes(visiting[1], self.known, visiting[0].dtype)
             visitor = make_block(visiting[0], codes, tags, local.num_labelled[home], local.recipe)
             gained = kernel.table(visitor)
             kernel.visit(self._part(visitor, hop, home), (own_scalars, visiting[2]), table, gained)

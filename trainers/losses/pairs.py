@@ -87,14 +87,34 @@ def sort_rows(clip_id_R: Tensor, labelled_R: Tensor) -> Tensor:
     return by_clip[labelled_R[by_clip].logical_not().to(torch.uint8).argsort(stable=True)]
 
 
-def clip_codes(clip_id_R: Tensor, known_K: Tensor, dtype: torch.dtype) -> Tensor:
-    """Place of each clip id among ``known_K``, sorted and unique, or −1; floats compare ten times faster than int64.
+class Clips(NamedTuple):
+    """The K clips of the walking rank."""
 
-    >>> clip_codes(torch.tensor([70, 8, 50]), torch.tensor([50, 70]), torch.float32)
-    tensor([ 1., -1.,  0.])
+    id_K: Tensor
+    """Sorted and unique."""
+    first_K: Tensor
+    """The first row of each. In the order of `sort_rows` it is a narrow range in every tile, labelled or not."""
+
+
+def known_clips(clip_id_R: Tensor) -> Clips:
+    """The clips of rows in the order of `sort_rows`.
+
+    >>> known_clips(torch.tensor([70, 70, 50]))
+    Clips(id_K=tensor([50, 70]), first_K=tensor([2, 0]))
     """
-    place_R = torch.searchsorted(known_K, clip_id_R).clamp_(max=len(known_K) - 1)
-    return torch.where(known_K[place_R] == clip_id_R, place_R, -1).to(dtype)
+    id_K, place_R = torch.unique(clip_id_R, return_inverse=True)
+    row_R = torch.arange(len(clip_id_R), device=clip_id_R.device)
+    return Clips(id_K, torch.empty_like(id_K).scatter_reduce_(0, place_R, row_R, "amin", include_self=False))
+
+
+def clip_codes(clip_id_R: Tensor, known: Clips, dtype: torch.dtype) -> Tensor:
+    """The walking rank's first row of each row's clip, or −1; floats compare ten times faster than int64.
+
+    >>> clip_codes(torch.tensor([70, 8, 50]), known_clips(torch.tensor([70, 70, 50])), torch.float32)
+    tensor([ 0., -1.,  2.])
+    """
+    place_R = torch.searchsorted(known.id_K, clip_id_R).clamp_(max=len(known.id_K) - 1)
+    return torch.where(known.id_K[place_R] == clip_id_R, known.first_K[place_R], -1).to(dtype)
 
 
 def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, recipe: Recipe) -> Block:
@@ -129,34 +149,44 @@ def _span(codes: Tensor) -> tuple[float, float]:
     return (known.min().item(), known.max().item()) if len(known) else (math.inf, -math.inf)
 
 
-def weight_tile(pair: Pair, i: slice, j: slice, recipe: Recipe) -> Tensor | None:
+def weight_tile(pair: Pair, i: slice, j: slice, recipe: Recipe, *, out_IJ: Tensor, spare_IJ: Tensor) -> Tensor | None:
     """Positive weights w_ij of one tile, the diagonal of the pair matrix excluded.
 
+    Args:
+        pair: the blocks that are visited.
+        i: rows of the tile.
+        j: columns of the tile.
+        recipe: the loss's settings.
+        out_IJ: memory for the result, in the dtype of the projections.
+        spare_IJ: memory that is overwritten.
+
     Returns:
-        shape (I, J) in the dtype of the projections, or None when the tile holds no positive.
+        ``out_IJ``, or None when the tile holds no positive.
     """
-    weight_IJ = _shared_tags(pair, i, j, recipe)
+    tagged = i.start < pair.rows.num_labelled and j.start < pair.cols.num_labelled
+    if tagged:
+        _shared_tags(pair, i, j, recipe, out_IJ, spare_IJ)
     if _may_share_clips(pair, i, j, recipe.tile):
         a_I1, b_1J = pair.rows.clip_code_R[i, None], pair.cols.clip_code_R[None, j]
-        same_IJ = torch.eq(a_I1, b_1J, out=a_I1.new_empty(len(a_I1), b_1J.shape[1]))
-        weight_IJ = same_IJ if weight_IJ is None else torch.maximum(weight_IJ, same_IJ, out=weight_IJ)
-    if weight_IJ is not None and pair.mirrored and i.start == j.start:
-        weight_IJ.fill_diagonal_(0)
-    return weight_IJ
-
-
-def _shared_tags(pair: Pair, i: slice, j: slice, recipe: Recipe) -> Tensor | None:
-    rows, cols = pair.rows, pair.cols
-    if i.start >= rows.num_labelled or j.start >= cols.num_labelled:
+        same_IJ = torch.eq(a_I1, b_1J, out=spare_IJ if tagged else out_IJ)
+        if tagged:
+            torch.maximum(out_IJ, same_IJ, out=out_IJ)
+    elif not tagged:
         return None
+    return out_IJ.fill_diagonal_(0) if pair.mirrored and i.start == j.start else out_IJ
+
+
+def _shared_tags(pair: Pair, i: slice, j: slice, recipe: Recipe, out_IJ: Tensor, spare_IJ: Tensor) -> None:
+    rows, cols = pair.rows, pair.cols
     # A product of 0/1 matrices counts exactly; clamping the small integers is several times faster than comparing.
-    shared_IJ = rows.tags_LC[i] @ cols.tags_LC[j].T
+    torch.mm(rows.tags_LC[i], cols.tags_LC[j].T, out=out_IJ)
     if recipe.weighing:
-        total_IJ = rows.num_tags_L[i, None] + cols.num_tags_L[None, j]
-        return shared_IJ.mul_(2).div_(total_IJ.clamp_(min=1))
+        total_IJ = torch.add(rows.num_tags_L[i, None], cols.num_tags_L[None, j], out=spare_IJ)
+        out_IJ.mul_(2).div_(total_IJ.clamp_(min=1))
+        return
     if recipe.criterion > 1:
-        shared_IJ.sub_(recipe.criterion - 1).clamp_(min=0)
-    return shared_IJ.clamp_(max=1)
+        out_IJ.sub_(recipe.criterion - 1).clamp_(min=0)
+    out_IJ.clamp_(max=1)
 
 
 def _may_share_clips(pair: Pair, i: slice, j: slice, tile: int) -> bool:

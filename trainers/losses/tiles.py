@@ -58,9 +58,9 @@ class Sums:
             diagonal = pair.mirrored and i.start == j.start
             col_part = None if diagonal or col_table is None else col_table[:, j]
             s_IJ = tiles.scores(pair, i, j)
-            weight_IJ = weight_tile(pair, i, j, self.recipe)
+            weight_IJ = tiles.weights(pair, i, j, self.recipe)
             if weight_IJ is not None:
-                self._add_positives(weight_IJ, s_IJ, tiles.spare(s_IJ), row_table[:, i], col_part)
+                self._add_positives(weight_IJ, s_IJ, tiles.spare(i, j), row_table[:, i], col_part)
             if diagonal:
                 s_IJ.fill_diagonal_(-math.inf)
             if self.recipe.online:
@@ -114,7 +114,7 @@ class EpsilonTerm:
         tiles = _Buffers(pair, self.recipe.tile)
         row_lse_R, col_lse_R = scalars[0][LSE], scalars[1][LSE]
         for i, j in pair.tiles(self.recipe.tile):
-            weight_IJ = weight_tile(pair, i, j, self.recipe)
+            weight_IJ = tiles.weights(pair, i, j, self.recipe)
             if weight_IJ is None:
                 continue
             s_IJ = tiles.scores(pair, i, j)
@@ -150,8 +150,8 @@ class Gradient:
         for i, j in pair.tiles(self.recipe.tile):
             diagonal = pair.mirrored and i.start == j.start
             s_IJ = tiles.scores(pair, i, j)
-            weight_IJ = weight_tile(pair, i, j, self.recipe)
-            h_IJ = fill(s_IJ, weight_IJ, tiles.spare(s_IJ), (scalars[0][:, i, None], scalars[1][:, None, j]))
+            weight_IJ = tiles.weights(pair, i, j, self.recipe)
+            h_IJ = fill(s_IJ, weight_IJ, tiles.spare(i, j), (scalars[0][:, i, None], scalars[1][:, None, j]))
             if diagonal:
                 h_IJ.fill_diagonal_(0)
             _add_product(row_table[i], h_IJ, pair.cols.factor_RD[j])
@@ -185,20 +185,29 @@ class Gradient:
 
 
 class _Buffers:
-    """Two tiles of memory that stay in the processor's cache and are reused for every tile of a visit."""
+    """Three tiles of memory that stay in the processor's cache: fresh memory costs more than the sums done in it."""
 
     def __init__(self, pair: Pair, tile: int) -> None:
         size = min(tile, len(pair.rows.z_RD)) * min(tile, len(pair.cols.z_RD))
-        self._scores, self._spare = pair.rows.z_RD.new_empty(size), pair.rows.z_RD.new_empty(size)
+        self._scores, self._weights, self._spare = pair.rows.z_RD.new_empty(3, size)
 
     def scores(self, pair: Pair, i: slice, j: slice) -> Tensor:
-        shape = i.stop - i.start, j.stop - j.start
-        s_IJ = self._scores[: shape[0] * shape[1]].view(shape)
         a_ID, b_JD = pair.rows.factor_RD[i], pair.cols.factor_RD[j]
+        s_IJ = _tile_of(self._scores, i, j)
         return torch.mm(a_ID, b_JD.T, out=s_IJ) if a_ID.dtype == s_IJ.dtype else s_IJ.copy_(_wide_product(a_ID, b_JD.T))
 
-    def spare(self, like_IJ: Tensor) -> Tensor:
-        return self._spare[: like_IJ.numel()].view_as(like_IJ)
+    def weights(self, pair: Pair, i: slice, j: slice, recipe: Recipe) -> Tensor | None:
+        """`weight_tile`; overwrites the spare tile."""
+        tile = _tile_of(self._weights, i, j)
+        return weight_tile(pair, i, j, recipe, out_IJ=tile, spare_IJ=self.spare(i, j))
+
+    def spare(self, i: slice, j: slice) -> Tensor:
+        return _tile_of(self._spare, i, j)
+
+
+def _tile_of(memory: Tensor, i: slice, j: slice) -> Tensor:
+    shape = i.stop - i.start, j.stop - j.start
+    return memory[: shape[0] * shape[1]].view(shape)
 
 
 def _add_product(table: Tensor, h_IJ: Tensor, factor_JD: Tensor) -> None:
