@@ -32,6 +32,7 @@ for _command in (
     commands.tuning.sweep,
     commands.tuning.study,
     commands.cluster.ui,
+    commands.cluster.replay,
 ):
     app.command()(_command)
 app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.submit)

@@ -21,6 +21,21 @@ KEEP_BYTES = 4 << 20
 _log = logging.getLogger(__name__)
 
 
+def waiting_bytes(folder: Path) -> int:
+    """What a spool has not marked as sent, as its disk tells without opening it.
+
+    Raises:
+        UserError: if its mark cannot be read.
+    """
+    mark = folder / "state.json"
+    try:
+        state = json.loads(mark.read_text(encoding="utf-8"))
+        size = (folder / f"records-{state['generation']}.jsonl").stat().st_size
+        return size - int(state["offset"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{mark}: is damaged ({error}): what waits there cannot be told") from None
+
+
 class Spool:
     """One run's queue; one process at a time has it open, one thread puts and one takes.
 

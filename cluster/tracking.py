@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 
 from cluster.mlflow_store import trouble
 from cluster.provenance import git_revision
-from cluster.settings import PreemptedError
-from cluster.spool import Spool
+from cluster.settings import PreemptedError, UserError
+from cluster.spool import Spool, waiting_bytes
 from cluster.storage import without_credentials
 from cluster.system_metrics import SystemMetrics
 from cluster.tracking_config import TrackingConfig as TrackingConfig
@@ -200,6 +200,23 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     sender = Sender(spool)
     sender.start()
     return sender.finish(wait_s)
+
+
+def replay_below(folder: Path, *, wait_s: float = 60.0) -> Iterator[tuple[Path, str]]:
+    """`replay` of every run at or below a folder whose log waits, parents first: the run, and what became of its log.
+
+    Raises:
+        UserError: if there is no run, once the iteration begins.
+    """
+    accounts = sorted(mark.parent for mark in folder.rglob("tracking/state.json"))
+    if not accounts:
+        raise UserError(f"{folder}: no run that tells MLflow of itself is at or below it; is it the folder of run.dir?")
+    for account in accounts:
+        try:
+            if waiting_bytes(account):
+                yield account.parent, "sent" if replay(account.parent, wait_s=wait_s) else "waits"
+        except UserError as error:  # it runs: its own process sends; or it is damaged
+            yield account.parent, str(error)
 
 
 def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) -> None:

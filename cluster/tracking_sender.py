@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import threading
 from collections.abc import Mapping
@@ -85,11 +86,13 @@ class Sender(threading.Thread):
         self.join(LAST_REQUEST_S)
         if waiting := self._spool.waiting():
             _log.warning(
-                "%s is not reachable (%s): %d bytes of the run's log wait in %s until the run is opened again",
+                "%s is not reachable (%s): %d bytes of the run's log wait in %s; once it is back: "
+                "counterpoint replay %s",
                 without_credentials(self._spool.state["uri"]),
                 self._trouble or "it has not answered yet",
                 waiting,
                 self._spool.folder,
+                shlex.quote(str(self._spool.folder.parent)),
             )
         self._spool.close()
         return not waiting

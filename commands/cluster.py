@@ -1,4 +1,4 @@
-"""`counterpoint doctor`, `ui` and `submit`: this machine, its MLflow, and jobs on a cluster."""
+"""`counterpoint doctor`, `ui`, `replay` and `submit`: this machine, its MLflow, and jobs on a cluster."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -60,6 +60,29 @@ def ui(
 
     config = validate(TrackingConfig, {"uri": store}, "--store")
     raise typer.Exit(serve_ui(store_uri(config, Path("outputs/run")), host=host, port=port))
+
+
+def replay(
+    folder: Annotated[
+        Path, typer.Argument(help="A run, sweep or study, or what holds several.", metavar="DIR", show_default=False)
+    ],
+    wait: Annotated[float, typer.Option(help="Seconds to give MLflow for each run.", min=1)] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Send MLflow what ended runs could not send while it was away."""
+    from cluster.tracking import replay_below
+
+    ends: dict[str, str] = {}
+    for run, end in replay_below(folder, wait_s=wait):
+        ends[str(run)] = end
+        if not as_json:
+            console.print(escape(f"{run}  {end}"), highlight=False, soft_wrap=True)
+    if as_json:
+        tell(ends)
+    elif not ends:
+        console.print("nothing waits", highlight=False)
+    if any(end != "sent" for end in ends.values()):
+        raise typer.Exit(1)
 
 
 def submit(

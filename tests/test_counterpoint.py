@@ -223,7 +223,12 @@ def test_a_device_that_would_not_be_used_is_refused(
 
 def test_every_command_explains_itself(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     commands = ["quickstart", "doctor", "pretrain", "views", "export", "evaluate", "embed", "search", "sweep", "study"]
-    for words in ([], *([name] for name in (*commands, "ui", "submit")), ["shards", "build"], ["shards", "verify"]):
+    for words in (
+        [],
+        *([name] for name in (*commands, "ui", "replay", "submit")),
+        ["shards", "build"],
+        ["shards", "verify"],
+    ):
         assert run(*words, "--help") == 0
         shown = capsys.readouterr().out
         assert "Usage: counterpoint" in shown

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import requests
 
+import counterpoint
 from cluster import mlflow_store
 from cluster.settings import UserError
-from cluster.tracking import Tracker, replay
+from cluster.spool import Spool
+from cluster.tracking import Tracker, replay, replay_below
 from cluster.tracking_config import TrackingConfig
 from cluster.ui import SERVED_VARIABLE, ui_command
 
@@ -98,6 +100,47 @@ def test_a_log_that_could_not_be_sent_waits_and_is_replayed(
     outage["on"] = False
     assert replay(run_dir)
     assert _points(store, _run_id(run_dir)) == list(range(1, STEPS + 1))
+
+
+def test_all_that_waits_below_a_folder_is_sent_parents_first(
+    store: str,
+    tmp_path: Path,
+    outage: dict[str, bool],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A sweep and two of its trials ended during the outage; another trial runs, one has sent all, one is damaged."""
+    config, sweep = TrackingConfig(uri=store, system_metrics_s=0), tmp_path / "sweep"
+    trials = [sweep / "trials" / str(number) for number in range(5)]
+    ended = [Tracker(config, sweep), *(Tracker(config, trial, parent=sweep) for trial in trials[:2])]
+    for tracker in ended:
+        _train(tracker, range(1, 4))
+        assert not tracker.close(wait_s=0.05)
+    running = Spool(trials[2] / "tracking")
+    running.put({"kind": "status", "status": "RUNNING"})
+    running.mark(0)
+    for account in (trials[3] / "tracking", trials[4] / "tracking"):
+        account.mkdir(parents=True)
+        (account / "records-0.jsonl").touch()
+        (account / "state.json").write_text('{"generation": 0, "offset": 0}')
+    (trials[4] / "tracking" / "state.json").write_text("{")
+
+    outage["on"] = False
+    monkeypatch.setattr("sys.argv", ["counterpoint", "replay", str(sweep), "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        counterpoint.main()
+
+    ends = json.loads(capsys.readouterr().out)
+    assert list(ends.items())[:3] == [(str(run), "sent") for run in (sweep, *trials[:2])]
+    assert "another process is running there" in ends[str(trials[2])]
+    assert "is damaged" in ends[str(trials[4])]
+    assert list(ends) == [str(run) for run in (sweep, *trials[:3], trials[4])]
+    assert stopped.value.code == 1
+    running.close()
+    for run in (sweep, *trials[:2]):
+        assert _points(store, _run_id(run)) == [1, 2, 3]
+    with pytest.raises(UserError, match=r"no run that tells MLflow of itself"):
+        list(replay_below(tmp_path / "nowhere"))
 
 
 def test_a_run_that_ended_during_an_outage_is_opened_again_at_once(
