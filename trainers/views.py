@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +63,12 @@ def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
     """L, the samples of its clip that one view may read: ⌈T · greatest tempo⌉ and a margin where tempo moves."""
     if augment.max_tempo == 1 and augment.stretch.p == 0:
         return views.samples
-    return ceil(views.samples * augment.max_tempo) + MARGIN_FRAMES * FRAME[augment.quality]
+    return ceil(views.samples * augment.max_tempo) + _margin(augment)
+
+
+def _margin(augment: AugmentConfig) -> int:
+    """Samples that a vocoder reads beyond the last that it plays."""
+    return MARGIN_FRAMES * FRAME[augment.quality]
 
 
 def window_frames(views: ViewsConfig, augment: AugmentConfig, rate: int = SAMPLE_RATE) -> int:
@@ -109,6 +115,7 @@ class ViewMaker:
         self.device = torch.device(device)
         self.chain = AugmentChain(augment, rate)
         self.reads = read_frames(views, augment)
+        self.margin = _margin(augment)
         self.frontend: nn.Module = build_frontend(frontend, rate).to(self.device)
 
     @torch.no_grad()
@@ -116,9 +123,7 @@ class ViewMaker:
         """All views of a batch, chunk by chunk, without waiting for the device."""
         assert batch.wave_BT.dtype == torch.int16  # so no sample is NaN
         M = self.views.count
-        each = [self.chain.draw(batch.slot_B, step=step, seed=seed, view=view) for view in range(M)]
-        start_N = self._starts(batch, step=step, seed=seed).flatten()
-        parameters = join(each)
+        parameters, start_N = self._draw(batch, step=step, seed=seed)
         clip_N = torch.arange(len(batch.slot_B)).repeat(M)
         wave_BW = batch.wave_BT.to(self.device, non_blocking=True)
         parts = []
@@ -135,56 +140,69 @@ class ViewMaker:
 
     def segments(self, batch: Batch, *, step: int, seed: int) -> Tensor:
         """What each view reads of its clip before anything is done to it: int16 (N, L)."""
-        start_N = self._starts(batch, step=step, seed=seed).flatten()
+        _, start_N = self._draw(batch, step=step, seed=seed)
         clip_N = torch.arange(len(batch.slot_B)).repeat(self.views.count)
-        return _segments(batch.wave_BT.to(self.device), batch.frames_B.cpu(), clip_N, start_N, self.reads)
+        return _segments(batch.wave_BT.to(self.device), batch.frames_B, clip_N, start_N, self.reads)
 
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
         if self.chain.is_fused(wave_BW):
-            frames_n = frames_B.cpu()[clip_n].clamp(min=1)
-            last = max(wave_BW.shape[1] - self.reads, 0)
-            rows = Rows(wave_BW, clip_n, start_n.clamp(max=last), frames_n, self.reads, 1 / FULL_SCALE)
+            rows = Rows(wave_BW, clip_n, start_n, _left(frames_B, clip_n, start_n), self.reads, 1 / FULL_SCALE)
             wave_nT = self.chain.apply_fused(rows, drawn, self.views.samples)
         else:
-            segment_nL = _segments(wave_BW, frames_B.cpu(), clip_n, start_n, self.reads)
+            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
             wave_nT = self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
         out: Tensor = self.frontend(wave_nT)
         return out
 
-    def _starts(self, batch: Batch, *, step: int, seed: int) -> Tensor:
-        """First sample of each view in its window, int64 on the host, shape (M, B)."""
+    def _draw(self, batch: Batch, *, step: int, seed: int) -> tuple[ViewParameters, Tensor]:
+        """What happens to each view, and its first sample in its window; N of each, on the host."""
+        each = [self.chain.draw(batch.slot_B, step=step, seed=seed, view=view) for view in range(self.views.count)]
+        room_MB = torch.stack([self._room(batch.frames_B.cpu(), drawn.tempo) for drawn in each])
+        return join(each), self._starts(room_MB, batch, step=step, seed=seed).flatten()
+
+    def _room(self, frames_B: Tensor, tempo_B: Tensor) -> Tensor:
+        """How late a view may start and find in its clip what it reads, or at least T samples where there is less."""
+        T = self.views.samples
+        stretched_B = (tempo_B.clamp(min=1) * T).ceil().long() + self.margin
+        reads_B = torch.where(tempo_B == 1, T, stretched_B)
+        return (frames_B - torch.where(frames_B < reads_B, T, reads_B)).clamp(min=0)
+
+    def _starts(self, room_MB: Tensor, batch: Batch, *, step: int, seed: int) -> Tensor:
+        """First sample of each view in its window, int64 of shape (M, B)."""
         M = self.views.count
-        room_B = (batch.frames_B.cpu() - self.reads).clamp(min=0)
         if self.views.pair == "adjacent" and M <= 2:
             # Side by side where the clip is long enough, else as far apart as it allows.
-            return torch.stack([room_B.clamp(max=self.reads) * view for view in range(M)])
+            return room_MB.clamp(max=self.reads) * torch.arange(M)[:, None]
         if self.views.pair == "near":
-            room_B = room_B.clamp(max=round(NEAR_S * self.rate))
+            room_MB = room_MB.clamp(max=round(NEAR_S * self.rate))
         slots = batch.slot_B.cpu().numpy()
         drawn = [
             uniforms(slots, seed=seed, step=step, view=view, count=1, purpose="position")[:, 0] for view in range(M)
         ]
-        return torch.stack([(torch.as_tensor(u_B) * (room_B + 1)).long() for u_B in drawn])
+        return (torch.as_tensor(np.stack(drawn)) * (room_MB + 1)).long()
+
+
+def _left(frames_B: Tensor, clip_n: Tensor, start_n: Tensor) -> Tensor:
+    """Samples of its clip from a row's start on, after which the row repeats, int64 ≥ 1 on the host."""
+    return (frames_B.cpu()[clip_n] - start_n).clamp(min=1)
 
 
 def _segments(wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, reads: int) -> Tensor:
-    """int16 segments of shape (n, L); a clip shorter than a segment is repeated."""
+    """int16 segments of shape (n, L); where a clip ends within, its samples from the start on are repeated."""
     device = wave_BW.device
-    short_n = frames_B[clip_n] < reads
-    rows = clip_n.to(device, non_blocking=True)
-    last = max(wave_BW.shape[1] - reads, 0)
+    left_n = _left(frames_B, clip_n, start_n)
+    rows, start = clip_n.to(device, non_blocking=True), start_n.to(device, non_blocking=True)
     if wave_BW.shape[1] >= reads:
-        start = start_n.clamp(max=last).to(device, non_blocking=True)
-        segment_nL = wave_BW.unfold(1, reads, 1)[rows, start]
+        segment_nL = wave_BW.unfold(1, reads, 1)[rows, start.clamp(max=wave_BW.shape[1] - reads)]
     else:
         segment_nL = wave_BW.new_zeros(len(clip_n), reads)
-    if short_n.any():
-        index = short_n.nonzero()[:, 0]
-        frames_n1 = frames_B[clip_n[index]].clamp(min=1).to(device, non_blocking=True)[:, None]
-        place_nL = torch.arange(reads, device=device) % frames_n1
+    index = (left_n < reads).nonzero()[:, 0]
+    if len(index):
+        left_n1 = left_n[index].to(device, non_blocking=True)[:, None]
         index = index.to(device, non_blocking=True)
+        place_nL = start[index, None] + torch.arange(reads, device=device) % left_n1
         segment_nL[index] = wave_BW[rows[index]].gather(1, place_nL)
     return segment_nL
 

@@ -1,5 +1,6 @@
 """Views: where segments lie, whom draws belong to, what short clips become."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,25 @@ def test_a_clip_shorter_than_a_view_is_repeated() -> None:
         assert torch.equal(row, torch.arange(T) % 1500)
 
 
+@pytest.mark.parametrize("frames", [T - 10, T, T + 900, 2 * T, 12_000])
+def test_a_view_has_in_its_clip_what_its_tempo_reads_and_two_lie_as_far_apart_as_that_allows(frames: int) -> None:
+    stretch = replace(NONE, stretch=replace(NONE.stretch, p=0.5))
+    make = ViewMaker(ViewsConfig(samples=T), stretch, WAVE)
+    clips = batch(window_frames(make.views, stretch), [frames] * 64)
+    parameters, starts = make._draw(clips, step=0, seed=0)
+    tempo = parameters.tempo.tolist()
+    reads = [T if v == 1 else math.ceil(T * max(v, 1)) + 1024 for v in tempo]
+    assert len(set(reads)) > 10
+    for view, (start, read) in enumerate(zip(starts.tolist(), reads, strict=True)):
+        fits = frames >= read
+        latest = min(make.reads, frames - read if fits else max(0, frames - T))
+        assert start == (latest if view >= 64 else 0)
+    made = make.make(clips, step=0, seed=0).input_N
+    plain = (parameters.tempo == 1).nonzero()[:, 0]
+    expected = torch.stack([clips.wave_BT[i % 64][(starts[i] + torch.arange(T)) % frames] for i in plain.tolist()])
+    assert torch.equal(as_places(made[plain]), expected)
+
+
 @pytest.mark.parametrize("frames", [8 * T, 3 * T, T + 10])
 def test_many_views_lie_anywhere_inside_the_clip(frames: int) -> None:
     many = maker(count=8)
@@ -70,7 +90,7 @@ def test_near_views_lie_at_most_five_seconds_apart() -> None:
     near = maker(pair="near", count=4)
     window = window_frames(near.views, NONE)
     assert window == T + 5 * 22_050
-    starts = near._starts(batch(window, [window] * 200), step=0, seed=0)
+    starts = near._draw(batch(window, [window] * 200), step=0, seed=0)[1].view(4, 200)
     assert (starts.amax(0) - starts.amin(0)).max() <= 5 * 22_050
     assert float(starts.float().mean()) == pytest.approx(2.5 * 22_050, rel=0.05)
 
