@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, distribution, packages_dist
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster.cores import num_cores
 from cluster.credentials import has_token, token_path
 from cluster.environment import differences, locked, versions
 from cluster.mlflow_store import trouble
-from cluster.resources import num_cores, num_gpus
+from cluster.resources import num_gpus
 from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import TrackingConfig, store_uri

@@ -1,10 +1,9 @@
 """What a run may use: workers, cores and GPUs, how often it may fail, and how long it may wait."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from cluster.cores import num_cores
 from cluster.settings import Config, UserError
 
 
@@ -55,16 +54,6 @@ class ResourcesConfig(Config):
     def fewest_workers(self) -> int:
         """The number the run cannot do without."""
         return self.num_workers if self.min_workers is None else self.min_workers
-
-
-def num_cores() -> int:
-    """Cores this process may run on: the container's or the scheduler's share, not the machine's count."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
 
 
 def num_gpus() -> int:

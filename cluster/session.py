@@ -12,9 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cluster.cores import num_cores
 from cluster.credentials import demand_token, ensure_token, reach, use_token
 from cluster.environment import demand_same_everywhere
-from cluster.resources import num_cores
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300

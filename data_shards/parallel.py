@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from cluster.cores import num_cores
 from cluster.settings import RunError
 
 Job = TypeVar("Job")
@@ -21,12 +22,12 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     Args:
         function: picklable.
         jobs: picklable.
-        workers: processes; 0 takes one a core, 1 stays in this process.
+        workers: processes; 0 takes one for each core that this process may use, 1 stays in this process.
 
     Raises:
         RunError: if a worker process dies.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(workers or num_cores(), len(jobs))
     if workers <= 1:
         yield from map(function, jobs)
         return

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.cores import num_cores
 from cluster.progress import Progress
-from cluster.resources import num_cores, num_gpus
+from cluster.resources import num_gpus
 from cluster.settings import PreemptedError, RunError, load_config, to_tree
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig, store_uri

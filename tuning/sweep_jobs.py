@@ -7,7 +7,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.resources import ResourcesConfig, num_cores, uses_gpu
+from cluster.cores import num_cores
+from cluster.resources import ResourcesConfig, uses_gpu
 from cluster.session import Session
 from cluster.settings import UserError
 

@@ -1,8 +1,11 @@
 """Workers share a node's cores once, and a GPU is used where every worker has one."""
 
+from pathlib import Path
+
 import pytest
 
-from cluster.resources import ResourcesConfig, num_cores, threads_per_worker, uses_gpu, worker_environment
+from cluster.cores import num_cores
+from cluster.resources import ResourcesConfig, threads_per_worker, uses_gpu, worker_environment
 from cluster.settings import UserError
 
 
@@ -55,5 +58,21 @@ def test_impossible_resources_are_refused(field: str, value: float) -> None:
         ResourcesConfig(**{field: value})  # type: ignore[arg-type]  # one field at a time
 
 
-def test_at_least_one_core_is_seen() -> None:
-    assert num_cores() >= 1
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [
+        ("max 100000", 6),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("900000 100000", 6),
+        ("what is this", 6),
+        (None, 6),
+    ],
+)
+def test_cores_are_the_containers_share_and_no_more_than_the_scheduler_gives(
+    quota: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota)
+    assert num_cores(tmp_path / "cpu.max") == cores
