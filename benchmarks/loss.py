@@ -29,7 +29,6 @@ from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"
-TILE = 384
 AUTHORS_LIMIT, DENSE_LIMIT = 768, 12_288
 """Rows beyond which a peer needs more memory than machines like this have."""
 
@@ -54,7 +53,7 @@ def make_rows(num_rows: int, device: str = "cpu") -> Rows:
 
 def ours(rows: Rows) -> Tensor:
     """The product's loss."""
-    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE, tile=TILE)
+    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE)
 
 
 def dense(rows: Rows) -> Tensor:
