@@ -167,6 +167,12 @@ def test_mtats_real_records_have_the_published_counts(mtat_root: Path, mtat_top5
         assert split_counts(with_top50) == MTAT_COUNTS["top50"]
 
 
+def test_a_table_without_its_columns_is_not_the_published_one(tmp_path: Path) -> None:
+    write_table(tmp_path / "annotations_final.csv", [["clip_id", "guitar"], ["1", "1"]])
+    with pytest.raises(UserError, match=r"annotations_final\.csv, row 1: no column mp3_path; is this the published"):
+        read_mtat(tmp_path)
+
+
 def test_mtats_three_part_zip_is_read_in_place(tmp_path: Path) -> None:
     paths = [f"{folder}/artist-song-{number}.mp3" for folder in "0cd" for number in (1, 2)]
     write_table(
