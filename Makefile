@@ -28,6 +28,8 @@ $(STAMP): requirements.lock
 quickstart: setup  ## synthetic music -> shards -> pretraining on two workers -> evaluation -> MLflow
 	$(BIN)/counterpoint quickstart
 
+# Tests start processes beside each other: threads of several that share the cores wait for one another.
+test: export OMP_NUM_THREADS = 1
 test: setup  ## the tests, with branch coverage (markers: slow, dist, ray, gpu)
 	$(BIN)/python -m pytest
 

@@ -120,7 +120,9 @@ class LogMel(nn.Module):
         self.filters_FK: Tensor
         # Both follow from the configuration: a snapshot need not hold them.
         self.register_buffer("window", torch.hann_window(config.window or config.n_fft), persistent=False)
-        self.register_buffer("filters_FK", mel_filters(config, rate, top_hz), persistent=False)
+        self.heard = int(top_hz * config.n_fft / rate) + 1  # bins up to the last band's upper edge
+        filters_FK = mel_filters(config, rate, top_hz)[:, : self.heard].contiguous()
+        self.register_buffer("filters_FK", filters_FK, persistent=False)
 
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Log-mel spectrogram (N, F, S), S = 1 + T // hop."""
@@ -134,7 +136,9 @@ class LogMel(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        power_NKS = torch.view_as_real(spectrum_NKS).square().sum(-1)
+        square_NKS2 = torch.view_as_real(spectrum_NKS[:, : self.heard]).square()
+        # The bits of .sum(-1), which on a CPU lays the spectrum out anew: three times as long at 64 waves, seven at 4.
+        power_NKS = square_NKS2[..., 0] + square_NKS2[..., 1]
         return torch.log1p(config.compression * (self.filters_FK @ power_NKS))
 
 

@@ -116,8 +116,8 @@ def require_columns(path: Path | str, row: Mapping[str, str], columns: Sequence[
     Raises:
         UserError: names the columns that are missing.
     """
-    missing = [column for column in columns if column not in row]
-    if missing:
+    if not row.keys() >= set(columns):
+        missing = [column for column in columns if column not in row]
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; is this the published file?")
 
 

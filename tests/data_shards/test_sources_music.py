@@ -147,21 +147,30 @@ def mtat_root(metadata: Path, published_lists: ModuleType, tmp_path_factory: pyt
     return root
 
 
+@pytest.fixture(scope="module")
+def mtat_top50(metadata: Path, published_lists: ModuleType) -> set[str]:
+    """The tags of jukemir's records."""
+    records = published_lists.read_json(metadata / "jukemir/magnatagatune.json.gz").values()
+    return {tag for record in records for tag in record["y"] or ()}
+
+
 @pytest.mark.parametrize("variant", ["top50", "top50_whole", "all188"])
-def test_mtats_real_records_have_the_published_counts(
-    mtat_root: Path, metadata: Path, published_lists: ModuleType, variant: Any
-) -> None:
+def test_mtats_real_records_have_the_published_counts(mtat_root: Path, mtat_top50: set[str], variant: Any) -> None:
     listing = read_mtat(mtat_root, variant=variant)
     assert split_counts(listing.clips) == MTAT_COUNTS[variant]
     assert len(listing.notes) == 1
     assert "artists are in train and in test" in listing.notes[0]
-    records = published_lists.read_json(metadata / "jukemir/magnatagatune.json.gz").values()
-    top50 = {tag for record in records for tag in record["y"] or ()}
-    assert set(listing.vocabularies["top50" if variant == "all188" else "tags"]) == top50
+    assert set(listing.vocabularies["top50" if variant == "all188" else "tags"]) == mtat_top50
     if variant == "all188":
         assert len(listing.vocabularies["tags"]) == 188
         with_top50 = [clip for clip in listing.clips if clip.multilabel["top50"]]
         assert split_counts(with_top50) == MTAT_COUNTS["top50"]
+
+
+def test_a_table_without_its_columns_is_not_the_published_one(tmp_path: Path) -> None:
+    write_table(tmp_path / "annotations_final.csv", [["clip_id", "guitar"], ["1", "1"]])
+    with pytest.raises(UserError, match=r"annotations_final\.csv, row 1: no column mp3_path; is this the published"):
+        read_mtat(tmp_path)
 
 
 def test_mtats_three_part_zip_is_read_in_place(tmp_path: Path) -> None:

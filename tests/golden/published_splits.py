@@ -67,7 +67,11 @@ def mtat_tree(root: Path, metadata: Path) -> None:
     records = read_json(metadata / "jukemir/magnatagatune.json.gz").values()
     tagged = [record for record in records if record["y_all"] is not None]
     tags = sorted({tag for record in tagged for tag in record["y_all"]})
-    rows = ([r["extra"]["clip_id"], *[int(t in r["y_all"]) for t in tags], r["extra"]["mp3_path"]] for r in tagged)
+
+    def cells(names: Sequence[str]) -> Iterable[int]:
+        return map(int, map(set(names).__contains__, tags))
+
+    rows = ([r["extra"]["clip_id"], *cells(r["y_all"]), r["extra"]["mp3_path"]] for r in tagged)
     write_table(root / "annotations_final.csv", [["clip_id", *tags, "mp3_path"], *rows])
     fields = ["clip_id", "title", "artist", "mp3_path"]
     info = ([record["extra"][field] for field in fields] for record in records)
