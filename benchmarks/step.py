@@ -30,6 +30,7 @@ import torch
 from benchmarks import step_gpu
 from benchmarks.loss import Rows, authors, resident_bytes
 from benchmarks.windows import TAGS, make_batch
+from cluster.memory import keep_freed_memory
 from cluster.resources import multiplies_bfloat16
 from data_shards.data_config import DataConfig
 from trainers.config import ExperimentConfig
@@ -94,7 +95,8 @@ def batches(config: ExperimentConfig) -> Iterator[Any]:
 
 
 def measure(variant: str, clips: int, repeats: int) -> dict[str, Any]:
-    """Phases and memory of one variant; meant for a process of its own."""
+    """Phases and memory of one variant; meant for a process of its own, set up as `trainers.loop.train` does."""
+    keep_freed_memory()
     config, device = experiment(variant, clips), torch.device("cpu")
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
     learner = Learner(config, num_tags=TAGS, device=device)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from cluster.memory import keep_freed_memory
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
@@ -71,6 +72,8 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_vi
         UserError: if the folder holds another experiment.
         DivergedError: if the loss is not finite; the clips of that batch stand in ``nonfinite-step-N.json``.
     """
+    if world.device.type == "cpu":
+        keep_freed_memory()
     with open_batches(config, rank=world.rank, world=world.size) as loader:
         trainer = _Trainer(config, world, loader)
         start = trainer.resume()
