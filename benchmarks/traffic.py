@@ -56,7 +56,7 @@ def no_tables() -> Iterator[None]:
     """Tables are made once, not a batch: leave none on the device without data behind."""
     from trainers.augment import spectral
 
-    caches = (spectral.edge_table, spectral._four_phases)
+    caches = (spectral.edge_table, spectral._four_phases, spectral.log_frequencies)
     try:
         yield
     finally:

@@ -187,8 +187,9 @@ def _on_rows(
         assert len(index) == len(wave_nL)
         out_nT = wave_nL.new_empty(len(wave_nL), length)
     size = CHUNK_ROWS.get(wave_nL.device.type, CHUNK_ROWS["cuda"])
+    drawn = drawn.rows(index)
     for first in range(0, len(index), size):
-        chunk = index[first : first + size]
-        there = chunk.to(wave_nL.device, non_blocking=True)
+        chunk = slice(first, first + size)
+        there = index[chunk].to(wave_nL.device, non_blocking=True)
         out_nT.index_copy_(0, there, effect(wave_nL.index_select(0, there), drawn.rows(chunk)))
     return out_nT

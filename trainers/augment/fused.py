@@ -93,7 +93,8 @@ class FusedChain:
 
     def _spectrum(self, wave_nL: Tensor, host: ViewParameters, there: ViewParameters, stage: tuple[Stage, ...]) -> None:
         device, size = wave_nL.device, spectral.transform_length(wave_nL.shape[1])
-        log_hz_K = _log_hz(size, self.sample_rate, noise_knee_hz(self.config.noise, self.sample_rate), device)
+        knee_hz = noise_knee_hz(self.config.noise, self.sample_rate)
+        log_hz_K = spectral.log_frequencies(size, self.sample_rate, knee_hz, device=device)
         noisy_n = (host.snr_db < torch.inf) & ("noise" in stage)
         filtered_n = (host.filter_kind > 0) & ("filter" in stage)
         level_n = torch.zeros(len(wave_nL), device=device)
@@ -178,8 +179,3 @@ def _on_device(
 @lru_cache(maxsize=8)
 def _window(n_fft: int, device: torch.device) -> Tensor:
     return torch.hann_window(n_fft, device=device)
-
-
-@lru_cache(maxsize=8)
-def _log_hz(size: int, sample_rate: int, knee_hz: float, device: torch.device) -> Tensor:
-    return spectral.log_frequencies(size, sample_rate, knee_hz).to(device)

@@ -75,9 +75,7 @@ def pitch_time(
     ratio_n, tempo_n = (values.to(wave.device, torch.float64, non_blocking=True) for values in (pitch_ratio, tempo))
     window = torch.hann_window(n_fft, device=wave.device, dtype=wave.dtype)
     num_frames = ceil((num_samples * longest + _SPLINE_REACH) / hop) + 2
-    # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
-    windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
-    moved_nJK = _synthesis_frames(torch.fft.rfft(windowed), tempo_n / ratio_n, num_frames)
+    moved_nJK = _synthesis_frames(_analysed(wave, window, hop), tempo_n / ratio_n, num_frames)
     degree = spline_degree(n_fft)
     moved_nJK = moved_nJK.mul_(_weights(ratio_n, n_fft, degree, moved_nJK.dtype)[:, None])
     if n_fft >= FINE_FRAME:
@@ -86,20 +84,34 @@ def pitch_time(
     return read_spline(stretched_nL[:, n_fft // 2 - _SPLINE_REACH :], ratio_n, num_samples, degree=degree)
 
 
+def _analysed(wave: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Spectra of the frames centred on multiples of the hop, shape (n, F, K)."""
+    n_fft = len(window)
+    # Two whole frames of silence behind: where the input has ended, its last sound must not be held.
+    windowed = pad(wave, (n_fft // 2, 2 * n_fft)).unfold(-1, n_fft, hop) * window
+    spectrum_nFK: Tensor = torch.fft.rfft(windowed)
+    return spectrum_nFK
+
+
 def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> Tensor:
     """Frames of the stretched signal: the nearest analysis frame, turned to where the phases have advanced to."""
-    n, F, K = spectrum_nFK.shape
+    n, F, _ = spectrum_nFK.shape
     place_nJ = torch.arange(num_frames, device=step_n.device, dtype=torch.float64) * step_n[:, None]
     row_n1 = torch.arange(n, device=step_n.device)[:, None] * F
     below_nJ = place_nJ.long().clamp(max=F - 2)
     # Frame 0 begins with its own phases, which `_advances` keeps in the last place.
     below_nJ = torch.cat([below_nJ.new_full((n, 1), F - 1), below_nJ[:, :-1]], dim=1)
     nearest = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
-    frames_nJK = spectrum_nFK.flatten(0, 1).index_select(0, nearest).view(n, num_frames, K)
     # How phases advance has no useful gradient (that of a silent bin is infinite): it is a constant to autograd.
     with torch.no_grad():
         turn_nJK = _turns(spectrum_nFK, (row_n1 + below_nJ).flatten(), nearest)
-    return frames_nJK.mul_(turn_nJK)
+    return _frames(spectrum_nFK, nearest).mul_(turn_nJK)
+
+
+def _frames(of_nFK: Tensor, frame: Tensor) -> Tensor:
+    """The frames with these numbers, counted through all rows, shape (n, J, K)."""
+    n, _, K = of_nFK.shape
+    return of_nFK.flatten(0, 1).index_select(0, frame).view(n, -1, K)
 
 
 def _turns(spectrum_nFK: Tensor, below: Tensor, nearest: Tensor) -> Tensor:
@@ -107,26 +119,25 @@ def _turns(spectrum_nFK: Tensor, below: Tensor, nearest: Tensor) -> Tensor:
 
     In place as far as it goes: fresh memory costs more than the arithmetic.
     """
-    n, _, K = spectrum_nFK.shape
     phase_nFK, beside_nFK = _phases_and_peaks(spectrum_nFK)
-    turn_nJK = _advances(phase_nFK).flatten(0, 1).index_select(0, below).view(n, -1, K)
+    turn_nJK = _frames(_advances(phase_nFK), below)
     _running_sum_(turn_nJK)
-    turn_nJK -= phase_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K)
+    turn_nJK -= _frames(phase_nFK, nearest)
     turn_nJK >>= 16
-    turn_nJK += beside_nFK.flatten(0, 1).index_select(0, nearest).view(n, -1, K)
+    turn_nJK.add_(_frames(beside_nFK, nearest), alpha=_BESIDE)
+    del phase_nFK, beside_nFK
     index_nJK = _of_nearest_peak(turn_nJK)
-    return _unit_circle(spectrum_nFK.device).index_select(0, index_nJK.flatten()).view(n, -1, K)
+    return _unit_circle(spectrum_nFK.device).index_select(0, index_nJK.flatten()).view_as(index_nJK)
 
 
 def _phases_and_peaks(spectrum_nFK: Tensor) -> tuple[Tensor, Tensor]:
-    """Phases in turns of 2^32, and 0 at peaks and ``_BESIDE`` elsewhere; int32."""
+    """Phases in turns of 2^32, and 0 at peaks and 1 elsewhere; int32."""
     real_nFK, imag_nFK = spectrum_nFK.real.float().contiguous(), spectrum_nFK.imag.float().contiguous()
     power_nFK = (real_nFK * real_nFK).addcmul_(imag_nFK, imag_nFK)
     phase_nFK = torch.atan2(imag_nFK, real_nFK, out=imag_nFK).mul_(_HALF_TURN / pi).to(torch.int32)
     highest_nFK = max_pool1d(power_nFK, 2 * _PEAK_REACH + 1, 1, _PEAK_REACH)
-    # Positive floats are ordered like their bits: 0 at a peak, negative elsewhere.
-    below_peak_nFK = power_nFK.view(torch.int32).sub_(highest_nFK.view(torch.int32))
-    return phase_nFK, below_peak_nFK.clamp_(min=-1).mul_(-_BESIDE)
+    # Positive floats are ordered like their bits.
+    return phase_nFK, highest_nFK.view(torch.int32).sub_(power_nFK.view(torch.int32)).clamp_(max=1)
 
 
 def _advances(phase_nFK: Tensor) -> Tensor:
@@ -215,4 +226,4 @@ def _overlap_add(frames_nJt: Tensor, window: Tensor, hop: int) -> Tensor:
         window_part = window[part * hop : (part + 1) * hop]
         total[:, part : part + J].addcmul_(frame_part, window_part)
         weight[part : part + J] += window_part.square()
-    return (total / weight.clamp(min=1e-3)).flatten(1)
+    return total.div_(weight.clamp_(min=1e-3)).flatten(1)

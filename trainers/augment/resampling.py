@@ -13,6 +13,17 @@ from torch import Tensor
 SPLINE_REACH = 2
 """Samples that the wave must hold before position 0; after the last position it needs three."""
 
+_SIXTHS = ((1, 4, 1, 0), (-3, 0, 3, 0), (3, -6, 3, 0), (-1, 3, -3, 1))
+_HUNDRED_TWENTIETHS = (
+    *((1, 26, 66, 26, 1, 0), (-5, -50, 0, 50, 5, 0), (10, 20, -60, 20, 10, 0)),
+    *((-10, 20, 0, -20, 10, 0), (5, -20, 30, -20, 5, 0), (-1, 5, -10, 10, -5, 1)),
+)
+_PIECES = {
+    3: [[tap / 6 for tap in taps] for taps in _SIXTHS],
+    5: [[tap / 120 for tap in taps] for taps in _HUNDRED_TWENTIETHS],
+}
+"""By degree: between two samples a spline is a polynomial; what its coefficients, lowest first, take of the samples."""
+
 FINE_FRAME = 2048
 """From this frame length on phases are settled and the reading kernel has six taps instead of four."""
 
@@ -37,32 +48,20 @@ def read_spline(wave_nL: Tensor, stride_n: Tensor, num_samples: int, *, degree: 
     place_nT = torch.arange(num_samples, device=stride_n.device, dtype=torch.float64) * stride_n[:, None]
     start_nT = place_nT.long()
     after_nT = place_nT.frac_().to(wave_nL.dtype)
-    weights = _cubic(after_nT) if degree == 3 else _quintic(after_nT)
-    first = SPLINE_REACH + 1 - len(weights) // 2
-    out_nT = weights[0] * wave_nL[:, first:].gather(1, start_nT)
-    for k, weight_nT in enumerate(weights[1:], first + 1):
-        out_nT = out_nT.addcmul(weight_nT, wave_nL[:, k:].gather(1, start_nT))
+    around_nL = wave_nL[:, SPLINE_REACH + 1 - (degree + 1) // 2 :]
+    # Horner: filters at every sample are cheaper than weights at every place.
+    lower_dk, highest_k = _PIECES[degree][:-1], _PIECES[degree][-1]
+    out_nT = _filtered(around_nL, highest_k).gather(1, start_nT)
+    for taps_k in reversed(lower_dk):
+        out_nT = out_nT.mul_(after_nT).add_(_filtered(around_nL, taps_k).gather(1, start_nT))
     return out_nT
 
 
-def _cubic(t: Tensor) -> list[Tensor]:
-    """β³ at t + 1, t, t − 1, t − 2 for t in [0, 1)."""
-    u = 1 - t
-    t_square, u_square = t * t, u * u
-    first, last = (u_square * u).div_(6), (t_square * t).div_(6)
-    return [first, (2 / 3 - t_square).add_(last, alpha=3), (2 / 3 - u_square).add_(first, alpha=3), last]
-
-
-def _quintic(t: Tensor) -> list[Tensor]:
-    """β⁵ at t + 2, …, t − 3 for t in [0, 1)."""
-    u = 1 - t
-    return [u**5 / 120, _outer_quintic(t + 1), _inner_quintic(t), _inner_quintic(u), _outer_quintic(u + 1), t**5 / 120]
-
-
-def _inner_quintic(t: Tensor) -> Tensor:
-    square = t * t
-    return 0.55 + square * (-0.5 + square * (0.25 - t / 12))
-
-
-def _outer_quintic(t: Tensor) -> Tensor:
-    return 0.425 + t * (0.625 + t * (-1.75 + t * (1.25 + t * (-0.375 + t / 24))))
+def _filtered(wave_nL: Tensor, taps_k: list[float]) -> Tensor:
+    """``out[:, i] = Σ_k taps[k] · wave[:, i + k]``."""
+    count = wave_nL.shape[1] - len(taps_k) + 1
+    (first, tap), *rest = [(wave_nL[:, k : k + count], tap) for k, tap in enumerate(taps_k) if tap]
+    out_nL = first * tap
+    for part_nL, tap in rest:
+        out_nL.add_(part_nL, alpha=tap)
+    return out_nL

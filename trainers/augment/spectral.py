@@ -132,6 +132,7 @@ def _noise_spectrum(wave_nT: Tensor, noise: Noise, size: int, sample_rate: int) 
     return random_phases(noise.seed_n, K).to(wave_nT.device) * (amplitude_nK * (sigma_n1 / unit_n1))
 
 
+@lru_cache(maxsize=8)
 def log_frequencies(
     size: int,
     sample_rate: int,

@@ -13,6 +13,7 @@ from trainers.augment.chain import AugmentChain
 from trainers.augment.delay import _add_by_gather, _add_by_slices, echo
 from trainers.augment.parameters import PRESETS
 from trainers.augment.phase_vocoder import (
+    _BESIDE,
     _of_nearest_peak,
     _overlap_add,
     _phases_and_peaks,
@@ -97,7 +98,7 @@ class TestPitchAndTime:
         spectrum = torch.randn(2, 5, 257, dtype=torch.complex64, generator=generator)
         turn = torch.randint(-(1 << 15), 1 << 15, (2, 5, 257), dtype=torch.int32, generator=generator)
         beside = _phases_and_peaks(spectrum)[1]
-        found = _of_nearest_peak(turn + beside)
+        found = _of_nearest_peak(turn.add(beside, alpha=_BESIDE))
         for f in range(10):
             frame = spectrum.abs().square().flatten(0, 1)[f]
             peaks = [k for k in range(257) if frame[k] >= frame[max(0, k - 2) : k + 3].max()]
@@ -107,7 +108,7 @@ class TestPitchAndTime:
     def test_a_bin_far_from_every_peak_turns_alone(self) -> None:
         slope = torch.arange(300.0, 0, -1).to(torch.complex64).view(1, 1, -1)
         turn = torch.arange(300, dtype=torch.int32).view(1, 1, -1)
-        found = _of_nearest_peak(turn + _phases_and_peaks(slope)[1])[0, 0]
+        found = _of_nearest_peak(turn.add(_phases_and_peaks(slope)[1], alpha=_BESIDE))[0, 0]
         assert found[:32].eq(0).all()
         assert torch.equal(found[32:], torch.arange(32, 300, dtype=torch.int32))
 
