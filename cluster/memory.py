@@ -17,6 +17,6 @@ def keep_freed_memory() -> None:
     alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, BLOCK_BYTES)
+    # An older glibc takes no more than 32 MiB; a trim threshold by itself would end its own adapting and leave 128 KiB.
+    if mallopt is not None and (mallopt(_MMAP_THRESHOLD, BLOCK_BYTES) or mallopt(_MMAP_THRESHOLD, BLOCK_BYTES // 4)):
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)

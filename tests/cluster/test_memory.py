@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from cluster.memory import keep_freed_memory
+
 SCRIPT = """
 import resource
 import numpy as np
@@ -29,3 +31,22 @@ def test_a_block_that_was_freed_costs_no_page_the_next_time_but_a_huge_one_is_gi
     before, after, huge = map(int, done.stdout.split())
     assert after < before / 10
     assert huge >= before
+
+
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [(1 << 40, [(-3, 128), (-1, 256)]), (32 << 20, [(-3, 128), (-3, 32), (-1, 256)]), (0, [(-3, 128), (-3, 32)])],
+)
+def test_a_glibc_that_takes_less_gets_less_and_one_that_takes_nothing_is_left_alone(
+    most: int, told: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            calls.append((parameter, value >> 20))
+            return int(value <= most or parameter == -1)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    keep_freed_memory()
+    assert calls == told

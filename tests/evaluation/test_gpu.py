@@ -84,15 +84,17 @@ def test_a_head_among_others_is_the_one_alone_with_dropout_too() -> None:
 
 
 def test_an_epoch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = probes._train_epoch
+    epoch, calls = probes._train_epoch, []
 
     def watched(*arguments: Any) -> None:
         with no_waiting():
             epoch(*arguments)
+        calls.append(arguments)
 
     monkeypatch.setattr(probes, "_train_epoch", watched)
     task = Task(column="x", kind="tags", probe=True, max_epochs=3, batch=32, hidden=64)
     train_heads(task, *on_gpu(made("tags")), 5, HEADS)
+    assert calls
 
 
 def test_a_search_on_a_gpu_finds_what_faiss_finds() -> None:

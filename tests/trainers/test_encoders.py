@@ -71,7 +71,7 @@ def normed(kind: Kind | None, seed: int = 0) -> SampleCnn:
     return model if kind is None else convert_batch_norm(model, kind)  # type: ignore[return-value]  # the same model
 
 
-def same_step(plain: nn.Module, fast: nn.Module, x: Tensor) -> None:
+def assert_same_step(plain: nn.Module, fast: nn.Module, x: Tensor) -> None:
     """Output, gradient of every parameter and running statistics of both; a gradient to the digit but at near ties."""
     found, expected = fast(x), plain(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -93,14 +93,14 @@ def same_step(plain: nn.Module, fast: nn.Module, x: Tensor) -> None:
 def test_sample_cnn_s_stem_is_its_plain_layers(samples: int, kind: Kind) -> None:
     # A wave with an offset and a trend: neighbouring samples are far from independent.
     wave = 0.2 + noise(3, 1, samples).cumsum(2) / 50
-    same_step(normed(None).stem, normed(kind).stem, wave)
+    assert_same_step(normed(None).stem, normed(kind).stem, wave)
 
 
 @pytest.mark.parametrize(("place", "frames"), [(0, 243), (0, 2500), (2, 245), (8, 3)])
 def test_sample_cnn_s_blocks_are_their_plain_layers(place: int, frames: int) -> None:
     plain, fast = normed(None).blocks[place], normed("sync").blocks[place]
     assert isinstance(plain[0], nn.Conv1d)  # type: ignore[index]  # a Sequential
-    same_step(plain, fast, noise(3, plain[0].in_channels, frames))  # type: ignore[index]
+    assert_same_step(plain, fast, noise(3, plain[0].in_channels, frames))  # type: ignore[index]
 
 
 def test_sample_cnn_as_a_whole_is_its_plain_layers_and_its_snapshots_are_theirs() -> None:

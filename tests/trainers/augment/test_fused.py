@@ -130,9 +130,11 @@ class TestOnGpu:
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            chain.apply(wave, draws[1])
+            out = chain.apply(wave, draws[1])
         finally:
             torch.cuda.set_sync_debug_mode("default")
+        assert chain.is_fused(wave)
+        assert out.isfinite().all()
 
     @pytest.mark.parametrize("frontend", ["wave", "mel"])
     def test_views_made_one_batch_ahead_on_their_stream_are_those_made_in_line(
