@@ -35,9 +35,9 @@ from cluster.resources import multiplies_bfloat16
 from data_shards.data_config import DataConfig
 from trainers.config import ExperimentConfig
 from trainers.encoders.sample_cnn import SampleCnn
-from trainers.frontend import FrontendConfig
-from trainers.model import EncoderConfig
-from trainers.optim import OptimConfig
+from trainers.frontend_config import FrontendConfig
+from trainers.model_config import EncoderConfig
+from trainers.optim_config import OptimConfig
 from trainers.phases import PhaseClock
 from trainers.step import Learner
 from trainers.views import ViewMaker, window_frames

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from cluster.settings import Config
-from trainers.augment.corruptions import CORRUPTIONS
-from trainers.augment.parameters import AugmentConfig
+from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
 
 Kind = Literal["tags", "class", "key", "tempo", "number"]
 
@@ -172,9 +171,9 @@ class RobustnessConfig(Config):
     """The chain of severity 2, at evaluation quality unless its own ``quality`` says otherwise."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.corruptions) - set(CORRUPTIONS))
+        unknown = sorted(set(self.corruptions) - set(CORRUPTION_NAMES))
         if unknown:
-            raise ValueError(f"corruptions must be of {', '.join(CORRUPTIONS)}, got {', '.join(unknown)}")
+            raise ValueError(f"corruptions must be of {', '.join(CORRUPTION_NAMES)}, got {', '.join(unknown)}")
         if any(severity < 0 for severity in self.severities):
             raise ValueError(f"severities must be ≥ 0, got {self.severities}")
 

@@ -10,11 +10,11 @@ from cluster.tracking_config import TrackingConfig
 from data_shards.data_config import DataConfig
 from data_shards.records import SAMPLE_RATE
 from trainers.augment.parameters import AugmentConfig
-from trainers.frontend import FrontendConfig, least_samples, num_bands
-from trainers.losses.objective import LossConfig
-from trainers.model import EncoderConfig, HeadConfig
-from trainers.optim import OptimConfig
-from trainers.views import ViewsConfig
+from trainers.frontend_config import FrontendConfig, least_samples, num_bands
+from trainers.losses.loss_config import LossConfig
+from trainers.model_config import EncoderConfig, HeadConfig
+from trainers.optim_config import OptimConfig
+from trainers.views_config import ViewsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from data_shards.build import BuildConfig, build
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.frozen import load_encoder
-from trainers.model import PROJECTION_WIDTH
+from trainers.model_config import PROJECTION_WIDTH
 from tuning.scaling import Step, project
 from tuning.study_config import StudySettings
 from tuning.study_plan import Plan, make_plan, read_study

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers.figures import CLIPS, alignment_and_uniformity, effective_rank, watched
-from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

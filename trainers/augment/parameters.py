@@ -24,6 +24,8 @@ from trainers.augment.effects import (
 
 Stage = Literal["noise", "filter", "pitch", "delay"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+CORRUPTION_NAMES = ("chorus", "distortion", "splice_out", "reverb", "time_stretch", "compression", "bitcrush")
+"""The corruptions of `trainers.augment.corruptions`; here, because a configuration must not import torch."""
 
 
 @dataclass(frozen=True, kw_only=True)

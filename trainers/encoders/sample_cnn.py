@@ -32,7 +32,6 @@ class SampleCnn(Encoder):
     """
 
     width = 512
-    shortest = (SHORTEST,)
     has_cpu_road = True
 
     def __init__(self) -> None:

@@ -33,7 +33,6 @@ class TunePlus(Encoder):
     """
 
     width = TAIL[-1]
-    shortest = (SHORTEST,)
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,6 @@ labelled, and the temperature with them.
 Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from trainers import collectives
 from trainers.collectives import Group
 from trainers.losses.fused import obstacle
+from trainers.losses.loss_config import check_numbers, check_temperature
 from trainers.losses.pairs import Recipe
 from trainers.losses.streaming import GlobalLoss, Request
 
@@ -164,18 +164,7 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
         check_temperature(temperature)
     elif temperature.device.type == "cpu":
         check_temperature(temperature.detach().item())
-    if criterion < 1:
-        raise ValueError(f"criterion must be >= 1, got {criterion}")
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be >= 0, got {epsilon:g}")
-    if tile < 1:
-        raise ValueError(f"tile must be >= 1, got {tile}")
-
-
-def check_temperature(value: float) -> None:
-    """Refuse one that is not a positive number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"temperature must be > 0, got {value:g}")
+    check_numbers(criterion, epsilon, tile)
 
 
 def _requires_grad(temperature: float | Tensor) -> bool:
