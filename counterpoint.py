@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 import commands.cluster
-import commands.evaluation
-import commands.pretraining
+import commands.evaluate
 import commands.shards
-import commands.tuning
+import commands.train
+import commands.tune
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 
@@ -21,16 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    commands.tuning.quickstart,
+    commands.tune.quickstart,
     commands.cluster.doctor,
-    commands.pretraining.pretrain,
-    commands.pretraining.views,
-    commands.pretraining.export,
-    commands.evaluation.evaluate,
-    commands.evaluation.embed,
-    commands.evaluation.search,
-    commands.tuning.sweep,
-    commands.tuning.study,
+    commands.train.pretrain,
+    commands.train.views,
+    commands.train.export,
+    commands.evaluate.evaluate,
+    commands.evaluate.embed,
+    commands.evaluate.search,
+    commands.tune.sweep,
+    commands.tune.study,
     commands.cluster.ui,
     commands.cluster.replay,
 ):

@@ -29,9 +29,9 @@ from benchmarks.windows import make_batch
 from trainers.augment import chain as chain_module
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.frontend_config import FrontendConfig
-from trainers.views import ViewMaker
-from trainers.views_config import ViewsConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.views.config import ViewsConfig
+from trainers.views.views import ViewMaker
 
 RATE, SAMPLES = 22_050, 59_049
 RESULTS = Path(__file__).parent / "results"

@@ -15,8 +15,8 @@ from benchmarks.pitch_quality import RATE, struck_notes
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.frontend import build_frontend
-from trainers.frontend_config import FrontendConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.frontends.frontend import build_frontend
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "augment.png"
 SAMPLES = 3 * RATE

@@ -22,15 +22,15 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from cluster.settings import ROOT, load_config, read_yaml, validate
-from data_shards.build import BuildConfig, build
-from data_shards.records import Audio, Clip
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Audio, Clip
 from data_shards.sources.folder import read_folder
-from evaluation.canvas import LIGHT, Theme, canvas
-from evaluation.confidence import as_row
+from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate
-from evaluation.report import REFERENCE, SUBJECT
-from evaluation.resamples import RESAMPLES, load_resamples
-from evaluation.tasks import EvaluationConfig
+from evaluation.metrics.confidence import as_row
+from evaluation.metrics.resamples import RESAMPLES, load_resamples
+from evaluation.report.canvas import LIGHT, Theme, canvas
+from evaluation.report.report import REFERENCE, SUBJECT
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 

@@ -27,11 +27,11 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from data_shards.build import BuildConfig, build
-from data_shards.data_config import DataConfig
-from data_shards.loader import BatchLoader
-from data_shards.reader import ShardSet
-from data_shards.records import SAMPLE_RATE, Clip
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import SAMPLE_RATE, Clip
+from data_shards.read.loader import BatchLoader
+from data_shards.read.reader import ShardSet
+from data_shards.sampling.config import DataConfig
 
 CLIP_S, WINDOW_FRAMES = 30.0, 2 * 59_049
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"

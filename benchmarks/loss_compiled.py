@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.losses import streaming
-from trainers.losses.pairs import Pair
-from trainers.losses.tiles import EXP, PULL, PUSH, SCORE, WEIGHT, Gradient, Sums, _add_product, _Buffers
+from trainers.losses.contrastive import streaming
+from trainers.losses.contrastive.pairs import Pair
+from trainers.losses.contrastive.tiles import EXP, PULL, PUSH, SCORE, WEIGHT, Gradient, Sums, _add_product, _Buffers
 
 
 def sums_of_tile(s_IJ: Tensor, w_IJ: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.loss import TEMPERATURE, WIDTH, Rows, make_rows, product_rate, timed, write_results
 from benchmarks.loss_compiled import compiled_walks
-from trainers.losses import fused
-from trainers.losses.fused import Tiling
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+from trainers.losses.contrastive import fused
+from trainers.losses.contrastive.fused import Tiling
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 
 DEVICE = "cuda"
 SIZES = (49_152, 196_608, 1_048_576)

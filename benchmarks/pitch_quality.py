@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from trainers.augment.phase_vocoder import pitch_time
-from trainers.frontend import mel_filters
-from trainers.frontend_config import FrontendConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.frontends.frontend import mel_filters
 
 RATE = 22_050
 SAMPLES = 59_049

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.loss import TAGS, WIDTH, make_rows, resident_bytes, write_results
-from trainers import collectives
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+from trainers.distributed import collectives
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 
 GPU_RATE = 790e12
 GPU_EFFICIENCY = 1 / 3

@@ -32,15 +32,15 @@ from benchmarks.loss import Rows, authors, resident_bytes
 from benchmarks.windows import TAGS, make_batch
 from cluster.memory import keep_freed_memory
 from cluster.resources import multiplies_bfloat16
-from data_shards.data_config import DataConfig
+from data_shards.sampling.config import DataConfig
 from trainers.config import ExperimentConfig
+from trainers.encoders.config import EncoderConfig
 from trainers.encoders.sample_cnn import SampleCnn
-from trainers.frontend_config import FrontendConfig
-from trainers.model_config import EncoderConfig
-from trainers.optim_config import OptimConfig
-from trainers.phases import PhaseClock
+from trainers.frontends.config import FrontendConfig
+from trainers.monitor.timing import PhaseClock
+from trainers.state.optim_config import OptimConfig
 from trainers.step import Learner
-from trainers.views import ViewMaker, window_frames
+from trainers.views.views import ViewMaker, window_frames
 
 CLIPS, WARM, QUARTER = 96, 8, 24
 QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
@@ -80,9 +80,9 @@ def experiment(variant: str, clips: int = CLIPS) -> ExperimentConfig:
 def batches(config: ExperimentConfig) -> Iterator[Any]:
     """A function from step to batch, out of shards."""
     frames = window_frames(config.views, config.augment)
-    from data_shards.build import BuildConfig, build
-    from data_shards.loader import BatchLoader
-    from data_shards.sources.synthetic import SyntheticConfig, corpus
+    from data_shards.build.build import BuildConfig, build
+    from data_shards.read.loader import BatchLoader
+    from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 
     with tempfile.TemporaryDirectory() as folder:
         for k, name in enumerate(("labelled", "unlabelled")):

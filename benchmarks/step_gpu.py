@@ -21,15 +21,15 @@ import torch
 
 from benchmarks.apart import rows_apart
 from benchmarks.windows import TAGS, make_batch
-from data_shards.data_config import DataConfig
-from data_shards.records import Batch
+from data_shards.format.records import Batch
+from data_shards.sampling.config import DataConfig
 from trainers.config import ExperimentConfig
-from trainers.frontend_config import FrontendConfig
-from trainers.model_config import EncoderConfig
-from trainers.optim_config import OptimConfig
-from trainers.phases import PhaseClock
+from trainers.encoders.config import EncoderConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.monitor.timing import PhaseClock
+from trainers.state.optim_config import OptimConfig
 from trainers.step import Learner
-from trainers.views import ViewMaker, Views, stream_views, window_frames
+from trainers.views.views import ViewMaker, Views, stream_views, window_frames
 
 CLIPS, STEPS = 96, 10
 MOST_CLIPS, SLOWEST_STEP_S = 24_576, 8.0

@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.pitch_quality import struck_notes
-from data_shards.records import Batch
+from data_shards.format.records import Batch
 
 TAGS = 50
 

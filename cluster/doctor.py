@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.cores import num_cores
-from cluster.credentials import has_token, token_path
-from cluster.environment import differences, locked, versions
 from cluster.mlflow_store import trouble
+from cluster.ray_runtime.credentials import has_token, token_path
+from cluster.ray_runtime.environment import differences, locked, versions
 from cluster.resources import num_gpus
 from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials

@@ -34,7 +34,7 @@ def doctor(
 
 def _opened(place: str) -> "Check":
     from cluster.doctor import Check
-    from data_shards.shard_store import open_index
+    from data_shards.read.stores import open_index
 
     name = f"shards {place}"
     try:
@@ -94,8 +94,8 @@ def submit(
     install: Annotated[bool, typer.Option("--install", help="Install requirements.lock for the job first.")] = False,
 ) -> None:
     """The same command as a job of a Ray cluster: followed, stopped on request, with its exit code."""
-    from cluster.submit import Cluster
-    from cluster.submit import submit as send
+    from cluster.ray_runtime.jobs import Cluster
+    from cluster.ray_runtime.jobs import submit as send
 
     match words:
         case ["list"]:

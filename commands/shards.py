@@ -10,12 +10,12 @@ import typer
 
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
-from data_shards import datasets
+from data_shards.sources import datasets
 
 if TYPE_CHECKING:
-    from data_shards.build import MapJobs
-    from data_shards.index import ShardIndex
-    from data_shards.records import Clip
+    from data_shards.build.build import MapJobs
+    from data_shards.format.index import ShardIndex
+    from data_shards.format.records import Clip
     from data_shards.sources.listing import Listing
 
 app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True)
@@ -73,7 +73,7 @@ def synthetic(
     as_json: AsJson = False,
 ) -> None:
     """Composed and rendered music with known key, tempo and tags."""
-    from data_shards.sources.synthetic import SyntheticConfig, corpus
+    from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 
     config = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
     _build(corpus(config), out, overrides, as_json=as_json, ray=ray)
@@ -106,7 +106,7 @@ for _name, _dataset in datasets.DATASETS.items():
 
 
 def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *, as_json: bool, ray: bool) -> None:
-    from data_shards.build import Progress, ShardsConfig, build
+    from data_shards.build.build import Progress, ShardsConfig, build
 
     config = load_config(ShardsConfig, None, overrides or []).build
     mapper = _over_ray(config.workers) if ray else None
@@ -140,7 +140,7 @@ def _use(index: "ShardIndex", out: Path) -> list[str]:
 
 
 def _over_ray(workers: int) -> "MapJobs":
-    from cluster.ray_map import ray_map
+    from cluster.ray_runtime.map import ray_map
 
     return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
@@ -151,8 +151,8 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
-    from data_shards.index import MANIFEST_NAME
-    from data_shards.index_writer import index_shards
+    from data_shards.build.index_writer import index_shards
+    from data_shards.format.index import MANIFEST_NAME
 
     if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
@@ -169,7 +169,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
-    from data_shards.verify import to_json, verify
+    from data_shards.inspect.verify import to_json, verify
 
     problems = verify(folder, progress=progress(as_json=as_json))
     if as_json:
@@ -197,8 +197,8 @@ def show(
     """Clips, hours, tags with counts, splits, licences, captions; with --page to look at and listen to."""
     _show(folder, as_json)
     if page:
-        from data_shards.page import write_page
-        from data_shards.reader import ShardSet
+        from data_shards.inspect.page import write_page
+        from data_shards.read.reader import ShardSet
 
         if "://" in folder and not cache:
             raise UserError(f"{folder}: a page plays clips, whose shards are copied first; say where: --cache DIR")
@@ -209,8 +209,8 @@ def show(
 
 
 def _show(folder: Path | str, as_json: bool = False) -> "ShardIndex":
-    from data_shards.shard_store import open_index
-    from data_shards.show import describe, summarise
+    from data_shards.inspect.show import describe, summarise
+    from data_shards.read.stores import open_index
 
     index = open_index(str(folder))
     if as_json:

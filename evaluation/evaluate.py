@@ -11,25 +11,25 @@ import numpy as np
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
-from data_shards.index import ShardIndex
-from data_shards.reader import ShardSet
-from evaluation.cache import load_table, save_table, table_path
-from evaluation.devices import check_device
-from evaluation.embed import EmbeddingTable, Encoder, alike, embed_shards, frames_at, open_shards
-from evaluation.encoders import is_factory, load_any, untrained_any
-from evaluation.equivariance import measure_equivariance
-from evaluation.pinned import compare
-from evaluation.pool import Pool, open_pool
+from data_shards.format.index import ShardIndex
+from data_shards.read.reader import ShardSet
+from evaluation.analyses.equivariance import measure_equivariance
+from evaluation.analyses.projection import project
+from evaluation.analyses.robustness import measure_robustness, summarise
+from evaluation.config import EvaluationConfig, Task
+from evaluation.embeddings.cache import load_table, save_table, table_path
+from evaluation.embeddings.embed import EmbeddingTable, Encoder, alike, embed_shards, frames_at, open_shards
+from evaluation.encoders.devices import check_device
+from evaluation.encoders.loading import is_factory, load_any, untrained_any
+from evaluation.encoders.pool import Pool, open_pool
+from evaluation.metrics.resamples import RESAMPLES, by_condition, by_metric, save_resamples
 from evaluation.preflight import check_request
-from evaluation.projection import project
-from evaluation.published import beside
-from evaluation.report import SUBJECT, Report, build_tree, write_report
-from evaluation.resamples import RESAMPLES, by_condition, by_metric, save_resamples
-from evaluation.robustness import measure_robustness, summarise
+from evaluation.report.published import beside
+from evaluation.report.report import SUBJECT, Report, build_tree, write_report
 from evaluation.score import Scored, score_task
-from evaluation.splits import check_leaks, freeze, hold_to, load_split, save_split
-from evaluation.targets import Target, artist_overlap, columns, read_target
-from evaluation.tasks import EvaluationConfig, Task
+from evaluation.targets.columns import Target, artist_overlap, columns, read_target
+from evaluation.targets.published_splits import compare
+from evaluation.targets.splits import check_leaks, freeze, hold_to, load_split, save_split
 
 
 def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progress: Progress = SILENT) -> Report:

@@ -7,15 +7,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from cluster.settings import UserError
-from data_shards.reader import ShardSet
-from evaluation.embed import Encoder, check_rate
-from evaluation.equivariance import check_tracks
-from evaluation.judge import metric_names
-from evaluation.projection import check_projection
-from evaluation.published import protocols
+from data_shards.read.reader import ShardSet
+from evaluation.analyses.equivariance import check_tracks
+from evaluation.analyses.projection import check_projection
+from evaluation.config import EvaluationConfig
+from evaluation.embeddings.embed import Encoder, check_rate
+from evaluation.metrics.scoring import metric_names
+from evaluation.report.published import protocols
 from evaluation.score import check_parts
-from evaluation.targets import Target
-from evaluation.tasks import EvaluationConfig
+from evaluation.targets.columns import Target
 
 
 def check_request(

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.settings import UserError
-from evaluation.baselines import best_constant
-from evaluation.confidence import Resamples, draw_resamples
-from evaluation.embed import EmbeddingTable
-from evaluation.judge import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
-from evaluation.probing import Probe, by_width, fit_probe
-from evaluation.retrieval import neighbours
-from evaluation.targets import Target, parts_of
-from evaluation.tasks import EvaluationConfig, Task
+from evaluation.config import EvaluationConfig, Task
+from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.metrics.confidence import Resamples, draw_resamples
+from evaluation.metrics.scoring import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
+from evaluation.neighbours import neighbours
+from evaluation.probes.baselines import best_constant
+from evaluation.probes.predictions import Probe, by_width, fit_probe
+from evaluation.targets.columns import Target, parts_of
 
 SPLITS = ("train", "valid", "test")
 FEW_CLUSTERS = 10

@@ -32,8 +32,11 @@ def running_below() -> RunningBelow:
 @pytest.fixture(scope="session")
 def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A labelled and an unlabelled set of a dozen six-second tracks each."""
-    from data_shards.build import BuildConfig, build  # GPU machines, which may lack what it needs, collect these tests
-    from data_shards.sources.synthetic import SyntheticConfig, corpus
+    from data_shards.build.build import (  # GPU machines, which may lack what it needs, collect these tests
+        BuildConfig,
+        build,
+    )
+    from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 
     folder = tmp_path_factory.mktemp("shards")
     config = BuildConfig(workers=1)

@@ -294,7 +294,7 @@ def test_debug_behind_two_dashes_is_the_jobs_own(
         print(words)
         return 7
 
-    monkeypatch.setattr("cluster.submit.submit", send)
+    monkeypatch.setattr("cluster.ray_runtime.jobs.submit", send)
     assert run("submit", "--", "pretrain", "x.yaml", "--debug") == 7
     assert capsys.readouterr().out.strip() == "['pretrain', 'x.yaml', '--debug']"
 

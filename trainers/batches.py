@@ -1,10 +1,10 @@
 """The batches of an experiment, as the loop, the driver, the plan and the listening page open them."""
 
 from cluster.settings import UserError
-from data_shards.loader import BatchLoader
-from data_shards.records import SAMPLE_RATE
+from data_shards.format.records import SAMPLE_RATE
+from data_shards.read.loader import BatchLoader
 from trainers.config import ExperimentConfig
-from trainers.views import window_frames
+from trainers.views.views import window_frames
 
 
 def open_batches(config: ExperimentConfig, *, rank: int = 0, world: int = 1, frames: int | None = None) -> BatchLoader:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from cluster.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
 from cluster.tracking_config import TrackingConfig
-from data_shards.data_config import DataConfig
-from data_shards.records import SAMPLE_RATE
+from data_shards.format.records import SAMPLE_RATE
+from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
-from trainers.frontend_config import FrontendConfig, least_samples, num_bands
-from trainers.losses.loss_config import LossConfig
-from trainers.model_config import EncoderConfig, HeadConfig
-from trainers.optim_config import OptimConfig
-from trainers.views_config import ViewsConfig
+from trainers.encoders.config import EncoderConfig, HeadConfig
+from trainers.frontends.config import FrontendConfig, least_samples, num_bands
+from trainers.losses.config import LossConfig
+from trainers.state.optim_config import OptimConfig
+from trainers.views.config import ViewsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,15 @@ from cluster.memory import keep_freed_memory
 from cluster.provenance import provenance
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.storage import write_atomic
-from data_shards.loader import MAX_NAMED, BatchLoader
-from trainers import collectives
+from data_shards.read.loader import MAX_NAMED, BatchLoader
 from trainers.batches import open_batches
 from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
-from trainers.metrics_log import MetricsLog
-from trainers.neighbours import QuickScore
-from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
+from trainers.distributed import collectives
+from trainers.monitor.knn import QuickScore
+from trainers.state.metrics_log import MetricsLog
+from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import Learner, Learnt
-from trainers.views import ViewMaker, Views, ViewStream, stream_views
+from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
 
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""

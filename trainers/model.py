@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_shards.records import SAMPLE_RATE
-from trainers.batch_norm import convert_batch_norm
+from data_shards.format.records import SAMPLE_RATE
+from trainers.distributed.batch_norm import convert_batch_norm
+from trainers.encoders.config import PROJECTION_WIDTH, EncoderConfig, HeadConfig
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.nfnet import SlowFastNfnet
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
-from trainers.frontend import build_transform
-from trainers.frontend_config import FrontendConfig
-from trainers.losses.loss_config import LossConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.frontends.frontend import build_transform
+from trainers.losses.config import LossConfig
 from trainers.losses.objective import ContrastiveLoss, SupervisedLoss, build_loss
-from trainers.model_config import PROJECTION_WIDTH, EncoderConfig, HeadConfig
 
 ENCODERS: dict[str, type[Encoder]] = {
     "sample_cnn": SampleCnn,

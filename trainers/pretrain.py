@@ -19,15 +19,15 @@ from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker, set_aside
-from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.distributed import collectives
+from trainers.distributed.failures import absent_named
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
-from trainers.metrics_log import MetricsLog, MetricsTail
-from trainers.neighbours import check_quick
-from trainers.snapshot import last_snapshot
+from trainers.monitor.knn import check_quick
+from trainers.state.metrics_log import MetricsLog, MetricsTail
+from trainers.state.snapshot import last_snapshot
 from trainers.step import check_network
-from trainers.worker_failures import absent_named
 
 Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
@@ -164,7 +164,7 @@ def _in_process(config: ExperimentConfig) -> int:
 
 
 def _on_ray(config: ExperimentConfig) -> int:
-    from trainers.ray_train import train_on_ray
+    from trainers.distributed.ray_train import train_on_ray
 
     return train_on_ray(config, world_sizes(config))
 

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from cluster.resources import multiplies_bfloat16
 from cluster.settings import UserError
-from trainers import collectives
-from trainers.averaging import WeightAverage
-from trainers.checkpointing import checkpoint_first
 from trainers.config import ExperimentConfig
-from trainers.figures import alignment_and_uniformity, effective_rank, watched
-from trainers.gradient_cache import backward_in_chunks
+from trainers.distributed import collectives
+from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.model import ContrastiveModel, Projector, build_model
-from trainers.optim import build_optimizer, learning_rate
-from trainers.phases import PhaseClock
-from trainers.views import Views
+from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched
+from trainers.monitor.timing import PhaseClock
+from trainers.state.averaging import WeightAverage
+from trainers.state.checkpointing import checkpoint_first
+from trainers.state.optim import build_optimizer, learning_rate
+from trainers.views.views import Views
 
 if TYPE_CHECKING:  # a machine that only measures steps needs no safetensors
-    from trainers.snapshot import Snapshot
+    from trainers.state.snapshot import Snapshot
 
 
 _log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> No
     with torch.device("meta"):  # a network that fits no memory is for the machine to refuse that shall train it
         model = _build(config, num_tags)
     if fresh and config.init_from:
-        from trainers.snapshot import open_snapshot
+        from trainers.state.snapshot import open_snapshot
 
         _load(model, open_snapshot(config.init_from), assign=True)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from cluster.progress import Progress
 from cluster.settings import ROOT, PreemptedError, load_config
-from data_shards.build import BuildConfig, build
-from data_shards.records import Clip
-from data_shards.sources.synthetic import SyntheticConfig, corpus
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Clip
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate
-from evaluation.publish import publish
-from evaluation.report import Report
-from evaluation.tasks import EvaluationConfig
+from evaluation.report.publish import publish
+from evaluation.report.report import Report
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
-from data_shards.records import Clip, Split
+from data_shards.audio.decode import FileAudio
+from data_shards.format.records import Clip, Split
 from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
 
 Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.records import Clip, Split
+from data_shards.format.records import Clip, Split
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.ray_runtime.jobs import NEVER_SHIPPED, check_size
 from cluster.settings import ROOT, UserError
-from cluster.submit import NEVER_SHIPPED, check_size
 
 LAUNCHED = [
     ROOT / "ray_cluster.yaml",

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cluster import doctor
 from cluster.doctor import as_json, checks, healthy, render
-from cluster.environment import locked
+from cluster.ray_runtime.environment import locked
 from cluster.settings import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cluster.settings import ROOT
-from trainers.metrics_log import read_metrics
-from trainers.snapshot import open_snapshot
+from trainers.state.metrics_log import read_metrics
+from trainers.state.snapshot import open_snapshot
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 60

@@ -63,7 +63,7 @@ class Pool:
     def _grow(self, world_size: int) -> None:
         # A server imports torch once; what it forks starts in no time.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch._dynamo", "trainers.collectives", "pytest"])
+        context.set_forkserver_preload(["torch", "torch._dynamo", "trainers.distributed.collectives", "pytest"])
         while len(self.members) < world_size:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, sys.path), daemon=True)
@@ -86,7 +86,7 @@ def _serve(connection: Connection, path: list[str]) -> None:
     sys.path[:] = [str(CHECKOUT), *path]
     import torch
 
-    from trainers import collectives
+    from trainers.distributed import collectives
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")

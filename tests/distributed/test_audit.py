@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import collectives
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+from trainers.distributed import collectives
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import collectives
-from trainers.batch_norm import convert_batch_norm
-from trainers.gradient_cache import backward_in_chunks
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
+from trainers.distributed import collectives
+from trainers.distributed.batch_norm import convert_batch_norm
+from trainers.distributed.gradient_cache import backward_in_chunks
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist

@@ -1,4 +1,4 @@
-"""Laws of trainers/collectives.py and of the pool that runs them."""
+"""Laws of trainers/distributed/collectives.py and of the pool that runs them."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cluster.settings import RunError
-from trainers import collectives
+from trainers.distributed import collectives
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist

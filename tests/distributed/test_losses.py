@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import collectives
-from trainers.losses.loss_config import LossConfig
+from trainers.distributed import collectives
+from trainers.losses.config import LossConfig
+from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 from trainers.losses.objective import ContrastiveLoss
-from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist

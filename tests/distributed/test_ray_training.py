@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.session import ray_session
+from cluster.ray_runtime.session import ray_session
 from cluster.settings import RunError, to_tree, validate
-from trainers import collectives
 from trainers.config import ExperimentConfig
+from trainers.distributed import collectives
 from trainers.loop import World, train
-from trainers.metrics_log import read_metrics
 from trainers.pretrain import pretrain
-from trainers.snapshot import open_snapshot
+from trainers.state.metrics_log import read_metrics
+from trainers.state.snapshot import open_snapshot
 
 pytestmark = [pytest.mark.ray, pytest.mark.dist, pytest.mark.timeout(600)]
 

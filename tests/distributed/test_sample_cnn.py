@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers import collectives
-from trainers.batch_norm import convert_batch_norm
+from trainers.distributed import collectives
+from trainers.distributed.batch_norm import convert_batch_norm
 from trainers.encoders.sample_cnn import SampleCnn
 
 Ranks = Callable[..., list[Any]]

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from cluster.settings import flatten, to_tree, validate
-from data_shards.build import BuildConfig, build
-from data_shards.index import read_index
-from data_shards.sources.synthetic import SyntheticConfig, corpus
-from trainers import collectives
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.index import read_index
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
+from trainers.distributed import collectives
 from trainers.loop import World, train
 from trainers.losses.supervised import supervised_loss
-from trainers.metrics_log import read_metrics
-from trainers.snapshot import open_snapshot
+from trainers.state.metrics_log import read_metrics
+from trainers.state.snapshot import open_snapshot
 
 pytestmark = pytest.mark.dist
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainers import collectives
-from trainers.worker_failures import absent_named
+from trainers.distributed import collectives
+from trainers.distributed.failures import absent_named
 
 pytestmark = pytest.mark.dist
 TIMEOUT_S = 3.0

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_shards.build import BuildConfig, build
-from data_shards.records import Clip, Split
-from evaluation.embed import EmbeddingTable
-from evaluation.targets import Target
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Clip, Split
+from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.targets.columns import Target
 
 RATE = 22_050
 SAMPLES = 1_000

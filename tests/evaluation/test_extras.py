@@ -14,19 +14,13 @@ from torch import Tensor
 
 from cluster.progress import SILENT
 from cluster.settings import UserError, load_config, to_tree, validate
-from data_shards.build import BuildConfig, build
-from data_shards.reader import ShardSet
-from data_shards.records import Clip, Split
-from evaluation import probing
-from evaluation.embed import EmbeddingTable, alike, embed_shards
-from evaluation.equivariance import check_tracks, measure_equivariance
-from evaluation.evaluate import evaluate_encoders
-from evaluation.probes import TrainedHeads, train_heads
-from evaluation.projection import check_projection, project
-from evaluation.robustness import conditions, measure_robustness, summarise
-from evaluation.score import score_task
-from evaluation.targets import Target, read_target
-from evaluation.tasks import (
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Clip, Split
+from data_shards.read.reader import ShardSet
+from evaluation.analyses.equivariance import check_tracks, measure_equivariance
+from evaluation.analyses.projection import check_projection, project
+from evaluation.analyses.robustness import conditions, measure_robustness, summarise
+from evaluation.config import (
     EquivarianceConfig,
     EvaluationConfig,
     EvaluationData,
@@ -34,6 +28,12 @@ from evaluation.tasks import (
     RobustnessConfig,
     Task,
 )
+from evaluation.embeddings.embed import EmbeddingTable, alike, embed_shards
+from evaluation.evaluate import evaluate_encoders
+from evaluation.probes import predictions as probing
+from evaluation.probes.fit import TrainedHeads, train_heads
+from evaluation.score import score_task
+from evaluation.targets.columns import Target, read_target
 from trainers.augment.effects import GainConfig
 from trainers.augment.parameters import AugmentConfig
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_shards.reader import ShardSet
-from evaluation import probes
-from evaluation.devices import device_of
-from evaluation.embed import embed_shards
-from evaluation.probes import Head, ProbeData, train_heads
-from evaluation.retrieval import search, unit_rows
-from evaluation.tasks import EvaluationConfig, EvaluationData, Task
+from data_shards.read.reader import ShardSet
+from evaluation.config import EvaluationConfig, EvaluationData, Task
+from evaluation.embeddings.embed import embed_shards
+from evaluation.encoders.devices import device_of
+from evaluation.neighbours import search, unit_rows
+from evaluation.probes import fit as probes
+from evaluation.probes.fit import Head, ProbeData, train_heads
 
 pytestmark = [
     pytest.mark.gpu,

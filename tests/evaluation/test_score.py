@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from evaluation.confidence import interval
-from evaluation.embed import EmbeddingTable
+from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, Task
+from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.metrics.confidence import interval
 from evaluation.score import Scored, check_parts, score_task
-from evaluation.targets import Target
-from evaluation.tasks import Chunking, ConfidenceConfig, EvaluationConfig, Task
+from evaluation.targets.columns import Target
 
 MakeTarget = Callable[..., Target]
 MakeTable = Callable[..., EmbeddingTable]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_shards.build import BuildConfig, build
-from data_shards.records import Clip
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Clip
 
 RATE = 22_050
 MakeSet = Callable[..., Path]

@@ -13,9 +13,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from data_shards.audio import MAX_PEAK, AudioError, FileAudio, decode, to_int16
-from data_shards.build import BuildConfig, build
-from data_shards.records import Clip
+from data_shards.audio.decode import MAX_PEAK, AudioError, FileAudio, decode, to_int16
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import Clip
 
 RATE = 22_050
 MAX_FILE_S = 1.0

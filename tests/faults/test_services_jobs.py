@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
+from cluster.ray_runtime.jobs import Cluster
 from cluster.settings import ROOT, UserError
-from cluster.submit import Cluster
 
 pytestmark = [
     pytest.mark.ray,
@@ -133,8 +133,11 @@ def test_a_job_submitted_without_the_token_is_refused(head: Head, proof: dict[st
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("from cluster.submit import Cluster; Cluster('{url}')", "the cluster refuses this token"),
-        ("from cluster.session import ray_session; ray_session(address='{gcs}').__enter__()", "refuses this token"),
+        ("from cluster.ray_runtime.jobs import Cluster; Cluster('{url}')", "the cluster refuses this token"),
+        (
+            "from cluster.ray_runtime import session; session.ray_session(address='{gcs}').__enter__()",
+            "refuses this token",
+        ),
     ],
     ids=["jobs", "session"],
 )
@@ -233,7 +236,7 @@ def test_a_session_joins_the_cluster_it_is_told(known: Head) -> None:
     """In a process of its own, as a user's; the workers find the rooms of this checkout."""
     code = (
         "import ray\n"
-        "from cluster.session import ray_session\n"
+        "from cluster.ray_runtime.session import ray_session\n"
         f"with ray_session(address='{known.gcs}') as session:\n"
         "    print(session.local, session.nodes, session.cpus)\n"
         "    @ray.remote\n"

@@ -8,10 +8,10 @@ from typing import BinaryIO
 import pytest
 
 from cluster.settings import RunError
-from data_shards import remote_store
-from data_shards.problems import ShardError
-from data_shards.reader import ShardSet
-from data_shards.shard_store import open_index
+from data_shards.format.problems import ShardError
+from data_shards.read import remote_store
+from data_shards.read.reader import ShardSet
+from data_shards.read.stores import open_index
 
 URI = "memory://ann:pa55@bucket/set"
 

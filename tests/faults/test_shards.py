@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.index import id_hash, manifest_hash, read_index
-from data_shards.index_writer import index_shards
-from data_shards.problems import ShardError
-from data_shards.reader import ShardSet
-from data_shards.scan import scan_shard
-from data_shards.verify import verify
+from data_shards.build.index_writer import index_shards
+from data_shards.format.contents import scan_shard
+from data_shards.format.index import id_hash, manifest_hash, read_index
+from data_shards.format.problems import ShardError
+from data_shards.inspect.verify import verify
+from data_shards.read.reader import ShardSet
 
 MakeSet = Callable[..., Path]
 

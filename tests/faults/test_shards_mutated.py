@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.problems import ShardError
-from data_shards.scan import scan_shard
+from data_shards.format.contents import scan_shard
+from data_shards.format.problems import ShardError
 
 MakeSet = Callable[..., Path]
 MAX_SHARD_S = 0.1

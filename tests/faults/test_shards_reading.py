@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cluster.settings import RunError, UserError
-from data_shards.data_config import DataConfig
-from data_shards.index import read_index
-from data_shards.loader import BatchLoader
-from data_shards.problems import ClipError
-from data_shards.reader import ShardSet
-from data_shards.records import Batch, Clip
-from data_shards.verify import verify
+from data_shards.format.index import read_index
+from data_shards.format.problems import ClipError
+from data_shards.format.records import Batch, Clip
+from data_shards.inspect.verify import verify
+from data_shards.read.loader import BatchLoader
+from data_shards.read.reader import ShardSet
+from data_shards.sampling.config import DataConfig
 
 MakeSet = Callable[..., Path]
 NoiseClips = Callable[..., list[Clip]]
@@ -82,7 +82,7 @@ def test_damaged_clips_are_replaced_named_and_never_delivered(make_set: MakeSet)
 def test_what_is_replaced_is_logged_and_the_list_of_names_is_bounded(
     make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("data_shards.loader.MAX_NAMED", 5)
+    monkeypatch.setattr("data_shards.read.loader.MAX_NAMED", 5)
     folder = make_set(count=40, per_shard=10)
     bad = damage(folder, [3, 17])
     _, loader = load(folder, steps=20)
@@ -143,7 +143,7 @@ def test_a_shard_that_comes_back_is_read(make_set: MakeSet, monkeypatch: pytest.
     shard, away = folder / "shard-00001.tar", folder / "away"
     with ShardSet.open(folder) as shards:
         shard.rename(away)
-        monkeypatch.setattr("data_shards.reader.time.sleep", lambda _: away.exists() and away.rename(shard))
+        monkeypatch.setattr("data_shards.read.reader.time.sleep", lambda _: away.exists() and away.rename(shard))
         assert shards.read_window(5, 0, 1)[0] == 5
 
 

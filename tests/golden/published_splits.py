@@ -17,22 +17,22 @@ from typing import Any
 import yaml
 
 from cluster.settings import ROOT
-from data_shards.records import Clip
-from data_shards.sources.emomusic import read_emomusic
-from data_shards.sources.giantsteps import read_giantsteps_keys, read_giantsteps_tempo
-from data_shards.sources.gtzan import read_gtzan
-from data_shards.sources.jamendo import Subset, read_jamendo
-from data_shards.sources.mtat import BAD_CLIPS, read_mtat
-from data_shards.sources.vocalset import TECHNIQUES
-from evaluation.pinned import PINS, facts
-from evaluation.splits import SPLITS, FrozenSplit
+from data_shards.format.records import Clip
+from data_shards.sources.published.emomusic import read_emomusic
+from data_shards.sources.published.giantsteps import read_giantsteps_keys, read_giantsteps_tempo
+from data_shards.sources.published.gtzan import read_gtzan
+from data_shards.sources.published.jamendo import Subset, read_jamendo
+from data_shards.sources.published.mtat import BAD_CLIPS, read_mtat
+from data_shards.sources.published.vocalset import TECHNIQUES
+from evaluation.targets.published_splits import PINS, facts
+from evaluation.targets.splits import SPLITS, FrozenSplit
 
 PUBLISHED = "as published"
 WHOLE = "as published, without the three bad clips"
 HEAD = """\
 # The published splits, pinned: clips and SHA-256 of the sorted ids of each split, and the classes in order; the lists
 # are their owners' and are not here. Written by `python -m tests.golden.published_splits` from the real lists; `source`
-# says which. The hashes are those that a report names (evaluation/splits.py).
+# says which. The hashes are those that a report names (evaluation/targets/splits.py).
 """
 FAMILIES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal"]
 UNPINNED: dict[str, dict[str, Any]] = {

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from cluster.settings import load_config
-from data_shards.build import BuildConfig, build
-from data_shards.sources.synthetic import SyntheticConfig, corpus
+from data_shards.build.build import BuildConfig, build
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.loop import World, train
-from trainers.metrics_log import read_metrics
+from trainers.state.metrics_log import read_metrics
 
 TRACE = Path(__file__).with_name("loss_trace.json")
 STEPS = 20

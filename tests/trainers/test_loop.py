@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from cluster.settings import UserError, to_tree
-from data_shards.build import BuildConfig, build
-from data_shards.problems import ClipError, Problem
-from data_shards.reader import ShardSet
-from data_shards.sources.synthetic import SyntheticConfig, corpus
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.problems import ClipError, Problem
+from data_shards.read.reader import ShardSet
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.loop import STOP_FILE, DivergedError, World, train
-from trainers.metrics_log import read_metrics
-from trainers.optim import build_optimizer
 from trainers.pretrain import pretrain
-from trainers.snapshot import open_snapshot
+from trainers.state.metrics_log import read_metrics
+from trainers.state.optim import build_optimizer
+from trainers.state.snapshot import open_snapshot
 from trainers.step import Learner, Learnt
 
 MakeConfig = Callable[..., ExperimentConfig]

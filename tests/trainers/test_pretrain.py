@@ -10,16 +10,16 @@ import torch
 
 from cluster.settings import UserError
 from cluster.tracking import Tracker
-from data_shards.build import BuildConfig, build
-from data_shards.records import SAMPLE_RATE
-from data_shards.sources.synthetic import SyntheticConfig, corpus
+from data_shards.build.build import BuildConfig, build
+from data_shards.format.records import SAMPLE_RATE
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
-from trainers.frontend import build_frontend
-from trainers.metrics_log import MetricsLog
+from trainers.distributed.failures import explain, note_place
+from trainers.dry_run import plan
+from trainers.frontends.frontend import build_frontend
 from trainers.model import build_encoder
-from trainers.plan import plan
 from trainers.pretrain import check, pretrain, world_sizes
-from trainers.worker_failures import explain, note_place
+from trainers.state.metrics_log import MetricsLog
 
 MakeConfig = Callable[..., ExperimentConfig]
 

@@ -10,13 +10,13 @@ from torch.nn.functional import normalize
 
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
-from trainers.figures import alignment_and_uniformity, watched
 from trainers.loop import World, train
-from trainers.optim import learning_rate
-from trainers.optim_config import OptimConfig
-from trainers.snapshot import open_snapshot
+from trainers.monitor.metrics import alignment_and_uniformity, watched
+from trainers.state.optim import learning_rate
+from trainers.state.optim_config import OptimConfig
+from trainers.state.snapshot import open_snapshot
 from trainers.step import Learner
-from trainers.views import Views
+from trainers.views.views import Views
 
 MakeConfig = Callable[..., ExperimentConfig]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from data_shards.build import BuildConfig, build
-from data_shards.sources.synthetic import SyntheticConfig, corpus
-from tuning.sweep_config import load_sweep
-from tuning.sweep_plan import SweepPlan, plan_sweep
+from data_shards.build.build import BuildConfig, build
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from tuning.sweep.config import load_sweep
+from tuning.sweep.plan import SweepPlan, plan_sweep
 
 MakePlan = Callable[..., SweepPlan]
 

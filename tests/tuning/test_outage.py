@@ -16,12 +16,15 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.tracking import Tracker
-from data_shards.sources.synthetic import SyntheticConfig
-from tuning import quickstart, study_runs, sweep, sweep_runner
-from tuning.study import plan_study, run_study
-from tuning.sweep_jobs import Job
-from tuning.sweep_plan import SweepPlan
-from tuning.sweep_trial import run_job
+from data_shards.sources.synthetic.corpus import SyntheticConfig
+from tuning import quickstart
+from tuning.study import runs as study_runs
+from tuning.study.study import plan_study, run_study
+from tuning.sweep import runner as sweep_runner
+from tuning.sweep import sweep
+from tuning.sweep.jobs import Job
+from tuning.sweep.plan import SweepPlan
+from tuning.sweep.trial import run_job
 
 pytestmark = [
     pytest.mark.timeout(600),

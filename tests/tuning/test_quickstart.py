@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.progress import SILENT
-from data_shards.sources.synthetic import SyntheticConfig
+from data_shards.sources.synthetic.corpus import SyntheticConfig
 from tuning import quickstart
 
 REQUIRED = {"tags/auroc", "tags/ap", "key/weighted@10", "tempo/acc1@10"}

@@ -12,10 +12,10 @@ from cluster.settings import RunError
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_PREEMPTED, STOP_FILE
 from trainers.pretrain import pretrain
-from tuning import sweep_runner
 from tuning.stopping import asked_to_stop
-from tuning.sweep_confirm import ConfirmRuns
-from tuning.sweep_jobs import Job
+from tuning.sweep import runner as sweep_runner
+from tuning.sweep.confirm import ConfirmRuns
+from tuning.sweep.jobs import Job
 
 MakeConfig = Callable[..., ExperimentConfig]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainers.batch_norm import GlobalNorm, pooled_moments
+from trainers.distributed.batch_norm import GlobalNorm, pooled_moments
 
 POOL = 3
 PIECE = 243

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
+from trainers.encoders.config import check_nfnet_channels
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.normalizer_free import (
     ALPHA,
@@ -28,7 +29,6 @@ from trainers.encoders.normalizer_free import (
     activate,
     view_keys,
 )
-from trainers.model_config import check_nfnet_channels
 
 WIDTHS = (1, 2, 6, 6)
 """Channels of the four stages, in units of the first's."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainers.batch_norm import GlobalNorm, MicroBatchNorm
+from trainers.distributed.batch_norm import GlobalNorm, MicroBatchNorm
 from trainers.encoders.cpu_layers import convolve, linear_relu, norm_relu_pool, rising
 from trainers.encoders.encoder import Encoder
 

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainers import collectives
-from trainers.collectives import Group
-from trainers.losses.loss_config import LossConfig
-from trainers.losses.semi_supervised import Contrast, contrast
+from trainers.distributed import collectives
+from trainers.distributed.collectives import Group
+from trainers.losses.config import LossConfig
+from trainers.losses.contrastive.loss import Contrast, contrast
 from trainers.losses.supervised import supervised_loss
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers import collectives
-from trainers.collectives import Group
+from trainers.distributed import collectives
+from trainers.distributed.collectives import Group
 
 
 def tag_loss(logits_NC: Tensor, labels_NC: Tensor) -> Tensor:

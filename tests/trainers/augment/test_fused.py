@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_shards.records import Batch
+from data_shards.format.records import Batch
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS, AugmentConfig
 from trainers.augment.spectral import random_phases
-from trainers.frontend_config import FrontendConfig
-from trainers.views import ViewMaker, stream_views, window_frames
-from trainers.views_config import ViewsConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.views.config import ViewsConfig
+from trainers.views.views import ViewMaker, stream_views, window_frames
 
 RATE, T = 22_050, 59_049
 PAPER = PRESETS["paper"]

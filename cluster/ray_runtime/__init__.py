@@ -1,0 +1,1 @@
+"""Everything that touches Ray's sessions, tokens and jobs."""

@@ -1,0 +1,160 @@
+"""A Ray session that starts what is missing, joins what is asked for, and shuts down what it started."""
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cluster.cores import num_cores
+from cluster.ray_runtime.credentials import demand_token, ensure_token, reach, use_token
+from cluster.ray_runtime.environment import demand_same_everywhere
+from cluster.settings import ROOT, RunError, UserError, first_line
+
+DASHBOARD_S = 300
+"""As long a local Ray's dashboard may take to start."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray 2.60 warns of its own coming default at every start
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a run may ask of the Ray it is in."""
+
+    address: str
+    """host:port of the control service."""
+    dashboard: str
+    """Where a browser sees the cluster; it asks for the token."""
+    local: bool
+    """Started by this session, and ended with it."""
+    nodes: int
+    """Machines with cores for work."""
+    cores: int
+    """Of the smallest of them."""
+    cpus: float
+    gpus: int
+    logs: str
+    """Folder of this node's logs, each worker's among them."""
+
+
+@contextmanager
+def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str | None = None) -> Iterator[Session]:
+    """Enter Ray: the job's own, the cluster asked for, else a local one with token authentication.
+
+    Where Ray is already running in this process it is used and left running.
+
+    Args:
+        workers: processes that must fit beside the driver, ≥ 1; a local session offers as many cores, real or not.
+        cpus_per_worker: cores each of them reserves, > 0.
+        address: host:port of a cluster, "auto" for one on this machine, "local" for none;
+            None = RAY_ADDRESS, else local.
+
+    Raises:
+        UserError: if the cluster is not there, refuses the token, or has nodes with other versions than this process.
+        RunError: if a local Ray cannot start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield _describe(_start({"ignore_reinit_error": True}), local=False)
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if in_job:
+        context = _start({})  # Ray hands the job its cluster, its token and its working directory
+    elif address == "local":
+        context = _start_local(math.ceil(workers * cpus_per_worker) + 1)
+    else:
+        context = _join(address)
+    local = not in_job and address == "local"
+    try:
+        if not local:
+            demand_same_everywhere()
+        yield _describe(context, local=local)
+    finally:
+        ray.shutdown()
+
+
+def _start_local(needed_cpus: int) -> Any:
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        raise UserError("RAY_AUTH_MODE=disabled would let anyone who reaches this machine run code; unset it")
+    ensure_token()
+    use_token()
+    # Ray read the variable of this name when it was imported. It would give up after a minute on a busy machine.
+    constants: Any = import_module("ray._private.ray_constants")
+    constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
+    try:
+        # The dashboard stays: without it a nested run stopped early leaks its placement group.
+        return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
+    except Exception as error:  # where its dashboard is late Ray raises no class of its own
+        raise RunError(
+            f"a local Ray did not start: {first_line(error)}. On a very busy machine its dashboard is late: the same "
+            "command tries again and goes on where it was; `counterpoint doctor` looks further"
+        ) from error
+
+
+def _join(address: str) -> Any:
+    if "://" in address:
+        raise UserError(
+            f"{address}: a run joins a cluster by host:port (6379) from one of its machines; "
+            f"from elsewhere send it there with `counterpoint submit --cluster {address} -- …`"
+        )
+    demand_token()
+    use_token()
+    if address != "auto":
+        reach(address)
+        _show_token(address)
+    try:
+        # The other machines get this checkout; .rayignore keeps what is large or private at home.
+        return _start({"address": address, "runtime_env": {"working_dir": str(ROOT)}})
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, AuthenticationError, RaySystemError
+        raise UserError(f"{address}: no Ray cluster answers ({first_line(error)}); is its head running?") from error
+
+
+def _show_token(address: str) -> None:
+    """Ray would try a wrong token for a minute and then speak of a failed connection."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        import_module("ray._raylet").GcsClient(address=address)
+    except AuthenticationError as error:
+        raise UserError(
+            f"{address}: the cluster refuses this token; copy the head's ~/.ray/auth_token, or set RAY_AUTH_TOKEN"
+        ) from error
+
+
+def _start(options: dict[str, Any]) -> Any:
+    import ray
+
+    terminate = signal.getsignal(signal.SIGTERM)
+    context = ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    mine = threading.current_thread() is threading.main_thread() and terminate not in (None, signal.SIG_DFL)
+    if mine:  # ray.init takes the signal: a preempted run must still save and exit 143
+        signal.signal(signal.SIGTERM, terminate)
+    return context
+
+
+def _describe(context: Any, *, local: bool) -> Session:
+    ray = import_module("ray")  # these two are published without types
+    total = ray.cluster_resources()
+    offers = [entry["Resources"].get("CPU", 0.0) for entry in ray.nodes() if entry["Alive"]]
+    working = [int(cores) for cores in offers if cores >= 1]
+    return Session(
+        address=context.address_info["gcs_address"],
+        dashboard=f"http://{context.address_info['webui_url']}",
+        local=local,
+        nodes=max(1, len(working)),
+        cores=num_cores() if local else min(working, default=1),
+        cpus=float(total.get("CPU", 0.0)),
+        gpus=int(total.get("GPU", 0.0)),
+        logs=str(Path(context.address_info["session_dir"], "logs")),
+    )

@@ -1,0 +1,107 @@
+"""`counterpoint quickstart`, `sweep` and `study`: what uses all the other rooms."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.settings import PreemptedError, parse_overrides
+from commands.console import AsJson, DryRun, Overrides, console, escape, made, progress, quoted, show, tell, then
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder of everything it makes.")] = Path("outputs/quickstart"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Synthetic music, shards, pretraining on two workers, evaluation, MLflow: minutes on two cores."""
+    from tuning.quickstart import run_quickstart
+
+    result = run_quickstart(out, parse_overrides(overrides or []), progress=progress(as_json=as_json))
+    files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
+    if as_json:
+        tell({**files, "tracking": result.tracking})
+        return
+    console.print(result.report.table())
+    made(**files, tracking=result.tracking)
+    then(
+        "counterpoint ui",
+        quoted("counterpoint", "embed", out, "SONG.mp3", "--out", "song.parquet"),
+        "counterpoint shards build folder --audio DIR --labels FILE.csv --out outputs/shards/mine",
+        "counterpoint pretrain conf/pretrain/open_music.yaml data.labelled=outputs/shards/mine "
+        "data.unlabelled=outputs/shards/mine run.dir=outputs/mine",
+    )
+
+
+def sweep(
+    space: Annotated[
+        Path, typer.Argument(help="A sweep of conf/sweep, or your own YAML.", metavar="SPACE", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="sweep.trials=N sweep.dir=DIR; other keys as for pretrain.",
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trials over a search space with Ray Tune and Optuna; the best is confirmed on fresh seeds. Resumes."""
+    from tuning.sweep.config import load_sweep
+    from tuning.sweep.plan import describe_plan, plan_sweep
+
+    plan = plan_sweep(load_sweep(space, overrides or []), str(space))
+    if dry_run:
+        show(describe_plan(plan), as_json=as_json)
+        return
+    from tuning.sweep.outcome import shown, told
+    from tuning.sweep.sweep import run_sweep
+
+    result = run_sweep(plan, progress=progress(as_json=as_json))
+    if as_json:
+        tell(told(result))
+    else:
+        console.print(shown(result.rows, plan, result.importances, console.width))
+        for words in result.words:
+            console.print(escape(words), highlight=False, soft_wrap=True)
+        made(**result.files, tracking=result.tracking)
+    if result.code:
+        raise PreemptedError(f"stopped; every trial saved itself in {plan.folder}/trials; the same command resumes")
+    if not as_json:
+        then(quoted("counterpoint", "pretrain", plan.folder / "best.yaml", "run.dir=DIR"), "counterpoint ui")
+
+
+def study(
+    name: Annotated[
+        str, typer.Argument(help="A study of conf/study, or your own YAML.", metavar="NAME", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="study.dir=DIR study.seeds=3; other keys as for pretrain.",
+            metavar="[KEY=VALUE]...",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="paper, small or tiny; says exactly what is reduced.")] = "paper",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """A table or figure of the papers, or a study of scale, beside the published values; resumes row by row."""
+    from tuning.study.study import outline, plan_study, run_study
+
+    plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
+    if dry_run:
+        show(outline(plan), as_json=as_json)
+        return
+    result = run_study(plan, settings, progress=progress(as_json=as_json))
+    if as_json:
+        tell(result.tree)
+    else:
+        console.print(escape(result.files["md"].read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+        made(table=result.files["md"], plot=result.files["png"], data=result.files["json"], tracking=result.tracking)
+        then("counterpoint ui")
+    if result.tree["failed"] or any(claim["holds"] is False for claim in result.tree["claims"]):
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Audio files to samples, and the archives that hold them."""

@@ -1,0 +1,1 @@
+"""Clips of any dataset to a set of shards and its index."""

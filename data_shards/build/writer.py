@@ -1,0 +1,223 @@
+"""One shard from its clips: decode, resample, validate, write with the webdataset library, read back.
+
+`build_shard` is a pure function of its job but for the files it leaves, so it runs in a process pool, under Ray, or
+in line.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.settings import Config, RunError, UserError
+from cluster.storage import atomic_file, write_atomic
+from data_shards.audio.decode import AudioError, FileAudio, to_int16
+from data_shards.format.contents import Entry, scan_shard
+from data_shards.format.fingerprint import ShardFile, describe_shard
+from data_shards.format.pcm import Codec, encode
+from data_shards.format.records import SAMPLE_RATE, Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig(Config):
+    """How clips become shards."""
+
+    rate: int = SAMPLE_RATE
+    """Sample rate of the shards, Hz."""
+    codec: Codec = "pcm16"
+    """pcm16: a window is one read without decoding; flac: about half the space, about ten times the work."""
+    clips_per_shard: int = 256
+    """Clips a tar; also the grain of parallel work and of resuming."""
+    shortest_s: float = 0.1
+    """Clips shorter than this are rejected, seconds."""
+    max_rejected: float = 0.01
+    """Share of the clips that may be rejected before the build fails, in [0, 1]."""
+    workers: int = 0
+    """Processes that decode; 0 takes one a core."""
+
+    def __post_init__(self) -> None:
+        if not 4_000 <= self.rate <= 192_000:
+            raise ValueError(f"rate must be 4000 to 192000 Hz, got {self.rate}")
+        if self.clips_per_shard < 1:
+            raise ValueError(f"clips_per_shard must be > 0, got {self.clips_per_shard}")
+        if not 0 <= self.shortest_s < math.inf:
+            raise ValueError(f"shortest_s must be >= 0, got {self.shortest_s}")
+        if not 0 <= self.max_rejected <= 1:
+            raise ValueError(f"max_rejected must lie in [0, 1], got {self.max_rejected}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be >= 0, got {self.workers}")
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide what bytes are written."""
+        return {name: getattr(self, name) for name in ("rate", "codec", "clips_per_shard", "shortest_s")}
+
+
+class Rejected(NamedTuple):
+    """A clip that was left out, and why."""
+
+    key: str
+    name: str
+    """What a person would look at: the path of the file."""
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildJob:
+    """The work of one shard. Picklable."""
+
+    number: int
+    clips: tuple[Clip, ...]
+    folder: str
+    config: BuildConfig
+
+    @property
+    def name(self) -> str:
+        """Of the shard."""
+        return f"shard-{self.number:05d}.tar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What came of a job."""
+
+    number: int
+    shard: ShardFile | None
+    """None where every clip was rejected."""
+    entries: tuple[Entry, ...]
+    rejected: tuple[Rejected, ...]
+    silent: tuple[str, ...]
+    """Keys of clips in which every sample is zero."""
+    resumed: bool
+
+
+def build_shard(job: BuildJob) -> ShardResult:
+    """Write one shard and its record, or keep the ones that an earlier run left for the very same job.
+
+    Raises:
+        RunError: if the disk is full, or what was written does not read back.
+    """
+    path = Path(job.folder) / job.name
+    record, recipe = path.with_suffix(".tar.json"), recipe_of(job)
+    kept = _finished(path, record, recipe, job.number)
+    if kept:
+        return kept
+    with atomic_file(path) as part:
+        keys, rejected, silent = _write_tar(part, job)
+    if not keys:
+        path.unlink()
+        return ShardResult(number=job.number, shard=None, entries=(), rejected=rejected, silent=(), resumed=False)
+    entries = tuple(scan_shard(path))
+    if [entry.key for entry in entries] != keys:
+        raise RunError(f"{path}: what was written does not read back; is the disk full or failing?")
+    result = ShardResult(
+        number=job.number,
+        shard=describe_shard(path, len(entries)),
+        entries=entries,
+        rejected=rejected,
+        silent=silent,
+        resumed=False,
+    )
+    write_atomic(record, json.dumps({"recipe": recipe, "result": _to_json(result)}))
+    return result
+
+
+def recipe_of(job: BuildJob) -> str:
+    """SHA-256 of all that decides a shard's bytes, as far as it can be known without decoding."""
+    digest = hashlib.sha256(json.dumps([1, job.number, job.config.content()]).encode())
+    for clip in job.clips:
+        described = clip
+        if isinstance(clip.audio, FileAudio):
+            # Where the folder lies decides nothing: a build goes on after a move, from elsewhere, on other machines.
+            described = dataclasses.replace(clip, audio=FileAudio("", clip.audio.path))
+            if os.path.exists(clip.audio.name):  # noqa: PTH110 half the time of Path
+                status = os.stat(clip.audio.name)  # noqa: PTH116
+                digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(repr(described).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ...], tuple[str, ...]]:
+    from webdataset import TarWriter  # imports torch: seconds that reading does not need
+
+    keys: list[str] = []
+    rejected: list[Rejected] = []
+    silent: list[str] = []
+    # A fixed mtime: the same clips give the same bytes, and no extended headers.
+    with part.open("wb") as file, TarWriter(file, encoder=False, compress=False, mtime=0) as tar:
+        for clip in job.clips:
+            try:
+                wave_T = _load(clip, job.config)
+            except AudioError as error:
+                rejected.append(Rejected(clip.key, clip.audio.name, str(error)))
+                continue
+            extension, payload = encode(wave_T, job.config.rate, job.config.codec)
+            tar.write({"__key__": clip.key, extension: payload, "json": _labels(clip)})
+            keys.append(clip.key)
+            if not wave_T.any():
+                silent.append(clip.key)
+    return keys, tuple(rejected), tuple(silent)
+
+
+def _load(clip: Clip, config: BuildConfig) -> NDArray[np.int16]:
+    try:
+        wave, rate = clip.audio.read()
+    except (AudioError, UserError, RunError):
+        raise
+    except Exception as error:  # a decoder's own: whoever reads it must know of which file
+        raise RunError(f"{clip.audio.name}: {type(error).__name__}: {error}") from error
+    wave_T = to_int16(wave, rate, config.rate)
+    if len(wave_T) < config.shortest_s * config.rate:
+        seconds = len(wave_T) / config.rate
+        raise AudioError(f"{seconds:.3g} s long, shorter than build.shortest_s = {config.shortest_s:g} s")
+    return wave_T
+
+
+def _labels(clip: Clip) -> bytes:
+    tree: dict[str, Any] = {
+        "track": clip.track,
+        "artist": clip.artist,
+        "split": clip.split,
+        "licence": clip.licence,
+        "multilabel": {column: list(tags) for column, tags in clip.multilabel.items()},
+        "categorical": dict(clip.categorical),
+        "numeric": {column: None if math.isnan(value) else value for column, value in clip.numeric.items()},
+    }
+    if clip.captions:  # most sets have none, and keep the bytes they had before there were captions
+        tree["captions"] = list(clip.captions)
+    return json.dumps(tree, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _to_json(result: ShardResult) -> dict[str, Any]:
+    return {
+        "shard": result.shard and result.shard.to_json(),
+        "entries": [entry.to_json() for entry in result.entries],
+        "rejected": [list(one) for one in result.rejected],
+        "silent": list(result.silent),
+    }
+
+
+def _finished(path: Path, record: Path, recipe: str, number: int) -> ShardResult | None:
+    if not (path.is_file() and record.is_file()):
+        return None
+    saved: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    if saved["recipe"] != recipe:
+        return None
+    shard = ShardFile.from_json(saved["result"]["shard"])
+    if describe_shard(path, shard.clips) != shard:
+        return None  # damaged since: written again
+    return ShardResult(
+        number=number,
+        shard=shard,
+        entries=tuple(Entry.from_json(entry) for entry in saved["result"]["entries"]),
+        rejected=tuple(Rejected(*one) for one in saved["result"]["rejected"]),
+        silent=tuple(saved["result"]["silent"]),
+        resumed=True,
+    )

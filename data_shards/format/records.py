@@ -1,0 +1,74 @@
+"""What travels between the rooms: a clip of a dataset, and a batch of the training stream.
+
+Shape suffixes: B clips of this rank's part of a step, T samples of a window, C tags of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch
+    from torch import Tensor
+
+Split = Literal["train", "valid", "test"]
+SAMPLE_RATE = 22_050
+"""Hz; the rate of every shard unless a build says otherwise (SCIENCE §2)."""
+
+
+class Audio(Protocol):
+    """Where a clip's samples come from: a file, an archive's member, a synthesiser. Picklable."""
+
+    def read(self) -> tuple[NDArray[np.float32], int]:
+        """Decode everything: samples of shape (T,) or (T, channels) in [-1, 1], and the rate in Hz.
+
+        Raises:
+            data_shards.audio.decode.AudioError: the reason why this clip is refused; anything else stops the build.
+        """
+        ...
+
+    @property
+    def name(self) -> str:
+        """What an error message calls it: the path a person would look at."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of a dataset before it is written to a shard."""
+
+    key: str
+    """Unique in its set, of letters, digits, ``_`` and ``-``: the name of the sample in the tar, never a path."""
+    audio: Audio
+    track: str
+    """Clips of one track are never split apart, and never neighbours of each other in retrieval."""
+    artist: str | None = None
+    split: Split = "train"
+    multilabel: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tag sets by column, e.g. ``{"tags": ("guitar", "calm")}``; an empty tuple means unlabelled there."""
+    categorical: Mapping[str, str | None] = field(default_factory=dict)
+    """One class a column, e.g. ``{"key": "C minor"}``; None where unknown."""
+    numeric: Mapping[str, float] = field(default_factory=dict)
+    """Real targets, e.g. ``{"bpm": 120.0}``; NaN where unknown."""
+    captions: tuple[str, ...] = ()
+    """Sentences that describe the clip, in order: text, never a vocabulary."""
+    licence: str | None = None
+
+
+class Batch(NamedTuple):
+    """This rank's part of one global batch."""
+
+    wave_BT: Tensor
+    """int16 windows; a clip shorter than the window is followed by zeros."""
+    frames_B: Tensor
+    """int64 samples of each window that hold audio, ≤ T."""
+    clip_id_B: Tensor
+    """int64, a stable hash of the clip's key: equal for every view of one clip, on every rank."""
+    labels_BC: Tensor
+    """bool; an all-False row is unlabelled."""
+    slot_B: Tensor
+    """int64 place in the global batch: the key of every random draw."""

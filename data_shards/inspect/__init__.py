@@ -1,0 +1,1 @@
+"""Sets of shards checked, summarised and shown."""

@@ -1,0 +1,1 @@
+"""Windows and batches from shards, on this machine or remote."""

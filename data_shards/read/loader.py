@@ -1,0 +1,240 @@
+"""Batches for one rank, read ahead of the step by a few threads.
+
+Shape suffixes: B clips of this rank's part of a step, T samples of a window, C tags. A clip that cannot be read is
+replaced by the sampler's substitute, named and counted; nothing is skipped, or ranks would lose step.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.settings import RunError, UserError
+from data_shards.format.problems import ClipError
+from data_shards.format.records import Batch
+from data_shards.read.reader import ShardSet
+from data_shards.sampling.config import DataConfig
+from data_shards.sampling.sampler import LABELLED, UNLABELLED, BatchPlan, Sampler, check_world
+
+_log = logging.getLogger(__name__)
+MAX_ATTEMPTS = 16
+MAX_NAMED = 1000
+"""As many replacements are named, in the log and in snapshots, whose size is bounded; all are counted."""
+GRACE_CLIPS = 1000
+"""The share of replaced clips is taken of at least so many, or the first damaged clip of a run would stop it."""
+
+
+class Replaced(NamedTuple):
+    """A clip that could not be read, and the one that took its place."""
+
+    step: int
+    slot: int
+    key: str
+    why: str
+    substitute: str
+
+
+class _Filled(NamedTuple):
+    row: int
+    frames: int
+    replaced: tuple[Replaced, ...]
+
+
+class BatchLoader:
+    """Opens the sets of a configuration and yields this rank's batches; a context manager."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        frames: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        num_threads: int = 2,
+        prefetch: int = 2,
+    ) -> None:
+        """Open the sets.
+
+        Args:
+            config: which sets and shares.
+            frames: T, samples of a window.
+            seed: of the run.
+            rank: of `world` ranks.
+            world: number of ranks; it must divide the batch.
+            num_threads: readers.
+            prefetch: batches that are read ahead.
+
+        Raises:
+            UserError: for a set, share or number of ranks that does not work.
+        """
+        check_world(config.batch, world)
+        if frames < 1 or num_threads < 1 or prefetch < 1:
+            raise ValueError(f"frames, num_threads and prefetch must be > 0, got {frames}, {num_threads}, {prefetch}")
+        self.config, self.frames, self.rank, self.world = config, frames, rank, world
+        self.sets = open_sets(config)
+        labelled, unlabelled = (opened.index if opened else None for opened in self.sets)
+        self.sampler = Sampler(config, labelled, unlabelled, seed=seed, frames=frames)
+        self.replaced: list[Replaced] = []
+        """The first `MAX_NAMED` replacements, in order."""
+        self.num_drawn = self.num_replaced = 0
+        self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
+        self._prefetch, self._num_threads = prefetch, num_threads
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="batches")
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The C tags of `Batch.labels_BC`, in order; empty when nothing is labelled."""
+        return self.sampler.vocabulary
+
+    @property
+    def rate(self) -> int:
+        """Hz."""
+        return next(opened.rate for opened in self.sets if opened)
+
+    @property
+    def manifest_hash(self) -> str:
+        """Identifies both sets: the labelled one's hash, a colon, the other's; ``-`` for one that is not used."""
+        return ":".join(opened.manifest_hash if opened else "-" for opened in self.sets)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches of steps ``start … stop − 1``; the next ones are being read while one is used.
+
+        Raises:
+            RunError: too many clips had to be replaced, or a shard is gone.
+        """
+        waiting: deque[Future[_Pending]] = deque()
+        try:
+            for step in range(start, stop):
+                waiting.append(self._pool.submit(_Pending, self, step))  # planning takes a millisecond or two as well
+                if len(waiting) > self._prefetch:
+                    yield self._take(waiting.popleft().result())
+            while waiting:
+                yield self._take(waiting.popleft().result())
+        finally:
+            for planned in waiting:
+                if not planned.cancel() and planned.exception() is None:
+                    planned.result().cancel()
+
+    def close(self) -> None:
+        """Stop the threads and close the files."""
+        self._pool.shutdown(cancel_futures=True)
+        for opened in self.sets:
+            if opened:
+                opened.close()
+
+    def __enter__(self) -> "BatchLoader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _take(self, pending: "_Pending") -> Batch:
+        filled = [one for part in pending.parts for one in part.result()]
+        self.num_drawn += len(filled)
+        self._note([replaced for one in filled for replaced in one.replaced])
+        plan = pending.plan
+        labels_BC = np.zeros((len(filled), len(self.vocabulary)), np.bool_)
+        clip_id_B = np.empty(len(filled), np.int64)
+        for place, (stream, one) in enumerate(zip(plan.stream_B, filled, strict=True)):
+            opened = self.sets[stream]
+            assert opened is not None
+            clip_id_B[place] = opened.index.id_hash[one.row]
+            if stream == LABELLED:
+                labels_BC[place] = self._labels_KC[one.row]
+        return Batch(
+            wave_BT=pending.wave_BT,
+            frames_B=torch.tensor([one.frames for one in filled]),
+            clip_id_B=torch.from_numpy(clip_id_B),
+            labels_BC=torch.from_numpy(labels_BC),
+            slot_B=torch.from_numpy(plan.slot_B),
+        )
+
+    def _note(self, replaced: list[Replaced]) -> None:
+        """Count and name what was replaced; too much of it ends the run."""
+        self.num_replaced += len(replaced)
+        for one in replaced[: MAX_NAMED - len(self.replaced)]:
+            self.replaced.append(one)
+            _log.warning("step %d, slot %d: %s; %s takes its place", one.step, one.slot, one.why, one.substitute)
+        if self.num_replaced > self.config.max_replaced * max(self.num_drawn, GRACE_CLIPS):
+            named = "\n".join(f"  step {one.step}: {one.why}" for one in (replaced or self.replaced)[-10:])
+            raise RunError(
+                f"{self.num_replaced} of {self.num_drawn} clips drawn were damaged, more than data.max_replaced = "
+                f"{self.config.max_replaced:g} allows; the last were\n{named}\nverify the shards and build them again"
+            )
+
+    def _fill(self, plan: BatchPlan, places: range, wave_BT: NDArray[np.int16]) -> list[_Filled]:
+        return [self._fill_one(plan, place, wave_BT[place]) for place in places]
+
+    def _fill_one(self, plan: BatchPlan, place: int, wave_T: NDArray[np.int16]) -> _Filled:
+        step, slot, stream = plan.step, int(plan.slot_B[place]), int(plan.stream_B[place])
+        opened = self.sets[stream]
+        assert opened is not None
+        row, replaced = int(plan.row_B[place]), []
+        for attempt in range(MAX_ATTEMPTS):
+            frames = min(self.frames, int(opened.index.frames[row]))
+            room = int(opened.index.frames[row]) - frames
+            try:
+                opened.read_into(row, self.sampler.window_start(step, slot, room), wave_T[:frames])
+            except ClipError as error:
+                epoch, position = int(plan.epoch_B[place]), int(plan.position_B[place])
+                bad, row = row, self.sampler.substitute(stream, epoch, position, attempt)
+                keys = opened.index.key
+                replaced.append(Replaced(step, slot, str(keys[bad]), str(error), str(keys[row])))
+                continue
+            wave_T[frames:] = 0
+            return _Filled(row, frames, tuple(replaced))
+        raise RunError(
+            f"step {step}, slot {slot}: {MAX_ATTEMPTS} clips one after another are damaged: {replaced[-1].why}"
+        )
+
+
+class _Pending:
+    """A batch that is being read."""
+
+    def __init__(self, loader: BatchLoader, step: int) -> None:
+        self.plan = loader.sampler.plan(step, loader.rank, loader.world)
+        num_clips = len(self.plan.slot_B)
+        # Pinned memory is what lets the copy to a GPU run beside the computation.
+        shape, pin = (num_clips, loader.frames), torch.cuda.is_available()
+        self.wave_BT = torch.empty(shape, dtype=torch.int16, pin_memory=pin)
+        array_BT = self.wave_BT.numpy()
+        size = -(-num_clips // loader._num_threads)
+        chunks = [range(first, min(first + size, num_clips)) for first in range(0, num_clips, size)]
+        self.parts: list[Future[list[_Filled]]] = [
+            loader._pool.submit(loader._fill, self.plan, chunk, array_BT) for chunk in chunks
+        ]
+
+    def cancel(self) -> None:
+        for part in self.parts:
+            part.cancel()
+
+
+def open_sets(config: DataConfig) -> tuple[ShardSet | None, ShardSet | None]:
+    """Open the sets that the shares need: (labelled, unlabelled), None for one with share 0.
+
+    Raises:
+        UserError: one is needed and not given, is damaged, or their rates differ.
+    """
+    needed = (config.num_labelled > 0, config.num_labelled < config.batch)
+    uris = {"labelled": config.labelled, "unlabelled": config.unlabelled}
+    opened: list[ShardSet | None] = []
+    for (name, uri), need in zip(uris.items(), needed, strict=True):
+        if need and uri is None:
+            raise UserError(f"data.b_s = {config.b_s:g} draws {name} clips; give data.{name}=DIR")
+        cache_bytes = int(config.cache_gb * 1e9)
+        opened.append(
+            ShardSet.open(uri, checksums=config.checksums, cache=config.cache, cache_bytes=cache_bytes)
+            if need and uri is not None
+            else None
+        )
+    rates = {one.rate for one in opened if one}
+    if len(rates) > 1:
+        labelled, unlabelled = (one.rate if one else 0 for one in (opened[LABELLED], opened[UNLABELLED]))
+        raise UserError(f"labelled shards have {labelled:,} Hz, unlabelled {unlabelled:,} Hz; build one of them again")
+    return opened[0], opened[1]

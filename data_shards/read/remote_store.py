@@ -1,0 +1,160 @@
+"""Shards on any storage that fsspec reaches, copied whole to a bounded local cache that processes share.
+
+A copy is checked by its SHA-256 before it gets its name; the least recently used go first. A file that another
+process deletes stays readable for those that hold it open. Credentials come from the environment, as each back end of
+fsspec reads them (``AWS_…``, ``GOOGLE_…``), and stand in no message.
+"""
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+
+from cluster.settings import UserError
+from cluster.storage import retry, without_credentials
+from data_shards.format.fingerprint import ShardFile
+from data_shards.format.index import INDEX_NAME, MANIFEST_NAME, ShardIndex, parse_index
+from data_shards.format.problems import Problem, ShardError
+
+COPY_BYTES = 1 << 22
+PART = ".part"
+"""Ending of a copy that is being fetched."""
+MAX_INDEX_BYTES = 1 << 33
+
+
+class RemoteStore:
+    """A set behind a URI."""
+
+    def __init__(self, uri: str, cache: Path, cache_bytes: int) -> None:
+        self._place = uri.rstrip("/")
+        self.uri = without_credentials(self._place)
+        self._cache, self._cache_bytes = cache, cache_bytes
+        cache.mkdir(parents=True, exist_ok=True)
+        self.index = fetch_index(uri)
+        largest = max(shard.size for shard in self.index.shards)
+        if largest > cache_bytes:
+            raise UserError(
+                f"{self.uri}: a shard has {largest:,} bytes, the cache holds {cache_bytes:,}; raise data.cache_gb"
+            )
+
+    def open_shard(self, shard: ShardFile) -> int:
+        """See `ShardStore`."""
+        path = self._cache / f"{shard.sha256}.tar"  # by contents: sets and versions share the cache without confusion
+        with _locked(path.with_suffix(".lock")):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._make_room(keep=path, coming=shard.size)
+                fd = self._download(shard, path)
+        now = time.time_ns()  # the default is the kernel's coarse clock, which cannot order quick reads
+        os.utime(fd, ns=(now, now))
+        self._make_room(keep=path)
+        return fd
+
+    def _download(self, shard: ShardFile, path: Path) -> int:
+        """The checked copy, opened before it has its name: once it has, another process may evict it."""
+        part = path.with_suffix(PART)  # whoever holds the lock writes it; what a killed process left is written over
+        digest, count = hashlib.sha256(), 0
+        try:
+            place = f"{self._place}/{shard.name}"
+            with _opened(place) as source, part.open("wb") as copy:
+                while count <= shard.size and (piece := source.read(COPY_BYTES)):
+                    digest.update(piece)
+                    count += copy.write(piece)
+            if digest.hexdigest() != shard.sha256:
+                what = f"not the shard that was indexed: {count:,} bytes came, {shard.size:,} were indexed"
+                raise ShardError(
+                    Problem(shard.name, None, None, what if count != shard.size else "its SHA-256 differs")
+                )
+            fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            part.replace(path)
+            return fd
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, keep: Path, coming: int = 0) -> None:
+        """Evict until what is here and what is coming fit; copies that others are fetching are not counted."""
+        with _locked(self._cache / "evict.lock"):
+            _sweep(self._cache)
+            copies = []
+            for path in self._cache.glob("*.tar"):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue
+                copies.append((status.st_mtime_ns, status.st_size, path))
+            total = coming + sum(size for _, size, _ in copies)
+            for _, size, path in sorted(copies):
+                if total <= self._cache_bytes:
+                    break
+                if path != keep:
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+def _sweep(cache: Path) -> None:
+    """Delete the halves of copies whose process was killed: nobody holds their lock."""
+    for part in cache.glob(f"*{PART}"):
+        with part.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # being fetched
+            part.unlink(missing_ok=True)
+
+
+def fetch_index(uri: str) -> ShardIndex:
+    """The index of a set behind a URI, without its shards.
+
+    Raises:
+        ShardError: there is none, or it is damaged.
+        RunError: the storage cannot be reached.
+    """
+    place = uri.rstrip("/")
+
+    def read(name: str) -> bytes:
+        with _opened(f"{place}/{name}") as file:
+            return file.read(MAX_INDEX_BYTES)
+
+    try:
+        parts = [
+            retry(partial(read, name), "read", f"{place}/{name}", hopeless=(HopelessError,))
+            for name in (MANIFEST_NAME, INDEX_NAME)
+        ]
+    except HopelessError as error:
+        what = f"not a set of shards that can be reached: {error}"
+        raise ShardError(Problem(without_credentials(place), None, None, what)) from None
+    return parse_index(*parts)
+
+
+class HopelessError(OSError):
+    """What no waiting mends: a missing object, a forbidden one, an unknown scheme, a back end that is not installed."""
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[BinaryIO]:
+    """A remote file; what goes wrong is an OSError without credentials.
+
+    Every back end has its own exceptions (botocore, gcsfs, aiohttp); an unknown scheme is a ValueError.
+    """
+    try:
+        with fsspec.open(place, "rb") as file:
+            yield file
+    except Exception as error:
+        hopeless = isinstance(error, FileNotFoundError | PermissionError | ImportError | ValueError)
+        what = without_credentials(str(error) or type(error).__name__, place)
+        raise (HopelessError if hopeless else OSError)(what) from None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

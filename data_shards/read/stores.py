@@ -1,0 +1,78 @@
+"""Where the files of a set are: a folder, or any fsspec URI behind a local cache of whole shards."""
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from cluster.settings import UserError
+from data_shards.format.fingerprint import ShardFile, why_another
+from data_shards.format.index import ShardIndex, read_index
+from data_shards.format.problems import Problem, ShardError
+
+
+class ShardStore(Protocol):
+    """The index of a set, and its shards as open local files."""
+
+    uri: str
+    index: ShardIndex
+
+    def open_shard(self, shard: ShardFile) -> int:
+        """A new file descriptor, which the caller closes.
+
+        Raises:
+            OSError: if it cannot be had now.
+            ShardError: if it is not the shard that was indexed.
+        """
+        ...
+
+
+class FolderStore:
+    """A set on a local or mounted file system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = str(folder)
+        self.index = read_index(folder)
+        for shard in self.index.shards:  # before anything starts: a replaced shard is found now, not in mid-epoch
+            try:
+                os.close(self.open_shard(shard))
+            except OSError as error:
+                raise ShardError(Problem(shard.name, None, None, f"{error.strerror}, but the index names it")) from None
+
+    def open_shard(self, shard: ShardFile) -> int:
+        """See `ShardStore`."""
+        fd = os.open(Path(self.uri) / shard.name, os.O_RDONLY | os.O_CLOEXEC)
+        why = why_another(fd, shard)
+        if why:
+            os.close(fd)
+            raise ShardError(Problem(shard.name, None, None, f"not the shard that was indexed: {why}; verify the set"))
+        return fd
+
+
+def open_index(uri: str) -> ShardIndex:
+    """The index of a set, wherever it is; of a remote one nothing else is fetched.
+
+    Raises:
+        ShardError: there is none, or it is damaged, or a local shard is not the one that it names.
+    """
+    scheme, sign, _ = uri.partition("://")
+    if sign and scheme != "file":
+        from data_shards.read.remote_store import fetch_index  # fsspec takes a while to import
+
+        return fetch_index(uri)
+    return open_store(uri, None, 0).index
+
+
+def open_store(uri: str, cache: str | Path | None, cache_bytes: int) -> ShardStore:
+    """The store of a URI; a plain path or ``file://`` is read in place.
+
+    Raises:
+        UserError: a remote URI without a cache folder.
+    """
+    scheme, sign, path = uri.partition("://")
+    if not sign or scheme == "file":
+        return FolderStore(Path(path if sign else uri))
+    if cache is None:
+        raise UserError(f"{uri}: shards elsewhere are read through a local cache; give data.cache=DIR")
+    from data_shards.read.remote_store import RemoteStore  # fsspec takes a while to import
+
+    return RemoteStore(uri, Path(cache), cache_bytes)

@@ -1,0 +1,42 @@
+"""GTZAN with the fault-filtered split: ``blues/blues.00000.wav`` below a folder, and the three published lists."""
+
+from pathlib import Path
+
+from cluster.settings import UserError
+from data_shards.audio.decode import FileAudio
+from data_shards.format.records import Clip, Split
+from data_shards.sources.listing import Listing, count_note, split_counts
+
+LISTS: dict[str, Split] = {"train_filtered.txt": "train", "valid_filtered.txt": "valid", "test_filtered.txt": "test"}
+PUBLISHED = {"train": 443, "valid": 197, "test": 290}
+
+
+def read_gtzan(audio: Path, splits: Path) -> Listing:
+    """List the clips that the fault filter keeps (Sturm 2013; Kereliuk et al. 2015).
+
+    Args:
+        audio: folder of the ten genres' folders.
+        splits: folder of the three lists.
+
+    Raises:
+        UserError: a list is missing, or names something that is not ``GENRE/NAME``.
+    """
+    clips = []
+    for name, split in LISTS.items():
+        try:
+            lines = (splits / name).read_text(encoding="utf-8").split("\n")
+        except FileNotFoundError:
+            raise UserError(f"{splits / name}: no such file; it is one of the fault-filtered lists") from None
+        for number, line in enumerate(lines, start=1):
+            path = line.strip()
+            if not path:
+                continue
+            genre, slash, file = path.partition("/")
+            if not slash or not file.startswith(f"{genre}.") or "/" in file:
+                raise UserError(f"{splits / name}, row {number}: {path!r} is not of the form GENRE/GENRE.NUMBER.wav")
+            stem = file.rpartition(".")[0].replace(".", "-")
+            audio_file = FileAudio(str(audio), path)
+            clips.append(
+                Clip(key=f"gtzan-{stem}", audio=audio_file, track=path, split=split, categorical={"genre": genre})
+            )
+    return Listing(tuple(clips), {}, count_note("GTZAN", split_counts(clips), PUBLISHED))

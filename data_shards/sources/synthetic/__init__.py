@@ -1,0 +1,1 @@
+"""Composed and rendered music whose key, tempo and tags are known."""

@@ -1,0 +1,1 @@
+"""Robustness, equivariance and projection of an encoder."""

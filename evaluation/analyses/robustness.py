@@ -1,0 +1,119 @@
+"""How much a probe loses when the music is corrupted: heads trained on clean embeddings, tested on corrupted audio.
+
+Severity s is the training chain with its probabilities and ranges scaled by s/2 (2407.13840 §5.3, Fig. 3); the seven
+novel corruptions stand at their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its clip and its
+place there, so no task or model changes what another meets, and all models of one chunk length hear the same.
+
+Shape suffixes: N chunks of a batch, T samples, K test clips.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cluster.progress import Progress
+from data_shards.read.reader import ShardSet
+from evaluation.config import EvaluationConfig
+from evaluation.embeddings.embed import Alter, EmbeddingTable, Encoder, alike, embed_shards
+from evaluation.encoders.pool import as_pool
+from evaluation.metrics.confidence import as_row
+from evaluation.metrics.scoring import ANSWERED, Judged, Values, judge_answers
+from evaluation.score import Scored, test_resamples
+from evaluation.targets.columns import Target
+from trainers.augment.chain import AugmentChain
+from trainers.augment.corruptions import corrupt
+
+CLEAN, SEVERITY = "clean", "severity "
+Curves = dict[str, dict[str, dict[str, Judged]]]
+"""Metric → model → condition → values on the set and its resamples."""
+
+
+def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
+    """Every way the audio is altered, by name."""
+    wanted = config.robustness
+    altered: dict[str, Alter] = {f"{SEVERITY}{s:g}": _chain(config, s, rate) for s in wanted.severities}
+    return altered | {name: _corruption(name, config.seed, rate) for name in wanted.corruptions}
+
+
+def measure_robustness(
+    shards: ShardSet,
+    encoders: Mapping[str, Encoder],
+    targets: Mapping[str, Target],
+    scored: Mapping[str, Scored],
+    config: EvaluationConfig,
+    *,
+    progress: Progress,
+) -> Curves:
+    """Metrics of every probe, model and condition.
+
+    Args:
+        shards: the set.
+        encoders: by name.
+        targets: of the tasks.
+        scored: the tasks on clean audio; their probes answer again. One at least has some.
+        config: tasks, conditions, bootstrap.
+        progress: told of the clips that are done.
+
+    Returns:
+        Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.
+    """
+    tests = {name: targets[name].only("test") for name, task in scored.items() if task.probes}
+    rows = np.unique(np.concatenate([test.rows_K for test in tests.values()]))
+    result = {
+        f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in encoders}
+        for name in tests
+        for metric in ANSWERED[config.tasks[name].kind]
+    }
+    pool = as_pool(encoders)
+    for condition in conditions(config, shards.rate):
+        heard: dict[str, EmbeddingTable] = {}
+        for names in alike(pool):
+            alter = conditions(config, pool[names[0]].rate)[condition]
+            heard |= embed_shards(shards, pool.only(names), config, rows=rows, alter=alter, progress=progress)
+        for name, test in tests.items():
+            at_K = np.searchsorted(rows, test.rows_K)
+            answers = {m: a for probe in scored[name].probes for m, a in probe.answer(heard, at_K).items()}
+            for metric, model, judged in _judge(name, answers, test, config):
+                result[metric][model][condition] = judged
+    return result
+
+
+def summarise(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
+    """Metric → model → condition → value, low, high, and the same of its paired change, a share of the clean value."""
+    return {metric: {model: _summary(found, config) for model, found in row.items()} for metric, row in curves.items()}
+
+
+def _judge(
+    name: str, answers: Mapping[str, Values], test: Target, config: EvaluationConfig
+) -> Iterator[tuple[str, str, Judged]]:
+    resamples = test_resamples(name, test, config)
+    for model, answer in answers.items():
+        for metric, judged in judge_answers(config.tasks[name].kind, answer, test, resamples).items():
+            yield f"{name}/{metric}", model, judged
+
+
+def _summary(found: Mapping[str, Judged], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    level, rows = config.confidence.level, {}
+    for condition, judged in found.items():
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
+            change_R = judged.values_R / found[CLEAN].values_R - 1
+        rows[condition] = {**judged.row(level), "change": as_row(change_R, level)}
+    return rows
+
+
+def _chain(config: EvaluationConfig, severity: float, rate: int) -> Alter:
+    chain = AugmentChain(config.robustness.augment.scaled(severity), rate)
+
+    def alter(wave_NT: Tensor, slot_N: Tensor) -> Tensor:
+        return chain.apply(wave_NT, chain.draw(slot_N, step=0, seed=config.seed, view=0))
+
+    return alter
+
+
+def _corruption(name: str, seed: int, rate: int) -> Alter:
+    def alter(wave_NT: Tensor, slot_N: Tensor) -> Tensor:
+        return corrupt(name, wave_NT, slot_N, sample_rate=rate, seed=seed)
+
+    return alter

@@ -1,0 +1,1 @@
+"""Clips and files to embedding tables."""

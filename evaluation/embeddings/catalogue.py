@@ -1,0 +1,194 @@
+"""Any audio files through a frozen encoder into Parquet, a row a file or a row a chunk, whatever the catalogue's size.
+
+Shape suffixes: N chunks of a batch, P chunks of a file, T samples of a chunk, E encoder width.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cluster.progress import SILENT, Progress
+from cluster.settings import RunError, UserError
+from cluster.storage import atomic_file
+from data_shards.audio.decode import AudioError, decode, to_int16
+from evaluation.config import Chunking
+from evaluation.embeddings.cache import embedding_array
+from evaluation.embeddings.embed import PCM_SCALE, Encoder, chunk_spans, in_batches, make_chunk, run_encoder
+from evaluation.encoders.pool import Pool
+
+SCHEMA_VERSION = 1
+ROWS_A_GROUP = 1024
+BATCH = 64
+"""Chunks an encoder sees at once."""
+FILES_A_JOB = 8
+ENCODER = "encoder"
+"""Its name in a pool of one."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What was written."""
+
+    path: Path
+    rows: int
+    rejected: dict[str, str]
+    """Files that could not be read, and why; none unless they were allowed."""
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """One file's chunks, or the reason why there are none."""
+
+    path: str
+    starts_s: list[float]
+    h_PE: NDArray[np.float32]
+    reason: str | None = None
+
+    @property
+    def mean_E(self) -> NDArray[np.float32]:
+        """Mean over its chunks, in float64."""
+        return np.asarray(self.h_PE.mean(0, dtype=np.float64), np.float32)
+
+
+@dataclass
+class _Rows:
+    """Rows that wait to be written."""
+
+    paths: list[str] = field(default_factory=list)
+    starts_s: list[float] = field(default_factory=list)
+    h: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, file: EmbeddedFile, *, timeline: bool) -> None:
+        self.h += list(file.h_PE) if timeline else [file.mean_E]
+        self.paths += [file.path] * (len(file.h_PE) if timeline else 1)
+        self.starts_s += file.starts_s if timeline else [0.0]
+
+
+def embed_files(
+    encoder: Encoder | Pool,
+    files: Sequence[Path | str],
+    out: Path,
+    *,
+    timeline: bool = False,
+    skip_unreadable: bool = False,
+    progress: Progress = SILENT,
+) -> Embedded:
+    """Embed files of any format and rate, in their order; row groups are written as they come.
+
+    Args:
+        encoder: frozen, or a pool of workers that holds it as `ENCODER`.
+        files: audio files.
+        out: Parquet file with columns path and embedding (mean over chunks), or path, start_s and embedding.
+        timeline: a row a chunk instead of a row a file.
+        skip_unreadable: name unreadable files in the result instead of stopping at the first.
+        progress: told of the files that are done.
+
+    Raises:
+        UserError: names a file that cannot be read; nothing is written then.
+        RunError: names a file whose embedding is not finite.
+    """
+    if not files:
+        raise UserError("no files to embed")
+    rejected: dict[str, str] = {}
+    pool = encoder if isinstance(encoder, Pool) else Pool({ENCODER: encoder})
+    schema, rows, count = _schema(pool[ENCODER], timeline=timeline), _Rows(), 0
+    with progress.stage("embedding", len(files)) as bar, atomic_file(out) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+            for done, file in enumerate(embed_stream(pool, files), 1):
+                bar(done, file.path)
+                if file.reason is None:
+                    rows.add(file, timeline=timeline)
+                elif skip_unreadable:
+                    rejected[file.path] = file.reason
+                else:
+                    raise UserError(f"{file.path}: {file.reason}")
+                if len(rows.h) >= ROWS_A_GROUP:
+                    count, rows = count + _flush(writer, rows, schema), _Rows()
+            count += _flush(writer, rows, schema)
+        if not count:
+            raise UserError(f"none of the {len(files)} files can be read; the first: {next(iter(rejected.items()))}")
+    return Embedded(out, count, rejected)
+
+
+def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:
+    """Embed files one after another; what waits in memory is a few jobs for each worker, whatever their number.
+
+    Args:
+        pool: of one encoder, called `ENCODER`.
+        files: drawn as they are needed.
+
+    Raises:
+        RunError: names a file whose embedding is not finite.
+    """
+    for done in pool.map(_embed_job, in_batches((str(file) for file in files), FILES_A_JOB)):
+        yield from done
+
+
+def read_clip(path: Path, rate: int) -> NDArray[np.float32]:
+    """A file as mono float32 at a rate, through 16 bits as a shard would hold it.
+
+    Raises:
+        AudioError: with the reason.
+    """
+    wave, found = decode(path)
+    return to_int16(wave, found, rate).astype(np.float32) * np.float32(PCM_SCALE)
+
+
+def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[EmbeddedFile]:
+    encoder, reasons = encoders[ENCODER], dict[int, str]()
+    starts_s: list[list[float]] = [[] for _ in paths]
+    h: list[list[NDArray[np.float32]]] = [[] for _ in paths]
+    places: list[tuple[int, int]] = []
+    parts: list[Tensor] = []
+    for group in in_batches(_read(paths, encoder, reasons), BATCH):
+        places += [(file, start) for file, start, _ in group]
+        parts.append(run_encoder(encoder, torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))))
+    embedded = torch.cat(parts).cpu().numpy() if parts else ()
+    for (file, start), h_E in zip(places, embedded, strict=True):
+        starts_s[file].append(start / encoder.rate)
+        h[file].append(h_E)
+    done = []
+    for file, path in enumerate(paths):
+        h_PE = np.stack(h[file]) if h[file] else np.empty((0, encoder.width), np.float32)
+        if not np.isfinite(h_PE).all():
+            raise RunError(f"{path}: its embedding is not finite; the encoder is broken, take an earlier snapshot")
+        done.append(EmbeddedFile(path, starts_s[file], h_PE, reasons.get(file)))
+    return done
+
+
+def _read(
+    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str]
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Number of the file, first sample and wave of every chunk; reasons where there is none."""
+    for number, path in enumerate(paths):
+        try:
+            wave_T = read_clip(Path(path), encoder.rate)
+        except AudioError as error:
+            reasons[number] = str(error)
+            continue
+        spans = chunk_spans(len(wave_T), encoder.samples, Chunking().min_tail)
+        for span in spans:
+            yield number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1)
+
+
+def _schema(encoder: Encoder, *, timeline: bool) -> pa.Schema:
+    fields = [("path", pa.string())] + ([("start_s", pa.float64())] if timeline else [])
+    fields.append(("embedding", pa.list_(pa.float32(), encoder.width)))
+    about = {"encoder": encoder.hash, "rate_hz": str(encoder.rate), "chunk_samples": str(encoder.samples)}
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), **about})
+
+
+def _flush(writer: pq.ParquetWriter, rows: _Rows, schema: pa.Schema) -> int:
+    if not rows.h:
+        return 0
+    columns = {"path": pa.array(rows.paths), "start_s": pa.array(rows.starts_s)}
+    columns["embedding"] = embedding_array(np.stack(rows.h))
+    writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
+    return len(rows.h)

@@ -1,0 +1,1 @@
+"""Frozen encoders by name, on any device, in this process or in Ray actors."""

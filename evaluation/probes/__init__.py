@@ -1,0 +1,1 @@
+"""Shallow heads on frozen embeddings, and the constant baselines beside them."""

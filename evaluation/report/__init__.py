@@ -1,0 +1,1 @@
+"""One JSON, and everything made from it."""

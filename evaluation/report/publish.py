@@ -1,0 +1,50 @@
+"""A report beside the run that made its encoder: values, page and figures in MLflow."""
+
+import logging
+from pathlib import Path
+
+from cluster.settings import RunError, UserError, validate
+from cluster.tracking import Tracker
+from cluster.tracking_config import TrackingConfig
+from evaluation.report.report import Report
+
+_log = logging.getLogger(__name__)
+
+
+def publish(report: Report, preset: str | None = None) -> str | None:
+    """Add a report to the tracked run of its snapshot.
+
+    What was published before stays: a snapshot judged again has both values in its curves. A report that lies in a
+    folder of its own keeps its files apart under that folder's name.
+
+    Args:
+        report: of `evaluate`.
+        preset: name of the evaluation, where a run may be judged by several: its values are a group of their own.
+
+    Returns:
+        Where to look at it, or None where the encoder's run is not here or was not tracked, or cannot be told: a
+        warning says why, for the report itself is whole.
+    """
+    about = report.tree["provenance"]
+    if about.get("snapshot") is None:  # a user's encoder: no run of ours made it
+        return None
+    run_dir = Path(about["snapshot"]).parent.parent
+    if not (run_dir / "tracking").is_dir():
+        return None
+    values = report.flat()
+    if preset:
+        values = {f"evaluation-{preset}/{name.partition('/')[2]}": value for name, value in values.items()}
+    own = "" if report.folder.resolve() == run_dir.resolve() else f"/{report.folder.name}"
+    try:
+        config = validate(TrackingConfig, about["pretraining"]["config"]["tracking"], str(run_dir))
+        with Tracker(config, run_dir) as tracker:
+            tracker.metrics(values, step=about["step"], again=True)
+            for name in ("report.json", "report.html", "report.md"):
+                tracker.artifact(report.folder / name, folder=f"report{own}")
+            for figure in report.figures.values():
+                tracker.artifact(figure, folder=f"figures{own}")
+            tracker.close(tracker.ended)
+    except (UserError, RunError, OSError) as error:
+        _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)
+        return None
+    return tracker.url

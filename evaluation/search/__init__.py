@@ -1,0 +1,1 @@
+"""Nearest tracks of a catalogue."""

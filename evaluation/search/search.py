@@ -1,0 +1,262 @@
+"""The tracks of a catalogue that sound nearest to a query: `counterpoint search`.
+
+A catalogue is a folder of audio, the Parquet of `counterpoint embed`, or a saved index. The index of the first two is
+built once; a folder's is brought up to date at every search: new and changed files are embedded, those that are gone
+leave. It grows a part at a time, so a search that was killed goes on where it was.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cluster.progress import SILENT, Bar, Progress
+from cluster.settings import UserError
+from cluster.storage import sha256
+from data_shards.sources.folder import AUDIO_SUFFIXES, audio_files
+from evaluation.embeddings.catalogue import ENCODER, embed_stream
+from evaluation.embeddings.embed import Encoder
+from evaluation.encoders.pool import Pool
+from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
+
+INDEXES = Path("outputs/indexes")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A track and how near it is."""
+
+    path: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found for one query."""
+
+    query: str
+    nearest: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answers to all queries, and where they came from."""
+
+    answers: tuple[Answer, ...]
+    index: TrackIndex
+
+
+def search_catalogue(
+    pool: Pool,
+    catalogue: Path,
+    queries: Sequence[Path],
+    *,
+    k: int,
+    place: Path | None = None,
+    keep_query: bool = False,
+    progress: Progress = SILENT,
+) -> Found:
+    """Bring the index of a catalogue up to date and ask it.
+
+    Args:
+        pool: of one encoder, called `ENCODER`.
+        catalogue: folder of audio, Parquet file of embeddings, or saved index.
+        queries: audio files.
+        k: tracks wanted for each, ≥ 1.
+        place: folder of the index; by default one for each catalogue and encoder below outputs/indexes.
+        keep_query: the query may be its own answer; otherwise a track at its path or with its bytes is left out.
+        progress: told of what is embedded.
+
+    Raises:
+        UserError: for a catalogue or a query that cannot be read, or an index of another encoder.
+    """
+    if k < 1:
+        raise UserError(f"-k must be ≥ 1, got {k}")
+    for query in queries:
+        if not query.is_file():
+            raise UserError(f"{query}: no such file")
+    index = update_index(pool, catalogue, place, progress=progress)
+    if not len(index):
+        why = f"; the first: {index.rejected[0][0].path}: {index.rejected[0][1]}" if index.rejected else ""
+        raise UserError(f"{catalogue}: no track in it can be embedded{why}")
+    embedded = list(embed_stream(pool, queries))
+    for file in embedded:
+        if file.reason:
+            raise UserError(f"{file.path}: {file.reason}")
+    left_out = [set[int]()] * len(queries) if keep_query else _same(index, queries)
+    cosine_Qk, row_Qk = index.search(np.stack([file.mean_E for file in embedded]), k + max(map(len, left_out)))
+    rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
+    tracks = index.track_of(row for found in rows for row in found)
+    answers = []
+    for i, query in enumerate(queries):
+        near = dict(zip(row_Qk[i].tolist(), cosine_Qk[i].tolist(), strict=True))
+        hits = (Hit(str(index.file(tracks[row])), round(near[row], 6)) for row in rows[i])
+        answers.append(Answer(str(query), tuple(hits)))
+    return Found(tuple(answers), index)
+
+
+def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT) -> TrackIndex:
+    """The index of a catalogue as it is now.
+
+    Args:
+        pool: of one encoder.
+        catalogue: see `search_catalogue`.
+        place: folder of the index.
+        progress: told of what is embedded.
+    """
+    encoder: Encoder = pool[ENCODER]
+    if catalogue.is_dir() and is_index(catalogue):
+        if place is not None:
+            raise UserError(f"{catalogue} is an index itself; leave --index out")
+        return _of_encoder(read_index(catalogue), encoder)
+    if not catalogue.exists():
+        raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
+    place = place or default_place(catalogue, encoder.hash)
+    if catalogue.is_dir():
+        index = TrackIndex(place, encoder.hash, encoder.width, str(catalogue.resolve()))
+        if is_index(place):
+            index = _of_encoder(read_index(place), encoder)
+            if index.root != str(catalogue.resolve()):
+                raise UserError(f"{place}: the index of {index.root}; give {catalogue} another --index")
+        return _follow_folder(index, pool, catalogue, progress)
+    stamp = f"{catalogue.stat().st_size} {catalogue.stat().st_mtime_ns}"
+    if is_index(place):
+        index = _of_encoder(read_index(place), encoder)
+        if index.source == stamp:
+            return index
+    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue)
+
+
+def default_place(catalogue: Path, encoder: str) -> Path:
+    """Where the index of a catalogue for one encoder is kept."""
+    name = hashlib.sha256(f"{catalogue.resolve()} {encoder}".encode()).hexdigest()[:12]
+    return INDEXES / f"{catalogue.resolve().stem}-{name}"
+
+
+def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
+    if index.encoder != encoder.hash:
+        raise UserError(
+            f"{index.folder}: the index of encoder {index.encoder[:12]}, this one is {encoder.hash[:12]}, and their "
+            "embeddings cannot be compared; search with the snapshot that built it, or give another --index"
+        )
+    if index.width != encoder.width:
+        raise UserError(f"{index.folder}: vectors of {index.width}, the encoder gives {encoder.width}; delete it")
+    return index
+
+
+def _follow_folder(index: TrackIndex, pool: Pool, catalogue: Path, progress: Progress) -> TrackIndex:
+    now = {track.path: track for track in _listing(catalogue, index.folder)}
+    if not now:
+        raise UserError(f"{catalogue}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
+    done = {track.path for track, _ in index.rejected if _unchanged(track, now)}
+    stale = len(done) < len(index.rejected)
+    for part in index.parts:
+        here = [track.path for track in index.tracks(part) if _unchanged(track, now)]
+        done.update(here)
+        stale |= len(here) < part.rows
+    if stale:
+        index = _drop(index, now)
+    fresh = iter([track for path, track in now.items() if path not in done])
+    with progress.stage("indexing", len(now)) as bar:
+        bar(len(done), "")
+        while slice_ := list(islice(fresh, ROWS_A_PART)):
+            index = _append(index, pool, slice_, bar, len(done))
+            done.update(track.path for track in slice_)
+    return index
+
+
+def _listing(catalogue: Path, index: Path) -> Iterator[Track]:
+    for path in sorted(audio_files(catalogue)):
+        if index not in path.parents:
+            status = path.stat()
+            yield Track(str(path.relative_to(catalogue)), status.st_size, status.st_mtime_ns)
+
+
+def _unchanged(track: Track, now: dict[str, Track]) -> bool:
+    found = now.get(track.path)
+    return found is not None and (found.size, found.mtime_ns) == (track.size, track.mtime_ns)
+
+
+def _drop(index: TrackIndex, now: dict[str, Track]) -> TrackIndex:
+    """Without the tracks that are gone or have changed; whole parts are kept as they are."""
+    with rewriting(index) as writer:
+        writer.rejected = [(track, why) for track, why in index.rejected if _unchanged(track, now)]
+        for part in index.parts:
+            tracks = index.tracks(part)
+            rows = [row for row, track in enumerate(tracks) if _unchanged(track, now)]
+            if len(rows) == part.rows:
+                writer.keep(part)
+            elif rows:
+                writer.add([tracks[row] for row in rows], index.searchable(part).reconstruct_n(0, part.rows)[rows])
+    return read_index(index.folder)
+
+
+def _append(index: TrackIndex, pool: Pool, tracks: Sequence[Track], bar: Bar, before: int) -> TrackIndex:
+    kept: list[Track] = []
+    h: list[NDArray[np.float32]] = []
+    rejected: list[tuple[Track, str]] = []
+    stream = embed_stream(pool, (index.file(track) for track in tracks))
+    for number, (track, file) in enumerate(zip(tracks, stream, strict=True), 1):
+        if file.reason is None:
+            kept.append(Track(track.path, track.size, track.mtime_ns, sha256(index.file(track))))
+            h.append(file.mean_E)
+        else:
+            rejected.append((track, file.reason))
+        bar(before + number, f"{len(index.rejected) + len(rejected)} rejected" if rejected or index.rejected else "")
+    with rewriting(index) as writer:
+        for part in index.parts:
+            writer.keep(part)
+        writer.rejected += rejected
+        if kept:
+            writer.add(kept, np.stack(h))
+    return read_index(index.folder)
+
+
+def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
+    """Index what `counterpoint embed` wrote, a row group at a time."""
+    try:
+        file = pq.ParquetFile(parquet, page_checksum_verification=True)
+        about: dict[bytes, Any] = file.schema_arrow.metadata or {}
+        names = file.schema_arrow.names
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{parquet}: not a Parquet file of embeddings ({error})") from None
+    if names != ["path", "embedding"] or b"encoder" not in about:
+        hint = "; embed without --timeline" if "start_s" in names else "; `counterpoint embed` writes them"
+        raise UserError(f"{parquet}: columns {', '.join(names)}, a catalogue has path and embedding{hint}")
+    found = about[b"encoder"].decode()
+    if found != index.encoder:
+        raise UserError(
+            f"{parquet}: embeddings of encoder {found[:12]}, this one is {index.encoder[:12]}; embed the files again "
+            "with this snapshot, or search with the other"
+        )
+    with rewriting(index) as writer:
+        for batch in file.iter_batches(batch_size=ROWS_A_PART):
+            h_DE = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+            if h_DE.shape[1] != index.width or not np.isfinite(h_DE).all():
+                raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
+            writer.add([Track(path) for path in batch["path"].to_pylist()], h_DE)
+    return read_index(index.folder)
+
+
+def _same(index: TrackIndex, queries: Sequence[Path]) -> list[set[int]]:
+    """Rows of the catalogue that are each query itself: at its path, or with its bytes."""
+    paths, digests = [query.resolve() for query in queries], [sha256(query) for query in queries]
+    rows: list[set[int]] = [set() for _ in queries]
+    first = 0
+    for part in index.parts:
+        for row, track in enumerate(index.tracks(part), first):
+            for i, (path, digest) in enumerate(zip(paths, digests, strict=True)):
+                # A name first: resolving every path of a catalogue would ask the disk for each.
+                if track.sha256 == digest or (
+                    path.name == Path(track.path).name and index.file(track).resolve() == path
+                ):
+                    rows[i].add(row)
+        first += part.rows
+    return rows

@@ -1,0 +1,1 @@
+"""What a task is scored against: columns, splits, published splits."""

@@ -1,0 +1,124 @@
+import csv
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.config import EvaluationConfig
+from evaluation.metrics.scoring import Judged
+from evaluation.report.latex import latex
+from evaluation.report.markdown import markdown
+from evaluation.report.report import Report, build_tree, csv_text, number, rows_of, write_report
+from evaluation.score import Scored
+
+EVIL = '<script>alert("x")</script>|$\\frac{$'
+
+
+def scored(values: dict[str, list[float]], tags: dict[str, float] | None = None, **changes: Any) -> Scored:
+    judged = {model: Judged(np.array(row), tags or {}) for model, row in values.items()}
+    defaults: dict[str, Any] = {
+        "n": 40,
+        "clusters": 20,
+        "counts": {"test": 40},
+        "classes": (),
+        "masked": (),
+        "notes": (),
+    }
+    return Scored(metrics={"ap": judged}, conventions={"ap": "as it is done"}, **(defaults | changes))
+
+
+@pytest.fixture
+def tree() -> dict[str, Any]:
+    good = {"trained": [0.6, 0.55, 0.65], "untrained": [0.4, 0.38, 0.42], "constant": [0.2, 0.2, 0.2]}
+    lost = {"trained": [np.nan] * 3, "untrained": [np.nan] * 3, "constant": [np.nan] * 3}
+    tasks = {"tags": scored(good, {EVIL: 0.3, "calm": 0.9}, masked=(EVIL,), notes=(EVIL,)), "none": scored(lost)}
+    return build_tree(
+        tasks, config=EvaluationConfig(), left_out={"mood": EVIL}, provenance={"encoder": "abc", "title": EVIL}
+    )
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and the text outside style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_a_users_words_never_become_markup(tree: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tree, tmp_path)
+    page = Reader((tmp_path / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert any(EVIL in text for text in page.text)  # shown as it is
+    assert "<script" not in (tmp_path / "report.md").read_text().split("## Provenance")[0]
+
+
+def test_the_page_needs_nothing_from_elsewhere(tree: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tree, tmp_path)
+    page = Reader((tmp_path / "report.html").read_text())
+    links = [v for _, attributes in page.tags for k, v in attributes.items() if k in ("src", "href", "srcset")]
+    assert links
+    assert all(v is not None and v.startswith("data:image/svg+xml;base64,") for v in links)
+
+
+def test_an_undefined_metric_is_null_in_json_and_a_dash_in_text(tree: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tree, tmp_path)
+    back = json.loads((tmp_path / "report.json").read_text())
+    assert back["metrics"]["none/ap"]["value"] is None
+    assert rows_of(back)[1].value == "–"
+    assert "| none/ap | – |" in markdown(back)
+
+
+def test_every_form_says_the_same_numbers(tree: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(tree))))
+    assert [(r["metric"], r["model"], r["value"]) for r in rows[:1]] == [("tags/ap", "trained", "0.6")]
+    assert len(rows) == 6
+    assert "| tags/ap | .600 | [.5" in markdown(tree)
+    assert r"tags/ap & .600 & [.5" in latex(tree)
+    assert latex(tree).isascii()
+
+
+def test_a_difference_is_better_only_when_its_interval_excludes_zero(tree: dict[str, Any]) -> None:
+    assert rows_of(tree)[0].verdict == "better"
+    overlap = {"trained": [0.5, 0.3, 0.7], "untrained": [0.4, 0.4, 0.4]}
+    unsure = build_tree({"t": scored(overlap)}, config=EvaluationConfig(), left_out={}, provenance={})
+    assert rows_of(unsure)[0].verdict == "unclear"
+    lower = {"trained": [0.3, 0.2, 0.3], "untrained": [0.4, 0.4, 0.4]}
+    assert (
+        rows_of(build_tree({"t": scored(lower)}, config=EvaluationConfig(), left_out={}, provenance={}))[0].verdict
+        == "worse"
+    )
+
+
+def test_equal_numbers_make_equal_files(tree: dict[str, Any], tmp_path: Path) -> None:
+    files = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        write_report(tree, folder)
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert files[0] == files[1]
+
+
+def test_the_tracker_gets_plain_finite_numbers(tree: dict[str, Any], tmp_path: Path) -> None:
+    flat = Report(tree, tmp_path, {}).flat()
+    assert flat["evaluation/tags.ap"] == 0.6
+    assert all(np.isfinite(value) for value in flat.values())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, ".123"), (-0.5, "−.500"), (1.0, "1.000"), (0.99951, "1.000"), (12.5, "12.500")]
+)
+def test_numbers_read_well(value: float, text: str) -> None:
+    assert number(value) == text

@@ -1,0 +1,225 @@
+"""What `counterpoint export` writes is the encoder, whole, checked, and readable by anyone without pickle."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import trainers.inference.export
+from cluster.settings import RunError, UserError, load_config, to_tree
+from cluster.storage import sha256
+from data_shards.format.index import read_index
+from trainers.config import ExperimentConfig
+from trainers.frontends.frontend import build_frontend
+from trainers.inference.export import CARD, ONNX, PROGRAM, TOLERANCE, Exported, export_encoder
+from trainers.inference.frozen import ABOUT, WEIGHTS, load_encoder, open_encoder, untrained_encoder
+from trainers.inference.model_card import model_card
+from trainers.model import build_model
+from trainers.state.snapshot import CHECKSUMS, save_snapshot
+
+SMALL = ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel", "views.samples=16384"]
+WHOLE = {
+    "sample_cnn": ["encoder.name=sample_cnn"],
+    "mel_cnn": ["encoder.name=mel_cnn", "frontend.kind=mel"],
+    "tune_plus": ["encoder.name=tune_plus"],
+    "nfnet": ["encoder.name=nfnet", "encoder.channels=48", "frontend.kind=mule", "views.samples=66000"],
+}
+HASH = "ab" * 32
+
+
+def waves(count: int, samples: int) -> Tensor:
+    return 0.3 * torch.randn(count, samples, generator=torch.Generator().manual_seed(count))
+
+
+def write_snapshot(folder: Path, overrides: list[str], data_hash: str = f"{HASH}:-") -> Path:
+    """A snapshot of a network that has seen a little noise, so that its BatchNorm's statistics are not the first."""
+    config = load_config(ExperimentConfig, None, overrides)
+    model = build_model(config.encoder, config.head, config.loss, seed=config.seed)
+    model.projector.encoder(build_frontend(config.frontend, 22_050)(waves(2, config.views.samples)))
+    optimizer = torch.optim.Adam(model.parameters())
+    about: dict[str, Any] = {"config": to_tree(config), "data_hash": data_hash, "provenance": {"git_revision": "abc"}}
+    return save_snapshot(folder, step=7, model=model, optimizer=optimizer, state=about, keep=1)
+
+
+@dataclass(frozen=True)
+class Made:
+    snapshot: Path
+    exported: Exported
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, tiny_sets: tuple[Path, Path]) -> Made:
+    """A small Mel-CNN exported once, with shards and a report."""
+    folder = tmp_path_factory.mktemp("export")
+    labelled, _ = tiny_sets
+    manifest = read_index(labelled).manifest_hash
+    snapshot = write_snapshot(folder, [*SMALL, f"data.labelled={labelled}"], f"{manifest}:-")
+    row = {"value": 0.75, "low": 0.7, "high": 0.8, "n": 40, "convention": "macro AUROC over tags"}
+    report = {
+        "provenance": {"encoder": load_encoder(snapshot).hash},
+        "metrics": {"tags/auroc": row, "key/weighted": row | {"value": None}},
+        "baselines": {"untrained": {"tags/auroc": row | {"value": 0.5}}},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    return Made(snapshot, export_encoder(snapshot, folder / "out", report=folder / "report.json"))
+
+
+def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [("wave", [load_encoder(folder).samples])]
+    return lambda wave: torch.from_numpy(session.run(["embedding"], {"wave": wave.numpy()})[0])
+
+
+def assert_same_embeddings(snapshot: Path, folder: Path) -> None:
+    own, again = load_encoder(snapshot), load_encoder(folder)
+    program, onnx = torch.export.load(folder / PROGRAM).module(), run_onnx(folder)
+    for count in (1, 2, 5):
+        wave = waves(count, own.samples)
+        h_NE = own(wave)
+        assert h_NE.abs().max() > 0
+        assert torch.equal(again(wave), h_NE)
+        with torch.no_grad():
+            torch.testing.assert_close(program(wave), h_NE, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(onnx(wave), h_NE, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_export_gives_the_snapshot_s_embeddings(small: Made) -> None:
+    assert_same_embeddings(small.snapshot, small.exported.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*WHOLE])
+def test_every_encoder_exports_as_it_is(name: str, tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path, WHOLE[name])
+    made = export_encoder(snapshot, tmp_path / "out")
+    assert not made.left_out
+    assert all(difference <= TOLERANCE for difference in made.differences.values())
+    assert_same_embeddings(snapshot, made.folder)
+
+
+def test_every_file_is_checksummed(small: Made) -> None:
+    folder = small.exported.folder
+    sums = json.loads((folder / CHECKSUMS).read_text())
+    assert sorted(sums) == sorted(p.name for p in folder.iterdir() if p.name != CHECKSUMS)
+    assert sorted(sums) == sorted([CARD, ABOUT, WEIGHTS, PROGRAM, ONNX])
+    assert all(sha256(folder / name) == digest for name, digest in sums.items())
+
+
+def test_a_program_holds_no_pickle(small: Made) -> None:
+    with zipfile.ZipFile(small.exported.folder / PROGRAM) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in contents.items():
+        assert not zipfile.is_zipfile(io.BytesIO(content)), name  # torch.save writes a zip around a pickle
+        assert not content.startswith(b"\x80"), name
+        if name.endswith("_config.json"):
+            assert b'"use_pickle": true' not in content, name
+    assert any(name.endswith("weights/weight_0") for name in contents)
+
+
+def test_the_card_says_what_it_is_and_where_it_comes_from(small: Made) -> None:
+    card = (small.exported.folder / CARD).read_text()
+    manifest = read_index(Path(load_encoder(small.snapshot).provenance["config"]["data"]["labelled"])).manifest_hash
+    for fact in (
+        "mel_cnn, 128-dimensional",
+        "22,050 Hz, 16,384 samples",
+        "64 bands (slaney)",
+        f"manifest `{manifest}`; 12 clips",
+        "licences (clips):",
+        "unlabelled: none",
+        "steps: 7 of",
+        "temperature 0.1",
+        "pitch (p = 0.6): min_transpose_semitones -4.0",
+        "load_encoder(",
+        "| tags/auroc | 0.75 | 0.7…0.8 | 0.5 | 40 | macro AUROC over tags |",
+        "Intended use and limits",
+        "What training varied (gain, polarity, noise, filter, pitch, delay)",
+        "`encoder.onnx`: ONNX, wave to embedding",
+    ):
+        assert fact in card, fact
+
+
+def test_a_card_admits_what_it_does_not_know(small: Made, tmp_path: Path) -> None:
+    snapshot = write_snapshot(tmp_path, [*SMALL, f"data.labelled={tmp_path / 'gone'}"])
+    card = model_card(open_encoder(snapshot), load_encoder(snapshot), files={}, left_out={}, figures=[])
+    assert "licences not known: the shards of this manifest are not where the run read them" in card
+    assert "without an evaluation report" in card
+
+
+def test_an_export_of_an_export_is_the_same(small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # ONNX takes time
+    again = export_encoder(small.exported.folder, tmp_path / "again")
+    assert load_encoder(again.folder).provenance["exported_from"] == load_encoder(small.exported.folder).hash
+    assert (again.folder / WEIGHTS).read_bytes() == (small.exported.folder / WEIGHTS).read_bytes()
+
+
+def test_the_untrained_encoder_of_an_export_is_that_of_its_snapshot(small: Made) -> None:
+    wave = waves(2, 16_384)
+    first = untrained_encoder(small.snapshot)(wave)
+    assert torch.equal(untrained_encoder(small.exported.folder)(wave), first)
+    assert not torch.equal(load_encoder(small.exported.folder)(wave), first)
+
+
+def test_a_report_of_another_encoder_is_refused(small: Made, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"provenance": {"encoder": HASH}, "metrics": {}}))
+    with pytest.raises(UserError, match="judges the encoder abababababab"):
+        export_encoder(small.snapshot, tmp_path / "out", report=report)
+    for content in ("{", "{}", "[]", '{"provenance": 3}'):
+        report.write_text(content)
+        with pytest.raises(UserError, match=r"not a report\.json"):
+            export_encoder(small.snapshot, tmp_path / "out", report=report)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_never_replaced(small: Made, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="exists and is no exported encoder; choose another folder for --out"):
+        export_encoder(small.snapshot, tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_without_the_extra_the_rest_is_written_and_the_remedy_named(
+    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    made = export_encoder(small.snapshot, tmp_path / "out")
+    assert "pip install 'counterpoint-audio[onnx]'" in made.left_out[ONNX]
+    assert "pip install 'counterpoint-audio[onnx]'" in (made.folder / CARD).read_text()
+    assert not (made.folder / ONNX).exists()
+    assert "onnx" not in made.files
+    assert load_encoder(made.folder).width == 128
+
+
+def test_an_operator_that_onnx_does_not_know_leaves_only_onnx_out(
+    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.onnx.OnnxExporterError("Failed\n\nNo ONNX function found for aten.stft.default")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    made = export_encoder(small.snapshot, tmp_path / "out")
+    assert "aten.stft.default; use encoder.pt2" in made.left_out[ONNX]
+    assert (made.folder / PROGRAM).is_file()
+
+
+def test_a_program_that_computes_something_else_is_not_kept(
+    small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Louder(trainers.inference.export._Embedder):
+        def forward(self, wave: Tensor) -> Tensor:
+            return super().forward(1.01 * wave)
+
+    monkeypatch.setattr(trainers.inference.export, "_Embedder", Louder)
+    with pytest.raises(RunError, match=r"encoder\.pt2 differs from the encoder by .* nothing was written"):
+        export_encoder(small.snapshot, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == []

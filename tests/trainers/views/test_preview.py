@@ -1,0 +1,217 @@
+"""What a person hears is what training makes: bit for bit, in words that fit, on a page that runs nothing."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import counterpoint
+from cluster.settings import UserError, to_tree
+from data_shards.format.records import SAMPLE_RATE
+from data_shards.read.loader import BatchLoader
+from trainers.augment.chain import AugmentChain
+from trainers.augment.description import in_words
+from trainers.augment.drawing import ViewParameters
+from trainers.augment.parameters import PRESETS
+from trainers.augment.spectral import KINDS
+from trainers.config import ExperimentConfig
+from trainers.frontends.config import FrontendConfig
+from trainers.views.page import MAX_VERSIONS, tell, write_listening_page
+from trainers.views.preview import Heard, HeardClip, Sound, hear_effects, hear_step, pcm
+from trainers.views.views import ViewMaker, Views, stream_views, window_frames
+
+MakeConfig = Callable[..., ExperimentConfig]
+STEP = 3
+EVIL = '<script>alert("x")</script>'
+
+
+class Seen(HTMLParser):
+    """Tags, addresses and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def training_views(config: ExperimentConfig, step: int, frontend: FrontendConfig) -> Views:
+    """As `loop.train` makes them on its first worker, through a front-end."""
+    frames, world = window_frames(config.views, config.augment), max(1, config.resources.num_workers)
+    with BatchLoader(config.data, frames=frames, seed=config.seed, rank=0, world=world) as loader:
+        batches = enumerate(loader.batches(step, step + 1), step)
+        return next(stream_views(ViewMaker(config.views, config.augment, frontend), batches, seed=config.seed))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_heard_is_what_training_makes_bit_for_bit(make_config: MakeConfig, workers: int) -> None:
+    config = make_config(resources__num_workers=workers, seed=5)
+    heard = hear_step(config, step=STEP, clips=99)
+    mels, waves = (training_views(config, STEP, kind).input_N for kind in (config.frontend, FrontendConfig()))
+    B = 8 // max(1, workers)
+    assert [len(clip.versions) for clip in heard] == [2] * B
+    for b, clip in enumerate(heard):
+        for m, view in enumerate(clip.versions):
+            assert np.array_equal(view.after.wave_T, waves[m * B + b].numpy())
+            assert np.array_equal(view.after.picture_FS, mels[m * B + b].numpy())
+
+
+def test_without_augmentation_after_is_before_and_both_are_the_window(make_config: MakeConfig) -> None:
+    for clip in hear_step(make_config(augment__preset="none"), step=STEP, clips=3):
+        assert [view.said for view in clip.versions] == ["nothing", "nothing"]
+        for m, view in enumerate(clip.versions):
+            part = clip.window_T[m * 16_384 : (m + 1) * 16_384] / np.float32(32_768)
+            assert np.array_equal(view.before.wave_T, part)
+            assert np.array_equal(view.after.wave_T, part)
+
+
+def test_a_faster_view_is_heard_beside_all_that_it_read(make_config: MakeConfig) -> None:
+    config = make_config(augment__preset="mule_stretch")
+    sure = replace(config, augment=replace(config.augment, stretch=replace(config.augment.stretch, p=1.0)))
+    for clip in hear_step(sure, step=STEP, clips=4):
+        for view in clip.versions:
+            tempo = float(view.said.removeprefix("tempo × "))
+            assert len(view.before.wave_T) == pytest.approx(16_384 * tempo, abs=16)
+
+
+def test_files_hold_the_views_sample_for_sample(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config()
+    told = tell(config, tmp_path / "out", step=STEP, clips=2)
+    assert (told.clips, told.on_page) == (2, 2)
+    for clip in hear_step(config, step=STEP, clips=2):
+        place = told.sounds / f"slot-{clip.slot}"
+        window_T, rate = soundfile.read(place / "window.wav", dtype="int16")
+        assert rate == SAMPLE_RATE
+        assert np.array_equal(window_T, clip.window_T)
+        for view in clip.versions:
+            stem = view.name.replace(" ", "-")
+            assert np.array_equal(soundfile.read(place / f"{stem}.wav", dtype="float32")[0], view.after.wave_T)
+            assert (place / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+    said = json.loads((told.sounds / "said.json").read_text())
+    assert said["draws"] == "seed 0, step 3"
+    tell(config, tmp_path / "out", step=STEP, clips=1)  # an earlier folder is replaced
+    assert len(list(told.sounds.iterdir())) == 2
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(make_config: MakeConfig, tmp_path: Path) -> None:
+    mine = tmp_path / "step-3" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=r"step-3 is there and holds no views; choose another --out"):
+        tell(make_config(), tmp_path, step=STEP, clips=1)
+    assert mine.read_text() == "mine"
+
+
+def test_each_effect_alone_does_what_is_said_and_nothing_else(make_config: MakeConfig) -> None:
+    clip = hear_effects(make_config(augment__preset="none", optim__steps=1), step=0)
+    heard = {version.name: version for version in clip.versions}
+    kinds = [kind.replace("_", " ") for kind in KINDS[1:]]
+    assert list(heard)[:11] == ["gain", "polarity", "noise", *kinds, "pitch", "stretch", "delay", "severity 2"]
+    before = heard["gain"].before.wave_T
+    assert np.array_equal(heard["polarity"].after.wave_T, -before)
+    gain_db = float(heard["gain"].said.removeprefix("gain ").removesuffix(" dB").replace("−", "-"))
+    level = np.sqrt(np.square(heard["gain"].after.wave_T).mean() / np.square(before).mean())
+    assert 20 * math.log10(level) == pytest.approx(gain_db, abs=0.06)
+    assert heard["severity 4"].said == "nothing"  # `none`, however severe
+    for kind in kinds:
+        assert heard[kind].said.startswith(kind)
+    assert {"reverb", "bitcrush", "splice out"} <= heard.keys()
+
+
+def test_the_page_runs_nothing_loads_nothing_and_escapes_what_sets_say(make_config: MakeConfig, tmp_path: Path) -> None:
+    clips = [replace(clip, key=EVIL, labels=EVIL) for clip in hear_step(make_config(), step=STEP, clips=2)]
+    file = tmp_path / "page.html"
+    assert write_listening_page(clips, file, title=EVIL, facts={EVIL: EVIL}) == 2
+    seen = Seen(file.read_text(encoding="utf-8"))
+    assert "script" not in seen.tags
+    assert seen.tags.count("audio") == seen.tags.count("img") == 2 * 2 * 2
+    assert all(source.startswith("data:") for source in seen.sources)
+    assert seen.text.count(EVIL) == 2 * 2 + 4
+
+
+def test_a_page_is_bounded_whatever_is_heard(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal
+    sound = Sound(noise(60 * SAMPLE_RATE, dtype=np.float32) / np.float32(9), noise((64, 3000), dtype=np.float32))
+    clip = HeardClip(
+        slot=0, key="k", labels="", window_T=np.zeros(9, np.int16), versions=(Heard("view 0", "", sound, sound),) * 4
+    )
+    file = tmp_path / "page.html"
+    assert write_listening_page([replace(clip, versions=clip.versions[:1])] * 3, file, title="t", facts={}) == 3
+    assert file.stat().st_size < 3 * 2 * 500_000
+    small = Sound(sound.wave_T[:2000], sound.picture_FS[:, :5])
+    many = replace(clip, versions=(Heard("view 0", "", small, small),) * 20)
+    assert write_listening_page([many] * 9, file, title="t", facts={}) == MAX_VERSIONS // 20
+
+
+def test_the_command_says_where_the_page_is_and_what_to_try_next(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(json.dumps(to_tree(make_config())))  # JSON is YAML
+    words = ["counterpoint", "views", str(preset), "data.batch=4", "--step", "7", "--clips", "1", "--out"]
+    monkeypatch.setattr("sys.argv", [*words, str(tmp_path / "heard")])
+    with pytest.raises(SystemExit) as stopped:
+        counterpoint.main()
+    assert not stopped.value.code
+    said = capsys.readouterr().out
+    assert str(tmp_path / "heard" / "step-7.html") in said
+    assert f"counterpoint views {preset} data.batch=4 --step 7 --effects" in said
+    assert (tmp_path / "heard" / "step-7.html").is_file()
+
+
+def test_a_wave_above_full_scale_is_turned_down_for_the_ear_alone() -> None:
+    whole, quieter_db = pcm(np.array([0.5, -2.0], np.float32))
+    assert quieter_db == pytest.approx(20 * math.log10(2))
+    assert whole.tolist() == [8192, -32767]
+    assert pcm(np.array([0.5], np.float32))[1] == 0
+
+
+def test_every_effect_has_its_words_in_the_order_of_the_chain() -> None:
+    def one(value: float) -> torch.Tensor:
+        return torch.tensor([value])
+
+    drawn = ViewParameters(
+        gain=one(-0.5),
+        snr_db=one(12.0),
+        noise_slope=one(-1.0),
+        noise_seed=torch.tensor([1]),
+        filter_kind=torch.tensor([KINDS.index("band_cut")]),
+        low_hz=one(200.0),
+        high_hz=one(1900.0),
+        pitch_ratio=one(2 ** (-3 / 12)).double(),
+        tempo=one(1.25).double(),
+        delay=torch.tensor([2205]),
+        reflections=torch.tensor([2]),
+        attenuation=one(0.5),
+        wet=one(0.75),
+    )
+    words = "delay", "pitch", "noise", "filter"
+    assert in_words(drawn, 0, SAMPLE_RATE, words).split("; ") == [
+        "gain −6.0 dB",
+        "polarity turned",
+        "2 echoes of 100 ms, wet 0.75, −6.0 dB a reflection",
+        "transposed −3.00 semitones",
+        "tempo × 1.250",
+        "noise at 12.0 dB SNR, −6.0 dB an octave",
+        "band cut 200 to 1,900 Hz",
+    ]
+    assert in_words(draw_none(), 0, SAMPLE_RATE, words) == "nothing"
+
+
+def draw_none() -> ViewParameters:
+    return AugmentChain(PRESETS["none"], SAMPLE_RATE).draw(torch.arange(1), step=0, seed=0, view=0)

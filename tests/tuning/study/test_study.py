@@ -1,0 +1,134 @@
+"""A study end to end: rows trained and judged in processes, resumed after a kill, and the evidence on known truth."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.progress import SILENT
+from cluster.settings import ROOT
+from tuning.study.study import StudyResult, plan_study, run_study
+
+STUDY = """
+title: three rows
+source: a test
+pretrain: conf/pretrain/tiny.yaml
+set: {data.batch: 8, views.samples: 16384, optim.steps: 4, run.snapshot_every: 2}
+rows:
+  half: {data.b_s: 0.5}
+  none: {data.b_s: 0}
+judges:
+  - preset: conf/evaluation/tiny.yaml
+    set: {tasks.tags.max_epochs: 2, confidence.resamples: 100}
+    metrics: {AP: tags/ap, key@10: key/weighted@10}
+figures: {loss: loss}
+published: {half: {AP: 0.425}}
+scales:
+  paper:
+    about: all there is
+    corpora:
+      labelled: {tracks: 40, seconds: 5.0, valid_share: 0.2, test_share: 0.3}
+      unlabelled: {tracks: 12, seconds: 5.0, valid_share: 0.0, test_share: 0.0, seed: 1}
+"""
+
+
+def write(folder: Path, extra_row: str = "") -> Path:
+    file = folder / "mine.yaml"
+    file.write_text(STUDY.replace("  none: {data.b_s: 0}\n", "  none: {data.b_s: 0}\n" + extra_row))
+    return file
+
+
+def run(file: Path, folder: Path, **settings: object) -> StudyResult:
+    own = {f"study.{key}": value for key, value in settings.items()} | {"study.dir": str(folder)}
+    plan, chosen = plan_study(str(file), "paper", own)
+    return run_study(plan, chosen, progress=SILENT)
+
+
+def values(tree: dict[str, Any]) -> dict[str, Any]:
+    return {row["name"]: row["values"] for row in tree["rows"]}
+
+
+@pytest.mark.timeout(600)
+def test_rows_are_trained_judged_and_tabled_and_one_that_fails_is_told(tmp_path: Path) -> None:
+    file = write(tmp_path, "  far too fast: {optim.learning_rate: 1.0e+30}\n")
+    folder = tmp_path / "outputs" / "study"
+    first = run(file, folder)
+    assert list(values(first.tree)) == ["half", "none", "untrained", "constant"]
+    assert first.tree["missing"] == ["far too fast"]
+    assert "not finite" in first.tree["failed"]["far too fast, seed 0"]
+    assert first.tree["rows"][0]["published"] == {"AP": 0.425}
+    assert 0 < first.tree["rows"][0]["values"]["AP"]["value"] < 1
+    _check_mlflow(first.tracking)
+
+    done = folder / "rows" / "half" / "seed-0" / "done.json"
+    before = done.stat().st_mtime_ns
+    second = run(write(tmp_path), folder)  # the same rows without the one that failed
+    assert done.stat().st_mtime_ns == before, "a finished run was done again"
+    assert values(second.tree) == values(first.tree)
+    assert not second.tree["missing"]
+
+
+def _check_mlflow(uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    store = uri.partition("#")[0]
+    client = MlflowClient(store)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "counterpoint"]
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs["three rows (paper)"]
+    child = runs["half, seed 0"]
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert names >= {"study.md", "study.json", "study.png"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    file = write(tmp_path)
+    file.write_text(file.read_text().replace("optim.steps: 4", "optim.steps: 60"))
+    unbroken = run(file, tmp_path / "unbroken")
+    folder = tmp_path / "broken"
+    command = [sys.executable, "-m", "counterpoint", "study", str(file), f"study.dir={folder}"]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    metrics = folder / "rows" / "half" / "seed-0" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 10):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.1)
+        assert child.poll() is None, "it ended before it could be stopped"
+    if number == signal.SIGKILL:
+        os.killpg(child.pid, number)  # the driver and its processes, as a machine that goes down
+        assert child.wait() == -number
+    else:
+        child.send_signal(number)
+        assert child.wait() == 143
+        assert not (folder / "study.json").exists()
+    resumed = run(file, folder)
+    assert values(resumed.tree) == values(unbroken.tree)
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(tmp_path: Path) -> None:
+    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3, "optim.steps": 70}  # of 100: signs, no figures
+    plan, settings = plan_study("evidence", "tiny", own)
+    tree = run_study(plan, settings, progress=SILENT).tree
+    assert not tree["failed"]
+    assert {claim["says"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
+        (
+            "stretch breaks the locality of tempo",
+            "stretch frees key",
+            "pitch shift breaks the locality of key",
+            "pitch shift frees tempo",
+        ),
+        True,
+    )
+    for claim in tree["claims"]:
+        assert claim["low"] <= claim["value"] <= claim["high"]

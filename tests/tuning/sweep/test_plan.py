@@ -1,0 +1,167 @@
+"""What a sweep refuses before it takes anything, and what it tells of itself."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.settings import ROOT, UserError, load_config, to_tree
+from trainers.config import ExperimentConfig
+from tuning.sweep.config import experiment_tree, load_sweep
+from tuning.sweep.journal import SweepJournal
+from tuning.sweep.outcome import best_preset, importances, note, rows_of, shown
+from tuning.sweep.plan import SweepPlan, describe_plan
+from tuning.sweep.space import check_space, read_space
+from tuning.sweep.sweep import _Trials
+
+MakePlan = Callable[..., SweepPlan]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["sweep.trails=3"], "did you mean sweep.trials"),
+        (["sweep.trials=0"], "trials must be >= 1, got 0"),
+        (["optim.stepps=3"], "did you mean optim.steps"),
+        (["run.dir=there"], "run.dir is the sweep's"),
+        (["tracking.enabled=false", "experiment.seed=3"], "write seed=…, as for pretrain"),
+        (["space.data.b_s=1"], "the space is set in"),
+        (["sweep.sampler=nsga2"], "several objective.metrics"),
+        (['objective.metrics=["tags/app"]'], "gives no tags/app; it gives tags/auroc, tags/ap"),
+        (["run.quick_every=0"], "run.quick_every"),
+        (["stop.grace_steps=4"], "must be < optim.steps=4"),
+        (["resources.num_workers=3"], "3 ranks do not divide data.batch = 8"),
+        (["preset=conf/pretrain/quickstrat.yaml"], "did you mean"),
+        (["data.labelled=nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_made(
+    make_plan: MakePlan, tmp_path: Path, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        make_plan(*overrides)
+    assert words in str(refused.value)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_share_that_the_shards_turn_into_nothing_is_refused_with_the_path(make_plan: MakePlan) -> None:
+    with pytest.raises(UserError, match=r"data.p_s = 0.001 is in the space, but"):
+        make_plan(space={"data.p_s": {"log_uniform": [0.001, 1.0]}})
+
+
+def test_no_place_that_travels_to_a_trial_is_relative(
+    make_plan: MakePlan, judged_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(judged_set.parent)
+    plan = make_plan(f"objective.shards={judged_set.name}", f"data.labelled={judged_set.name}")
+    assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(judged_set)
+
+
+def test_a_dry_run_tells_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
+    told = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
+    assert told["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
+    assert 0.25 <= told["sample"]["data.b_s"] <= 0.75
+    assert (told["trials"], told["at_a_time"], told["a_trial"]["cores"]) == (3, 3, 2)
+    assert told["first"] == "the preset"
+    assert told["estimate"]["hours"] > 0
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan()
+    job = plan.job("trial-007", tmp_path / "sweep/trials/007", {"data.b_s": 0.375}, gpus=0)
+    assert job.experiment["data"]["b_s"] == 0.375
+    assert (job.experiment["run"]["keep"], job.folder.name) == (1, "007")
+    assert job.experiment["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert job.evaluation["judged"] == "valid"
+    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["judged"] == "test"
+    assert type(job).unpacked(job.packed()) == job
+
+
+def test_the_best_preset_is_the_trials_configuration_and_pretrain_reads_it(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan()
+    values = {"loss.temperature": 0.123456789, "data.b_s": 0.5}
+    file = tmp_path / "best.yaml"
+    file.write_text(best_preset(plan, values, "Trial 3.\nschema 1"))
+    read = load_config(ExperimentConfig, file)
+    expected = plan.job("t", tmp_path, values, gpus=0).experiment
+    for section in ("data", "views", "augment", "frontend", "encoder", "head", "loss", "optim"):
+        assert to_tree(read)[section] == expected[section], section
+    assert (read.seed, read.run.dir) == (0, "outputs/pretrain")
+    assert file.read_text().startswith("# Trial 3.\n# schema 1\n")
+
+
+def test_a_stopped_trial_has_no_objective_though_optuna_remembers_its_quick_score(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan()
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1, first=plan.first)
+    first, second = journal.next(), journal.next()
+    assert first is not None
+    assert second is not None
+    journal.note(first.number, curve=[[2, 0.9]])
+    journal.stopped(first.number, [(2, 0.9)])
+    journal.note(second.number, curve=[[2, 0.5]], step=4, seconds=1.0)
+    journal.done(second.number, [0.6])
+    rows = rows_of(journal, plan)
+    assert [(row["state"], row["tags/ap"], row["quick/knn"], row["step"]) for row in rows] == [
+        ("stopped", None, 0.9, 2),
+        ("done", 0.6, 0.5, 4),
+    ]
+    best = journal.best()
+    assert best is not None
+    assert best.number == second.number
+    assert importances(journal, 0) == {}
+
+
+def test_trials_that_end_out_of_order_all_stand_on_the_trackers_curve(make_plan: MakePlan, tmp_path: Path) -> None:
+    """The tracker takes no step twice, and none that goes back."""
+    plan = make_plan()
+    plan.folder.mkdir()
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1)
+    curve: list[tuple[int, float]] = []
+    tracker: Any = SimpleNamespace(metrics=lambda values, step: curve.append((step, values["objective/tags.ap"])))
+    nobody: Any = None
+    source = _Trials(plan, journal, nobody, tracker, lambda _done, _words: None)
+    for _ in range(3):
+        journal.next()
+    for number, score in ((2, 0.2), (0, 0.4), (1, 0.3)):
+        source.done(number, {"values": [score], "step": 4, "seconds": 1.0}, [])
+    assert curve == [(1, 0.2), (2, 0.4), (3, 0.3)]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_tells_every_crash(
+    make_plan: MakePlan, tmp_path: Path, width: int
+) -> None:
+    paths = [f"augment.{name}.p" for name in ("gain", "polarity", "noise", "filter", "pitch", "delay")]
+    plan = make_plan(space={path: {"uniform": [0.0, 1.0]} for path in paths})
+    journal = SweepJournal(tmp_path, plan.config.sweep, plan.space, objectives=1)
+    for number, score in enumerate((0.5, None, 0.7)):
+        trial = journal.next()
+        assert trial is not None
+        journal.failed(number, "not [finite]") if score is None else journal.done(number, [score])
+    console = Console(width=width, record=True, file=io.StringIO())
+    weights = {path: 0.1 * place for place, path in enumerate(paths)}
+    console.print(shown(rows_of(journal, plan), plan, weights, width))
+    lines = console.export_text().splitlines()
+    assert [line.split()[0] for line in lines if line.split()[1:2] in (["done"], ["failed"])] == ["2", "0", "1"]
+    assert any("not [finite]" in line for line in lines)
+    assert not any("…" in line for line in lines)
+    left_out = [line for line in lines if "in trials.csv also" in line]
+    assert bool(left_out) == (width == 60)
+    assert all(paths[0] in line and paths[-1] not in line for line in left_out)
+    told = note(rows_of(journal, plan), plan, ["no difference is shown"])
+    assert told.startswith("no difference is shown\n\n| trial | state | tags/ap |")
+    assert told.splitlines()[4].startswith("| 2 | done | 0.700 |")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_sweeps_of_the_house_have_spaces_that_fit(file: Path) -> None:
+    config = load_sweep(file, [])
+    base = experiment_tree(config)
+    check_space(read_space(config.space, str(file)), base, str(file), lambda _: None)

@@ -1,0 +1,1 @@
+"""Collectives, BatchNorm over ranks, gradient caching, Ray Train."""

@@ -1,0 +1,110 @@
+"""Two-pass gradient caching: the global batch is bounded by time, not by the activations of the encoder.
+
+Pass 1 projects chunk after chunk without keeping activations; the loss of all rows gives ∂L/∂z; pass 2 projects each
+chunk again, now with activations, and pushes its part of ∂L/∂z through. Chunk k of K holds the clips k::K with all
+their views, which are the rows k::K of a view-major batch, so that K chunks on one rank are K ranks with one chunk.
+The gradient is that of the whole batch exactly, provided no layer mixes rows of different chunks: BatchNorm has to be
+`micro`.
+
+Shape suffixes: N rows of this rank (row m·clips + b), n of a chunk, D projection width, E encoder width.
+
+Source: Gao et al. 2021 (arXiv:2101.06983).
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.distributed.batch_norm import GlobalNorm, MicroBatchNorm, running_statistics
+
+
+def backward_in_chunks(
+    model: nn.Module,
+    features: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    num_clips: int,
+    num_chunks: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Accumulate the gradients of ``loss(model(features))`` with the activations of one chunk at a time.
+
+    Random layers see the same draws in both passes, running statistics move once, and under DDP gradients travel once,
+    with the last chunk.
+
+    Args:
+        model: views (N, …) to projections z_ND and embeddings h_NE; plain or wrapped in DDP.
+        features: the views of this rank, view-major.
+        loss: z_ND to a scalar; gradients of its own parameters are accumulated too.
+        num_clips: clips of this rank; it divides N.
+        num_chunks: K, which divides ``num_clips``.
+
+    Returns:
+        The loss, z_ND and h_NE, all detached.
+
+    Raises:
+        ValueError: if the numbers do not divide, or a BatchNorm would see a chunk where it should see the whole batch.
+    """
+    if num_chunks < 1 or num_clips < 1 or num_clips % num_chunks or len(features) % num_clips:
+        raise ValueError(
+            f"{len(features)} rows of {num_clips} clips cannot be split into {num_chunks} chunks of whole clips"
+        )
+    _refuse_mixing_layers(model)
+    chunks = [features[k::num_chunks] for k in range(num_chunks)]
+    states: list[_RandomState] = []
+    projected: list[Tensor] = []
+    embedded: list[Tensor] = []
+    with torch.no_grad(), running_statistics(model, "hold"), _without_sync(model):
+        for chunk in chunks:
+            states.append(_RandomState(features.device))
+            z_nD, h_nE = model(chunk)
+            projected.append(z_nD)
+            embedded.append(h_nE)
+    z_ND = _interleaved(projected).requires_grad_()
+    value = loss(z_ND)
+    torch.autograd.backward(value)
+    assert z_ND.grad is not None
+    after = _RandomState(features.device)
+    with running_statistics(model, "collect"):
+        for k, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+            state.restore()
+            with nullcontext() if k == num_chunks - 1 else _without_sync(model):
+                torch.autograd.backward(model(chunk)[0], z_ND.grad[k::num_chunks])
+    after.restore()
+    return value.detach(), z_ND.detach(), _interleaved(embedded)
+
+
+def _interleaved(chunks: list[Tensor]) -> Tensor:
+    """Rows of chunk k of K go back to k::K."""
+    return torch.stack(chunks, 1).flatten(0, 1)
+
+
+def _refuse_mixing_layers(model: nn.Module) -> None:
+    for name, layer in model.named_modules():
+        mixes = isinstance(layer, nn.modules.batchnorm._BatchNorm) or (
+            isinstance(layer, GlobalNorm) and not isinstance(layer, MicroBatchNorm)
+        )
+        if mixes and layer.training:
+            raise ValueError(
+                f"gradient caching is exact only with micro BatchNorm, and {name} is a {type(layer).__name__}; "
+                "set encoder.batch_norm=micro or leave optim.micro_batch out"
+            )
+
+
+def _without_sync(model: nn.Module) -> Any:
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+class _RandomState:
+    """The generators that a forward pass on a device may draw from, as they were."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.host = device, torch.get_rng_state()
+        self.accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.host)
+        if self.accelerator is not None:
+            torch.cuda.set_rng_state(self.accelerator, self.device)

@@ -1,0 +1,138 @@
+"""`loop.train` on Ray Train: on as many workers and machines as asked for, and what is done when some are lost.
+
+A fixed number of workers waits for a replacement; an elastic one (``resources.min_workers``) goes on with those that
+are there. Both resume from the last snapshot and see the same global batches.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+
+from cluster.ray_runtime.session import Session, ray_session
+from cluster.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
+from cluster.settings import RunError, UserError, to_tree, validate
+from trainers.config import ExperimentConfig
+from trainers.distributed.failures import absent_named, explain, note_place
+from trainers.loop import DivergedError, World, train
+from trainers.views.pool import ViewPool, demand_room, num_processes
+from trainers.views.views import stream_views
+
+
+def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
+    """Train with Ray Train to the end, through the loss of workers and nodes.
+
+    Args:
+        config: the experiment, its paths absolute.
+        sizes: numbers of workers the batch allows, ascending; of several, Ray chooses by what is there.
+
+    Returns:
+        The loop's exit code.
+
+    Raises:
+        UserError: if a worker found what the driver could not.
+        RunError: if training failed, with the remedy.
+    """
+    resources = config.resources
+    os.environ.update(train_environment(resources))
+    with ray_session(workers=num_processes(config), cpus_per_worker=resources.cpus_per_worker) as session:
+        demand_room(config, session)
+        trainer = _trainer(config, sizes, session)
+        try:
+            outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
+        except Exception as error:  # Ray wraps what a worker raised in its own exceptions
+            raise explain(error, Path(config.run.dir), session.logs) from error
+    if "refused" in outcome:
+        raise (UserError if outcome["users"] else RunError)(outcome["refused"])
+    return int(outcome["code"])
+
+
+def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session) -> "_Trainer":
+    resources = config.resources
+    gpu = uses_gpu(resources, session.gpus)
+    environment = worker_environment(resources, cores=session.cores, nodes=session.nodes)
+    trainer = _Trainer(
+        _worker,  # type: ignore[arg-type]  # Ray's annotation forbids the return value that its docs describe
+        train_loop_config=to_tree(config),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=round(resources.collective_timeout_s)),
+        scaling_config=_scaling(resources, sizes[-1], gpu),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=config.run.dir,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            worker_runtime_env={"env_vars": environment},  # type: ignore[call-arg]  # seen as Train V1's
+        ),
+    )
+    trainer.sizes = tuple(sizes)
+    return trainer
+
+
+def _scaling(resources: ResourcesConfig, most: int, gpu: bool) -> ScalingConfig:
+    per_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpus_per_worker} if gpu else {})
+    if resources.min_workers is None:
+        return ScalingConfig(num_workers=resources.num_workers, use_gpu=gpu, resources_per_worker=per_worker)
+    return ScalingConfig(
+        num_workers=(resources.min_workers, most),  # type: ignore[arg-type]  # seen as Train V1's
+        use_gpu=gpu,
+        resources_per_worker=per_worker,
+        elastic_resize_monitor_interval_s=resources.resize_every_s,  # type: ignore[call-arg]  # as above
+    )
+
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer with our two rules: Ctrl-C is the driver's to handle, and the workers divide the batch."""
+
+    sizes: tuple[int, ...] = ()
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]  # seen as Train V1's
+            options["scaling_policy"] = DividingPolicy(self.scaling_config, self.sizes)
+        return super()._initialize_and_run_controller(**options)  # type: ignore[misc]  # as above
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ray's would break the run off; ours asks it for a snapshot."""
+
+
+class DividingPolicy(ElasticScalingPolicy):
+    """As many workers as there is room for, of the numbers that the batch allows."""
+
+    def __init__(self, scaling_config: Any, sizes: Sequence[int]) -> None:
+        super().__init__(scaling_config)
+        self._sizes = tuple(sizes)
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        room = super()._count_possible_workers(reserved_resources)
+        return max((size for size in self._sizes if size <= room), default=0)
+
+
+def _worker(tree: dict[str, Any]) -> dict[str, Any]:
+    """Runs in every Ray Train worker, process group ready. What all ranks refuse alike is no reason to try again."""
+    config = validate(ExperimentConfig, tree, "the driver")
+    context = ray.train.get_context()
+    world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    node = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    log = str(Path("/proc/self/fd/2").readlink())
+    note_place(
+        Path(config.run.dir),
+        {"rank": world.rank, "world": world.size, "node": node, "pid": os.getpid(), "log": log},
+    )
+    make_views = ViewPool(config) if config.views.placement == "pool" else stream_views
+    try:
+        with absent_named():
+            return {"code": train(config, world, _ToRay(), make_views=make_views)}
+    except (DivergedError, UserError) as error:
+        return {"refused": str(error), "users": isinstance(error, UserError)}
+
+
+class _ToRay:
+    """Ray sees the figures too: it shows them, and a sweep decides on them."""
+
+    def report(self, figures: Mapping[str, float]) -> None:
+        ray.train.report(dict(figures))

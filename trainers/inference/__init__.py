@@ -1,0 +1,1 @@
+"""A pretrained encoder for others: frozen, exported, described."""

@@ -1,0 +1,189 @@
+"""An encoder for others: weights, model card, torch.export program and ONNX in one folder, each checked first.
+
+Every program goes from the wave to the embedding, front-end included, for any number of views of the encoder's length.
+
+Shape suffixes: N views, T samples, E encoder width.
+"""
+
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cluster.settings import RunError, UserError
+from cluster.storage import atomic_folder, sha256, write_atomic
+from trainers.inference.frozen import (
+    ABOUT,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    EncoderFiles,
+    FrozenEncoder,
+    load_encoder,
+    open_encoder,
+)
+from trainers.inference.model_card import model_card, read_figures
+from trainers.state.snapshot import CHECKSUMS
+
+PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"
+NEEDED_FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")
+PROBE_VIEWS = (1, 3)
+"""Batches that every program is tried on before it is kept."""
+TOLERANCE = 1e-4
+"""Largest difference from the encoder itself, relative to the largest value of its embeddings."""
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was made."""
+
+    folder: Path
+    files: dict[str, Path]
+    """By name: weights, card, program, onnx."""
+    left_out: dict[str, str]
+    """Files that could not be made, and what to do about it."""
+    differences: dict[str, float]
+    """Of each program from the encoder, relative to its largest value."""
+
+
+def export_encoder(source: Path | str, out: Path, *, report: Path | None = None) -> Exported:
+    """Write an encoder into ``out``: a whole folder or none, its files checksummed.
+
+    Args:
+        source: a snapshot, a run's folder, or an exported folder.
+        out: a folder that does not exist, is empty, or holds an earlier export, which is replaced.
+        report: report.json of an evaluation of this very encoder, for the card.
+
+    Raises:
+        UserError: for a bad source, report or folder.
+        RunError: if a program computes something else than the encoder.
+    """
+    found = open_encoder(source)
+    figures = read_figures(report, found.hash) if report else []
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
+        raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
+    encoder = load_encoder(source)
+    module = _Embedder(encoder)
+    program = torch.export.export(
+        module, (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
+    )
+    program.example_inputs = None  # the one part of a .pt2 that would be a pickle
+    with atomic_folder(out) as partial:
+        files = {
+            WEIGHTS: "weights of the encoder, safetensors",
+            ABOUT: "input, configuration, provenance",
+            PROGRAM: "torch.export program, wave to embedding, dynamic batch; weights as raw bytes, no pickle",
+        }
+        # Not save_file: its files are readable by their owner alone.
+        (partial / WEIGHTS).write_bytes(save({name: tensor.contiguous() for name, tensor in found.state.items()}))
+        write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
+        torch.export.save(program, partial / PROGRAM)
+        differences = {PROGRAM: _difference(encoder, torch.export.load(partial / PROGRAM).module(), PROGRAM)}
+        left_out: dict[str, str] = {}
+        try:
+            differences[ONNX] = _write_onnx(program, encoder, partial / ONNX)
+            files[ONNX] = "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`"
+        except _NoOnnxError as reason:
+            left_out[ONNX] = str(reason)
+        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, figures=figures))
+        sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+        write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
+    names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
+    made = {name: out / file for name, file in names.items() if file not in left_out}
+    return Exported(out, made, left_out, differences)
+
+
+class _Embedder(nn.Module):
+    """Front-end and encoder without the frozen wrapper, whose inference mode a graph cannot hold."""
+
+    def __init__(self, encoder: FrozenEncoder) -> None:
+        super().__init__()
+        self.frontend, self.encoder = encoder.frontend, encoder.encoder
+        for buffer in self.buffers():
+            buffer.data = buffer.data.clone()  # a window may be a slice of a longer one: a .pt2 wants whole storages
+        self.train(False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """(N, T) to (N, E)."""
+        embedding: Tensor = self.encoder(self.frontend(wave)).float()
+        return embedding
+
+
+class _NoOnnxError(Exception):
+    """Why there is no ONNX file, and what to do."""
+
+
+def _write_onnx(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
+    missing = [name for name in NEEDED_FOR_ONNX if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _NoOnnxError(f"needs {', '.join(missing)}: pip install 'counterpoint-audio[onnx]' and export again")
+    import onnxruntime
+
+    with _quiet("torch.onnx._internal.exporter._registration"):  # it misses torchvision, which nothing here uses
+        try:
+            torch.onnx.export(
+                program,
+                (_probe(encoder, 2),),
+                file,
+                input_names=["wave"],
+                output_names=["embedding"],
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            file.unlink(missing_ok=True)
+            first = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+            raise _NoOnnxError(
+                f"not exportable with torch {torch.__version__}: {first.strip()}; use {PROGRAM}"
+            ) from None
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return _difference(encoder, lambda wave: torch.from_numpy(session.run(None, {"wave": wave.numpy()})[0]), file.name)
+
+
+def _difference(encoder: FrozenEncoder, run: Run, name: str) -> float:
+    worst = 0.0
+    for count in PROBE_VIEWS:
+        wave_NT = _probe(encoder, count)
+        with torch.no_grad():
+            own_NE, other_NE = encoder(wave_NT), run(wave_NT)
+        worst = max(worst, float((own_NE - other_NE).abs().max() / own_NE.abs().max().clamp(min=1e-12)))
+    if not worst <= TOLERANCE:
+        raise RunError(
+            f"{name} differs from the encoder by {worst:.2g} of its largest value, more than {TOLERANCE:g}; "
+            "nothing was written"
+        )
+    return worst
+
+
+def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
+    return 0.1 * torch.randn(count, encoder.samples, generator=torch.Generator().manual_seed(count))
+
+
+def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
+        "width": encoder.width,
+        "step": found.step,
+        "data_hash": found.data_hash,
+        "config": found.config,
+        "provenance": found.provenance | {"exported_from": found.hash},
+    }
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,181 @@
+"""A pretrained encoder as others use it: audio in, embeddings out, nothing that learns.
+
+    >>> from trainers.inference.frozen import load_encoder                      # doctest: +SKIP
+    >>> encoder = load_encoder("outputs/quickstart")                  # doctest: +SKIP
+    >>> h_NE = encoder(wave_NT)                                       # doctest: +SKIP
+
+It comes from a snapshot, or from the folder that `counterpoint export` wrote.
+
+Shape suffixes: N clips or chunks, T samples, E encoder width.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cluster.settings import UserError, validate
+from cluster.storage import sha256
+from data_shards.format.records import SAMPLE_RATE
+from trainers.config import ExperimentConfig
+from trainers.frontends.frontend import build_frontend
+from trainers.model import build_encoder
+from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
+
+WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+"""What an exported folder is loaded from: weights of the encoder alone, and everything else there is to know of it."""
+SCHEMA_VERSION = 1
+PREFIX = "projector.encoder."
+"""Of an encoder's weights in a snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFiles:
+    """An encoder on disk, verified: that of a snapshot or of an exported folder."""
+
+    path: Path
+    config: dict[str, Any]
+    """Of the run, as a plain tree."""
+    step: int
+    data_hash: str
+    """Manifest hashes of its shards, ``labelled:unlabelled``, ``-`` for one that was not used."""
+    provenance: dict[str, Any]
+    """Versions and git revision of the run; an exported encoder's also names its snapshot."""
+    hash: str
+    """Of the checksums: its name in reports and caches."""
+    state: dict[str, Tensor]
+    """Weights and BatchNorm statistics of the encoder by name."""
+
+    @property
+    def experiment(self) -> ExperimentConfig:
+        """The configuration, validated.
+
+        Raises:
+            UserError: if this release does not know it.
+        """
+        return validate(ExperimentConfig, self.config, str(self.path))
+
+
+class FrozenEncoder(nn.Module):
+    """Front-end and encoder in evaluation mode; the projection head is dropped.
+
+    Args:
+        config: of the run.
+        state: weights of the encoder by name, or None for the first weights of ``config.seed``.
+        hash: name of these weights in caches and reports.
+        provenance: plain JSON types.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, state: dict[str, Tensor] | None, *, hash: str, provenance: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # the encoder's first weights are drawn before the head's
+            self.encoder = build_encoder(config.encoder, frontend=config.frontend)
+        if state is not None:
+            self.encoder.load_state_dict(state)
+        self.frontend = build_frontend(config.frontend, SAMPLE_RATE)
+        self.width = self.encoder.width
+        self.rate = SAMPLE_RATE
+        self.samples = config.views.samples
+        self.hash = hash
+        self.provenance = provenance
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Refuses training mode: BatchNorm's statistics must not move while probes learn."""
+        if mode:
+            raise RuntimeError("a frozen encoder stays in evaluation mode")
+        return self
+
+    @torch.inference_mode()
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Embed mono audio.
+
+        Args:
+            wave_NT: float32 at ``rate`` Hz in [-1, 1], T = ``samples``.
+
+        Returns:
+            h_NE, shape (N, ``width``), float32.
+        """
+        h_NE: Tensor = self.encoder(self.frontend(wave_NT)).float()
+        return h_NE
+
+
+def load_encoder(source: Path | str, device: str = "cpu") -> FrozenEncoder:
+    """The encoder of a snapshot or of an exported folder, verified. No pickle is read.
+
+    Args:
+        source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
+        device: torch device it shall run on.
+
+    Raises:
+        UserError: if it is missing, damaged or does not fit this release.
+    """
+    found = open_encoder(source)
+    about = {**found.provenance, "snapshot": str(found.path), "step": found.step, "config": found.config}
+    try:
+        encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about)
+    except RuntimeError as error:
+        raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
+    return encoder.to(device)
+
+
+def untrained_encoder(source: Path | str, device: str = "cpu") -> FrozenEncoder:
+    """The same network at the first weights of its run, BatchNorm at its initial statistics: the baseline row."""
+    found = open_encoder(source)
+    about = {"untrained": True, "config": found.config}
+    return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
+
+
+def open_encoder(source: Path | str) -> EncoderFiles:
+    """Find and verify an encoder on disk.
+
+    Raises:
+        UserError: if there is none, a file is missing, or a checksum disagrees.
+    """
+    if (Path(source) / ABOUT).is_file():
+        return _open_exported(Path(source).resolve())
+    found = open_snapshot(source)
+    state = found.evaluation_state()
+    return EncoderFiles(
+        path=found.path,
+        config=found.config,
+        step=found.step,
+        data_hash=found.data_hash,
+        provenance=found.provenance,
+        hash=found.hash,
+        state={name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)},
+    )
+
+
+def _open_exported(folder: Path) -> EncoderFiles:
+    try:
+        sums = {name: str(json.loads(_small(folder / CHECKSUMS))[name]) for name in (WEIGHTS, ABOUT)}
+        for name, digest in sums.items():
+            if sha256(folder / name) != digest:
+                raise UserError(f"{folder / name}: its checksum disagrees; export the snapshot again")
+        about = json.loads(_small(folder / ABOUT))
+        if about["schema_version"] != SCHEMA_VERSION:
+            found = about["schema_version"]
+            raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
+        state = load_file(folder / WEIGHTS)
+        fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder}: not a whole exported encoder ({error!r}); export the snapshot again") from None
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return EncoderFiles(path=folder, hash=digest, state=state, **fields)
+
+
+def _small(file: Path) -> str:
+    if file.stat().st_size > MAX_STATE_BYTES:
+        raise UserError(f"{file}: {file.stat().st_size} bytes, more than an encoder's {MAX_STATE_BYTES}")
+    return file.read_text(encoding="utf-8")

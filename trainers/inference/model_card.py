@@ -1,0 +1,220 @@
+"""The model card of an exported encoder: what it is, what it was made from, how to load it, what it cannot do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.settings import UserError, to_tree
+from data_shards.format.index import read_index
+from data_shards.format.problems import ShardError
+from data_shards.inspect.show import summarise
+from trainers.augment.parameters import AugmentConfig
+from trainers.config import ExperimentConfig
+from trainers.inference.frozen import EncoderFiles, FrozenEncoder
+
+MAX_REPORT_BYTES = 64 << 20
+NOT_USED = "-"
+"""Stands for a set of shards that a run did not draw from, in its data hash."""
+FRONTENDS = {
+    "wave": "none, the samples themselves",
+    "mel": "log(1 + {compression:g} · mel power), {num_mels} bands ({scale}), window {window} of {n_fft}, hop {hop}",
+    "mule": "resampled to 16 kHz, log(1 + {compression:g} · mel power), 96 HTK bands to 8 kHz, window 400, hop 160",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric of an evaluation report."""
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    untrained: float | None
+    """The same network at its first weights."""
+    convention: str
+
+
+def read_figures(report: Path, hash: str) -> list[Figure]:
+    """The metrics of a report.json.
+
+    Args:
+        report: what `counterpoint evaluate` wrote.
+        hash: of the encoder that the report must be about.
+
+    Raises:
+        UserError: if it is no report, or one of another encoder.
+    """
+    try:
+        if report.stat().st_size > MAX_REPORT_BYTES:
+            raise UserError(f"{report}: {report.stat().st_size} bytes, more than a report's {MAX_REPORT_BYTES}")
+        tree = json.loads(report.read_text(encoding="utf-8"))
+        judged = str(tree["provenance"]["encoder"])
+        untrained = tree.get("baselines", {}).get("untrained", {})
+        figures = [
+            Figure(
+                metric=name,
+                value=float(row["value"]),
+                low=row.get("low"),
+                high=row.get("high"),
+                n=row.get("n"),
+                untrained=untrained.get(name, {}).get("value"),
+                convention=str(row["convention"]),
+            )
+            for name, row in tree["metrics"].items()
+            if row["value"] is not None
+        ]
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{report}: not a report.json of counterpoint evaluate ({error!r})") from None
+    if judged != hash:
+        raise UserError(f"{report}: judges the encoder {judged[:12]}, this one is {hash[:12]}; evaluate it first")
+    return figures
+
+
+def describe_data(config: ExperimentConfig, data_hash: str) -> list[str]:
+    """A line a set of shards: name, manifest hash, and size and licences where the shards are still at their place."""
+    hashes = data_hash.split(":")
+    lines = []
+    for role, place, manifest in zip(
+        ("labelled", "unlabelled"), (config.data.labelled, config.data.unlabelled), hashes, strict=False
+    ):
+        if manifest == NOT_USED or place is None:
+            lines.append(f"{role}: none")
+        else:
+            lines.append(f"{role}: `{Path(place).name}`, manifest `{manifest}`; {_size_and_licences(place, manifest)}")
+    return lines
+
+
+def _size_and_licences(place: str, manifest: str) -> str:
+    lost = "licences not known: the shards of this manifest are not where the run read them"
+    if "://" in place:
+        return "licences not read: the shards are remote, `counterpoint shards show` tells them"
+    try:
+        index = read_index(Path(place))
+    except ShardError:
+        return lost
+    if index.manifest_hash != manifest:
+        return lost
+    facts = summarise(index)
+    stated = sum(facts["licences"].values())
+    licences = [f"{name} ({count:,})" for name, count in facts["licences"].items()]
+    licences += [f"not stated ({facts['clips'] - stated:,})"] if stated < facts["clips"] else []
+    return f"{facts['clips']:,} clips, {facts['hours']:.1f} h; licences (clips): {', '.join(licences)}"
+
+
+def model_card(
+    found: EncoderFiles,
+    encoder: FrozenEncoder,
+    *,
+    files: Mapping[str, str],
+    left_out: Mapping[str, str],
+    figures: Sequence[Figure],
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        found: what is exported.
+        encoder: the same, loaded.
+        files: what each file of the folder is.
+        left_out: files that could not be made, and why.
+        figures: of an evaluation; may be empty.
+    """
+    config = found.experiment
+    head = f"# {config.encoder.name}, {encoder.width}-dimensional embeddings of music\n"
+    parts = [
+        head + _about(found, encoder, config),
+        _loading(encoder),
+        _training(found, config),
+        _judged(figures),
+        _limits(encoder, config),
+        "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files.items()),
+    ]
+    if left_out:
+        parts.append("Left out: " + "; ".join(f"`{name}` ({why})" for name, why in left_out.items()) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(found: EncoderFiles, encoder: FrozenEncoder, config: ExperimentConfig) -> str:
+    count = sum(p.numel() for p in encoder.parameters())
+    front = config.frontend
+    shape = FRONTENDS.get(front.kind, front.kind).format(
+        **{**to_tree(front), "window": front.window or front.n_fft, "compression": front.compression}
+    )
+    rows = {
+        "encoder": f"{config.encoder.name}, {count:,} parameters, width {encoder.width}",
+        "input": f"mono float32 in [-1, 1] at {encoder.rate:,} Hz, {encoder.samples:,} samples a view "
+        f"({encoder.samples / encoder.rate:.2f} s)",
+        "front-end": f"{front.kind}: {shape}; part of every exported file",
+        "output": f"float32 ({encoder.width},) a view, not normalised; the projection head is dropped",
+        "snapshot": f"`{found.hash}`, step {found.step:,}",
+    }
+    return "\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def _loading(encoder: FrozenEncoder) -> str:
+    return f"""## Loading
+
+```python
+from trainers.inference.frozen import load_encoder
+encoder = load_encoder("this folder")  # verified by checksums; reads no pickle
+h_NE = encoder(wave_NT)  # (N, {encoder.samples}) float32 to (N, {encoder.width})
+```
+
+Without Counterpoint: `torch.export.load("encoder.pt2").module()(wave_NT)`, or `encoder.onnx` in any ONNX runtime with
+the input `wave`. The number of views N is free, their length is not: cut longer audio and average."""
+
+
+def _training(found: EncoderFiles, config: ExperimentConfig) -> str:
+    loss = {name: value for name, value in to_tree(config.loss).items() if name not in ("tile", "exchange")}
+    lines = [
+        *describe_data(config, found.data_hash),
+        f"batches: {config.data.batch} clips, {config.views.count} views each, b_s = {config.data.b_s:g}, "
+        f"p_s = {config.data.p_s:g}",
+        f"steps: {found.step:,} of {config.optim.steps:,}, learning rate {config.optim.learning_rate:g}",
+        f"loss: {', '.join(f'{name} {value}' for name, value in loss.items())}",
+        f"seed {config.seed}; git {found.provenance.get('git_revision', 'unknown')}",
+    ]
+    return (
+        "## Training\n\n"
+        + "\n".join(f"- {line}" for line in lines)
+        + "\n\nAugmentation, that is what two views of a clip may differ in and the embedding is taught to ignore:\n\n"
+        + "\n".join(f"- {line}" for line in _effects(config.augment))
+    )
+
+
+def _effects(augment: AugmentConfig) -> list[str]:
+    """A line an effect that can occur: its probability and every other setting."""
+    lines = []
+    for name, settings in to_tree(augment).items():
+        if isinstance(settings, Mapping) and settings.get("p", 0) > 0 and augment.p > 0:
+            rest = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "p" and value is not None)
+            lines.append(f"{name} (p = {settings['p'] * augment.p:g}){': ' + rest if rest else ''}")
+    return lines or ["none"]
+
+
+def _judged(figures: Sequence[Figure]) -> str:
+    if not figures:
+        return "## Figures\n\nNone: it was exported without an evaluation report (`--report FILE`)."
+    rows = []
+    for f in figures:
+        interval = "–" if f.low is None or f.high is None else f"{f.low:.4g}…{f.high:.4g}"
+        untrained = "–" if f.untrained is None else f"{f.untrained:.4g}"
+        convention = f.convention.replace("|", "\\|")
+        rows.append(f"| {f.metric} | {f.value:.4g} | {interval} | {untrained} | {f.n or '–'} | {convention} |")
+    head = "| metric | value | interval | untrained | n | convention |\n|---|---|---|---|---|---|\n"
+    return "## Figures\n\n" + head + "\n".join(rows)
+
+
+def _limits(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
+    ignored = ", ".join(line.partition(" (")[0] for line in _effects(config.augment))
+    return f"""## Intended use and limits
+
+For frozen features of recorded music: probes, retrieval, clustering, duplicates. It hears
+{encoder.samples / encoder.rate:.2f} s at a time and nothing above {encoder.rate // 2:,} Hz, in mono.
+What training varied ({ignored}) may be missing from
+the embedding: do not expect key from an encoder taught to ignore pitch shifts, nor tempo after time-stretch.
+It says nothing about music unlike its training data, and was not made for speech or for identifying persons.
+The licences of the training data stand above as far as they are known; whether they allow your use of the weights is
+yours to judge."""

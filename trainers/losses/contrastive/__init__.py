@@ -1,0 +1,1 @@
+"""The exact semi-supervised contrastive loss of the global batch."""

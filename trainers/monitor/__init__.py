@@ -1,0 +1,1 @@
+"""Metrics of a running training: representation statistics, nearest neighbours, time."""

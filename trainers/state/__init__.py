@@ -1,0 +1,1 @@
+"""What a run keeps: snapshots, optimiser, averages, the metrics log."""

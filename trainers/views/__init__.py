@@ -1,0 +1,1 @@
+"""From windows of a batch to augmented views, and pages that show them."""

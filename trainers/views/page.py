@@ -1,0 +1,142 @@
+"""Views as one HTML file to hear and see, before and after: no script, nothing loaded from elsewhere.
+
+Every word that comes from a set is escaped; the size is bounded by `MAX_VERSIONS`, `MAX_S` and `MAX_FRAMES`.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster.storage import write_atomic
+from data_shards.format.records import SAMPLE_RATE
+from data_shards.inspect.page import POLICY, STYLE
+from data_shards.inspect.preview import data_uri, mp3_uri, png
+from trainers.config import ExperimentConfig
+from trainers.views.preview import (
+    Heard,
+    HeardClip,
+    Sound,
+    demand_own,
+    hear_effects,
+    hear_step,
+    pcm,
+    picture_range,
+    write_sounds,
+)
+
+MAX_VERSIONS = 48
+"""Pairs of sounds on a page; one of 2.7 s takes about 100 kB."""
+MAX_S = 10.0
+"""Of a sound; the WAV files are whole."""
+MAX_FRAMES = 1024
+"""Of a picture."""
+EFFECTS_SAID = "each effect alone, drawn from the configuration's ranges; the chain at two severities; corruptions"
+MORE_STYLE = """
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .5rem; }
+.pair p { color: var(--soft); font-size: .8rem; }
+.pair img { height: 7rem; image-rendering: pixelated; }
+.clips { grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); }
+@media (max-width: 32rem) { .clips { grid-template-columns: 1fr; } }
+"""
+
+
+class Told(NamedTuple):
+    """What was written."""
+
+    page: Path
+    sounds: Path
+    clips: int
+    on_page: int
+
+
+def tell(config: ExperimentConfig, folder: Path, *, step: int, clips: int | None) -> Told:
+    """Write a page and its sounds: ``step-N`` or ``effects-step-N``, ``.html`` and a folder.
+
+    Args:
+        config: of the run.
+        folder: where to.
+        step: counted from 0.
+        clips: how many of the first worker's; None: each effect alone, on the first of them.
+
+    Raises:
+        UserError: if the data do not allow it, or the folder of sounds holds something else.
+    """
+    name = f"step-{step}" if clips else f"effects-step-{step}"
+    sounds, page = folder / name, folder / f"{name}.html"
+    demand_own(sounds)
+    heard = hear_step(config, step=step, clips=clips) if clips else [hear_effects(config, step=step)]
+    facts = _facts(config, heard[0], step) | ({} if clips else {"views": EFFECTS_SAID})
+    title = f"Views of step {step}" if clips else "Each effect alone"
+    write_sounds(heard, sounds, facts=facts)
+    return Told(page, sounds, len(heard), write_listening_page(heard, page, title=title, facts=facts))
+
+
+def write_listening_page(clips: Sequence[HeardClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
+    """Write the page.
+
+    Args:
+        clips: what was heard.
+        file: where to; it appears whole.
+        title: of the page.
+        facts: term and what is said of it, shown on top.
+
+    Returns:
+        How many clips are on it.
+    """
+    shown: list[HeardClip] = []
+    versions = 0
+    for clip in clips:
+        versions += len(clip.versions)
+        if shown and versions > MAX_VERSIONS:
+            break
+        shown.append(clip)
+    scale = picture_range(shown)
+    lines = (f"<dt>{escape(term)}</dt><dd>{escape(said)}</dd>" for term, said in facts.items())
+    parts = [
+        "<!doctype html>",
+        f'<html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>',
+        f"<style>{STYLE}{MORE_STYLE}</style><h1>{escape(title)}</h1><dl>{''.join(lines)}</dl>",
+        *(_clip(clip, scale) for clip in shown),
+        "</html>",
+    ]
+    write_atomic(file, "\n".join(parts))
+    return len(shown)
+
+
+def _facts(config: ExperimentConfig, clip: HeardClip, step: int) -> dict[str, str]:
+    """What every page says of the run."""
+    bands, frames = clip.versions[0].after.picture_FS.shape
+    worker = f", worker 1 of {config.resources.num_workers}" if config.resources.num_workers > 1 else ""
+    reads = f"{config.frontend.kind}, {bands} bands, {frames} frames: the pictures are what the encoder reads"
+    if config.frontend.kind == "wave":
+        reads = "the encoder reads the samples; the pictures are spectrograms from 40 Hz up"
+    views, seconds = config.views, len(clip.window_T) / SAMPLE_RATE
+    return {
+        "draws": f"seed {config.seed}, step {step}{worker}",
+        "views": f"{views.count} of {views.samples:,} samples, {views.pair}, of a window of {seconds:.2f} s",
+        "front-end": reads,
+    }
+
+
+def _clip(clip: HeardClip, scale: tuple[float, float]) -> str:
+    about = " · ".join(said for said in (f"slot {clip.slot}", clip.labels) if said)
+    views = "".join(_version(heard, scale) for heard in clip.versions[:MAX_VERSIONS])
+    return f'<h2>{escape(clip.key)} <small>{escape(about)}</small></h2><section class="clips">{views}</section>'
+
+
+def _version(heard: Heard, scale: tuple[float, float]) -> str:
+    sides = _side("before", heard.before, scale) + _side("after", heard.after, scale)
+    name = f'<b>{escape(heard.name)}</b></p><p class="lead">{escape(heard.said)}'
+    return f'<article><p>{name}</p><div class="pair">{sides}</div></article>'
+
+
+def _side(which: str, sound: Sound, scale: tuple[float, float]) -> str:
+    wave_T, quieter_db = pcm(sound.wave_T[: round(MAX_S * SAMPLE_RATE)])
+    picture = data_uri("image/png", png(sound.picture_FS[:, :MAX_FRAMES], *scale))
+    note = f"<p>peaks above full scale: played {quieter_db:.1f} dB down</p>" if quieter_db else ""
+    return (
+        f'<div><p>{which}, {len(sound.wave_T) / SAMPLE_RATE:.2f} s</p><img src="{picture}" alt="{which}">'
+        f'<audio controls preload="none" src="{mp3_uri(wave_T, SAMPLE_RATE)}"></audio>{note}</div>'
+    )

@@ -1,0 +1,1 @@
+"""The papers' tables and the scaling studies as declared grids of runs."""

@@ -1,0 +1,157 @@
+"""A study as data: rows of one experiment, what each is judged by, and what the paper found.
+
+`conf/study/NAME.yaml` holds the paper's grid. Its scales replace what a smaller machine cannot do; nothing else
+differs, and `tuning.study.plan` says what does.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cluster.settings import Config
+from data_shards.sources.synthetic.corpus import SyntheticConfig
+
+COLUMNS = "columns"
+"""As a plot's x: the table's columns along the bottom, a curve a row."""
+Overrides = dict[str, Any]
+"""Dotted keys of an experiment (or an evaluation) and their values; ``$NAME`` stands for a set of shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis(Config):
+    """One thing that is varied."""
+
+    name: str
+    """What its levels are levels of."""
+    levels: dict[str, Overrides]
+    """Level → keys of the experiment."""
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError(f"axis {self.name} has no levels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(Config):
+    """One evaluation of every row."""
+
+    preset: str
+    """A preset of conf/evaluation."""
+    shards: str = "$judged"
+    """The set it is judged on."""
+    rows: tuple[str, ...] = ()
+    """Rows that it judges; empty: all."""
+    metrics: dict[str, str]
+    """Column of the table → metric of the report: ``tags/ap``, ``tags/ap under severity 3`` where robustness is asked
+    for, or its relative change from clean audio, ``tags/ap change under reverb``."""
+    set: Overrides = field(default_factory=dict)
+    """Keys of the evaluation."""
+
+    def __post_init__(self) -> None:
+        if not self.metrics:
+            raise ValueError(f"{self.preset}: no metrics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim(Config):
+    """A statement on two rows, made before the study is run."""
+
+    says: str
+    """The statement in words."""
+    metric: str
+    """Column that decides."""
+    row: str
+    """Row that is compared."""
+    over: str
+    """Row it is compared with; ``untrained`` is the network of the first row at its first weights."""
+    sign: Literal["higher", "lower"]
+    """The direction that was claimed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot(Config):
+    """Columns as curves over an axis; without it every row is a dot."""
+
+    x: str
+    """Axis along the bottom, or ``columns``."""
+    lines: str | None = None
+    """Axis with a curve for each level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Config):
+    """What a size of machine changes; a field that is not given stays the paper's."""
+
+    about: str
+    """For whom it is, and what it cannot show."""
+    pretrain: str | None = None
+    set: Overrides = field(default_factory=dict)
+    """Laid over the study's own ``set``."""
+    axes: tuple[Axis, ...] | None = None
+    rows: dict[str, Overrides] | None = None
+    judges: tuple[Judge, ...] | None = None
+    claims: tuple[Claim, ...] | None = None
+    seeds: int | None = None
+    corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
+    """Composed and rendered music by the name of a set, for machines without the papers' audio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Config):
+    """A table or figure of a paper, or a study of scale."""
+
+    title: str
+    source: str
+    """Paper and section."""
+    pretrain: str
+    """A preset of conf/pretrain that every row starts from."""
+    set: Overrides = field(default_factory=dict)
+    """Keys of every row."""
+    axes: tuple[Axis, ...] = ()
+    """Rows are all combinations of their levels, the last axis fastest."""
+    rows: dict[str, Overrides] = field(default_factory=dict)
+    """Rows beside those of the axes."""
+    judges: tuple[Judge, ...] = ()
+    figures: dict[str, str] = field(default_factory=dict)
+    """Column → figure of metrics.jsonl; the median of the second half of the run's steps."""
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Row → column → the paper's value."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the paper's values must know."""
+    claims: tuple[Claim, ...] = ()
+    plot: Plot | None = None
+    project: bool = False
+    """Fit the cost model to the measured steps and project it to more workers."""
+    seeds: int = 1
+    """Runs a row, of different seeds."""
+    scales: dict[str, Scale]
+    """``paper``, ``small``, ``tiny``."""
+
+    def __post_init__(self) -> None:
+        if not self.axes and not self.rows:
+            raise ValueError("a study needs axes or rows")
+        if not self.judges and not self.figures:
+            raise ValueError("a study needs judges or figures")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        if "paper" not in self.scales:
+            raise ValueError("scales needs paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(Config):
+    """Keys ``study.*`` of the command line: where and how, never what."""
+
+    dir: str = "outputs/study"
+    """Folder of the rows and of the table. The same folder and command resume it."""
+    seeds: int | None = None
+    """Runs a row; none: as the study says."""
+    parallel: int = 1
+    """Rows at once, each in a process of its own, ≥ 1."""
+    sets: dict[str, str] = field(default_factory=dict)
+    """Sets of shards by name: study.sets.labelled=DIR."""
+
+    def __post_init__(self) -> None:
+        if self.parallel < 1:
+            raise ValueError(f"parallel must be >= 1, got {self.parallel}")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds must be >= 1, got {self.seeds}")

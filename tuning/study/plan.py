@@ -1,0 +1,265 @@
+"""From a study and a scale to the runs it takes: every configuration validated before the first one starts."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
+from evaluation.config import EvaluationConfig
+from trainers.config import ExperimentConfig, may_differ_on_resume
+from tuning.study.config import Judge, Overrides, Scale, Study, StudySettings
+
+NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
+"""Keys that the study sets itself."""
+PLACES: Overrides = {"data.labelled": "$labelled", "data.unlabelled": "$unlabelled"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    place: dict[str, str]
+    """Axis → level; empty for rows beside the axes."""
+    overrides: Overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One row at one seed: what is trained, what it is judged by, and where it lies."""
+
+    row: str
+    seed: int
+    folder: Path
+    experiment: ExperimentConfig
+    judges: tuple[tuple[Judge, EvaluationConfig], ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything that decides the numbers."""
+        tree = flatten(to_tree(self.experiment))
+        keys = {key: value for key, value in tree.items() if key == "optim.steps" or not may_differ_on_resume(key)}
+        judged = [
+            {k: v for k, v in to_tree(config).items() if k not in ("data", "device", "cache")}
+            for _, config in self.judges
+        ]
+        return hashlib.sha256(json.dumps([self.row, keys, judged], sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study at a scale."""
+
+    study: Study
+    """With the scale's fields in place."""
+    scale: str
+    about: str
+    rows: tuple[Row, ...]
+    runs: tuple[Run, ...]
+    """Row by row, seed by seed."""
+    reduced: dict[str, tuple[Any, Any]]
+    """What the scale changes: key → the paper's value, this one's."""
+
+
+def read_study(name: str) -> Study:
+    """A study of conf/study by name, or a YAML file of one's own."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "conf" / "study" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml")))
+        raise UserError(f"no study {name}; known are {known}, or give a YAML file")
+    return load_config(Study, path)
+
+
+def scaled(study: Study, scale: str) -> Study:
+    """The study with a scale's fields in place of the paper's."""
+    if scale not in study.scales:
+        raise UserError(f"no scale {scale}; this study has {', '.join(study.scales)}")
+    chosen = study.scales[scale]
+    given = {
+        name: getattr(chosen, name)
+        for name in ("pretrain", "axes", "rows", "judges", "claims", "seeds")
+        if getattr(chosen, name) is not None
+    }
+    return replace(study, **given, set=study.set | chosen.set)
+
+
+def rows_of(study: Study) -> list[Row]:
+    """All combinations of the axes' levels, then the rows beside them."""
+    rows = []
+    for levels in itertools.product(*(axis.levels.items() for axis in study.axes)):
+        if levels:
+            place = {axis.name: name for axis, (name, _) in zip(study.axes, levels, strict=True)}
+            rows.append(Row(name=", ".join(place.values()), place=place, overrides=_joined(o for _, o in levels)))
+    rows += [Row(name=name, place={}, overrides=overrides) for name, overrides in study.rows.items()]
+    names = [row.name for row in rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"the study names a row twice: {', '.join(twice)}")
+    slugs = [slug(name) for name in names]
+    alike = [repr(name) for name, own in zip(names, slugs, strict=True) if slugs.count(own) > 1]
+    if alike:
+        raise UserError(f"the study's rows {', '.join(alike)} would share a folder; give them names that differ more")
+    return rows
+
+
+def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapping[str, Any]) -> Plan:
+    """Resolve every run of a study.
+
+    Args:
+        study: as its file has it.
+        scale: one of its scales.
+        settings: folder, seeds, sets of shards.
+        overrides: keys of every row's experiment, from the command line.
+
+    Raises:
+        UserError: for an unknown key or scale, a set of shards that is not given, or claims on rows or columns that
+            are not there; before anything is made.
+    """
+    here = scaled(study, scale)
+    own = sorted(set(overrides) & set(NOT_OF_A_ROW))
+    if own:
+        raise UserError(
+            f"{', '.join(own)}: a study sets these itself; study.dir, study.seeds and study.sets decide them"
+        )
+    rows = rows_of(here)
+    _check_claims(here, rows)
+    sets = corpus_sets(study.scales[scale], Path(settings.dir).absolute() / "shards") | settings.sets
+    _check_sets(here, rows, sets)
+    seeds = settings.seeds or here.seeds
+    runs = [
+        _run(here, row, seed, settings=settings, sets=sets, overrides=overrides)
+        for row in rows
+        for seed in range(seeds)
+    ]
+    return Plan(
+        study=here,
+        scale=scale,
+        about=study.scales[scale].about,
+        rows=tuple(rows),
+        runs=tuple(runs),
+        reduced=_reduced(study, scale, seeds, overrides),
+    )
+
+
+def corpus_sets(scale: Scale, folder: Path) -> dict[str, str]:
+    """Where a scale's own corpora will lie, by the names its rows use; the labelled one serves what is not given."""
+    sets = {name: str(folder / name) for name in scale.corpora}
+    if "labelled" in sets:
+        sets = {"unlabelled": sets["labelled"], "judged": sets["labelled"]} | sets
+    return sets
+
+
+def slug(name: str) -> str:
+    """A row's name as a folder's.
+
+    >>> slug("Semi-SL, 2 × 96")
+    'semi-sl-2-96'
+    """
+    return re.sub(r"[^a-z0-9.+]+", "-", name.lower().replace("≥", "ge")).strip("-") or "row"
+
+
+def _run(
+    study: Study,
+    row: Row,
+    seed: int,
+    *,
+    settings: StudySettings,
+    sets: Mapping[str, str],
+    overrides: Mapping[str, Any],
+) -> Run:
+    folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
+    own = {"seed": seed, "run.dir": str(folder)}
+    keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
+    experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
+    judges = []
+    for judge in study.judges:
+        if judge.rows and row.name not in judge.rows:
+            continue
+        # One cache for all: rows of one seed begin with the same untrained network.
+        cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
+        keys = judge.set | cache | _filled({"data.shards": judge.shards}, sets)
+        judges.append((judge, load_config(EvaluationConfig, ROOT / judge.preset, keys)))
+    return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, judges=tuple(judges))
+
+
+def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:
+    """``$NAME`` replaced by the folder of that set."""
+    return {key: sets[value[1:]] if _is_set(value) else value for key, value in keys.items()}
+
+
+def _is_set(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
+def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str]) -> None:
+    values = [PLACES | study.set | row.overrides for row in rows]
+    asked = [value for keys in values for value in keys.values()] + [judge.shards for judge in study.judges]
+    missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets))
+    if missing:
+        raise UserError(
+            f"this study needs the shards of {', '.join(missing)}: "
+            f"{' '.join(f'study.sets.{name}=DIR' for name in missing)}, made by `counterpoint shards build`"
+        )
+
+
+def _joined(parts: Iterator[Overrides]) -> Overrides:
+    joined: Overrides = {}
+    for part in parts:
+        twice = sorted(set(joined) & set(part))
+        if twice:
+            raise UserError(f"two axes of the study set {', '.join(twice)}")
+        joined |= part
+    return joined
+
+
+def _check_claims(study: Study, rows: list[Row]) -> None:
+    names = {row.name for row in rows}
+    columns = dict.fromkeys(study.figures, names)
+    for judge in study.judges:
+        unknown = sorted(set(judge.rows) - names)
+        if unknown:
+            raise UserError(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
+        columns |= {column: {*(judge.rows or names), "untrained"} for column in judge.metrics}
+    for claim in study.claims:
+        if claim.metric not in columns:
+            raise UserError(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
+        for name in (claim.row, claim.over):
+            if name not in columns[claim.metric]:
+                known = ", ".join(sorted(columns[claim.metric]))
+                raise UserError(f"claim {claim.says!r}: no row {name}; {claim.metric} has {known}")
+
+
+def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs from the paper's scale: rows, seeds, music, judges, and the first row's experiment key by key."""
+    paper, here = scaled(study, "paper"), scaled(study, scale)
+    changed: dict[str, tuple[Any, Any]] = {}
+    counts: tuple[tuple[str, Any, Any], ...] = (
+        ("rows", [row.name for row in rows_of(paper)], [row.name for row in rows_of(here)]),
+        ("seeds", paper.seeds, seeds),
+        ("music", _music(study.scales["paper"]), _music(study.scales[scale])),
+        ("judged by", [judge.preset for judge in paper.judges], [judge.preset for judge in here.judges]),
+    )
+    for name, there, now in counts:
+        if there != now:
+            changed[name] = (there, now)
+    configs = []
+    for one, extra in ((paper, {}), (here, dict(overrides))):
+        keys = PLACES | one.set | rows_of(one)[0].overrides
+        stand_in = {k: v[1:] if _is_set(v) else v for k, v in (keys | extra).items()}
+        configs.append(flatten(to_tree(load_config(ExperimentConfig, ROOT / one.pretrain, stand_in))))
+    ignored = ("resources.", "run.", "tracking.")
+    for key in sorted(configs[0].keys() | configs[1].keys()):
+        there, now = configs[0].get(key), configs[1].get(key)
+        if there != now and not key.startswith(ignored):
+            changed[key] = (there, now)
+    return changed
+
+
+def _music(scale: Scale) -> list[str]:
+    own = [f"{name}: {one.tracks} composed tracks of {one.seconds:g} s" for name, one in scale.corpora.items()]
+    return own or ["the sets that are given"]

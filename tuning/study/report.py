@@ -1,0 +1,209 @@
+"""A study as files: JSON, Markdown, CSV and a plot, with the paper's values beside ours."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cluster.storage import write_atomic
+from evaluation.report.canvas import LIGHT, canvas, legend, plain
+from evaluation.report.report import number
+from tuning.study.config import COLUMNS, Plot
+
+ASIDE = 0.08
+"""Curves stand so far beside each other, in levels, that their intervals can be told apart."""
+MAX_SHOWN = 8
+"""Names of a list that the table of reductions spells out."""
+
+
+def write_study(tree: Mapping[str, Any], folder: Path, plot: Plot | None) -> dict[str, Path]:
+    """Write every form of a study, the JSON last.
+
+    Returns:
+        Files by what they are.
+    """
+    files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "json")}
+    write_atomic(files["md"], markdown(tree))
+    write_atomic(files["csv"], csv_text(tree))
+    files["png"].write_bytes(_png(draw(tree, plot)))
+    write_atomic(files["json"], json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
+    return files
+
+
+def markdown(tree: Mapping[str, Any]) -> str:
+    """The table, the claims, and what the scale reduces."""
+    columns = tree["columns"]
+    lines = [f"# {tree['title']}", "", f"{tree['source']}; scale `{tree['scale']}`: {tree['about']}", ""]
+    published = [c for c in columns if any(c in row["published"] for row in tree["rows"])]
+    head = ["row", *(f"{c} | paper" if c in published else c for c in columns), "seeds"]
+    lines += [f"| {' | '.join(head)} |", "|---" * (len(columns) + len(published) + 2) + "|"]
+    for row in tree["rows"]:
+        cells = [row["name"]]
+        for column in columns:
+            cells.append(_cell(row["values"].get(column)))
+            if column in published:
+                cells.append(_figure(row["published"].get(column)))
+        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
+    lines += ["", _how_sure(tree)]
+    if tree["claims"]:
+        lines += ["", "| claim | difference | p (Holm) | |", "|---|---|---|---|"]
+        lines += [_claim(claim) for claim in tree["claims"]]
+    lines += [f"\n**Failed** {name}: {reason}" for name, reason in tree["failed"].items()]
+    if tree["missing"]:
+        lines += ["", f"Not done yet: {', '.join(tree['missing'])}."]
+    if tree["reduced"]:
+        lines += ["", "## What this scale reduces", "", "| | paper | here |", "|---|---|---|"]
+        lines += [f"| {k} | {_words(v['paper'])} | {_words(v['here'])} |" for k, v in tree["reduced"].items()]
+    lines += _paper(tree)
+    if tree["notes"]:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in tree["notes"])]
+    if "projection" in tree:
+        lines += ["", tree["projection"]["markdown"]]
+    return "\n".join([*lines, ""])
+
+
+def csv_text(tree: Mapping[str, Any]) -> str:
+    """A line a row and column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "column", "value", "low", "high", "seeds", "published"])
+    for row in tree["rows"]:
+        for column, found in row["values"].items():
+            ends = [found[end] for end in ("value", "low", "high")]
+            writer.writerow([row["name"], column, *ends, row["seeds"], row["published"].get(column, "")])
+    return out.getvalue()
+
+
+def draw(tree: Mapping[str, Any], plot: Plot | None) -> Figure:
+    """A panel a column: curves over an axis, or a dot a row; the paper's values are hollow."""
+    columns, rows = tree["columns"], tree["rows"]
+    if plot is not None and plot.x == COLUMNS:
+        figure, panels = canvas(3.6, LIGHT)
+        _profiles(panels[0], rows, columns)
+        legend(panels[0], LIGHT)
+        return figure
+    if plot is None:
+        figure, panels = canvas(1.0 + 0.28 * len(rows), LIGHT, len(columns))
+        for axes, column in zip(panels, columns, strict=True):
+            _dots(axes, rows, column)
+        for axes in panels[1:]:
+            axes.set_yticklabels([])
+    else:
+        figure, panels = canvas(3.6, LIGHT, len(columns))
+        for axes, column in zip(panels, columns, strict=True):
+            _curves(axes, rows, column, plot)
+        if plot.lines:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    for axes, column in zip(panels, columns, strict=True):
+        axes.set_xlabel(plain(column)) if plot is None else axes.set_ylabel(plain(column))
+    return figure
+
+
+def _dots(axes: Axes, rows: list[Mapping[str, Any]], column: str) -> None:
+    names = [row["name"] for row in rows]
+    for place, row in enumerate(rows):
+        found = row["values"].get(column)
+        if found and found["value"] is not None:
+            colour = LIGHT.colour(row["name"], 0)
+            if found["low"] is not None:
+                axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2)
+            axes.plot(found["value"], place, "o", color=colour)
+        if column in row["published"]:
+            axes.plot(row["published"][column], place, "D", color=LIGHT.ink, fillstyle="none", markersize=5)
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _curves(axes: Axes, rows: list[Mapping[str, Any]], column: str, plot: Plot) -> None:
+    placed = [row for row in rows if plot.x in row["place"]]
+    levels = list(dict.fromkeys(row["place"][plot.x] for row in placed))
+    lines = list(dict.fromkeys(row["place"].get(plot.lines or "", "") for row in placed))
+    for place, line in enumerate(lines):
+        colour = LIGHT.others[place % len(LIGHT.others)]
+        aside = ASIDE * (place - (len(lines) - 1) / 2)
+        mine = [row for row in placed if row["place"].get(plot.lines or "", "") == line]
+        known = [(levels.index(r["place"][plot.x]), r["values"][column]) for r in mine if column in r["values"]]
+        drawn = [(x, found) for x, found in known if found["value"] is not None]
+        ends = [[f["value"] - f["low"], f["high"] - f["value"]] if f["low"] is not None else [0, 0] for _, f in drawn]
+        axes.errorbar(
+            [x + aside for x, _ in drawn],
+            [found["value"] for _, found in drawn],
+            [[max(0.0, end[side]) for end in ends] for side in (0, 1)],
+            fmt="o-",
+            color=colour,
+            label=plain(line) or None,
+            capsize=2,
+        )
+        paper = [(levels.index(r["place"][plot.x]), r["published"][column]) for r in mine if column in r["published"]]
+        if paper:
+            axes.plot(*zip(*paper, strict=True), "D--", color=colour, fillstyle="none", linewidth=1, markersize=5)
+    axes.set_xticks(range(len(levels)), [plain(level) for level in levels], rotation=30, ha="right")
+    axes.set_xlabel(plain(plot.x))
+
+
+def _profiles(axes: Axes, rows: list[Mapping[str, Any]], columns: list[str]) -> None:
+    """A curve a row over the columns."""
+    for place, row in enumerate(rows):
+        found = [row["values"].get(column, {"value": None}) for column in columns]
+        values = [one["value"] if one["value"] is not None else float("nan") for one in found]
+        axes.plot(range(len(columns)), values, "o-", color=LIGHT.colour(row["name"], place), label=plain(row["name"]))
+    axes.set_xticks(range(len(columns)), [plain(column) for column in columns], rotation=30, ha="right")
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150, facecolor="white")
+    return out.getvalue()
+
+
+def _paper(tree: Mapping[str, Any]) -> list[str]:
+    """The published table, where this scale has other rows."""
+    values = tree["published"]
+    if not values or set(values) <= {row["name"] for row in tree["rows"]}:
+        return []
+    columns = list(dict.fromkeys(column for row in values.values() for column in row))
+    lines = ["", "## The paper's values", "", f"| row | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    return lines + [f"| {k} | {' | '.join(_figure(row.get(c)) for c in columns)} |" for k, row in values.items()]
+
+
+def _cell(found: Mapping[str, float | None] | None) -> str:
+    if not found or found["value"] is None:
+        return "–"
+    if found["low"] is None:
+        return _figure(found["value"])
+    return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+
+
+def _figure(value: float | None) -> str:
+    """Scores as the report writes them, times and rates with their size."""
+    if value is None:
+        return "–"
+    return number(value) if abs(value) < 1 else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _claim(claim: Mapping[str, Any]) -> str:
+    verdict = {True: "holds", False: "not shown", None: "undecided: a row is missing"}[claim["holds"]]
+    if claim["holds"] is None:
+        return f"| {claim['says']} | – | – | {verdict} |"
+    span = f"[{number(claim['low'], sign=True)}, {number(claim['high'], sign=True)}]"
+    return f"| {claim['says']} | {number(claim['value'], sign=True)} {span} | {claim['p_holm']:.3f} | {verdict} |"
+
+
+def _how_sure(tree: Mapping[str, Any]) -> str:
+    seeds = max((row["seeds"] for row in tree["rows"]), default=0)
+    if not any(found["low"] is not None for row in tree["rows"] for found in row["values"].values()):
+        return "Medians over the second half of each run's steps."
+    training = " and of training seeds" if seeds > 1 else "; one seed of training, whose variance they do not hold"
+    return f"Intervals: 95 %, paired bootstrap of test tracks (artists where known){training}."
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        more = f" … {len(value)} in all" if len(value) > MAX_SHOWN else ""
+        return "; ".join(map(str, value[:MAX_SHOWN])) + more or "none"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool) or value is None else str(value)

@@ -1,0 +1,177 @@
+"""The papers' tables and the studies of scale: declared grids, run row by row, beside the published values.
+
+Reading order: `study_config` (what a study is) → `study_plan` (its runs) → `study_runs` (training and judging) →
+`study_results` (the table) → `study_report` (its files).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.cores import num_cores
+from cluster.progress import Progress
+from cluster.resources import num_gpus
+from cluster.settings import PreemptedError, RunError, load_config, to_tree
+from cluster.tracking import Tracker
+from cluster.tracking_config import TrackingConfig, store_uri
+from data_shards.build.build import BuildConfig, build
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from trainers.config import ExperimentConfig
+from trainers.encoders.config import PROJECTION_WIDTH
+from trainers.inference.frozen import load_encoder
+from tuning.study.config import StudySettings
+from tuning.study.plan import Plan, make_plan, read_study
+from tuning.study.report import write_study
+from tuning.study.results import collect, late_median, study_tree
+from tuning.study.runs import Ended, is_done, run_all
+from tuning.study.scaling import Step, project
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A finished study."""
+
+    tree: dict[str, Any]
+    """What study.json holds."""
+    files: dict[str, Path]
+    tracking: str
+
+
+def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
+    """Resolve a study without taking anything.
+
+    Args:
+        name: of conf/study, or a YAML file.
+        scale: paper, small or tiny, as the study has them.
+        overrides: ``study.*`` settle where and how; all other keys are of every row's experiment.
+
+    Raises:
+        UserError: for whatever does not fit, before anything is made.
+    """
+    own = {key.removeprefix("study."): value for key, value in overrides.items() if key.startswith("study.")}
+    rest = {key: value for key, value in overrides.items() if not key.startswith("study.")}
+    settings = load_config(StudySettings, None, {"dir": f"outputs/study/{Path(name).stem}-{scale}"} | own)
+    return make_plan(read_study(name), scale, settings, rest), settings
+
+
+def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> StudyResult:
+    """Run what is not done yet, and write the table of what is.
+
+    Args:
+        plan: of `plan_study`.
+        settings: folder, rows at once.
+        progress: told of all stages.
+
+    Raises:
+        PreemptedError: if it was asked to stop; the same command resumes.
+        RunError: if no row could be finished.
+    """
+    folder = Path(settings.dir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    build_corpora(plan, folder / "shards", progress)
+    plan = _tracked(plan, folder)
+    tracking = plan.runs[0].experiment.tracking
+    with Tracker(replace(tracking, name=f"{plan.study.title} ({plan.scale})"), folder) as tracker:
+        tracker.params({"study": plan.study.title, "scale": plan.scale, "runs": len(plan.runs)})
+        tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
+        ended = run_all(plan, folder, parallel=settings.parallel, progress=progress)
+        if ended.stopped:
+            raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
+        tree = study_tree(plan, collect(plan), _reasons(plan, ended))
+        if plan.study.project and tree["rows"]:
+            tree["projection"] = project(measured_steps(plan), places=num_gpus() or num_cores())
+        if not tree["rows"]:
+            raise RunError(f"no row could be finished: {'; '.join(tree['failed'].values())}")
+        files = write_study(tree, folder, plan.study.plot)
+        for file in files.values():
+            tracker.artifact(file)
+        return StudyResult(tree=tree, files=files, tracking=tracker.url)
+
+
+def outline(plan: Plan) -> dict[str, Any]:
+    """What a study would do: rows and their keys, what the scale reduces, steps, time; plain JSON types.
+
+    Shares, memory and time are measured on two real steps of the first run, where its shards are there.
+    """
+    from trainers.dry_run import plan as plan_run
+
+    first = plan.runs[0].experiment
+    read = {first.data.labelled: first.data.b_s > 0, first.data.unlabelled: first.data.b_s < 1}
+    places = [place for place, used in read.items() if used and place is not None]
+    tree: dict[str, Any] = {
+        "title": plan.study.title,
+        "source": plan.study.source,
+        "scale": {plan.scale: plan.about},
+        "reduced": {key: {"paper": there, "here": here} for key, (there, here) in plan.reduced.items()},
+        "rows": {row.name: row.overrides for row in plan.rows},
+        "runs": len(plan.runs),
+        "done": sum(is_done(run) for run in plan.runs),
+        "steps": sum(run.experiment.optim.steps for run in plan.runs),
+        "judged by": [judge.preset for judge in plan.study.judges],
+        "claims": [claim.says for claim in plan.study.claims],
+    }
+    if not all("://" in place or Path(place).is_dir() for place in places):
+        return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
+    told = plan_run(first)
+    seconds = told["worker"]["seconds_a_step"] / _views(first)
+    left = [run.experiment for run in plan.runs if not is_done(run)]
+    hours = sum(one.optim.steps * _views(one) for one in left) * seconds / 3600
+    estimate = {"hours": round(hours, 3), "basis": "seconds a view of the first run's steps; judging is not in it"}
+    return tree | {"first run": told, "estimate": estimate}
+
+
+def _views(config: ExperimentConfig) -> int:
+    return config.data.batch * config.views.count
+
+
+def measured_steps(plan: Plan) -> list[Step]:
+    """The steps of all finished runs, median seconds of their second half."""
+    steps = []
+    for run in plan.runs:
+        if not is_done(run):
+            continue
+        config = run.experiment
+        encoder = load_encoder(run.folder)
+        steps.append(
+            Step(
+                world=max(1, config.resources.num_workers),
+                batch=config.data.batch,
+                views=config.views.count,
+                width=config.head.width or PROJECTION_WIDTH,
+                parameters=sum(weight.numel() for weight in encoder.parameters()),
+                seconds=late_median(run, "step_s"),
+            )
+        )
+    return steps
+
+
+def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Shards of the music that a scale brings along and that a run asks for."""
+    asked = {config.data.shards for run in plan.runs for _, config in run.judges}
+    asked |= {place for run in plan.runs for place in (run.experiment.data.labelled, run.experiment.data.unlabelled)}
+    for name, config in plan.study.scales[plan.scale].corpora.items():
+        if str(folder / name) in asked:
+            build_corpus(config, folder / name, progress)
+
+
+def build_corpus(config: SyntheticConfig, out: Path, progress: Progress) -> None:
+    """Compose, render and write one set; one that is there already is kept."""
+    clips = corpus(config)
+    with progress.stage(f"shards: {out.name}", len(clips)) as bar:
+        build(clips, out, BuildConfig(), progress=lambda now: bar(now.done, ""))
+
+
+def _tracked(plan: Plan, folder: Path) -> Plan:
+    """All runs in one store: by default each would have one beside its own folder."""
+
+    def here(config: ExperimentConfig) -> ExperimentConfig:
+        tracking: TrackingConfig = replace(config.tracking, uri=store_uri(config.tracking, folder))
+        return replace(config, tracking=tracking)
+
+    return replace(plan, runs=tuple(replace(run, experiment=here(run.experiment)) for run in plan.runs))
+
+
+def _reasons(plan: Plan, ended: Ended) -> dict[str, str]:
+    runs = {run.folder: f"{run.row}, seed {run.seed}" for run in plan.runs}
+    return {runs[folder]: reason for folder, reason in ended.failed.items()}

@@ -1,0 +1,153 @@
+"""What a sweep is: an experiment, the space around it, what is maximised, when a trial is stopped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.settings import ROOT, Config, UserError, flatten, parse_overrides, put, read_yaml, validate
+from cluster.tracking_config import TrackingConfig
+from data_shards.sources.synthetic.corpus import SyntheticConfig
+
+SECTIONS = ("sweep", "objective", "stop", "preset", "corpora", "space")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Config):
+    """What is maximised: metrics of a frozen encoder on clips of the validation split."""
+
+    evaluation: str = "conf/evaluation/quickstart.yaml"
+    """Preset whose tasks are known; only those of ``metrics`` are run."""
+    metrics: tuple[str, ...] = ("tags/ap",)
+    """``task/metric``; all are better when higher. Several make a front."""
+    shards: str | None = None
+    """Shards with the tasks' columns; none: those of data.labelled."""
+    seeds: int = 3
+    """Heads trained per probe, > 0."""
+
+    def __post_init__(self) -> None:
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ValueError(f"metrics must be one or more different names, got {list(self.metrics)}")
+        if any("/" not in metric for metric in self.metrics):
+            raise ValueError(f"metrics are written task/metric, such as tags/ap, got {list(self.metrics)}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be > 0, got {self.seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopConfig(Config):
+    """When a running trial makes room: compared with the others at the same step on a figure of metrics.jsonl."""
+
+    rule: Literal["asha", "median", "none"] = "asha"
+    """asha: only the better 1/``reduction`` go on past each rung; median: those below the median of the others stop."""
+    figure: str = "quick/knn"
+    """Column of metrics.jsonl. It must mean the same in every trial: a loss does not where its temperature is swept."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of it is better."""
+    grace_steps: int = 0
+    """Steps that every trial may take, ≥ 0; 0 = a quarter of optim.steps."""
+    reduction: int = 2
+    """ASHA's factor between rungs, ≥ 2."""
+    min_trials: int = 3
+    """Trials that a median needs, ≥ 1."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("grace_steps", 0), ("reduction", 2), ("min_trials", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsConfig(Config):
+    """Keys ``sweep.*`` of the command line."""
+
+    trials: int = 20
+    """Trials in all, ≥ 1; raised on a finished sweep it goes on."""
+    dir: str = "outputs/sweep"
+    """Folder of the sweep: study, trials, best.yaml. The same folder and command resume it."""
+    seed: int = 0
+    """Decides what is sampled."""
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    """tpe: one or several objectives; nsga2: for several; random: the baseline of both."""
+    startup: int = 8
+    """Trials drawn at random before TPE models what it has seen, or the population of NSGA-II; ≥ 1."""
+    concurrency: int = 0
+    """Trials at a time, ≥ 0; 0 = as many as the cores, or the GPUs that they use, allow."""
+    retries: int = 1
+    """Times a crashed trial is started again from its last snapshot, ≥ 0."""
+    confirm_seeds: int = 3
+    """Fresh seeds on which the best and the preset are run and judged on the test split, ≥ 0; 0 = not at all."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("trials", 1), ("seed", 0), ("startup", 1), ("concurrency", 0), ("retries", 0), ("confirm_seeds", 0)
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """One sweep, as conf/sweep/NAME.yaml declares it."""
+
+    preset: str | None = None
+    """Preset of conf/pretrain that is varied."""
+    experiment: dict[str, Any] = field(default_factory=dict)
+    """Differences of every trial from the preset: the tree of `counterpoint pretrain`."""
+    corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
+    """``labelled``, and ``unlabelled`` if it is another: tracks composed below ``sweep.dir`` where data.labelled is not
+    given."""
+    space: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Dotted path → ``{kind: [numbers]}``."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    stop: StopConfig = field(default_factory=StopConfig)
+    sweep: SettingsConfig = field(default_factory=SettingsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Where the sweep and its trials are tracked."""
+
+    def __post_init__(self) -> None:
+        if self.corpora and not {"labelled"} <= set(self.corpora) <= {"labelled", "unlabelled"}:
+            raise ValueError(f"corpora are called labelled and unlabelled, got {', '.join(self.corpora)}")
+        if self.sweep.sampler == "nsga2" and len(self.objective.metrics) < 2:
+            raise ValueError("sweep.sampler=nsga2 is for several objective.metrics; take tpe for one")
+
+
+def load_sweep(path: Path, overrides: Sequence[str]) -> SweepConfig:
+    """A sweep from its file; overrides of ``sweep.*``, ``objective.*``, ``stop.*`` and ``tracking.*`` are its own.
+
+    Every other dotted key is the experiment's, as on the command line of ``pretrain``.
+
+    Raises:
+        UserError: names the file, the key and the remedy.
+    """
+    tree = read_yaml(path)
+    tree["experiment"] = tree.get("experiment") or {}
+    for key, value in parse_overrides(overrides).items():
+        head = key.split(".")[0]
+        if head == "space":
+            raise UserError(f"{key}: the space is set in {path}; write it there")
+        if head in SECTIONS or head == "tracking":
+            put(tree, key, value)
+        elif head == "experiment":
+            raise UserError(f"{key}: write {key.removeprefix('experiment.')}=…, as for pretrain")
+        else:
+            put(tree["experiment"], key, value)
+    return validate(SweepConfig, tree, str(path))
+
+
+def experiment_tree(config: SweepConfig) -> dict[str, Any]:
+    """The tree that every trial starts from: the preset with the sweep's differences."""
+    base = read_yaml(_found(config.preset)) if config.preset else {}
+    for key, value in flatten(config.experiment).items():
+        put(base, key, value)
+    return base
+
+
+def _found(preset: str) -> Path:
+    """A preset by its path from here, or from the checkout."""
+    return Path(preset) if Path(preset).exists() else ROOT / preset
+
+
+def read_evaluation(config: ObjectiveConfig) -> Mapping[str, Any]:
+    """The tree of the objective's evaluation preset."""
+    return read_yaml(_found(config.evaluation))

@@ -1,0 +1,198 @@
+"""The memory of a sweep: Optuna's study in a journal of JSON lines, which a killed driver cannot damage.
+
+Tune runs trials and forgets; what was tried, what came of it and what was under way stands here alone. A trial whose
+driver was killed is handed out again under its number, so it goes on in its folder from its last snapshot.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from cluster.settings import UserError, flatten
+from cluster.storage import write_atomic
+from tuning.sweep.config import SettingsConfig
+from tuning.sweep.space import Space, Value
+
+SCHEMA_VERSION = 1
+STATES = {
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, startup: TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True),
+    "nsga2": lambda seed, startup: NSGAIISampler(seed=seed, population_size=max(2, startup)),
+    "random": lambda seed, startup: RandomSampler(seed=seed),  # noqa: ARG005
+}
+
+
+class SweepJournal:
+    """The study of one folder.
+
+    Args:
+        folder: of the sweep.
+        settings: trials, sampler, seed.
+        space: distributions by path.
+        objectives: how many values a trial has; all are maximised.
+        first: a point to try first, if any: the preset.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: SettingsConfig,
+        space: Space,
+        *,
+        objectives: int,
+        first: Mapping[str, Value] | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.settings = settings
+        self._space = {path: distribution.optuna() for path, distribution in space.items()}
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+            study_name="sweep",
+            directions=["maximize"] * objectives,
+            load_if_exists=True,
+        )
+        if first is not None and not self.study.trials:
+            self.study.enqueue_trial(dict(first), user_attrs={"preset": True})
+        self._again = [trial.number for trial in self._in_state(TrialState.RUNNING)]
+        self._asked: dict[int, optuna.Trial] = {}
+
+    def next(self) -> FrozenTrial | None:
+        """The trial to run now: one that a killed driver left, else a new one; None when all are handed out."""
+        if self._again:
+            number = self._again.pop(0)
+            self.study.sampler = self._sampler(number)
+            asked = optuna.Trial(self.study, self.study.trials[number]._trial_id)
+            self._asked[number] = asked
+            for path, distribution in self._space.items():
+                asked._suggest(path, distribution)  # what it has stays; a kill while it was asked left some out
+            return self.study.trials[number]
+        trials = self.study.trials
+        started = sum(trial.state != TrialState.WAITING for trial in trials)
+        if started >= self.settings.trials:
+            return None
+        # A sampler of its own for every trial: what is drawn depends on the seed, the number and the trials told
+        # before, not on how often the sweep was killed.
+        self.study.sampler = self._sampler(started)
+        asked = self.study.ask(self._space)
+        self._asked[asked.number] = asked
+        return self.study.trials[asked.number]
+
+    def _sampler(self, number: int) -> BaseSampler:
+        seed = self.settings.seed * 100_003 + number
+        return SAMPLERS[self.settings.sampler](seed, self.settings.startup)
+
+    def again(self, number: int) -> None:
+        """Hand a trial under way out once more."""
+        self._again.append(number)
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Remember plain JSON types with a trial."""
+        for name, value in facts.items():
+            self._asked[number].set_user_attr(name, value)
+
+    def done(self, number: int, values: Sequence[float]) -> None:
+        """A trial was judged."""
+        self.study.tell(self._asked[number], list(values), state=TrialState.COMPLETE)
+
+    def stopped(self, number: int, curve: Sequence[tuple[int, float]]) -> None:
+        """A trial made room; ``curve`` is (step, figure, more is better), from which TPE learns too."""
+        if len(self.study.directions) == 1:
+            for step, figure in curve:
+                self._asked[number].report(figure, step)
+        self.study.tell(self._asked[number], state=TrialState.PRUNED)
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial crashed once too often."""
+        self.note(number, reason=reason)
+        self.study.tell(self._asked[number], state=TrialState.FAIL)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All that were handed out."""
+        return [trial for trial in self.study.trials if trial.state != TrialState.WAITING]
+
+    def best(self) -> FrozenTrial | None:
+        """The trial with the highest objective; of several objectives, the front's highest in the first."""
+        if not self._in_state(TrialState.COMPLETE):
+            return None
+        return max(self.study.best_trials, key=lambda trial: (trial.values[0], -trial.number))
+
+    def front(self) -> set[int]:
+        """Numbers of the trials that no other beats in every objective."""
+        return {trial.number for trial in self.study.best_trials} if self._in_state(TrialState.COMPLETE) else set()
+
+    def curves(self) -> list[list[tuple[int, float]]]:
+        """(step, figure) of every trial that has ended, in order: what a stopping rule compares with."""
+        ended = self._in_state(TrialState.COMPLETE) + self._in_state(TrialState.PRUNED)
+        return [[(step, figure) for step, figure in trial.user_attrs.get("curve", [])] for trial in ended]
+
+    def crashes(self, number: int) -> list[str]:
+        """Reasons for which a trial was started again."""
+        return list(self._asked[number].user_attrs.get("crashes", []))
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return {name: len(self._in_state(state)) for state, name in STATES.items() if name != "waiting"}
+
+    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(state,))
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make a folder this sweep's, or refuse it where it is another's.
+
+    Raises:
+        UserError: names every key that differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sweep.json"
+    if not file.exists():
+        write_atomic(file, json.dumps({"schema_version": SCHEMA_VERSION, **identity}, indent=1))
+        return
+    there = json.loads(file.read_text(encoding="utf-8"))
+    if there.pop("schema_version", None) != SCHEMA_VERSION:
+        raise UserError(f"{file} was written by another release; choose another sweep.dir")
+    old, new = flatten(there), flatten(json.loads(json.dumps(identity)))
+    changed = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise UserError(f"{folder} holds another sweep ({'; '.join(changed)}); choose another sweep.dir")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One driver at a time in a folder.
+
+    Raises:
+        UserError: if another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(f"{folder}: another sweep is running there; wait for it, or stop it") from None
+    try:
+        yield
+    finally:
+        os.close(handle)

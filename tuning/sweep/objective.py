@@ -1,0 +1,105 @@
+"""What a trial is worth: metrics of its frozen encoder on the validation split; the test split stays unseen."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.settings import RunError, UserError, to_tree, validate
+from data_shards.read.reader import ShardSet
+from evaluation.config import EvaluationConfig
+from evaluation.evaluate import evaluate_encoders
+from evaluation.metrics.scoring import metric_names
+from evaluation.report.publish import publish
+from evaluation.report.report import SUBJECT
+from evaluation.targets.columns import parts_of, read_target
+from tuning.sweep.config import ObjectiveConfig, read_evaluation
+
+
+def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> EvaluationConfig:
+    """The objective's evaluation: only the tasks that its metrics need, on the validation split.
+
+    Args:
+        config: metrics and preset.
+        shards: the set that trials are judged on; None where none is known yet.
+
+    Raises:
+        UserError: for a metric that no task gives, with those there are.
+    """
+    tree = dict(read_evaluation(config))
+    tasks = validate(EvaluationConfig, tree, config.evaluation).tasks
+    known = reported(config.evaluation, tree)
+    unknown = [metric for metric in config.metrics if metric not in known]
+    if unknown:
+        raise UserError(
+            f"objective.metrics: {config.evaluation} gives no {', '.join(unknown)}; it gives {', '.join(known)}"
+        )
+    wanted = {metric.partition("/")[0] for metric in config.metrics}
+    kept: dict[str, Any] = {name: tree["tasks"][name] for name in tasks if name in wanted}
+    for section in ("robustness", "equivariance", "projection", "against", "claims"):
+        tree.pop(section, None)
+    tree |= {
+        "data": {**tree.get("data", {}), "shards": shards},
+        "tasks": kept,
+        "seeds": config.seeds,
+        "judged": "valid",
+    }
+    return validate(EvaluationConfig, tree, config.evaluation)
+
+
+def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
+    """Every metric that an evaluation preset reports, ``task/metric``."""
+    config = validate(EvaluationConfig, tree, where)
+    return [f"{name}/{metric}" for name, task in config.tasks.items() for metric in metric_names(task, config.ks)]
+
+
+def check_targets(config: EvaluationConfig) -> None:
+    """Refuse shards without the tasks' columns, or without clips of the validation split, before anything is trained.
+
+    Raises:
+        UserError: names the task and what is missing.
+    """
+    assert config.data.shards is not None
+    with ShardSet.open(config.data.shards) as shards:
+        for name, task in config.tasks.items():
+            for split, part in parts_of(read_target(shards.index, name, task), "valid").items():
+                held = "valid" if split == "test" else "train"
+                if not len(part) and (task.probe or split == "test"):
+                    raise UserError(
+                        f"objective: task {name} needs clips of split {held} with a value in column {task.column}, and "
+                        f"{config.data.shards} has none; build the shards with that split"
+                    )
+
+
+def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
+    """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
+
+    Args:
+        run_dir: folder of the run.
+        evaluation: as `objective_evaluation` or `on_split` makes it.
+        metrics: ``task/metric``, in the order they are returned.
+        out: folder of the report.
+
+    Raises:
+        RunError: if a metric is undefined.
+    """
+    from trainers.inference.frozen import load_encoder
+
+    trained = load_encoder(run_dir, evaluation.device)
+    about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
+    report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
+    publish(report)
+    shutil.rmtree(out / "embeddings", ignore_errors=True)  # a sweep keeps one snapshot a trial, from which they come
+    values = [report.tree["metrics"][metric]["value"] for metric in metrics]
+    if None in values:
+        undefined = [metric for metric, value in zip(metrics, values, strict=True) if value is None]
+        raise RunError(
+            f"{', '.join(undefined)} is undefined on the {evaluation.judged} clips of {evaluation.data.shards}"
+        )
+    return [float(value) for value in values]
+
+
+def on_split(evaluation: EvaluationConfig, judged: Literal["test", "valid"], device: str) -> dict[str, Any]:
+    """The same evaluation on a split and a device, as a tree that travels to a trial."""
+    return to_tree(replace(evaluation, judged=judged, device=device))

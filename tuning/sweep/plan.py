@@ -1,0 +1,240 @@
+"""A sweep resolved and checked, before anything is taken: its space, its experiment, its objective, its trials."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.resources import ResourcesConfig, num_gpus
+from cluster.settings import UserError, flatten, put, to_tree, validate
+from cluster.tracking_config import store_uri
+from data_shards.format.index import INDEX_NAME
+from data_shards.sampling.sampler import check_world
+from evaluation.config import EvaluationConfig
+from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.pretrain import check
+from tuning.sweep.config import SweepConfig, experiment_tree
+from tuning.sweep.jobs import Job, need, wanted
+from tuning.sweep.journal import SAMPLERS
+from tuning.sweep.objective import check_targets, objective_evaluation, on_split
+from tuning.sweep.space import Space, Value, check_space, defaults, describe, place, read_space, tried
+
+PLACES = ("data.labelled", "data.unlabelled", "data.cache", "init_from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """All that a sweep needs to know."""
+
+    config: SweepConfig
+    folder: Path
+    space: Space
+    base: dict[str, Any]
+    """Tree of the experiment that every trial starts from; its places are absolute."""
+    experiment: ExperimentConfig
+    """The same, validated: the preset that the best is compared with."""
+    evaluation: EvaluationConfig
+    build: bool
+    """Whether the corpus must be built first."""
+
+    @property
+    def resources(self) -> ResourcesConfig:
+        """Of a trial."""
+        return self.experiment.resources
+
+    @property
+    def first(self) -> dict[str, Value] | None:
+        """The preset as a point of the space, if it lies in it."""
+        return defaults(self.space, self.base)
+
+    def job(self, name: str, folder: Path, values: Mapping[str, Value], *, gpus: int, seed: int | None = None) -> Job:
+        """A run of this sweep.
+
+        Args:
+            name: as the tracker shows it.
+            folder: of the run.
+            values: at their dotted paths.
+            gpus: of the session.
+            seed: of the run; then it is judged on the test split, and nothing stops it.
+        """
+        tree = place(self.base, values)
+        resources = self.resources
+        one = need(resources, gpus)
+        threads = resources.threads_per_worker or max(1, int(resources.cpus_per_worker))
+        home = replace(self.config.tracking, uri=store_uri(self.config.tracking, self.folder), system_metrics_s=0.0)
+        put(tree, "tracking", to_tree(replace(home, name=name)))
+        put(tree, "resources.threads_per_worker", threads)
+        put(tree, "run.dir", str(folder))
+        put(tree, "run.keep", 1)
+        if seed is not None:
+            put(tree, "seed", seed)
+        return Job(
+            name=name,
+            experiment=to_tree(validate(ExperimentConfig, tree, name)),
+            evaluation=on_split(self.evaluation, "valid" if seed is None else "test", "cuda" if one.gpus else "cpu"),
+            metrics=self.config.objective.metrics,
+            parent=str(self.folder),
+            figure=self.config.stop.figure,
+            judge_cpus=one.judge_cpus,
+            judge_gpus=one.judge_gpus,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep and no other."""
+        flat = flatten(to_tree(self.experiment))
+        kept = {key: value for key, value in flat.items() if key == "optim.steps" or not may_differ_on_resume(key)}
+        settings = self.config.sweep
+        return {
+            "space": describe(self.space),
+            "experiment": kept,
+            "objective": to_tree(self.config.objective) | {"shards": None},
+            "stop": to_tree(self.config.stop),
+            "sweep": {"seed": settings.seed, "sampler": settings.sampler, "startup": settings.startup},
+        }
+
+
+def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
+    """Resolve a sweep and refuse what cannot be, without taking anything.
+
+    Args:
+        config: of `load_sweep`.
+        where: its file, for messages.
+
+    Raises:
+        UserError: one message that names the thing and the remedy.
+    """
+    folder = Path(config.sweep.dir).expanduser().absolute()
+    _refuse_owned(config, where)
+    space = read_space(config.space, where)
+    base = experiment_tree(config)
+    given = flatten(base)
+    composed = bool(config.corpora) and not given.get("data.labelled")
+    if composed:
+        put(base, "data.labelled", str(folder / "shards" / "labelled"))
+        second = "unlabelled" if "unlabelled" in config.corpora else "labelled"
+        put(base, "data.unlabelled", str(folder / "shards" / second))
+    for path in PLACES:
+        if isinstance(there := flatten(base).get(path), str):
+            put(base, path, _absolute(there))
+    experiment = validate(ExperimentConfig, base, where)
+    check_space(space, base, where, _check_batch)
+    _check_stop(config, experiment, where)
+    judged_on = config.objective.shards or experiment.data.labelled
+    evaluation = objective_evaluation(config.objective, _absolute(judged_on) if judged_on else None)
+    if not evaluation.data.shards:
+        raise UserError(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
+    built = not composed or all((Path(base["data"][name]) / INDEX_NAME).exists() for name in ("labelled", "unlabelled"))
+    plan = SweepPlan(
+        config=config,
+        folder=folder,
+        space=space,
+        base=base,
+        experiment=experiment,
+        evaluation=evaluation,
+        build=not built,
+    )
+    if built:
+        check_data(plan, where)
+    return plan
+
+
+def check_data(plan: SweepPlan, where: str) -> None:
+    """What only the shards can tell: columns, splits, and shares that leave no clip.
+
+    Raises:
+        UserError: names what does not fit.
+    """
+    check_targets(plan.evaluation)
+
+    def check_tree(tree: Mapping[str, Any]) -> None:
+        check(validate(ExperimentConfig, place(tree, {"run.dir": str(plan.folder / "trials")}), where))
+
+    check_tree(plan.base)
+    for path, distribution in plan.space.items():
+        if path.split(".")[0] in ("data", "views", "augment"):
+            for value in {distribution.ends()[0], distribution.ends()[-1]}:
+                try:
+                    check_tree(place(plan.base, {path: value}))
+                except UserError as error:
+                    raise UserError(f"{where}: space: {path} = {value} is in the space, but {error}") from None
+
+
+def describe_plan(plan: SweepPlan) -> dict[str, Any]:
+    """What --dry-run prints; two steps of the preset are timed where its shards are there."""
+    config, settings = plan.config, plan.config.sweep
+    gpus = num_gpus()
+    one, at_a_time = need(plan.resources, gpus), wanted(settings.concurrency, plan.resources)
+    sampler = SAMPLERS[settings.sampler](settings.seed, settings.startup)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    asked = optuna.create_study(sampler=sampler, directions=["maximize"] * len(config.objective.metrics)).ask(
+        {path: distribution.optuna() for path, distribution in plan.space.items()}
+    )
+    estimate: dict[str, Any] = {"hours": None, "basis": "unknown until the corpus is built"}
+    if not plan.build:
+        from trainers.dry_run import plan as plan_run
+
+        unused = place(plan.base, {"run.dir": str(plan.folder / "trials")})
+        run = plan_run(validate(ExperimentConfig, unused, "the preset"))
+        confirming = 2 * settings.confirm_seeds
+        steps = plan.experiment.optim.steps * (settings.trials + confirming)
+        hours = run["worker"]["seconds_a_step"] * steps / at_a_time / 3600
+        estimate = {
+            "hours": float(f"{hours:.3g}"),
+            "basis": f"{settings.trials} whole trials and {confirming} runs that confirm, {at_a_time} at a time; "
+            "stopping makes it less, judging and starting more; " + run["estimate"]["basis"],
+        }
+    return {
+        "space": describe(plan.space),
+        "sample": tried(asked.params),
+        "first": "the preset" if plan.first else "drawn: the preset lies outside the space",
+        "trials": settings.trials,
+        "at_a_time": at_a_time,
+        "a_trial": {
+            "steps": plan.experiment.optim.steps,
+            "workers": plan.resources.num_workers,
+            "cores": one.cpus,
+            "gpus": one.gpus,
+        },
+        "objective": list(config.objective.metrics),
+        "judged": {"split": "valid", "shards": plan.evaluation.data.shards},
+        "stop": to_tree(config.stop),
+        "confirm": f"{settings.confirm_seeds} fresh seeds of the best and of the preset, on the test split",
+        "dir": str(plan.folder),
+        "experiment": {
+            name: part for name, part in to_tree(plan.experiment).items() if name not in ("run", "tracking")
+        },
+        "estimate": estimate,
+    }
+
+
+def _absolute(place: str) -> str:
+    """Trials run in folders of their own, so nothing relative may travel to them."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
+def _check_batch(experiment: ExperimentConfig) -> None:
+    check_world(experiment.data.batch, max(1, experiment.resources.num_workers))
+
+
+def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -> None:
+    stop, steps = config.stop, experiment.optim.steps
+    if stop.rule == "none":
+        return
+    if stop.figure.startswith("quick/") and not experiment.run.quick_every:
+        every = max(1, steps // 4)
+        raise UserError(
+            f"{where}: stop.figure={stop.figure} is measured every run.quick_every steps, which is 0; set experiment: "
+            f"run: {{quick_every: {every}, snapshot_every: {every}}}, or stop.rule=none"
+        )
+    if stop.grace_steps >= steps:
+        raise UserError(f"{where}: stop.grace_steps={stop.grace_steps} must be < optim.steps={steps}, or nothing stops")
+
+
+def _refuse_owned(config: SweepConfig, where: str) -> None:
+    for key in flatten(config.experiment):
+        if key.startswith("tracking."):
+            raise UserError(f"{where}: write {key} beside experiment, for the sweep and its trials together")
+        if key in ("run.dir", "run.keep"):
+            raise UserError(f"{where}: {key} is the sweep's; trials lie in sweep.dir with one snapshot each")

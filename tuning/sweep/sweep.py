@@ -1,0 +1,254 @@
+"""Sweeps: trials over a search space, each a whole run, stopped early where it lags, and the best of them confirmed.
+
+Reading order: `sweep_config` (what a sweep is) → `space` → `sweep_plan` (checks) → here → `sweep_runner` (Ray Tune) →
+`sweep_trial` (one trial) → `objective`; `sweep_journal` remembers, `sweep_outcome` and `sweep_confirm` conclude.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cluster.progress import Bar, Progress
+from cluster.ray_runtime.session import Session, ray_session
+from cluster.settings import RunError, flatten, to_tree
+from cluster.storage import write_atomic
+from cluster.tracking import Tracker
+from cluster.tracking_config import store_uri
+from tuning.study.study import build_corpus
+from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
+from tuning.sweep.jobs import Curve, Job, concurrent, need, wanted
+from tuning.sweep.journal import SweepJournal, alone, claim
+from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_best, write_table
+from tuning.sweep.plan import SweepPlan, check_data
+
+if TYPE_CHECKING:
+    from tuning.sweep.runner import Room
+
+EXIT_DONE, EXIT_PREEMPTED = 0, 143
+
+
+def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
+    """Run what is not done yet of a sweep, and conclude.
+
+    Args:
+        plan: of `plan_sweep`.
+        progress: told of all stages.
+
+    Raises:
+        UserError: if the folder holds another sweep, the shards do not fit, or a trial does not fit the cluster.
+        RunError: if no trial could be judged.
+    """
+    config, folder = plan.config, plan.folder
+    with alone(folder):
+        claim(folder, plan.identity())
+        if plan.build:
+            for name, corpus in config.corpora.items():
+                build_corpus(corpus, folder / "shards" / name, progress)
+            check_data(plan, str(folder))
+        home = replace(
+            config.tracking, uri=store_uri(config.tracking, folder), name=config.tracking.name or folder.name
+        )
+        with Tracker(home, folder) as tracker:
+            tracker.params(_told(plan))
+            journal = SweepJournal(
+                folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
+            )
+            at_a_time = wanted(config.sweep.concurrency, plan.resources)
+            workers = at_a_time * max(1, plan.resources.num_workers)
+            with ray_session(workers=workers, cpus_per_worker=plan.resources.cpus_per_worker) as session:
+                complete = _trials(plan, journal, session, tracker, progress)
+                confirmed: dict[str, Any] = {}
+                words: list[str] = []
+                if complete:
+                    complete, confirmed, words = _confirm(plan, journal, session, progress)
+            result = _conclude(plan, journal, tracker, confirmed, words, complete=complete)
+            tracker.close("FINISHED" if complete else "KILLED")
+        return result
+
+
+def _told(plan: SweepPlan) -> dict[str, Any]:
+    config = plan.config
+    space = {f"space.{path}": spec for path, spec in config.space.items()}
+    sections = {name: to_tree(getattr(config, name)) for name in ("sweep", "objective", "stop")}
+    return flatten(sections) | {path: json.dumps(spec) for path, spec in space.items()}
+
+
+def _trials(plan: SweepPlan, journal: SweepJournal, session: Session, tracker: Tracker, progress: Progress) -> bool:
+    """Run the trials; False if somebody asked to stop."""
+    from tuning.sweep.runner import run_jobs, scheduler_of
+
+    config = plan.config
+    open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)
+    with progress.stage("trials", config.sweep.trials) as bar:
+        source = _Trials(plan, journal, session, tracker, bar)
+        if open_trials <= 0:
+            return True
+        return run_jobs(
+            source,
+            _room(plan, session),
+            limit=open_trials,
+            scheduler=scheduler_of(config.stop, plan.experiment.optim.steps, journal.curves()),
+        )
+
+
+def _room(plan: SweepPlan, session: Session) -> "Room":
+    from tuning.sweep.runner import Room
+
+    return Room(
+        storage=plan.folder,
+        actor=need(plan.resources, session.gpus).actor,
+        at_a_time=concurrent(plan.config.sweep.concurrency, plan.resources, session),
+        retries=plan.config.sweep.retries,
+    )
+
+
+class _Trials:
+    """The journal's trials as Tune's jobs; whatever ends one is written down at once."""
+
+    def __init__(self, plan: SweepPlan, journal: SweepJournal, session: Session, tracker: Tracker, bar: Bar) -> None:
+        self.plan, self.journal, self.session, self.tracker, self.bar = plan, journal, session, tracker, bar
+        self.sign = 1.0 if plan.config.stop.mode == "max" else -1.0
+        self._write()
+
+    def next(self) -> tuple[int, Job] | None:
+        trial = self.journal.next()
+        if trial is None:
+            return None
+        name = f"trial-{trial.number:03d}"
+        folder = self.plan.folder / "trials" / f"{trial.number:03d}"
+        self._tell()
+        return trial.number, self.plan.job(name, folder, trial.params, gpus=self.session.gpus)
+
+    def reported(self, number: int, row: Mapping[str, Any]) -> None:
+        self._tell(f"trial {number}: step {row['step']}")
+
+    def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:
+        self.journal.note(number, curve=curve, step=result["step"], seconds=result["seconds"])
+        self.journal.done(number, result["values"])
+        scores = zip(self.plan.config.objective.metrics, result["values"], strict=True)
+        best = self.journal.best()
+        assert best is not None
+        told = {f"objective/{name.replace('/', '.')}": value for name, value in scores}
+        # Trials end out of order, and a curve takes no step twice: it counts the judged ones.
+        self.tracker.metrics(told | {"objective/best": best.values[0]}, step=self.journal.counts()["done"])
+        self._write()
+
+    def stopped(self, number: int, curve: Curve) -> None:
+        self.journal.note(number, curve=curve)
+        self.journal.stopped(number, [(step, self.sign * figure) for step, figure in curve])
+        self._write()
+
+    def crashed(self, number: int, reason: str) -> None:
+        self.journal.note(number, crashes=[*self.journal.crashes(number), reason])
+        self._tell(f"trial {number} crashed and starts again: {reason[:80]}")
+
+    def again(self, number: int) -> None:
+        self.journal.again(number)
+
+    def failed(self, number: int, reason: str) -> None:
+        self.journal.failed(number, reason)
+        self._write()
+
+    def _write(self) -> None:
+        write_table(rows_of(self.journal, self.plan), self.plan.folder)
+        write_best(self.journal, self.plan, self.plan.folder)
+        self._tell()
+
+    def _tell(self, words: str = "") -> None:
+        counts, best = self.journal.counts(), self.journal.best()
+        ended = counts["done"] + counts["stopped"] + counts["failed"]
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        top = f"best {best.values[0]:.3f} (trial {best.number})" if best else ""
+        self.bar(ended, "; ".join(filter(None, (shown, top, words))))
+
+
+def _confirm(
+    plan: SweepPlan, journal: SweepJournal, session: Session, progress: Progress
+) -> tuple[bool, dict[str, Any], list[str]]:
+    """Best and preset on fresh seeds: whether it came to an end, what was found, what must be said."""
+    from tuning.sweep.runner import run_jobs
+
+    seeds, best = plan.config.sweep.confirm_seeds, journal.best()
+    if best is None or not seeds:
+        return True, {}, []
+    if best.user_attrs.get("preset"):
+        return True, {}, ["the preset itself scored highest: there is nothing to confirm"]
+    jobs = [
+        plan.job(
+            f"{side}-seed-{seed}",
+            plan.folder / "confirm" / (f"best-{best.number:03d}" if side == "best" else side) / f"seed-{seed}",
+            best.params if side == "best" else {},
+            gpus=session.gpus,
+            seed=seed,
+        )
+        for seed in range(plan.experiment.seed + FIRST_SEED, plan.experiment.seed + FIRST_SEED + seeds)
+        for side in SIDES
+    ]
+    with progress.stage("confirming", len(jobs)) as bar:
+        source = ConfirmRuns(jobs, bar)
+        left = sum(not is_done(job) for job in jobs)
+        if left and not run_jobs(source, _room(plan, session), limit=left):
+            return False, {}, []
+    words = [f"{name} failed: {reason}" for name, reason in source.reasons.items()]
+    pairs = [(one, other) for one, other in zip(jobs[::2], jobs[1::2], strict=True) if is_done(one) and is_done(other)]
+    if not pairs:
+        return True, {}, [*words, "no seed ran for both; nothing is confirmed"]
+    folders = {side: [pair[place].folder for pair in pairs] for place, side in enumerate(SIDES)}
+    found = compare(folders, plan.config.objective.metrics)
+    write_atomic(
+        plan.folder / "confirm.json",
+        json.dumps({"schema_version": 1, "trial": best.number, "metrics": found}, indent=1),
+    )
+    return True, found, [*words, *(verdict(metric, row) for metric, row in found.items())]
+
+
+def _conclude(
+    plan: SweepPlan,
+    journal: SweepJournal,
+    tracker: Tracker,
+    confirmed: dict[str, Any],
+    words: list[str],
+    *,
+    complete: bool,
+) -> SweepResult:
+    """Write and track what there is."""
+    from tuning.sweep.plots import history, importance, parallel, png
+
+    folder, metric = plan.folder, plan.config.objective.metrics[0]
+    rows, best = rows_of(journal, plan), journal.best()
+    files = write_table(rows, folder)
+    shares: dict[str, float] = {}
+    if best is None and complete:
+        reasons = "; ".join(sorted({row["reason"] for row in rows if row["reason"]})) or "every one was stopped"
+        raise RunError(f"no trial of {len(rows)} could be judged: {reasons}. Folders: {folder}/trials")
+    if best is not None:
+        preset = write_best(journal, plan, folder)
+        assert preset is not None
+        shares = importances(journal, plan.config.sweep.seed)
+        figures = {"history": history(rows, metric), "parallel": parallel(rows, plan.space, metric)}
+        if shares:
+            figures["importances"] = importance(shares, metric, sum(row[metric] is not None for row in rows))
+        files |= {"best": preset} | {name: folder / f"{name}.png" for name in figures}
+        for name, figure in figures.items():
+            write_atomic(files[name], png(figure))
+        tracker.metrics({f"importance/{path}": share for path, share in shares.items()}, step=len(rows))
+    if confirmed:
+        files["confirm"] = folder / "confirm.json"
+        for name, found in confirmed.items():
+            delta = {f"confirm/{name.replace('/', '.')}.{end}": x for end, x in found["difference"].items()}
+            tracker.metrics({key: x for key, x in delta.items() if x is not None}, step=len(rows))
+    if complete:
+        tracker.tags({"mlflow.note.content": note(rows, plan, words)})
+        for file in files.values():
+            tracker.artifact(file, folder="figures" if file.suffix == ".png" else "sweep")
+    return SweepResult(
+        code=EXIT_DONE if complete else EXIT_PREEMPTED,
+        rows=rows,
+        best=best.number if best else None,
+        files=files,
+        importances=shares,
+        confirmed=confirmed,
+        words=words,
+        tracking=tracker.url if plan.config.tracking.enabled else "off",
+    )

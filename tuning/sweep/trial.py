@@ -1,0 +1,115 @@
+"""A trial as Tune holds it: an actor around a whole run, pretraining and judging.
+
+The run is in a thread; each step of the actor waits for the next figure of it. So a trial is stopped as any run is, by
+a request that rank 0 sees: workers leave with a snapshot, and no placement group is torn from under them.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from cluster.settings import RunError, validate
+from cluster.storage import write_atomic
+from evaluation.config import EvaluationConfig
+from trainers.config import ExperimentConfig
+from trainers.loop import EXIT_DONE, STOP_FILE
+from trainers.pretrain import pretrain
+from tuning.sweep.jobs import Job
+from tuning.sweep.objective import judge
+
+LONGEST_STOP_S = 300.0
+"""A run that was asked to stop has so long to take its step and its snapshot."""
+
+
+class SweepTrial(tune.Trainable):
+    """One trial; its reports are those of `run_job`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Nothing runs yet: Tune starts an actor for a trial that it then gives to one which became free meanwhile."""
+        self._job = Job.unpacked(config)
+        self._items: queue.Queue[dict[str, Any] | RunError] = queue.Queue()
+        self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
+
+    def step(self) -> dict[str, Any]:
+        """Start the run, once; wait for its next figure, its values, or the reason of a crash."""
+        if self._run.ident is None:
+            self._run.start()
+        item = self._items.get()
+        if isinstance(item, RunError):
+            raise item
+        return item
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in the same process; one that was stopped leaves first."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """End the run in order, if it is still under way."""
+        if self._run.is_alive():
+            write_atomic(self._job.folder / STOP_FILE, "the sweep\n")
+            self._run.join(LONGEST_STOP_S)
+
+    def _work(self) -> None:
+        try:
+            self._items.put(run_job(self._job, self._items.put))
+        except Exception as error:  # whatever it is, it is this trial's reason; others go on
+            self._items.put(RunError(f"{type(error).__name__}: {error}"))
+
+
+def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Pretrain and judge, or go on where an earlier start was killed.
+
+    Args:
+        job: the run.
+        report: given ``step`` and the job's figure whenever metrics.jsonl has one.
+
+    Returns:
+        ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
+    """
+    config = validate(ExperimentConfig, job.experiment, job.name)
+    began = time.monotonic()
+    last: dict[str, Any] = {}
+
+    def watch(row: Mapping[str, Any]) -> None:
+        if job.figure is not None and job.figure in row:
+            last.update({"step": int(row["step"]), "figure": float(row[job.figure])})
+            if last["step"] < config.optim.steps:  # the last one comes with the values
+                report(dict(last))
+
+    code = pretrain(config, watch=watch, parent=Path(job.parent))
+    if code != EXIT_DONE:
+        return {"done": True, "preempted": True}
+    trained_s = time.monotonic() - began
+    values = _judge(job)
+    seconds = {
+        "seconds": round(time.monotonic() - began, 1),
+        "judging_s": round(time.monotonic() - began - trained_s, 1),
+    }
+    return {"done": True, "values": values, **last, "step": config.optim.steps, **seconds}
+
+
+def _judge(job: Job) -> list[float]:
+    if not job.judge_cpus:
+        return _judge_here(asdict(job))
+    import ray
+
+    # The actor holds no core of its own; the task waits for one, and holds nothing while it waits. "DEFAULT" takes it
+    # out of the trial's placement group, which has none to give.
+    cpus, gpus = job.judge_cpus, job.judge_gpus
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="DEFAULT")(_judge_here)
+    values: list[float] = ray.get(task.remote(asdict(job)))
+    return values
+
+
+def _judge_here(tree: dict[str, Any]) -> list[float]:
+    job = Job(**tree)
+    evaluation = validate(EvaluationConfig, job.evaluation, job.name)
+    return judge(job.folder, evaluation, job.metrics, job.folder / "judged")
