@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 WIDTH, TAGS, TAG_RATE, TEMPERATURE = 128, 50, 0.07, 0.1
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +53,7 @@ def make_rows(num_rows: int, device: str = "cpu") -> Rows:
 
 def ours(rows: Rows) -> Tensor:
     """The product's loss."""
-    return semi_supervised_contrastive_loss(*rows, temperature=TEMPERATURE)
+    return contrastive_loss(*rows, temperature=TEMPERATURE)
 
 
 def dense(rows: Rows) -> Tensor:

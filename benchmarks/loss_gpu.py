@@ -20,7 +20,7 @@ from benchmarks.loss import TEMPERATURE, WIDTH, Rows, make_rows, product_rate, t
 from benchmarks.loss_compiled import compiled_walks
 from trainers.losses.contrastive import fused
 from trainers.losses.contrastive.fused import Tiling
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 DEVICE = "cuda"
 SIZES = (49_152, 196_608, 1_048_576)
@@ -66,7 +66,7 @@ WAYS = {
 
 def loss_of(rows: Rows, way: Way) -> Tensor:
     with torch.autocast(DEVICE, torch.bfloat16, enabled=way.half):
-        return semi_supervised_contrastive_loss(*rows, temperature=way.temperature, tile=TILE, kernel=way.kernel)
+        return contrastive_loss(*rows, temperature=way.temperature, tile=TILE, kernel=way.kernel)
 
 
 def step(rows: Rows, way: Way) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.loss import TAGS, WIDTH, make_rows, resident_bytes, write_results
 from trainers.distributed import collectives
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 GPU_RATE = 790e12
 GPU_EFFICIENCY = 1 / 3
@@ -62,14 +62,14 @@ def measure_rank(rank: int, world: int, num_rows: int, repeats: int, meeting: st
         timeout_s=600, rank=rank, world_size=world, init_method=f"file://{meeting}", backend="gloo"
     ):
         for exchange in ("gather", "ring"):
-            semi_supervised_contrastive_loss(z, mine[1], mine[2], exchange=exchange)
+            contrastive_loss(z, mine[1], mine[2], exchange=exchange)
             seconds = []
             Path("/proc/self/clear_refs").write_text("5")
             before = resident_bytes("VmRSS")
             for _ in range(repeats):
                 with collectives.counted() as traffic:
                     began = time.process_time()
-                    loss = semi_supervised_contrastive_loss(z, mine[1], mine[2], exchange=exchange)
+                    loss = contrastive_loss(z, mine[1], mine[2], exchange=exchange)
                     torch.autograd.grad(loss, z)
                     seconds.append(time.process_time() - began)
             rise = resident_bytes("VmHWM") - before

@@ -39,7 +39,7 @@ from trainers.encoders.sample_cnn import SampleCnn
 from trainers.frontends.config import FrontendConfig
 from trainers.monitor.timing import PhaseClock
 from trainers.state.optim_config import OptimConfig
-from trainers.step import Learner
+from trainers.step import StepTrainer
 from trainers.views.views import ViewMaker, window_frames
 
 CLIPS, WARM, QUARTER = 96, 8, 24
@@ -47,7 +47,7 @@ QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
 """The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
 RESULTS = Path(__file__).parent / "results"
 GIB = 1 << 30
-PHASES = ("read", "views", "encoder", "loss", "optimiser", "figures")
+PHASES = ("read", "views", "encoder", "loss", "optimiser", "metrics")
 
 PLAIN, HALF = OptimConfig(), OptimConfig(precision="bfloat16")
 VARIANTS: dict[str, tuple[str, OptimConfig]] = {
@@ -99,10 +99,10 @@ def measure(variant: str, clips: int, repeats: int) -> dict[str, Any]:
     keep_freed_memory()
     config, device = experiment(variant, clips), torch.device("cpu")
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
-    learner = Learner(config, num_tags=TAGS, device=device)
+    trainer = StepTrainer(config, num_tags=TAGS, device=device)
     warm = make_batch(WARM, window_frames(config.views, config.augment))
     with batches(config) as batch_of:
-        learner.learn(maker.make(warm, step=0, seed=0), 0, closely=True)
+        trainer.train_step(maker.make(warm, step=0, seed=0), 0, log_details=True)
         before = _reset_memory()
         found = []
         for step in range(1, 1 + repeats):
@@ -111,9 +111,9 @@ def measure(variant: str, clips: int, repeats: int) -> dict[str, Any]:
             clock.mark("read")
             views = maker.make(batch, step=step, seed=0)
             clock.mark("views")
-            learnt = learner.learn(views, step, closely=True)
-            float(learnt.figures["loss"])
-            found.append(clock.seconds() | learnt.clock.seconds())
+            result = trainer.train_step(views, step, log_details=True)
+            float(result.metrics["loss"])
+            found.append(clock.seconds() | result.clock.seconds())
         memory = resident_bytes("VmHWM") - before
     best = min(found, key=lambda phases: sum(phases.values()))
     return {"seconds": sum(best.values()), "memory_gib": memory / GIB, **{name: best[name] for name in PHASES}}
@@ -210,7 +210,7 @@ def run(only: str, name: str) -> dict[str, Any]:
         "machine": f"cpu, {platform.machine()}, one thread, shared",
         "torch": torch.__version__,
         "what": "Table 1's chain, two views of 59,049 samples, half the clips labelled. Encoder: forward and backward; "
-        "loss: value and gradient; figures: alignment, uniformity and effective rank.",
+        "loss: value and gradient; metrics: alignment, uniformity and effective rank.",
         "rows": [],
     }
     if "sample_cnn".startswith(only[:6]):

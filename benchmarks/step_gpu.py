@@ -28,7 +28,7 @@ from trainers.encoders.config import EncoderConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.monitor.timing import PhaseClock
 from trainers.state.optim_config import OptimConfig
-from trainers.step import Learner
+from trainers.step import StepTrainer
 from trainers.views.views import ViewMaker, Views, stream_views, window_frames
 
 CLIPS, STEPS = 96, 10
@@ -38,7 +38,7 @@ GIB = 1 << 30
 GOAL = 0.05
 """Of a step, everything but the encoder."""
 RESULTS = Path(__file__).parent / "results"
-PHASES = ("views", "encoder", "loss", "optimiser", "figures")
+PHASES = ("views", "encoder", "loss", "optimiser", "metrics")
 PLAIN, HALF = OptimConfig(), OptimConfig(precision="bfloat16")
 VARIANTS: dict[str, tuple[str, OptimConfig]] = {
     "sample_cnn float32": ("sample_cnn", PLAIN),
@@ -60,7 +60,7 @@ def experiment(variant: str, clips: int = CLIPS, samples: int | None = None) -> 
     config = ExperimentConfig(
         data=DataConfig(batch=clips, b_s=0.5),
         encoder=EncoderConfig(
-            name=name,  # type: ignore[arg-type]  # one of the literals
+            name=name,
             batch_norm="sync" if optim.micro_batch is None else "micro",
         ),
         frontend=FrontendConfig(kind="mel" if name == "mel_cnn" else "wave"),
@@ -70,12 +70,12 @@ def experiment(variant: str, clips: int = CLIPS, samples: int | None = None) -> 
 
 
 class Bench:
-    """A learner, its views and its windows."""
+    """A trainer, its views and its windows."""
 
     def __init__(self, config: ExperimentConfig, device: torch.device) -> None:
         self.device = device
         self.maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
-        self.learner = Learner(config, num_tags=TAGS, device=device)
+        self.trainer = StepTrainer(config, num_tags=TAGS, device=device)
         frames = window_frames(config.views, config.augment)
         few = make_batch(min(CLIPS, config.data.batch), frames)
         times = config.data.batch // len(few.slot_B)
@@ -95,19 +95,19 @@ class Bench:
             clock = PhaseClock(self.device)
             views = self.make(step)
             clock.mark("views")
-            learnt = self.learner.learn(views, step)
+            result = self.trainer.train_step(views, step)
             self.wait()
-            found.append(clock.seconds() | learnt.clock.seconds())
+            found.append(clock.seconds() | result.clock.seconds())
         return {name: median(phases[name] for phases in found) for name in PHASES}
 
     def looped(self, views: Iterator[Views]) -> float:
         """Seconds a step of the loop; like training the host reads a step's figures while the next one runs."""
-        pending = self.learner.learn(next(views), 0)
+        pending = self.trainer.train_step(next(views), 0)
         self.wait()
         began, steps = time.perf_counter(), 0
         for step, made in enumerate(views, 1):
-            launched = self.learner.learn(made, step)
-            float(pending.figures["loss"])
+            launched = self.trainer.train_step(made, step)
+            float(pending.metrics["loss"])
             pending, steps = launched, steps + 1
         self.wait()
         return (time.perf_counter() - began) / steps
@@ -127,7 +127,7 @@ def measure(variant: str, device: torch.device, steps: int, clips: int, samples:
     bench = Bench(experiment(variant, clips, samples), device)
     for step in range(3):
         views = bench.make(step)
-        bench.learner.learn(views, step)
+        bench.trainer.train_step(views, step)
     bench.wait()
     memory = 0
     if device.type == "cuda":
@@ -178,7 +178,7 @@ def _one_step(variant: str, clips: int, device: torch.device, samples: int | Non
     seconds = 0.0
     for step in range(2):
         began = time.perf_counter()
-        bench.learner.learn(bench.make(step), step)
+        bench.trainer.train_step(bench.make(step), step)
         bench.wait()
         seconds = time.perf_counter() - began
     return seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else 0

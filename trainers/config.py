@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cluster.entry_points import is_entry_point
 from cluster.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
 from cluster.tracking_config import TrackingConfig
@@ -12,7 +13,7 @@ from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
-from trainers.losses.config import LossConfig
+from trainers.losses.config import OUTPUTS, LossConfig
 from trainers.state.optim_config import OptimConfig
 from trainers.views.config import ViewsConfig
 
@@ -77,7 +78,7 @@ class ExperimentConfig(Config):
         self._check_may_differ()
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be >= 0 and < 2^63, got {self.seed}")
-        if self.frontend.kind not in self.encoder.frontends:
+        if not self.encoder.is_own and not self._frontend_fits():
             raise ValueError(
                 f"encoder.name={self.encoder.name} reads {', '.join(self.encoder.frontends)}, frontend.kind is "
                 f"{self.frontend.kind}; set frontend.kind={self.encoder.frontends[0]}"
@@ -92,12 +93,13 @@ class ExperimentConfig(Config):
                 "encoder.batch_norm=micro and optim.micro_batch=CLIPS go together: the statistics of a micro-batch are "
                 "the method, and must not depend on the number of workers"
             )
-        if self.optim.channels_last and "wave" in self.encoder.reads:
+        if self.optim.channels_last and "wave" in self.encoder.frontends:
             raise ValueError(
                 f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
             )
-        self._check_size()
-        if self.loss.objective == "contrastive":
+        if not self.encoder.is_own and not self.frontend.is_own:
+            self._check_size()
+        if OUTPUTS.get(self.loss.objective, "projections") == "projections":
             return
         if self.data.b_s != 1:
             raise ValueError(
@@ -107,6 +109,11 @@ class ExperimentConfig(Config):
             raise ValueError(
                 f"loss.objective={self.loss.objective} has an output a tag of data.vocabulary; leave head.width out"
             )
+
+    def _frontend_fits(self) -> bool:
+        """Whether a built-in encoder reads the configured front-end; one of the user's own gives a spectrogram."""
+        read = self.encoder.frontends
+        return self.frontend.kind in read or (self.frontend.is_own and "wave" not in read)
 
     def _check_may_differ(self) -> None:
         known = [*leaf_paths(ExperimentConfig), MANIFEST]
@@ -130,6 +137,16 @@ class ExperimentConfig(Config):
                 f"views.samples={samples} is too short: encoder.name={name} reads at least {what}; take views.samples "
                 f">= {least}"
             )
+
+    def own_parts(self) -> dict[str, str]:
+        """Entry points of the user's own code by the key that names them."""
+        named = {
+            "encoder.name": self.encoder.name,
+            "frontend.kind": self.frontend.kind,
+            "loss.objective": self.loss.objective,
+        }
+        named |= {f"augment.extra.{place}.name": extra.name for place, extra in enumerate(self.augment.extra)}
+        return {key: name for key, name in named.items() if is_entry_point(name)}
 
     @property
     def micro_rows(self) -> int | None:

@@ -14,7 +14,7 @@ from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.pretrain import check, world_sizes
 from trainers.state.snapshot import last_snapshot
-from trainers.step import Learner
+from trainers.step import StepTrainer
 from trainers.views.views import ViewMaker
 
 MEASURED_STEPS = 2
@@ -59,14 +59,14 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
     before = torch.get_num_threads()
     torch.set_num_threads(threads_per_worker(config.resources))
     resident = psutil.Process().memory_info().rss
-    learner = Learner(config, num_tags=len(loader.vocabulary), device=device)
+    trainer = StepTrainer(config, num_tags=len(loader.vocabulary), device=device)
     maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
     seconds = []
     try:
         for step, batch in enumerate(loader.batches(0, MEASURED_STEPS)):
             began = time.perf_counter()
             views = maker.make(batch, step=step, seed=config.seed)
-            float(learner.learn(views, step).figures["loss"])  # waits for a GPU
+            float(trainer.train_step(views, step).metrics["loss"])  # waits for a GPU
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(before)
@@ -74,7 +74,7 @@ def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[
     return {
         "of": world,
         "device": "GPU" if gpu else "CPU",
-        "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "memory_mib": round(peak / MIB),
         "seconds_a_step": round(min(seconds), 3),
     }

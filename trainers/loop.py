@@ -24,7 +24,7 @@ from trainers.distributed import collectives
 from trainers.monitor.knn import QuickScore
 from trainers.state.metrics_log import MetricsLog
 from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
-from trainers.step import Learner, Learnt
+from trainers.step import StepResult, StepTrainer
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
 
 STOP_FILE = "stop"
@@ -49,10 +49,10 @@ class World:
 
 
 class Reporter(Protocol):
-    """Where figures go besides metrics.jsonl: Ray, a progress bar, nowhere."""
+    """Where metrics go besides metrics.jsonl: Ray, a progress bar, nowhere."""
 
-    def report(self, figures: Mapping[str, float]) -> None:
-        """Called by every rank at the same steps; ``figures`` are the same on all."""
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Called by every rank at the same steps; ``metrics`` are the same on all."""
         ...
 
 
@@ -75,18 +75,18 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_vi
     if world.device.type == "cpu":
         keep_freed_memory()
     with open_batches(config, rank=world.rank, world=world.size) as loader:
-        trainer = _Trainer(config, world, loader)
+        trainer = _Run(config, world, loader)
         start = trainer.resume()
         return trainer.run(start, reporter, make_views)
 
 
-class _Trainer:
+class _Run:
     """The state of a running training: what learns, what it learns from, its log."""
 
     def __init__(self, config: ExperimentConfig, world: World, loader: BatchLoader) -> None:
         self.config, self.world, self.loader = config, world, loader
         self.folder = Path(config.run.dir)
-        self.learner = Learner(config, num_tags=len(loader.vocabulary), device=world.device)
+        self.trainer = StepTrainer(config, num_tags=len(loader.vocabulary), device=world.device)
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
         self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
         self.clock = 0.0
@@ -98,10 +98,10 @@ class _Trainer:
         last = last_snapshot(self.folder / "snapshots")
         if last is None:
             if self.config.init_from:
-                self.learner.load_weights(open_snapshot(self.config.init_from))
+                self.trainer.load_weights(open_snapshot(self.config.init_from))
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
-            self.learner.resume(last)
+            self.trainer.resume(last)
             self.replaced_before = last.provenance.get("replaced", [])
         start = last.step if last else 0
         if self.log:
@@ -112,7 +112,7 @@ class _Trainer:
         return start
 
     def run(self, start: int, reporter: Reporter, make_views: ViewStream) -> int:
-        """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
+        """Steps ``start`` … ``optim.steps``. The host reads the metrics of a step while the next one is under way."""
         steps = self.config.optim.steps
         self.clock = time.perf_counter()
         batches = _Timed(enumerate(self.loader.batches(start, steps), start))
@@ -138,32 +138,32 @@ class _Trainer:
     def _launch(self, step: int, views: Views, wait_s: float, view_s: float) -> "_Pending":
         done, run = step + 1, self.config.run
         reported = done % run.report_every == 0 or done == self.config.optim.steps
-        learnt = self.learner.learn(views, step, closely=reported)
+        result = self.trainer.train_step(views, step, log_details=reported)
         stop = self.world.rank == 0 and (self.folder / STOP_FILE).exists()
         replaced = self.loader.num_replaced * self.world.size  # the mean over ranks is then the sum
         of_host = torch.tensor([wait_s, view_s, replaced, stop], dtype=torch.float64)
-        of_device = torch.stack([figure.to(torch.float64) for figure in learnt.figures.values()])
+        of_device = torch.stack([metric.to(torch.float64) for metric in result.metrics.values()])
         vector = torch.cat([of_device, of_host.to(self.world.device, non_blocking=True)])
         vector = collectives.all_reduce(vector, "mean")
-        # From launch to launch: the host cannot run ahead of a GPU by more than the step whose figures it reads.
+        # From launch to launch: the host cannot run ahead of a GPU by more than the step whose metrics it reads.
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         quick = None
         if self.quick and (done % run.quick_every == 0 or done == self.config.optim.steps):
-            quick = self.quick.score(*self.learner.judged())
+            quick = self.quick.score(*self.trainer.evaluated())
             self.clock = time.perf_counter()  # no part of the next step
-        return _Pending(step, views.clip_id_N, vector, learnt, seconds, quick, reported or quick is not None)
+        return _Pending(step, views.clip_id_N, vector, result, seconds, quick, reported or quick is not None)
 
     def _finish(self, pending: "_Pending", reporter: Reporter) -> bool:
-        """Write a step's figures; True if somebody asked to stop."""
+        """Write a step's metrics; True if somebody asked to stop."""
         *values, wait_s, view_s, replaced, stop = pending.vector.tolist()
-        figures = dict(zip(pending.learnt.figures, values, strict=True))
-        if figures.pop("finite") < 1:
-            self._refuse_nonfinite(pending, figures["loss"])
+        metrics = dict(zip(pending.result.metrics, values, strict=True))
+        if metrics.pop("finite") < 1:
+            self._refuse_nonfinite(pending, metrics["loss"])
         # Of rank 0 alone: a GPU knows how long its phases took only after the step was reduced.
-        phases = {"data_wait": wait_s, "views": view_s} | pending.learnt.clock.seconds()
+        phases = {"data_wait": wait_s, "views": view_s} | pending.result.clock.seconds()
         phases["other"] = max(0.0, pending.seconds - sum(phases.values()))
-        row = {"step": pending.step + 1, **figures, "learning_rate": pending.learnt.rate}
+        row = {"step": pending.step + 1, **metrics, "learning_rate": pending.result.rate}
         row |= {"data_wait_s": wait_s, "views_s": view_s, "step_s": pending.seconds}
         row |= {f"share/{name}": seconds / pending.seconds for name, seconds in phases.items()}
         row |= {"clips_per_s": self.config.data.batch / pending.seconds, "replaced": replaced}
@@ -185,9 +185,9 @@ class _Trainer:
         save_snapshot(
             self.folder / "snapshots",
             step=done,
-            model=self.learner.model,
-            optimizer=self.learner.optimizer,
-            average=self.learner.average.state if self.learner.average else None,
+            model=self.trainer.model,
+            optimizer=self.trainer.optimizer,
+            average=self.trainer.average.state if self.trainer.average else None,
             state={
                 "config": to_tree(self.config),
                 "data_hash": self.loader.manifest_hash,
@@ -209,13 +209,13 @@ class _Trainer:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step that was launched and whose figures the host has not read yet."""
+    """A step that was launched and whose metrics the host has not read yet."""
 
     step: int
     clip_id_N: Tensor
     vector: Tensor
     """Figures of the global batch, data wait, time of the views, clips replaced, and whether somebody asked to stop."""
-    learnt: Learnt
+    result: StepResult
     seconds: float
     quick: float | None
     reported: bool

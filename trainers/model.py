@@ -15,12 +15,13 @@ from trainers.encoders.encoder import Encoder
 from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.nfnet import SlowFastNfnet
+from trainers.encoders.own import build_own
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_transform
 from trainers.losses.config import LossConfig
-from trainers.losses.objective import ContrastiveLoss, SupervisedLoss, build_loss
+from trainers.losses.objective import build_loss, head_outputs
 
 ENCODERS: dict[str, type[Encoder]] = {
     "sample_cnn": SampleCnn,
@@ -30,8 +31,8 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
-class Projected(NamedTuple):
-    """What a step needs of its views, float32."""
+class Outputs(NamedTuple):
+    """Of a step's views, float32."""
 
     z_ND: Tensor
     """Projections of any scale, or logits: what the loss reads."""
@@ -52,18 +53,18 @@ class Projector(nn.Module):
         )
         self.bfloat16_products = False
 
-    def forward(self, views: Tensor) -> Projected:
+    def forward(self, views: Tensor) -> Outputs:
         """Project views as the encoder reads them, (N, …); h and z come back as float32."""
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.bfloat16_products):
             h_NE: Tensor = self.encoder(views)
             z_ND: Tensor = self.head(h_NE)
-        return Projected(z_ND.float(), h_NE.float())
+        return Outputs(z_ND.float(), h_NE.float())
 
 
 class ContrastiveModel(nn.Module):
     """All that is trained: the projector, and the loss with its temperature."""
 
-    def __init__(self, projector: Projector, loss: ContrastiveLoss | SupervisedLoss) -> None:
+    def __init__(self, projector: Projector, loss: nn.Module) -> None:
         super().__init__()
         self.projector = projector
         self.loss = loss
@@ -79,7 +80,10 @@ def build_encoder(
         micro_rows: rows of a micro-batch where ``batch_norm`` is micro; None takes each call for one.
         frontend: part of the encoder where it is trainable.
     """
-    encoder = ENCODERS[config.name](**({} if config.channels is None else {"channels": config.channels}))
+    if config.is_own:
+        encoder: Encoder = build_own(config)
+    else:
+        encoder = ENCODERS[config.name](**({} if config.channels is None else {"channels": config.channels}))
     convert_batch_norm(encoder, config.batch_norm, rows=micro_rows if config.batch_norm == "micro" else None)
     if frontend is not None and frontend.trainable:
         return LearnedFrontend(build_transform(frontend, SAMPLE_RATE), encoder)
@@ -101,13 +105,13 @@ def build_model(
     Args:
         encoder: which network.
         head: its hidden width, and the width of projections.
-        loss: the objective; a supervised one decides the head's outputs.
+        loss: the objective; it decides what the head ends in.
         seed: of the first weights.
         num_tags: C, outputs of a supervised head.
         micro_rows: as for `build_encoder`.
         frontend: as for `build_encoder`.
     """
-    width = (head.width or PROJECTION_WIDTH) if loss.objective == "contrastive" else num_tags
+    width = (head.width or PROJECTION_WIDTH) if head_outputs(loss) == "projections" else num_tags
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         projector = Projector(build_encoder(encoder, micro_rows, frontend=frontend), hidden=head.hidden, width=width)

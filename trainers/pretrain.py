@@ -25,6 +25,7 @@ from trainers.distributed import collectives
 from trainers.distributed.failures import absent_named
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
 from trainers.monitor.knn import check_quick
+from trainers.own_parts import check_own_parts
 from trainers.state.metrics_log import MetricsLog, MetricsTail
 from trainers.state.snapshot import last_snapshot
 from trainers.step import check_network
@@ -103,6 +104,7 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: names what does not fit and the nearest that does.
     """
+    check_own_parts(config)
     world = world_sizes(config)[-1]
     _check_micro_batch(config, world)
     with open_batches(config, world=world) as loader:

@@ -1,4 +1,4 @@
-"""One optimisation step: views → projections → exact loss of the global batch → masked update, with figures to watch.
+"""One optimisation step: views → projections → exact loss of the global batch → masked update, with metrics to watch.
 
 Shape suffixes: N views of this rank (view-major: row m·clips + b), D width of the head's output, E encoder width.
 """
@@ -17,6 +17,7 @@ from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
 from trainers.distributed.gradient_cache import backward_in_chunks
+from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Projector, build_model
 from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched
 from trainers.monitor.timing import PhaseClock
@@ -32,18 +33,18 @@ if TYPE_CHECKING:  # a machine that only measures steps needs no safetensors
 _log = logging.getLogger(__name__)
 
 
-class Learnt(NamedTuple):
-    """What one step tells."""
+class StepResult(NamedTuple):
+    """Metrics of one step."""
 
-    figures: dict[str, Tensor]
-    """0-dim tensors on the device; the mean over ranks of each is the figure of the global batch."""
+    metrics: dict[str, Tensor]
+    """0-dim tensors on the device; the mean over ranks of each is the metric of the global batch."""
     clock: PhaseClock
-    """Phases encoder (forward and backward), loss, optimiser, figures."""
+    """Phases encoder (forward and backward), loss, optimiser, metrics."""
     rate: float
     """Learning rate."""
 
 
-class Learner:
+class StepTrainer:
     """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
 
     Args:
@@ -84,8 +85,8 @@ class Learner:
         if self.average:
             self.average.load(snapshot.evaluation_state())
 
-    def judged(self) -> tuple[nn.Module, dict[str, Tensor] | None]:
-        """The encoder, and the weights to judge it by where they are not its own."""
+    def evaluated(self) -> tuple[nn.Module, dict[str, Tensor] | None]:
+        """The encoder, and the weights to evaluate it with where they are not its own."""
         encoder = self.model.projector.encoder
         if self.average is None:
             return encoder, None
@@ -93,7 +94,7 @@ class Learner:
         means = self.average.state.items()
         return encoder, {name.removeprefix(prefix): mean for name, mean in means if name.startswith(prefix)}
 
-    def learn(self, views: Views, step: int, *, closely: bool = False) -> Learnt:
+    def train_step(self, views: Views, step: int, *, log_details: bool = False) -> StepResult:
         """Forward, backward and update; of the loss only the number of labelled rows is read back to the host.
 
         A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
@@ -102,52 +103,61 @@ class Learner:
         Args:
             views: of this rank.
             step: counted from 0; it decides the rate.
-            closely: compute the effective rank too, whose eigenvalues make a GPU wait.
+            log_details: compute the effective rank too, whose eigenvalues make a GPU wait.
         """
         rate = learning_rate(step, self.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         clock = PhaseClock(self.device)
-        loss, figures, z_ND, h_NE = self._backward(views, clock)
-        finite = self._update(loss, step, figures)
+        loss, metrics, z_ND, h_NE = self._backward(views, clock)
+        finite = self._update(loss, step, metrics)
         clock.mark("optimiser")
         with torch.no_grad():
-            figures["alignment"], figures["uniformity"] = alignment_and_uniformity(watched(z_ND, self.num_views))
-            if closely:
-                figures["effective_rank"] = effective_rank(watched(h_NE, self.num_views).flatten(0, 1))
-        figures["finite"] = finite.float()
-        clock.mark("figures")
-        return Learnt(figures, clock, rate)
+            metrics["alignment"], metrics["uniformity"] = alignment_and_uniformity(watched(z_ND, self.num_views))
+            if log_details:
+                metrics["effective_rank"] = effective_rank(watched(h_NE, self.num_views).flatten(0, 1))
+        metrics["finite"] = finite.float()
+        clock.mark("metrics")
+        return StepResult(metrics, clock, rate)
 
     def _backward(self, views: Views, clock: PhaseClock) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-        """Accumulate the gradients: the loss, its figures, projections and embeddings, all detached."""
-        figures: dict[str, Tensor] = {}
+        """Accumulate the gradients: the loss, its metrics, projections and embeddings, all detached."""
+        metrics: dict[str, Tensor] = {}
 
-        def judge(z_ND: Tensor) -> Tensor:
+        def evaluate_loss(z_ND: Tensor) -> Tensor:
             clock.mark("encoder")
             # On a GPU the products of the loss are rounded as the encoder's are; a CPU has nothing to gain from it.
             half = self.optim.precision == "bfloat16" and z_ND.is_cuda
             with torch.autocast(z_ND.device.type, torch.bfloat16, enabled=half):
-                loss, found = self.model.loss.judge(z_ND, views.clip_id_N, views.labels_NC)
-            figures.update(found)
+                result: LossResult = self.model.loss(self._projected(z_ND, views))
+            metrics.update(result.metrics)
             clock.mark("loss")
-            return loss
+            return result.loss
 
         if self.optim.micro_batch is None:
             z_ND, h_NE = self.network(views.input_N)
-            loss = judge(z_ND)
+            loss = evaluate_loss(z_ND)
             torch.autograd.backward(loss)
         else:
             clips = len(views.clip_id_N) // self.num_views
             chunks = clips // self.optim.micro_batch
             loss, z_ND, h_NE = backward_in_chunks(
-                self.network, views.input_N, judge, num_clips=clips, num_chunks=chunks
+                self.network, views.input_N, evaluate_loss, num_clips=clips, num_chunks=chunks
             )
         clock.mark("encoder")
-        return loss.detach(), figures, z_ND.detach(), h_NE.detach()
+        return loss.detach(), metrics, z_ND.detach(), h_NE.detach()
 
-    def _update(self, loss: Tensor, step: int, figures: dict[str, Tensor]) -> Tensor:
+    def _projected(self, z_ND: Tensor, views: Views) -> Projected:
+        return Projected(
+            z_ND=z_ND,
+            clip_id_N=views.clip_id_N,
+            labels_NC=views.labels_NC,
+            num_views=self.num_views,
+            received=views.received,
+        )
+
+    def _update(self, loss: Tensor, step: int, metrics: dict[str, Tensor]) -> Tensor:
         """Move the weights unless something is not finite; whether all was."""
         collectives.average_gradients(self.model.loss.parameters())  # a learnable temperature lives outside of DDP
         limit = self.optim.max_grad_norm if self.optim.max_grad_norm is not None else math.inf
@@ -158,12 +168,12 @@ class Learner:
         self.optimizer.step()
         if self.average:
             self.average.update(step)
-        figures |= {"loss": loss, "grad_norm": norm.detach()}
+        metrics |= {"loss": loss, "grad_norm": norm.detach()}
         return finite
 
 
 def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> None:
-    """Whether a `Learner` of these settings could be made, before anything is: its network, without its numbers.
+    """Whether a `StepTrainer` of these settings could be made, before anything is: its network, without its numbers.
 
     Args:
         config: the experiment.
@@ -171,9 +181,10 @@ def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> No
         fresh: the run starts from ``init_from`` where that is given, and not from a snapshot of its own.
 
     Raises:
-        UserError: as `Learner` and `Learner.load_weights`.
+        UserError: as `StepTrainer` and `StepTrainer.load_weights`.
     """
-    with torch.device("meta"):  # a network that fits no memory is for the machine to refuse that shall train it
+    # A network that fits no memory is for the machine to refuse that shall train it; a user's may need real numbers.
+    with torch.device("cpu" if config.own_parts() else "meta"):
         model = _build(config, num_tags)
     if fresh and config.init_from:
         from trainers.state.snapshot import open_snapshot
@@ -208,7 +219,7 @@ def _load(model: nn.Module, snapshot: "Snapshot", *, assign: bool = False) -> No
 def _compiled(projector: Projector, device: torch.device) -> nn.Module:
     """The projector under torch.compile; it shares the weights."""
     body = projector.encoder.body
-    if device.type == "cpu" and body.has_cpu_road:
+    if device.type == "cpu" and getattr(body, "has_cpu_kernels", False):
         raise UserError(
             f"optim.compile=true: on a CPU {type(body).__name__} has operations of its own that take half the time of "
             "the layers torch.compile can read; set optim.compile=false, or train on a GPU"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.distributed import collectives
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = [
@@ -35,7 +35,7 @@ def learn(num_rows: int, settings: dict[str, Any], dtype: torch.dtype) -> tuple[
     mine = [part[rank * len(part) // world : (rank + 1) * len(part) // world] for part in global_batch(num_rows)]
     z = mine[0].to(dtype, copy=True).requires_grad_()
     with collectives.counted() as traffic:
-        loss = semi_supervised_contrastive_loss(z, *mine[1:], **settings)
+        loss = contrastive_loss(z, *mine[1:], **settings)
         (gradient,) = torch.autograd.grad(loss, z)
     return loss.detach(), gradient / world, traffic.total
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.distributed import collectives
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist
@@ -73,7 +73,7 @@ def detached(z: Tensor, mine: slice) -> Tensor:
 
 
 def exact(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor:
-    return semi_supervised_contrastive_loss(z, rows.clip_id[mine], rows.labels[mine], temperature=tau)
+    return contrastive_loss(z, rows.clip_id[mine], rows.labels[mine], temperature=tau)
 
 
 def local_only(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor:

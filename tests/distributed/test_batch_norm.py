@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainers.distributed import collectives
 from trainers.distributed.batch_norm import convert_batch_norm
 from trainers.distributed.gradient_cache import backward_in_chunks
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist
@@ -53,7 +53,7 @@ def step(kind: str, num_chunks: int, dtype: torch.dtype) -> tuple[Tensor, list[T
     wrapped = collectives.data_parallel(model)
 
     def loss(z: Tensor) -> Tensor:
-        return semi_supervised_contrastive_loss(z, clip_id, labels)
+        return contrastive_loss(z, clip_id, labels)
 
     if num_chunks:
         value, _, _ = backward_in_chunks(

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from trainers.distributed import collectives
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 from trainers.losses.objective import ContrastiveLoss
+from trainers.losses.projected import Projected
 
 Ranks = Callable[..., list[Any]]
 pytestmark = pytest.mark.dist
@@ -48,7 +49,7 @@ def learn(config: LossConfig, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]
     mine = [part[rank * NUM_ROWS // world : (rank + 1) * NUM_ROWS // world] for part in global_batch(dtype)]
     model, loss = network(dtype), ContrastiveLoss(config).to(dtype)
     wrapped = collectives.data_parallel(model)  # a temporary would take its hooks with it before backward
-    value = loss(wrapped(mine[0]), *mine[1:])
+    value, _ = loss(Projected(z_ND=wrapped(mine[0]), clip_id_N=mine[1], labels_NC=mine[2]))
     torch.autograd.backward(value)
     collectives.average_gradients(loss.parameters())
     return value.detach(), [p.grad for p in (*model.parameters(), *loss.parameters()) if p.grad is not None]
@@ -108,7 +109,7 @@ def odd_share(exchange: Any) -> tuple[Tensor, Tensor]:
     share = 3 if exchange.endswith("3") else 1
     rows = slice(rank * share, (rank + 1) * share)
     z = batch.features[rows].clone().requires_grad_()
-    loss = semi_supervised_contrastive_loss(z, batch.clip_id[rows], batch.labels[rows], exchange=exchange[:4], tile=2)
+    loss = contrastive_loss(z, batch.clip_id[rows], batch.labels[rows], exchange=exchange[:4], tile=2)
     (gradient,) = torch.autograd.grad(loss, z)
     return loss.detach(), gradient / world
 
@@ -118,7 +119,7 @@ def odd_share(exchange: Any) -> tuple[Tensor, Tensor]:
 def test_a_ring_of_odd_shares_covers_every_pair_once(ranks: Ranks, share: int, world_size: int) -> None:
     batch = GlobalBatch(*(part[: share * world_size] for part in global_batch()))
     z = batch.features.clone().requires_grad_()
-    expected = semi_supervised_contrastive_loss(z, batch.clip_id, batch.labels)
+    expected = contrastive_loss(z, batch.clip_id, batch.labels)
     (gradient,) = torch.autograd.grad(expected, z)
     results = ranks(world_size, odd_share, f"ring{share}")
     assert results[0][0].item() == pytest.approx(expected.item(), rel=1e-12)
@@ -129,7 +130,7 @@ def bytes_sent(exchange: Any) -> tuple[int, int]:
     mine = [part[: NUM_ROWS // 4].contiguous() for part in global_batch(torch.float32)]
     z = mine[0].requires_grad_()
     with collectives.counted() as forward:
-        loss = semi_supervised_contrastive_loss(z, mine[1], mine[2], exchange=exchange)
+        loss = contrastive_loss(z, mine[1], mine[2], exchange=exchange)
     with collectives.counted() as backward:
         torch.autograd.grad(loss, z)
     return forward.total, backward.total
@@ -157,7 +158,7 @@ def refusal(rows_by_rank: list[int], tags_by_rank: list[int], exchange: Any) -> 
     rows, tags = rows_by_rank[rank], tags_by_rank[rank]
     labels = torch.zeros(rows, tags, dtype=torch.bool)
     try:
-        semi_supervised_contrastive_loss(torch.ones(rows, 3), torch.arange(rows), labels, exchange=exchange)
+        contrastive_loss(torch.ones(rows, 3), torch.arange(rows), labels, exchange=exchange)
     except ValueError as error:
         return str(error)
     return "accepted"
@@ -180,7 +181,7 @@ def test_unequal_vocabularies_are_refused_on_every_rank(ranks: Ranks) -> None:
 def one_rank_errs() -> str:
     clip_id = torch.arange(4 if collectives.rank() != 1 else 3)
     try:
-        semi_supervised_contrastive_loss(torch.ones(4, 3), clip_id, None)
+        contrastive_loss(torch.ones(4, 3), clip_id, None)
     except ValueError as error:
         return str(error)
     return "accepted"
@@ -197,7 +198,7 @@ def nan_on_rank_one() -> Tensor:
     if collectives.rank() == 1:
         z[2, 0] = math.nan
     clip_id = torch.arange(4) + 4 * collectives.rank()
-    return semi_supervised_contrastive_loss(z, clip_id, None)
+    return contrastive_loss(z, clip_id, None)
 
 
 def test_a_nan_row_makes_the_loss_nan_on_every_rank(ranks: Ranks) -> None:
@@ -207,7 +208,7 @@ def test_a_nan_row_makes_the_loss_nan_on_every_rank(ranks: Ranks) -> None:
 def one_rank_wants_a_gradient() -> tuple[float, int]:
     mine = [part[: NUM_ROWS // 4] for part in global_batch()]
     z = mine[0].clone().requires_grad_(collectives.rank() == 0)
-    loss = semi_supervised_contrastive_loss(z, mine[1], mine[2])
+    loss = contrastive_loss(z, mine[1], mine[2])
     return loss.item(), sum(g.numel() for g in torch.autograd.grad(loss, z)) if z.requires_grad else 0
 
 
@@ -224,9 +225,9 @@ def in_pairs() -> float:
     group = groups[rank // 2]
     assert isinstance(group, torch.distributed.ProcessGroup)
     mine = [part[(rank % 2) * 12 : (rank % 2 + 1) * 12] for part in global_batch()]
-    return semi_supervised_contrastive_loss(*mine, group=group, exchange="ring").item()
+    return contrastive_loss(*mine, group=group, exchange="ring").item()
 
 
 def test_a_group_is_its_own_global_batch(ranks: Ranks) -> None:
-    expected = semi_supervised_contrastive_loss(*global_batch()).item()
+    expected = contrastive_loss(*global_batch()).item()
     assert ranks(4, in_pairs) == [pytest.approx(expected, rel=1e-12)] * 4

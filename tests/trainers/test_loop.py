@@ -24,7 +24,7 @@ from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.optim import build_optimizer
 from trainers.state.snapshot import open_snapshot
-from trainers.step import Learner, Learnt
+from trainers.step import StepResult, StepTrainer
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -219,17 +219,17 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_stops_the_run(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
-    learn = Learner.learn
+    learn = StepTrainer.train_step
     seen: list[dict[str, torch.Tensor]] = []
 
-    def poisoned(learner: Learner, views: Any, step: int, **options: Any) -> Learnt:
+    def poisoned(trainer: StepTrainer, views: Any, step: int, **options: Any) -> StepResult:
         if len(seen) == 2:
             views.input_N[0] = torch.nan
-        learnt = learn(learner, views, step, **options)
-        seen.append({name: p.detach().clone() for name, p in learner.model.named_parameters()})
-        return learnt
+        result = learn(trainer, views, step, **options)
+        seen.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+        return result
 
-    monkeypatch.setattr(Learner, "learn", poisoned)
+    monkeypatch.setattr(StepTrainer, "train_step", poisoned)
     with pytest.raises(DivergedError, match=r"step 3: the loss or its gradient is not finite"):
         train(config, World(), Listener())
     for name, value in seen[1].items():

@@ -15,7 +15,7 @@ from trainers.monitor.metrics import alignment_and_uniformity, watched
 from trainers.state.optim import learning_rate
 from trainers.state.optim_config import OptimConfig
 from trainers.state.snapshot import open_snapshot
-from trainers.step import Learner
+from trainers.step import StepTrainer
 from trainers.views.views import Views
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -38,12 +38,12 @@ def test_the_rate_warms_up_linearly_then_falls_along_a_cosine_to_nothing() -> No
 
 def test_weight_decay_spares_the_temperature_and_all_that_scales_and_shifts(make_config: MakeConfig) -> None:
     config = make_config(optim__weight_decay=0.5, optim__learning_rate=0.1, loss__learnable=True)
-    learner = Learner(config, num_tags=3, device=torch.device("cpu"))
-    before = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
-    for parameter in learner.model.parameters():
+    trainer = StepTrainer(config, num_tags=3, device=torch.device("cpu"))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    learner.optimizer.step()
-    for name, parameter in learner.model.named_parameters():
+    trainer.optimizer.step()
+    for name, parameter in trainer.model.named_parameters():
         assert torch.equal(parameter, before[name] * (0.95 if parameter.ndim >= 2 else 1)), name
     assert {"loss.log_temperature"} < {name for name, old in before.items() if old.ndim < 2}
 
@@ -71,26 +71,26 @@ def noise_views(clips: int = 8) -> Views:
     g = torch.Generator().manual_seed(0)
     labels = torch.rand(clips, 3, generator=g) < 0.4
     mel = torch.randn(2 * clips, 64, 32, generator=g)
-    return Views(mel, torch.arange(clips).repeat(2), labels.repeat(2, 1), None)  # type: ignore[arg-type]  # unused here
+    return Views(mel, torch.arange(clips).repeat(2), labels.repeat(2, 1), None, {})  # type: ignore[arg-type]  # unused here
 
 
-def steps(config: ExperimentConfig, num: int = 3) -> tuple[Learner, list[float]]:
-    learner = Learner(config, num_tags=3, device=torch.device("cpu"))
-    return learner, [float(learner.learn(noise_views(), step).figures["loss"]) for step in range(num)]
+def steps(config: ExperimentConfig, num: int = 3) -> tuple[StepTrainer, list[float]]:
+    trainer = StepTrainer(config, num_tags=3, device=torch.device("cpu"))
+    return trainer, [float(trainer.train_step(noise_views(), step).metrics["loss"]) for step in range(num)]
 
 
 @pytest.mark.parametrize("norm", [{}, {"encoder__batch_norm": "micro", "optim__micro_batch": 4}])
 def test_bfloat16_products_leave_the_loss_close_and_the_weights_float32(
     make_config: MakeConfig, norm: dict[str, object]
 ) -> None:
-    learner, expected = steps(make_config(**norm))
+    trainer, expected = steps(make_config(**norm))
     half, found = steps(make_config(optim__precision="bfloat16", **norm))
     assert found == pytest.approx(expected, rel=0.02)
     assert found != expected
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
     h = half.network(noise_views().input_N).h_NE
     assert h.dtype == torch.float32
-    torch.testing.assert_close(h, learner.network(noise_views().input_N).h_NE, rtol=0.2, atol=0.2)
+    torch.testing.assert_close(h, trainer.network(noise_views().input_N).h_NE, rtol=0.2, atol=0.2)
 
 
 def test_channels_last_changes_the_order_of_sums_and_nothing_else(make_config: MakeConfig) -> None:
@@ -147,7 +147,7 @@ def test_compiling_an_encoder_with_a_cpu_road_of_its_own_is_refused_on_a_cpu(mak
         optim__compile=True,
     )
     with pytest.raises(UserError, match="on a CPU SampleCnn has operations of its own"):
-        Learner(config, num_tags=3, device=torch.device("cpu"))
+        StepTrainer(config, num_tags=3, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
         OptimConfig(**change)
 
 
-def test_phases_and_figures_of_a_step_are_named(make_config: MakeConfig) -> None:
-    learner = Learner(make_config(), num_tags=3, device=torch.device("cpu"))
-    learnt = learner.learn(noise_views(), 0, closely=True)
-    assert list(learnt.clock.seconds()) == ["encoder", "loss", "optimiser", "figures"]
-    assert min(learnt.clock.seconds().values()) > 0
+def test_phases_and_metrics_of_a_step_are_named(make_config: MakeConfig) -> None:
+    trainer = StepTrainer(make_config(), num_tags=3, device=torch.device("cpu"))
+    result = trainer.train_step(noise_views(), 0, log_details=True)
+    assert list(result.clock.seconds()) == ["encoder", "loss", "optimiser", "metrics"]
+    assert min(result.clock.seconds().values()) > 0
     expected = {"loss", "grad_norm", "alignment", "uniformity", "effective_rank", "finite", "positives", "sparsity"}
-    assert expected <= learnt.figures.keys()
-    assert "effective_rank" not in learner.learn(noise_views(), 1).figures
+    assert expected <= result.metrics.keys()
+    assert "effective_rank" not in trainer.train_step(noise_views(), 1).metrics

@@ -17,7 +17,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
-PURPOSES = {"augmentation": 0, "position": 1, "corruption": 2}
+PURPOSES = {"augmentation": 0, "position": 1, "corruption": 2, "own augmentation": 3}
 """Who draws: two purposes never share a number."""
 SHARED_VIEW = -1
 """The view of a draw that all views of a clip share."""

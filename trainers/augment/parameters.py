@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from cluster.entry_points import is_entry_point
 from cluster.settings import Config
 from trainers.augment.effects import (
     DelayConfig,
@@ -21,6 +22,29 @@ from trainers.augment.effects import (
     StretchConfig,
     check_p,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraConfig(Config):
+    """An augmentation of your own, after the chain (docs/extending.md)."""
+
+    name: str
+    """``module:factory``."""
+    p: float = 0.5
+    """Probability that a view receives it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Checked against the factory's signature."""
+
+    def __post_init__(self) -> None:
+        if not is_entry_point(self.name):
+            raise ValueError(f"name must be module:factory, got {self.name!r}")
+        check_p("extra", self.p)
+
+    @property
+    def effect(self) -> str:
+        """What metrics and losses call it: the factory's name."""
+        return self.name.partition(":")[2]
+
 
 Stage = Literal["noise", "filter", "pitch", "delay"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -43,6 +67,9 @@ class AugmentConfig(Config):
     delay: DelayConfig = field(default_factory=DelayConfig)
     order: tuple[Stage, ...] = STAGES
     """A permutation of noise, filter, pitch (with stretch) and delay."""
+    extra: tuple[ExtraConfig, ...] = ()
+    """Augmentations of your own, applied in this order after the chain: a list of ``name`` (``module:factory``), ``p``
+    and ``settings``."""
     quality: Literal["training", "evaluation"] = "training"
     """Phase vocoder with 1,024-point frames, or 2,048-point frames and a longer reading kernel."""
 
@@ -123,6 +150,8 @@ def expand_preset(tree: Any) -> Any:
     own = dict(tree)
     if isinstance(own.get("order"), list):  # strict validation of a Python tree wants the tuple itself
         own["order"] = tuple(own["order"])
+    if isinstance(own.get("extra"), list):
+        own["extra"] = tuple(own["extra"])
     if "preset" not in own:
         return own
     name = own.pop("preset")

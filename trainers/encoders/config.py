@@ -1,8 +1,9 @@
 """Keys ``encoder.*`` and ``head.*``: the networks. No torch here: a wrong key is refused before torch is imported."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from cluster.entry_points import check_name, is_entry_point
 from cluster.settings import Config
 
 _NNAUDIO = ("nnaudio_mel", "nnaudio_stft", "nnaudio_cqt")
@@ -31,8 +32,11 @@ three inputs a group, for standardising two weights leaves nothing but their sig
 class EncoderConfig(Config):
     """Which network embeds a view."""
 
-    name: Literal["sample_cnn", "tune_plus", "mel_cnn", "nfnet"] = "sample_cnn"
-    """SampleCNN and TUNe+ read the waveform, Mel-CNN and SlowFast NFNet a log-mel spectrogram (docs/encoders.md)."""
+    name: str = "sample_cnn"
+    """sample_cnn and tune_plus read the waveform, mel_cnn and nfnet a log-mel spectrogram (docs/encoders.md); or
+    ``module:factory``, a network of your own (docs/extending.md)."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of a network of your own, checked against its factory's signature."""
     channels: int | None = None
     """Channels of the first block (mel_cnn: 16 unless given, width 32 times this) or stage (nfnet: 256, a multiple of
     16 and at least 48, width 6.75 times this); the other encoders have one size."""
@@ -40,6 +44,7 @@ class EncoderConfig(Config):
     """Statistics of the global batch, or of fixed-size micro-batches (SCIENCE §3)."""
 
     def __post_init__(self) -> None:
+        check_name("name", self.name, FRONTENDS, self.settings)
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be >= 1, got {self.channels}")
         if self.channels is not None and self.name not in SIZED:
@@ -48,19 +53,19 @@ class EncoderConfig(Config):
             check_nfnet_channels(self.channels)
 
     @property
-    def reads(self) -> Literal["wave", "mel"]:
-        """What the network reads: waves (N, T) or spectrograms (N, F, S)."""
-        return "wave" if "wave" in self.frontends else "mel"
+    def is_own(self) -> bool:
+        """Whether the network is the user's; what it reads is then known when it is built."""
+        return is_entry_point(self.name)
 
     @property
     def shortest(self) -> tuple[int, ...]:
         """Least size of a view: its samples, or its bands and frames."""
-        return SHORTEST[self.name]
+        return SHORTEST.get(self.name, (1,))
 
     @property
     def frontends(self) -> tuple[str, ...]:
-        """The front-ends that the network can read, its own first."""
-        return FRONTENDS[self.name]
+        """The front-ends that a built-in network can read, its own first."""
+        return FRONTENDS.get(self.name, ())
 
 
 PROJECTION_WIDTH = 128

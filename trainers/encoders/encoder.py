@@ -14,11 +14,11 @@ class Encoder(nn.Module):
 
     width: int
     """E."""
-    has_cpu_road = False
+    has_cpu_kernels = False
     """Whether a training step on a CPU takes operations of its own, which torch.compile cannot read."""
 
     @property
-    def body(self) -> "Encoder":
+    def body(self) -> nn.Module:
         """What holds the blocks: the encoder itself, but for one that learns its front-end."""
         return self
 

@@ -23,7 +23,7 @@ class LearnedFrontend(Encoder):
         self.width = network.width
 
     @property
-    def body(self) -> Encoder:
+    def body(self) -> nn.Module:
         """The network: its blocks are the ones that checkpointing counts."""
         return self.network
 

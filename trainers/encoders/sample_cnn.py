@@ -32,7 +32,7 @@ class SampleCnn(Encoder):
     """
 
     width = 512
-    has_cpu_road = True
+    has_cpu_kernels = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """Keys ``frontend.*``: what an encoder reads. No torch here: a wrong key is refused before torch is imported."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from cluster.entry_points import check_name, is_entry_point
 from cluster.settings import Config
 
 MelScale = Literal["slaney", "htk"]
@@ -12,6 +13,7 @@ MULE: dict[str, Any] = {
     **{"num_mels": 96, "min_hz": 0.0, "max_hz": 8000.0, "scale": "htk"},
 }
 
+KINDS = ("wave", "mel", "mule", "nnaudio_mel", "nnaudio_stft", "nnaudio_cqt")
 UNREAD: dict[str, tuple[str, ...]] = {
     "wave": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale", "compression"),
     "mule": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale"),
@@ -25,9 +27,12 @@ UNREAD: dict[str, tuple[str, ...]] = {
 class FrontendConfig(Config):
     """The default mel is small enough for two CPU cores: 64 bands every 20 ms at 22,050 Hz."""
 
-    kind: Literal["wave", "mel", "mule", "nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"] = "wave"
+    kind: str = "wave"
     """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram, ``mule`` that of MULE with
-    its own bands and lengths, ``nnaudio_*`` are nnAudio's transforms, whose kernels may learn."""
+    its own bands and lengths, ``nnaudio_mel``, ``nnaudio_stft`` and ``nnaudio_cqt`` are nnAudio's transforms, whose
+    kernels may learn; or ``module:factory``, a transform of your own (docs/extending.md)."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of a transform of your own, checked against its factory's signature."""
     n_fft: int = 1024
     """Length of the transform, samples."""
     window: int | None = None
@@ -49,6 +54,7 @@ class FrontendConfig(Config):
     are waves, and its kernels are in gradients, snapshots and exports."""
 
     def __post_init__(self) -> None:
+        check_name("kind", self.kind, KINDS, self.settings)
         for name in ("n_fft", "hop", "num_mels", "compression"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -60,10 +66,16 @@ class FrontendConfig(Config):
             raise ValueError(f"min_hz and max_hz must be 0 <= min_hz < max_hz, got {self.min_hz} and {self.max_hz}")
         self._check_unread()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the transform is the user's."""
+        return is_entry_point(self.kind)
+
     def _check_unread(self) -> None:
         """Refuse a setting that the kind does not read: it would silently be another experiment."""
         given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
-        unread = [name for name in given if name in UNREAD.get(self.kind, ())]
+        own = [item.name for item in fields(self)[2:]] if self.is_own else []
+        unread = [name for name in given if name in UNREAD.get(self.kind, own)]
         if unread:
             raise ValueError(f"kind={self.kind} does not read {', '.join(unread)}; leave it out")
 

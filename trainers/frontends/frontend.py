@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.frontends.config import MULE, MULE_RATE, FrontendConfig, MelScale
+from trainers.frontends.own import build_own
 
 _SLANEY_BREAK_HZ = 1000.0
 _SLANEY_HZ_A_MEL = 200 / 3
@@ -28,7 +29,7 @@ def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
 
 def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
     """The configured transform itself, from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S)."""
-    return FRONTENDS[config.kind](config, rate)
+    return build_own(config, rate) if config.is_own else FRONTENDS[config.kind](config, rate)
 
 
 class LogMel(nn.Module):

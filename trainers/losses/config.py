@@ -1,19 +1,27 @@
 """Keys ``loss.*``: what is learned. No torch here: a wrong key is refused before torch is imported."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+from cluster.entry_points import check_name
 from cluster.settings import Config
+
+Outputs = Literal["projections", "tags"]
+OUTPUTS: dict[str, Outputs] = {"contrastive": "projections", "bce": "tags", "cross_entropy": "tags"}
+"""What the head ends in under each objective: projections to compare, or an output a tag."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
     """What is learned, and which pairs are positives; the defaults are the paper's (SCIENCE §1)."""
 
-    objective: Literal["contrastive", "bce", "cross_entropy"] = "contrastive"
-    """Contrastive, or the end-to-end baseline: tags by binary cross-entropy, one class by cross-entropy. The latter
-    take the labelled stream alone (``data.b_s=1``), one output a tag, and none of the settings below."""
+    objective: str = "contrastive"
+    """contrastive; an end-to-end baseline: bce (tags by binary cross-entropy) or cross_entropy (one class), which take
+    the labelled stream alone (``data.b_s=1``) and one output a tag; or ``module:factory``, a loss of your own
+    (docs/extending.md). All but contrastive take none of the settings below."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of a loss of your own, checked against its factory's signature."""
     temperature: float = 0.1
     """Softmax temperature, no unit, > 0; where a learnable one starts."""
     learnable: bool = False
@@ -35,6 +43,7 @@ class LossConfig(Config):
     takes the kernels for bfloat16 products on a GPU that can run them."""
 
     def __post_init__(self) -> None:
+        check_name("objective", self.objective, OUTPUTS, self.settings)
         check_temperature(self.temperature)
         check_numbers(self.criterion, self.epsilon, self.tile)
         if self.kernel == "fused" and self.epsilon > 0:
@@ -44,7 +53,9 @@ class LossConfig(Config):
         if self.objective == "contrastive":
             return
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        for name in given[1:]:
+        for name in given:
+            if name in ("objective", "settings"):
+                continue
             raise ValueError(f"{name} is a setting of objective=contrastive; leave it out for {self.objective}")
 
 

@@ -1,20 +1,25 @@
 """What a step learns from: the contrastive loss, or the end-to-end supervised baselines of Table 2, behind one call.
 
-An objective is a module whose ``judge(z, clip_id, labels)`` returns the loss of the global batch and figures about it.
-Its gradient is W times this rank's part of the global one, since DDP averages over W ranks.
+An objective is a module from `Projected` to `LossResult`; its gradient is W times this rank's part of the global one,
+since DDP averages over W ranks. A user's own is named by ``module:factory``.
 
-Shape suffixes: n rows of this rank (clips times views), d width of the head's output, C tags.
+Shape suffixes: N rows of this rank (clips times views), C tags.
 """
 
 import math
+from collections.abc import Callable
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from cluster.entry_points import create, import_factory, is_entry_point
+from cluster.settings import UserError
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.losses.config import LossConfig
+from trainers.losses.config import OUTPUTS, LossConfig, Outputs
 from trainers.losses.contrastive.loss import Contrast, contrast
+from trainers.losses.projected import LossResult, Projected
 from trainers.losses.supervised import supervised_loss
 
 
@@ -36,29 +41,24 @@ class ContrastiveLoss(nn.Module):
         """Its present value; a tensor with a gradient when it is learnable."""
         return self.config.temperature if self.log_temperature is None else self.log_temperature.exp()
 
-    def forward(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group = None) -> Tensor:
-        """`semi_supervised_contrastive_loss` with these settings."""
-        return self._contrast(z, clip_id, labels, group).loss
-
-    def judge(
-        self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and what its pair matrix looks like.
+    def forward(self, batch: Projected) -> LossResult:
+        """`contrastive_loss` with these settings, and what its pair matrix looks like.
 
         Returns:
-            The loss; and 0-dim figures whose means over ranks are those of the global batch: ``positives`` an anchor,
-            ``sparsity`` (1 − positive pairs / all pairs of rows), and where rows are labelled ``sparsity_labelled``,
-            the same of labelled × labelled. All pairs are N²: Table 6's 87.5% is 8 rows with one positive each.
+            The loss; and the metrics ``positives`` an anchor, ``sparsity`` (1 − positive pairs / all pairs of rows),
+            and where rows are labelled ``sparsity_labelled``, the same of labelled × labelled. All pairs are N²: Table
+            6's 87.5% is 8 rows with one positive each.
         """
-        loss, positives_n, num_labelled = self._contrast(z, clip_id, labels, group)
-        world = collectives.world_size(group)
-        mean = positives_n.mean()
-        figures = {"positives": mean, "sparsity": 1 - mean / (world * len(z))}
-        if labels is not None and num_labelled:
+        labels_NC = batch.labels_NC
+        loss, positives_N, num_labelled = self._contrast(batch.z_ND, batch.clip_id_N, labels_NC, batch.group)
+        world = collectives.world_size(batch.group)
+        mean = positives_N.mean()
+        metrics = {"positives": mean, "sparsity": 1 - mean / (world * len(positives_N))}
+        if labels_NC is not None and num_labelled:
             # Positives of a labelled row are its own views and labelled rows: all in the block.
-            inside = positives_n.where(labels.any(1), 0).sum()
-            figures["sparsity_labelled"] = 1 - inside * world / num_labelled**2
-        return loss, figures
+            inside = positives_N.where(labels_NC.any(1), 0).sum()
+            metrics["sparsity_labelled"] = 1 - inside * world / num_labelled**2
+        return LossResult(loss, metrics)
 
     def _contrast(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group) -> Contrast:
         config = self.config
@@ -85,14 +85,74 @@ class SupervisedLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def judge(
-        self, z: Tensor, clip_id: Tensor, labels: Tensor, group: Group = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, and no figures: whose view a row is does not matter here."""
-        del clip_id
-        return supervised_loss(z, labels, objective=self.config.objective, group=group), {}
+    def forward(self, batch: Projected) -> LossResult:
+        """The loss, and no metrics: whose view a row is does not matter here."""
+        assert batch.labels_NC is not None
+        loss = supervised_loss(batch.z_ND, batch.labels_NC, objective=self.config.objective, group=batch.group)
+        return LossResult(loss, {})
 
 
-def build_loss(config: LossConfig) -> ContrastiveLoss | SupervisedLoss:
-    """The objective of a configuration."""
-    return ContrastiveLoss(config) if config.objective == "contrastive" else SupervisedLoss(config)
+class OwnLoss(nn.Module):
+    """A user's loss, held to the contract.
+
+    Args:
+        name: ``module:factory``.
+        inner: what the factory returned.
+    """
+
+    def __init__(self, name: str, inner: Callable[[Projected], LossResult]) -> None:
+        super().__init__()
+        self.name, self.inner = name, inner
+
+    def forward(self, batch: Projected) -> LossResult:
+        """The user's result, checked.
+
+        Raises:
+            UserError: if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
+        """
+        found = self.inner(batch)
+        if not isinstance(found, LossResult):
+            raise self._refused(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
+        if not isinstance(found.loss, Tensor) or found.loss.ndim != 0:
+            raise self._refused(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
+        for metric, value in found.metrics.items():
+            if not isinstance(value, Tensor) or value.ndim != 0:
+                raise self._refused(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
+            if metric in RESERVED_METRICS:
+                raise self._refused(f"its metric {metric} has the name of a metric of every step; rename it")
+        metrics = {metric: value.detach() for metric, value in found.metrics.items()}
+        return LossResult(found.loss, metrics)
+
+    def _refused(self, why: str) -> UserError:
+        return UserError(f"loss.objective={self.name}: on rank {collectives.rank()}, {why}")
+
+
+RESERVED_METRICS = frozenset(
+    ("step", "loss", "finite", "grad_norm", "learning_rate", "alignment", "uniformity", "effective_rank")
+)
+
+
+def head_outputs(config: LossConfig) -> Outputs:
+    """What the head ends in: projections to compare, or an output a tag."""
+    if not is_entry_point(config.objective):
+        return OUTPUTS[config.objective]
+    asked = getattr(import_factory(config.objective, "loss.objective"), "head_outputs", "projections")
+    if asked not in get_args(Outputs):
+        allowed = " or ".join(get_args(Outputs))
+        raise UserError(f"loss.objective={config.objective}: its head_outputs must be {allowed}, got {asked!r}")
+    return "tags" if asked == "tags" else "projections"
+
+
+def build_loss(config: LossConfig) -> nn.Module:
+    """The objective of a configuration, from `Projected` to `LossResult`.
+
+    Raises:
+        UserError: if a user's own cannot be made.
+    """
+    if is_entry_point(config.objective):
+        return OwnLoss(config.objective, create(config.objective, config.settings, "loss.objective"))
+    return ContrastiveLoss(config) if OUTPUTS[config.objective] == "projections" else SupervisedLoss(config)
+
+
+def _shape(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -6,7 +6,7 @@ bit. Batches and views travel through Ray's object store; at most one step more 
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class ViewPool:
                 f"a view actor died more often than resources.max_failures={resources.max_failures} allows "
                 f"({last_line(error)}); less memory is taken with a smaller views.chunk"
             ) from None
-        return _views(arrays, device)
+        return _views(arrays, [extra.effect for extra in self.config.augment.extra], device)
 
 
 class ViewActor:
@@ -105,7 +105,8 @@ class ViewActor:
     def make(self, batch: Arrays, step: int, seed: int) -> Arrays:
         """All views of a step's batch."""
         made = self.maker.make(Batch(*(_tensor(values) for values in batch)), step=step, seed=seed)
-        return _arrays((*made[:3], *made.parameters))
+        own = [made.received[name] for name in self.maker.own.names]
+        return _arrays((*made[:3], *made.parameters, *own))
 
 
 def demand_room(config: ExperimentConfig, session: Session) -> None:
@@ -152,6 +153,10 @@ def _tensor(array: NDArray[Any], device: torch.device | None = None) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _views(arrays: Arrays, device: torch.device) -> Views:
+def _views(arrays: Arrays, own: Sequence[str], device: torch.device) -> Views:
     input_N, clip_id_N, labels_NC = (_tensor(array, device) for array in arrays[:3])
-    return Views(input_N, clip_id_N, labels_NC, ViewParameters(*(_tensor(array) for array in arrays[3:])))
+    drawn = [_tensor(array) for array in arrays[3:]]
+    count = len(ViewParameters._fields)
+    parameters = ViewParameters(*drawn[:count])
+    received = parameters.received | dict(zip(own, drawn[count:], strict=True))
+    return Views(input_N, clip_id_N, labels_NC, parameters, received)

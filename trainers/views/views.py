@@ -20,6 +20,7 @@ from data_shards.format.records import SAMPLE_RATE, Batch
 from trainers.augment.chain import FRAME, AugmentChain, Rows
 from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.draws import uniforms
+from trainers.augment.own import ExtraDraws, OwnAugmentations
 from trainers.augment.parameters import AugmentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_frontend
@@ -60,7 +61,9 @@ class Views(NamedTuple):
     labels_NC: Tensor
     """bool."""
     parameters: ViewParameters
-    """What was drawn, on the host: which views received which effect."""
+    """What was drawn, on the host."""
+    received: dict[str, Tensor]
+    """Which views received which effect, bool (N,) on the host, own augmentations included."""
 
 
 class ViewMaker:
@@ -87,6 +90,7 @@ class ViewMaker:
         self.rate = rate
         self.device = torch.device(device)
         self.chain = AugmentChain(augment, rate)
+        self.own = OwnAugmentations(augment.extra)
         self.reads = read_frames(views, augment)
         self.margin = _margin(augment)
         self.frontend: nn.Module = build_frontend(frontend, rate).to(self.device)
@@ -97,18 +101,21 @@ class ViewMaker:
         assert batch.wave_BT.dtype == torch.int16  # so no sample is NaN
         M = self.views.count
         parameters, start_N = self._draw(batch, step=step, seed=seed)
+        extra = self._draw_own(batch, step=step, seed=seed)
         clip_N = torch.arange(len(batch.slot_B)).repeat(M)
         wave_BW = batch.wave_BT.to(self.device, non_blocking=True)
         parts = []
         for first in range(0, len(clip_N), self.views.chunk):
             rows = slice(first, first + self.views.chunk)
             drawn = parameters.rows(rows)
-            parts.append(self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn))
+            wave_nT = self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn)
+            parts.append(self._through_frontend(wave_nT, extra.rows(rows)))
         return Views(
             input_N=torch.cat(parts),
             clip_id_N=batch.clip_id_B.to(self.device, non_blocking=True).repeat(M),
             labels_NC=batch.labels_BC.to(self.device, non_blocking=True).repeat(M, 1),
             parameters=parameters,
+            received=parameters.received | dict(zip(self.own.names, extra.received_nE.unbind(1), strict=True)),
         )
 
     def segments(self, batch: Batch, *, step: int, seed: int) -> Tensor:
@@ -122,12 +129,19 @@ class ViewMaker:
     ) -> Tensor:
         if self.chain.is_fused(wave_BW):
             rows = Rows(wave_BW, clip_n, start_n, _left(frames_B, clip_n, start_n), self.reads, 1 / FULL_SCALE)
-            wave_nT = self.chain.apply_fused(rows, drawn, self.views.samples)
-        else:
-            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
-            wave_nT = self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
-        out: Tensor = self.frontend(wave_nT)
-        return out
+            return self.chain.apply_fused(rows, drawn, self.views.samples)
+        segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
+        return self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+
+    def _through_frontend(self, wave_nT: Tensor, drawn: ExtraDraws) -> Tensor:
+        """What the encoder reads of augmented waves, with the own augmentations around the front-end."""
+        out_n = self.frontend(self.own.apply(wave_nT, drawn, "wave"))
+        return self.own.apply(out_n, drawn, "spectrogram")
+
+    def _draw_own(self, batch: Batch, *, step: int, seed: int) -> ExtraDraws:
+        slots = batch.slot_B.cpu().numpy()
+        drawn = [self.own.draw(slots, step=step, seed=seed, view=view) for view in range(self.views.count)]
+        return ExtraDraws(*(torch.cat(values) for values in zip(*drawn, strict=True)))
 
     def _draw(self, batch: Batch, *, step: int, seed: int) -> tuple[ViewParameters, Tensor]:
         """What happens to each view, and its first sample in its window; N of each, on the host."""

@@ -142,7 +142,7 @@ class TestOnGpu:
         self, gpu: torch.device, frontend: str
     ) -> None:
         views = ViewsConfig(samples=20_000, chunk=24)
-        maker = ViewMaker(views, PAPER, FrontendConfig(kind=frontend), device=gpu)  # type: ignore[arg-type]
+        maker = ViewMaker(views, PAPER, FrontendConfig(kind=frontend), device=gpu)
         batches = [(step, make_batch(32, window_frames(views, PAPER))) for step in range(5)]
         expected = [maker.make(batch, step=step, seed=1) for step, batch in batches]
         torch.cuda.synchronize()

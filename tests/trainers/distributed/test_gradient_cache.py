@@ -1,6 +1,7 @@
 """Two-pass gradient caching is the plain step: gradients, running statistics, draws."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from trainers.distributed.batch_norm import convert_batch_norm
 from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.losses.config import LossConfig
 from trainers.losses.objective import ContrastiveLoss
+from trainers.losses.projected import Projected
 
 CLIPS, VIEWS, MICRO_CLIPS = 12, 2, 2
 
@@ -41,10 +43,15 @@ def criterion() -> ContrastiveLoss:
     return ContrastiveLoss(LossConfig(learnable=True)).double()
 
 
+def of(loss: ContrastiveLoss, clip_id: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """The loss as a function of the projections alone."""
+    return lambda z_ND: loss(Projected(z_ND=z_ND, clip_id_N=clip_id, labels_NC=labels)).loss
+
+
 def plain_step() -> tuple[nn.Module, ContrastiveLoss, Tensor]:
     model, loss = network(), criterion()
     views, clip_id, labels = batch()
-    value = loss(model(views)[0], clip_id, labels)
+    value, _ = loss(Projected(z_ND=model(views)[0], clip_id_N=clip_id, labels_NC=labels))
     torch.autograd.backward(value)
     return model, loss, value.detach()
 
@@ -55,7 +62,11 @@ def test_chunks_give_the_gradient_and_the_statistics_of_the_whole_batch(num_chun
     model, loss = network(), criterion()
     views, clip_id, labels = batch()
     value, z_ND, h_NE = backward_in_chunks(
-        model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=num_chunks
+        model,
+        views,
+        of(loss, clip_id, labels),
+        num_clips=CLIPS,
+        num_chunks=num_chunks,
     )
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     assert not z_ND.requires_grad
@@ -76,7 +87,13 @@ def test_both_passes_draw_the_same_dropout() -> None:
     model = network(dropout=0.5)
     model.register_forward_hook(lambda _module, _input, pair: seen.append(pair[0].detach()))
     torch.manual_seed(5)
-    backward_in_chunks(model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=3)
+    backward_in_chunks(
+        model,
+        views,
+        of(loss, clip_id, labels),
+        num_clips=CLIPS,
+        num_chunks=3,
+    )
     after = torch.rand(3)
     assert len(seen) == 6
     for first, second in zip(seen[:3], seen[3:], strict=True):
@@ -94,7 +111,13 @@ def test_only_one_chunk_of_activations_is_alive() -> None:
     sizes: list[tuple[int, bool]] = []
     model, loss = network(), criterion()
     model.register_forward_hook(lambda _module, inputs, pair: sizes.append((len(inputs[0]), pair[0].requires_grad)))
-    backward_in_chunks(model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=6)
+    backward_in_chunks(
+        model,
+        views,
+        of(loss, clip_id, labels),
+        num_clips=CLIPS,
+        num_chunks=6,
+    )
     assert sizes == [(4, False)] * 6 + [(4, True)] * 6
 
 
@@ -102,7 +125,13 @@ def test_gradients_accumulate_on_what_is_there() -> None:
     views, clip_id, labels = batch()
     model, loss = network(), criterion()
     for _ in range(2):
-        backward_in_chunks(model, views, lambda z: loss(z, clip_id, labels), num_clips=CLIPS, num_chunks=2)
+        backward_in_chunks(
+            model,
+            views,
+            of(loss, clip_id, labels),
+            num_clips=CLIPS,
+            num_chunks=2,
+        )
     once = plain_step()[0]
     for a, b in zip(model.parameters(), once.parameters(), strict=True):
         assert b.grad is not None

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from trainers.losses.config import LossConfig
 from trainers.losses.objective import ContrastiveLoss
+from trainers.losses.projected import Projected
 from trainers.monitor.metrics import CLIPS, alignment_and_uniformity, effective_rank, watched
 
 
@@ -102,7 +103,8 @@ def test_positives_and_sparsity_are_those_of_the_pair_matrix(config: LossConfig)
     labels = torch.rand(clips, 6, generator=g) < 0.4
     labels[:labelled, 0], labels[labelled:] = True, False
     labels, clip_id = labels.repeat(2, 1), torch.arange(clips).repeat(2)
-    _, figures = ContrastiveLoss(config).judge(normalize(draw(2 * clips, 8)), clip_id, labels)
+    rows = Projected(z_ND=normalize(draw(2 * clips, 8)), clip_id_N=clip_id, labels_NC=labels)
+    _, figures = ContrastiveLoss(config)(rows)
     positive = dense_weights(clip_id, labels, config) > 0
     block = positive[labels.any(1)][:, labels.any(1)]
     assert figures["positives"].item() == pytest.approx(positive.sum(1).float().mean().item())
@@ -114,12 +116,14 @@ def test_eight_labelled_rows_with_their_own_view_alone_have_the_sparsities_of_ta
     """b_s = 0.05 of 96 clips by the released code is 4; no two of them share a tag: 87.5% and 99.5%."""
     labels = torch.zeros(96, 4, dtype=torch.bool)
     labels[:4] = torch.eye(4).bool()
-    _, figures = ContrastiveLoss(LossConfig()).judge(draw(192, 8), torch.arange(96).repeat(2), labels.repeat(2, 1))
+    rows = Projected(z_ND=draw(192, 8), clip_id_N=torch.arange(96).repeat(2), labels_NC=labels.repeat(2, 1))
+    _, figures = ContrastiveLoss(LossConfig())(rows)
     assert figures["sparsity_labelled"].item() == pytest.approx(0.875)
     assert round(100 * figures["sparsity"].item(), 1) == 99.5
 
 
 def test_without_labels_there_is_no_labelled_block() -> None:
-    _, figures = ContrastiveLoss(LossConfig()).judge(draw(8, 4), torch.arange(4).repeat(2), torch.zeros(8, 3).bool())
+    rows = Projected(z_ND=draw(8, 4), clip_id_N=torch.arange(4).repeat(2), labels_NC=torch.zeros(8, 3).bool())
+    _, figures = ContrastiveLoss(LossConfig())(rows)
     assert figures["positives"] == 1
     assert "sparsity_labelled" not in figures

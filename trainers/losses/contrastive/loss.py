@@ -7,7 +7,7 @@ are multiplied as bfloat16 and added up in float32. Every call waits for the dev
 labelled, and the temperature with them.
 
 >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
->>> loss = semi_supervised_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
+>>> loss = contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
 >>> round(loss.item(), 4)  # log(1 + 2/e)
 0.5514
 
@@ -40,7 +40,7 @@ class Contrast(NamedTuple):
     """Labelled rows of all ranks."""
 
 
-def semi_supervised_contrastive_loss(
+def contrastive_loss(
     z: Tensor,
     clip_id: Tensor,
     labels: Tensor | None,
@@ -114,7 +114,7 @@ def contrast(
     kernel: Literal["auto", "tiles", "fused"],
     group: Group,
 ) -> Contrast:
-    """`semi_supervised_contrastive_loss`, with the positives it counted on the way."""
+    """`contrastive_loss`, with the positives it counted on the way."""
     _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
     check_settings(temperature, criterion, epsilon, tile)
     problem = _problem(z, clip_id, labels)

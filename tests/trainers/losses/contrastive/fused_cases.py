@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainers.losses.contrastive import fused
 from trainers.losses.contrastive import loss as semi_supervised
-from trainers.losses.contrastive.loss import contrast, semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrast, contrastive_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -214,7 +214,7 @@ def test_auto_takes_the_kernels_for_bfloat16_on_a_gpu(num_rows: int, monkeypatch
 
     monkeypatch.setattr(fused._Launch, "run", counted)
     with torch.autocast("cuda", torch.bfloat16):
-        ours = semi_supervised_contrastive_loss(*rows)
-        tiles = semi_supervised_contrastive_loss(*rows, kernel="tiles")
+        ours = contrastive_loss(*rows)
+        tiles = contrastive_loss(*rows, kernel="tiles")
     assert launched == [True], "one launch of the sums, and the tiles launch none"
     assert ours.item() == pytest.approx(tiles.item(), rel=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
 def test_refuses(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"z": torch.ones(4, 3), "clip_id": torch.arange(4), "labels": None} | change
     with pytest.raises(ValueError, match=message):
-        semi_supervised_contrastive_loss(**given)
+        contrastive_loss(**given)
 
 
 @pytest.mark.parametrize(

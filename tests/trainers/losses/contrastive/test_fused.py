@@ -19,7 +19,7 @@ from trainers.losses.config import LossConfig
 from trainers.losses.contrastive import fused
 from trainers.losses.contrastive import loss as semi_supervised
 from trainers.losses.contrastive.fused import SHARED_BYTES, even_splits
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -71,7 +71,7 @@ def recorded_launches(
     monkeypatch.setattr(semi_supervised, "_wants_half", lambda _z: True)
     labels = torch.ones(300, tags, dtype=torch.bool)
     z = torch.ones(300, width, requires_grad=True)
-    semi_supervised_contrastive_loss(z, torch.arange(300), labels, kernel="fused", **settings)
+    contrastive_loss(z, torch.arange(300), labels, kernel="fused", **settings)
     return {name: recorder.given for name, recorder in recorders.items()}
 
 
@@ -121,7 +121,7 @@ def test_kernels_compile_for_hopper_and_use_its_matrix_units(
 def test_asking_for_what_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"z": torch.ones(4, 3), "clip_id": torch.arange(4), "labels": None, "kernel": "fused"}
     with pytest.raises(ValueError, match=message):
-        semi_supervised_contrastive_loss(**given | change)
+        contrastive_loss(**given | change)
 
 
 @needs_triton
@@ -158,7 +158,7 @@ def test_a_configuration_of_the_kernels_says_nothing_they_ignore(settings: dict[
 
 def test_neither_torch_nor_the_loss_on_a_cpu_imports_triton() -> None:
     code = (
-        "import sys, torch; from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss as loss;"
+        "import sys, torch; from trainers.losses.contrastive.loss import contrastive_loss as loss;"
         "loss(torch.ones(4, 3), torch.arange(4), None); "
         "sys.exit('trainers.losses.contrastive.fused_kernels' in sys.modules)"
     )

@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 
 from trainers.distributed import collectives
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive.loss import semi_supervised_contrastive_loss
+from trainers.losses.contrastive.loss import contrastive_loss
 from trainers.losses.contrastive.pairs import Pair, Recipe, clip_codes, known_clips, make_block, sort_rows, weight_tile
 from trainers.losses.objective import ContrastiveLoss
+from trainers.losses.projected import Projected
 
 
 class Rows(NamedTuple):
@@ -83,7 +84,7 @@ def name(mode: object) -> str | None:
 
 
 def streamed(rows: Rows, temperature: float | Tensor, mode: Mode, *, tile: int = 5) -> Tensor:
-    return semi_supervised_contrastive_loss(
+    return contrastive_loss(
         *rows,
         temperature=temperature,
         positives="weighing" if mode["alpha"] else "criterion",
@@ -145,7 +146,7 @@ def test_float32_is_close_to_float64(temperature: float) -> None:
     rows = make_rows(40, 2)
     single, _ = with_gradients(rows._replace(z=rows.z.float()), temperature)
     double, _ = with_gradients(rows._replace(z=rows.z.float().double()), temperature)
-    a, b = (semi_supervised_contrastive_loss(*r, temperature=temperature, tile=16) for r in (single, double))
+    a, b = (contrastive_loss(*r, temperature=temperature, tile=16) for r in (single, double))
     assert a.item() == pytest.approx(b.item(), rel=2e-6)
     assert error(gradients(a, single.z)[0].double(), gradients(b, double.z)[0]) < 2e-5
 
@@ -155,17 +156,17 @@ def test_the_running_maximum_changes_nothing_where_both_ways_work(monkeypatch: p
     results = []
     for limit in (40.0, 1.0):
         monkeypatch.setitem(
-            semi_supervised_contrastive_loss.__globals__, "LARGEST_EXPONENT", {torch.float64: limit, torch.float32: 0.0}
+            contrastive_loss.__globals__, "LARGEST_EXPONENT", {torch.float64: limit, torch.float32: 0.0}
         )
         leaf, _ = with_gradients(rows, 0.1)
-        loss = semi_supervised_contrastive_loss(*leaf, tile=4)
+        loss = contrastive_loss(*leaf, tile=4)
         results.append((loss.detach(), *gradients(loss, leaf.z)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-15)
 
 
 def test_a_sharp_temperature_does_not_overflow_in_float32() -> None:
     leaf, _ = with_gradients(make_rows()._replace(z=make_rows().z.float()), 0.001)
-    loss = semi_supervised_contrastive_loss(*leaf, temperature=0.001)
+    loss = contrastive_loss(*leaf, temperature=0.001)
     assert loss.item() == pytest.approx(dense(make_rows(), torch.tensor(0.001), **PAPER).item(), rel=1e-4)
     assert gradients(loss, leaf.z)[0].isfinite().all()
 
@@ -177,7 +178,7 @@ def test_without_labels_it_is_ntxent() -> None:
     other = torch.arange(14).roll(7)
     expected = torch.nn.functional.cross_entropy(s.fill_diagonal_(-math.inf), other)
     for labels in (None, torch.zeros(14, 5, dtype=torch.bool), torch.zeros(14, 0, dtype=torch.bool)):
-        loss = semi_supervised_contrastive_loss(rows.z, rows.clip_id, labels)
+        loss = contrastive_loss(rows.z, rows.clip_id, labels)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -189,7 +190,7 @@ def test_with_one_class_a_row_it_is_supcon() -> None:
     s = normalize(rows.z, dim=1) @ normalize(rows.z, dim=1).T / 0.1
     log_p = s - s.fill_diagonal_(-math.inf).logsumexp(1, keepdim=True)
     expected = -(log_p.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
-    loss = semi_supervised_contrastive_loss(rows.z, rows.clip_id, torch.nn.functional.one_hot(cls).bool())
+    loss = contrastive_loss(rows.z, rows.clip_id, torch.nn.functional.one_hot(cls).bool())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -207,7 +208,7 @@ def test_permuting_the_batch_changes_nothing(mode: Mode) -> None:
 def test_the_scale_of_a_row_changes_nothing_even_where_squares_overflow() -> None:
     rows = make_rows()._replace(z=make_rows().z.float())
     scale = torch.logspace(-30, 30, len(rows.z))[:, None]
-    a, b = (semi_supervised_contrastive_loss(*r) for r in (rows, rows._replace(z=rows.z * scale)))
+    a, b = (contrastive_loss(*r) for r in (rows, rows._replace(z=rows.z * scale)))
     torch.testing.assert_close(a, b, rtol=2e-6, atol=0)
 
 
@@ -215,7 +216,7 @@ def test_the_scale_of_a_row_changes_nothing_even_where_squares_overflow() -> Non
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 def test_silent_rows_give_a_finite_loss_and_no_gradient(silent: list[int], temperature: float) -> None:
     leaf, _ = with_gradients(make_rows(9)._replace(z=make_rows(9).z.float().index_fill_(0, torch.tensor(silent), 0)), 1)
-    loss = semi_supervised_contrastive_loss(*leaf, temperature=temperature)
+    loss = contrastive_loss(*leaf, temperature=temperature)
     (gradient,) = gradients(loss, leaf.z)
     assert loss.isfinite()
     assert gradient.isfinite().all()
@@ -230,13 +231,13 @@ def test_a_row_that_is_not_finite_makes_the_loss_nan(value: float, temperature: 
     rows = make_rows(6)
     rows.z[3, 1] = value
     clip_id = torch.arange(12) if lonely else rows.clip_id  # no positives at all
-    loss = semi_supervised_contrastive_loss(rows.z, clip_id, None, temperature=temperature)
+    loss = contrastive_loss(rows.z, clip_id, None, temperature=temperature)
     assert loss.isnan()
 
 
 def test_no_positives_at_all_is_zero_with_zero_gradient() -> None:
     leaf, _ = with_gradients(make_rows(), 0.1)
-    loss = semi_supervised_contrastive_loss(leaf.z, torch.arange(18), None)
+    loss = contrastive_loss(leaf.z, torch.arange(18), None)
     assert loss.item() == 0
     assert gradients(loss, leaf.z)[0].abs().max() == 0
 
@@ -245,7 +246,7 @@ def test_no_positives_at_all_is_zero_with_zero_gradient() -> None:
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_batch_of_one_clip_is_zero(views: int, temperature: float) -> None:
     leaf, _ = with_gradients(make_rows(1, views), 1)
-    loss = semi_supervised_contrastive_loss(*leaf, temperature=temperature)
+    loss = contrastive_loss(*leaf, temperature=temperature)
     assert loss.item() == pytest.approx(0, abs=1e-12)  # the only other row is the positive: p = 1
     assert gradients(loss, leaf.z)[0].abs().max() < 1e-12
 
@@ -255,13 +256,13 @@ def test_one_label_for_all_pulls_every_pair() -> None:
     everything = torch.ones(12, 1, dtype=torch.bool)
     s = (normalize(rows.z, dim=1) @ normalize(rows.z, dim=1).T / 0.1).fill_diagonal_(0)
     lse = s.clone().fill_diagonal_(-math.inf).logsumexp(1)
-    loss = semi_supervised_contrastive_loss(rows.z, rows.clip_id, everything)
+    loss = contrastive_loss(rows.z, rows.clip_id, everything)
     assert loss.item() == pytest.approx((lse - s.sum(1) / 11).mean().item(), rel=1e-12)
 
 
 def test_backward_scales_and_repeats() -> None:
     leaf, temperature = with_gradients(make_rows(), 0.1)
-    loss = semi_supervised_contrastive_loss(*leaf, temperature=temperature)
+    loss = contrastive_loss(*leaf, temperature=temperature)
     once = torch.autograd.grad(loss, (leaf.z, temperature), retain_graph=True)
     thrice = torch.autograd.grad(3 * loss, (leaf.z, temperature))
     torch.testing.assert_close(thrice, tuple(3 * g for g in once))
@@ -270,20 +271,20 @@ def test_backward_scales_and_repeats() -> None:
 def test_no_gradient_is_computed_when_nobody_wants_one() -> None:
     leaf, _ = with_gradients(make_rows(), 0.1)
     with torch.no_grad():
-        assert not semi_supervised_contrastive_loss(*leaf).requires_grad
-    assert not semi_supervised_contrastive_loss(*make_rows()).requires_grad
+        assert not contrastive_loss(*leaf).requires_grad
+    assert not contrastive_loss(*make_rows()).requires_grad
 
 
 def test_autocast_leaves_the_numbers_alone() -> None:
     rows = make_rows()._replace(z=make_rows().z.float())
     with torch.autocast("cpu", torch.bfloat16):
-        inside = semi_supervised_contrastive_loss(*rows)
-    assert inside.item() == semi_supervised_contrastive_loss(*rows).item()
+        inside = contrastive_loss(*rows)
+    assert inside.item() == contrastive_loss(*rows).item()
 
 
 @pytest.mark.parametrize("mode", [MODES[0], MODES[11]], ids=name)
 def test_bfloat16_products_cost_three_digits(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(semi_supervised_contrastive_loss.__globals__, "_wants_half", lambda _z: True)
+    monkeypatch.setitem(contrastive_loss.__globals__, "_wants_half", lambda _z: True)
     exact, _ = with_gradients(make_rows(60), 0.1)
     expected = dense(exact, torch.tensor(0.1), **mode)
     leaf, _ = with_gradients(exact._replace(z=exact.z.detach().float()), 0.1)
@@ -296,11 +297,12 @@ def test_a_learnable_temperature_is_a_parameter_and_a_fixed_one_is_not() -> None
     rows = make_rows()
     fixed, learned = ContrastiveLoss(LossConfig()), ContrastiveLoss(LossConfig(learnable=True)).double()
     assert list(fixed.parameters()) == []
-    loss = learned(*rows)
+    batch = Projected(z_ND=rows.z, clip_id_N=rows.clip_id, labels_NC=rows.labels)
+    loss, _ = learned(batch)
     assert learned.log_temperature is not None
     tau = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     (ours,), (theirs,) = gradients(loss, learned.log_temperature), gradients(dense(rows, tau, **PAPER), tau)
-    assert fixed(*rows).item() == pytest.approx(loss.item(), rel=1e-7)
+    assert fixed(batch).loss.item() == pytest.approx(loss.item(), rel=1e-7)
     assert ours.item() == pytest.approx(theirs.item() * 0.1, rel=1e-6)
 
 
@@ -308,7 +310,7 @@ def test_one_process_sends_nothing() -> None:
     leaf, _ = with_gradients(make_rows(), 0.1)
     for exchange in ("gather", "ring"):
         with collectives.counted() as traffic:
-            gradients(semi_supervised_contrastive_loss(*leaf, exchange=exchange), leaf.z)
+            gradients(contrastive_loss(*leaf, exchange=exchange), leaf.z)
         assert traffic.total == 0
 
 

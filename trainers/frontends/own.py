@@ -1,0 +1,74 @@
+"""A front-end of the user's own: waves (N, T) to spectrograms (N, F, S), held to that.
+
+Shape suffixes: N rows, T samples, F bands, S frames.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cluster.entry_points import create
+from cluster.settings import UserError
+from trainers.frontends.config import FrontendConfig
+
+
+class OwnFrontend(nn.Module):
+    """A user's transform.
+
+    Args:
+        name: ``module:factory``, for messages.
+        transform: waves (N, T) float32 to (N, F, S) float32, any module or function.
+    """
+
+    def __init__(self, name: str, transform: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.name, self.transform = name, transform
+
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Spectrograms (N, F, S).
+
+        Raises:
+            UserError: if the transform returns anything else.
+        """
+        out_NFS = self.transform(wave_NT)
+        if not isinstance(out_NFS, Tensor) or out_NFS.ndim != 3 or len(out_NFS) != len(wave_NT):
+            got = f"shape {tuple(out_NFS.shape)}" if isinstance(out_NFS, Tensor) else f"a {type(out_NFS).__name__}"
+            raise UserError(
+                f"frontend.kind={self.name}: it returned {got} for waves of shape {tuple(wave_NT.shape)}; a front-end "
+                f"returns ({len(wave_NT)}, bands, frames)"
+            )
+        return out_NFS
+
+
+def build_own(config: FrontendConfig, rate: int) -> OwnFrontend:
+    """The transform that ``frontend.kind=module:factory`` names; a factory that names ``rate`` gets it in Hz.
+
+    Raises:
+        UserError: if it cannot be imported or made.
+    """
+    transform = create(config.kind, config.settings, "frontend.kind", rate=rate)
+    if not callable(transform):
+        raise UserError(f"frontend.kind={config.kind}: the factory returned a {type(transform).__name__}, no transform")
+    return OwnFrontend(config.kind, transform)
+
+
+@torch.no_grad()
+def try_frontend(frontend: OwnFrontend, wave_NT: Tensor) -> Tensor:
+    """Transform two waves before a run takes any resources: (2, F, S).
+
+    Raises:
+        UserError: if the transform raises or gives what is not finite.
+    """
+    try:
+        out_NFS: Tensor = frontend(wave_NT)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's transform does
+        raise UserError(
+            f"frontend.kind={frontend.name}: it failed on waves of shape {tuple(wave_NT.shape)} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not torch.isfinite(out_NFS).all():
+        raise UserError(f"frontend.kind={frontend.name}: its spectrogram of quiet noise is not finite")
+    return out_NFS

@@ -1,0 +1,69 @@
+"""The parts of an experiment that are the user's own code, tried before anything starts.
+
+Shape suffixes: T samples of a view.
+"""
+
+import torch
+from torch import Tensor
+
+from cluster.settings import UserError
+from data_shards.format.records import SAMPLE_RATE
+from trainers.augment.own import OwnAugmentations, try_augmentation
+from trainers.config import ExperimentConfig
+from trainers.encoders.own import OwnEncoder, build_own, try_encoder
+from trainers.frontends.frontend import build_frontend
+from trainers.frontends.own import OwnFrontend, try_frontend
+from trainers.losses.objective import build_loss, head_outputs
+
+
+def check_own_parts(config: ExperimentConfig) -> None:
+    """Make every own part of an experiment and run it on two views of quiet noise.
+
+    Raises:
+        UserError: names the part and what does not fit.
+    """
+    if not config.own_parts():
+        return
+    build_loss(config.loss)
+    if head_outputs(config.loss) == "tags" and config.head.width is not None:
+        raise UserError(f"loss.objective={config.loss.objective} has an output a tag; leave head.width out")
+    wave_2T = 0.01 * torch.randn(2, config.views.samples, generator=torch.Generator().manual_seed(0))
+    extra = OwnAugmentations(config.augment.extra)
+    for step in extra.steps:
+        if step.reads == "wave":
+            try_augmentation(step, wave_2T)
+    views = _through_frontend(config, wave_2T)
+    for step in extra.steps:
+        if step.reads == "spectrogram":
+            if views.ndim != 3:
+                raise UserError(f"{step.key}: it reads spectrograms; frontend.kind={config.frontend.kind} gives none")
+            try_augmentation(step, views)
+    if config.encoder.is_own:
+        with torch.random.fork_rng(devices=[]):
+            _check_encoder(config, build_own(config.encoder), views)
+
+
+def _through_frontend(config: ExperimentConfig, wave_2T: Tensor) -> Tensor:
+    frontend = build_frontend(config.frontend, SAMPLE_RATE)
+    if isinstance(frontend, OwnFrontend):
+        return try_frontend(frontend, wave_2T)
+    with torch.no_grad():
+        views: Tensor = frontend(wave_2T)
+    return views
+
+
+def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor) -> None:
+    kind, name = config.frontend.kind, config.encoder.name
+    if kind not in encoder.reads:
+        raise UserError(
+            f"encoder.name={name} reads {', '.join(encoder.reads)}, frontend.kind is {kind}; set "
+            f"frontend.kind={encoder.reads[0]}"
+        )
+    least = encoder.least_frames if views.ndim == 3 else encoder.least_samples
+    if views.shape[-1] < least:
+        unit = "frames" if views.ndim == 3 else "samples"
+        raise UserError(
+            f"views.samples={config.views.samples} is too short: encoder.name={name} reads at least {least} {unit}, a "
+            f"view has {views.shape[-1]}; take longer views"
+        )
+    try_encoder(encoder, views)
