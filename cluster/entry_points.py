@@ -32,6 +32,16 @@ def is_entry_point(name: str) -> bool:
     return bool(_ENTRY_POINT.fullmatch(name))
 
 
+def entry_points_in(text: str) -> list[str]:
+    """The entry points that stand in a text as whole words.
+
+    >>> entry_points_in("[{'name': 'my_parts:Mask'}]"), entry_points_in("http://head:8265"), entry_points_in("s3://a/b")
+    (['my_parts:Mask'], [], [])
+    """
+    words = re.findall(r"[\w.:/-]+", text)
+    return [word for word in words if is_entry_point(word)]
+
+
 def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str, Any]) -> None:
     """Refuse a name that is neither known nor ``module:factory``, and settings beside a known one. Imports nothing.
 
@@ -222,12 +232,17 @@ def _default(value: Any) -> Any:
 
 def _validated(schema: type, settings: Mapping[str, Any], key: str) -> Any:
     """Validate below the dotted path ``key``, so that messages name whole keys."""
-    for name in reversed(key.split(".")):
-        schema = make_dataclass("Section", [(name, schema)], bases=(Config,), frozen=True, kw_only=True)
+    names = [
+        f"at_{name}" if name.isdigit() else name for name in key.split(".")
+    ]  # a place in a list is no field's name
     tree: dict[str, Any] = dict(settings)
-    for name in reversed(key.split(".")):
+    for name in reversed(names):
+        schema = make_dataclass("Section", [(name, schema)], bases=(Config,), frozen=True, kw_only=True)
         tree = {name: tree}
-    found: Any = validate(schema, tree, "settings of your own code")
-    for name in key.split("."):
+    try:
+        found: Any = validate(schema, tree, "settings of your own code")
+    except UserError as error:
+        raise UserError(re.sub(r"\bat_(?=\d)", "", str(error))) from None
+    for name in names:
         found = getattr(found, name)
     return found

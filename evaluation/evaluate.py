@@ -32,7 +32,14 @@ from evaluation.targets.published_splits import compare
 from evaluation.targets.splits import check_leaks, freeze, hold_to, load_split, save_split
 
 
-def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progress: Progress = SILENT) -> Report:
+def evaluate(
+    source: Path | str,
+    config: EvaluationConfig,
+    out: Path,
+    *,
+    trust_code: bool = False,
+    progress: Progress = SILENT,
+) -> Report:
     """Judge an encoder beside its untrained self, chance and a constant.
 
     Args:
@@ -40,6 +47,7 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
         config: shards and tasks.
         out: folder of report.json, .md, .html, .csv, .tex and the figures, and of embeddings unless ``config.cache``
             says where.
+        trust_code: import the user's own code that a snapshot names.
         progress: told of the work.
 
     Raises:
@@ -48,11 +56,11 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
     """
     check_device(config.device)
     device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
-    trained, untrained = load_any(source, device), untrained_any(source, device)
+    trained, untrained = (load(source, device, trust_code=trust_code) for load in (load_any, untrained_any))
     encoders: dict[str, Encoder] = {SUBJECT: trained}
     if untrained is not None:
         encoders["untrained"] = untrained
-    encoders |= {name: load_any(other, device) for name, other in config.against.items()}
+    encoders |= {name: load_any(other, device, trust_code=trust_code) for name, other in config.against.items()}
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     if is_factory(source):
         word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cluster.entry_points import entry_points_in, import_factory, shipped_modules
 from cluster.provenance import git_revision
 from cluster.ray_runtime.credentials import demand_token, reach, use_token
-from cluster.settings import ROOT, RunError, UserError, first_line
+from cluster.settings import ROOT, RunError, UserError, first_line, flatten, read_yaml
 from cluster.storage import without_credentials
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
@@ -88,6 +90,8 @@ class Cluster:
         check_size(root)
         name = f"{command[0].strip('-') or 'job'}-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         shipped: dict[str, Any] = {"working_dir": str(root), "excludes": NEVER_SHIPPED, "env_vars": _environment()}
+        if modules := _own_modules(command):
+            shipped["py_modules"] = modules
         if install:
             shipped["uv"] = {
                 "packages": [_SHIPPED_LOCK],
@@ -236,6 +240,17 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
             f"the largest are {named}: move data out of the checkout, or name it in .rayignore"
         )
     return total
+
+
+def _own_modules(command: Sequence[str]) -> list[str]:
+    """Modules of the user's own parts that the command, or a preset that it names, names as ``module:factory``."""
+    texts = [word.partition("=")[2] or word for word in command]
+    presets = [Path(word) for word in command if word.endswith((".yaml", ".yml")) and Path(word).is_file()]
+    texts += [str(value) for preset in presets for value in flatten(read_yaml(preset)).values()]
+    for name in (found for text in texts for found in entry_points_in(text)):
+        with suppress(UserError):  # not every word with a colon is code; the job itself refuses what it lacks
+            import_factory(name, "submit")
+    return shipped_modules()
 
 
 def _refuse_credentials(command: Sequence[str]) -> None:

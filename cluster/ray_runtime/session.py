@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cores import num_cores
+from cluster.entry_points import shipped_modules
 from cluster.ray_runtime.credentials import demand_token, ensure_token, reach, use_token
 from cluster.ray_runtime.environment import demand_same_everywhere
 from cluster.settings import ROOT, RunError, UserError, first_line
@@ -94,7 +95,9 @@ def _start_local(needed_cpus: int) -> Any:
     constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
-        return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
+        return _start(
+            {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True} | _own_code()
+        )
     except Exception as error:  # where its dashboard is late Ray raises no class of its own
         raise RunError(
             f"a local Ray did not start: {first_line(error)}. On a very busy machine its dashboard is late: the same "
@@ -115,9 +118,17 @@ def _join(address: str) -> Any:
         _show_token(address)
     try:
         # The other machines get this checkout; .rayignore keeps what is large or private at home.
-        return _start({"address": address, "runtime_env": {"working_dir": str(ROOT)}})
+        return _start({"address": address} | _own_code({"working_dir": str(ROOT)}))
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, AuthenticationError, RaySystemError
         raise UserError(f"{address}: no Ray cluster answers ({first_line(error)}); is its head running?") from error
+
+
+def _own_code(environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The runtime environment of workers, with the modules of the user's own parts."""
+    shipped = dict(environment or {})
+    if modules := shipped_modules():
+        shipped["py_modules"] = modules
+    return {"runtime_env": shipped} if shipped else {}
 
 
 def _show_token(address: str) -> None:

@@ -7,24 +7,22 @@ its module's source. A factory that takes ``untrained`` gives the untrained base
 Shape suffixes: N chunks, T samples, E encoder width.
 """
 
-import difflib
 import hashlib
-import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cluster.entry_points import import_factory, is_entry_point
 from cluster.settings import UserError
 from evaluation.embeddings.embed import Encoder
 
-FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+SOURCE = "encoder"
+"""What messages call a command's word for an encoder."""
 NEEDED = ("width", "rate", "samples")
 UNTRAINED_SEED = 0
 """Of the first weights of ``factory(untrained=True)``: the same at every call, so its embeddings are kept."""
@@ -65,16 +63,17 @@ def is_factory(source: Path | str) -> bool:
     >>> is_factory("my_module:factory"), is_factory("outputs/run"), is_factory("s3://bucket/run")
     (True, False, False)
     """
-    return bool(FACTORY.fullmatch(str(source))) and not Path(source).exists()
+    return is_entry_point(str(source)) and not Path(source).exists()
 
 
-def load_any(source: Path | str, device: str = "cpu") -> Any:
+def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any:
     """The frozen encoder of a snapshot, or of a user's ``module:factory``.
 
     Args:
         source: a step-N folder, the link last, a run's folder, or ``module:factory``; the module may lie in the
             working directory.
         device: torch device it shall run on.
+        trust_code: import the user's own code that a snapshot names.
 
     Raises:
         UserError: names what is missing.
@@ -82,21 +81,20 @@ def load_any(source: Path | str, device: str = "cpu") -> Any:
     if not is_factory(source):
         from trainers.inference.frozen import load_encoder
 
-        return load_encoder(source, device)
-    module, factory = _find(str(source))
-    return _checked(str(source), module, factory, {}).to(device)
+        return load_encoder(source, device, trust_code=trust_code)
+    return _checked(str(source), import_factory(str(source), SOURCE), {}).to(device)
 
 
-def untrained_any(source: Path | str, device: str = "cpu") -> Any | None:
+def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any | None:
     """The same network before it learned anything, or None where a user's factory cannot make it."""
     if not is_factory(source):
         from trainers.inference.frozen import untrained_encoder
 
-        return untrained_encoder(source, device)
-    module, factory = _find(str(source))
+        return untrained_encoder(source, device, trust_code=trust_code)
+    factory = import_factory(str(source), SOURCE)
     if "untrained" not in inspect.signature(factory).parameters:
         return None
-    return _checked(str(source), module, factory, {"untrained": True}).to(device)
+    return _checked(str(source), factory, {"untrained": True}).to(device)
 
 
 def as_encoder(value: Any) -> Encoder:
@@ -105,28 +103,7 @@ def as_encoder(value: Any) -> Encoder:
     return encoder
 
 
-def _find(source: str) -> tuple[ModuleType, Callable[..., Any]]:
-    name, _, attribute = source.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # an installed script, unlike `python -m`, does not look there; Ray hands it on
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        where = f"in {here} or installed" if missing == name else f"which {name} imports"
-        raise UserError(f"{source}: no module {missing} {where}") from error
-    except Exception as error:  # whatever a user's module does when it is imported
-        raise UserError(f"{source}: importing {name} failed ({type(error).__name__}: {error})") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        near = difflib.get_close_matches(attribute, [word for word in vars(module) if callable(getattr(module, word))])
-        hint = f"; did you mean {name}:{near[0]}?" if near else ""
-        raise UserError(f"{source}: {name} has no function {attribute}{hint}")
-    return module, factory
-
-
-def _checked(source: str, module: ModuleType, factory: Callable[..., Any], options: dict[str, Any]) -> UserEncoder:
+def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) -> UserEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         try:
@@ -144,12 +121,12 @@ def _checked(source: str, module: ModuleType, factory: Callable[..., Any], optio
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{source}: {name} must be a whole number > 0, got {value!r}")
     provenance = {"source": source, "class": type(inner).__qualname__, **options}
-    encoder = UserEncoder(inner, hash=_hash(source, module, inner), provenance=provenance)
+    encoder = UserEncoder(inner, hash=_hash(source, inner), provenance=provenance)
     _try(source, encoder)
     return encoder
 
 
-def _hash(source: str, module: ModuleType, inner: Any) -> str:
+def _hash(source: str, inner: Any) -> str:
     own = getattr(inner, "hash", None)
     if isinstance(own, str) and own:
         return own
@@ -160,6 +137,7 @@ def _hash(source: str, module: ModuleType, inner: Any) -> str:
             "computes: embeddings are kept under it"
         )
     digest = hashlib.sha256(source.encode())
+    module = sys.modules[source.partition(":")[0]]
     if module.__file__:
         digest.update(Path(module.__file__).read_bytes())
     for name, weight in weights.items():

@@ -93,15 +93,15 @@ def factor_everywhere(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor
 
 
 def mean_of_means(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor:
-    return anchor_losses(collectives.differentiable_gather(z), rows, tau, mine).nanmean()
+    return anchor_losses(collectives.gather_rows(z), rows, tau, mine).nanmean()
 
 
 def positives_at_home(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor:
-    return zero_mean(anchor_losses(collectives.differentiable_gather(z), rows, tau, mine, visible=mine))
+    return zero_mean(anchor_losses(collectives.gather_rows(z), rows, tau, mine, visible=mine))
 
 
 def gather_with_gradient(z: Tensor, rows: Rows, tau: Tensor, mine: slice) -> Tensor:
-    return zero_mean(anchor_losses(collectives.differentiable_gather(z), rows, tau, mine))
+    return zero_mean(anchor_losses(collectives.gather_rows(z), rows, tau, mine))
 
 
 SCHEMES = {

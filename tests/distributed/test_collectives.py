@@ -61,7 +61,7 @@ def gradient_through_gather() -> Tensor:
     x = torch.full((2,), float(collectives.rank() + 1), dtype=torch.float64, requires_grad=True)
     # Every rank weighs the whole gathered vector in its own way: a row's gradient is the sum over ranks.
     weight = torch.arange(1.0, 7.0, dtype=torch.float64) * (collectives.rank() + 1)
-    torch.autograd.backward((weight * collectives.differentiable_gather(x) ** 2).sum())
+    torch.autograd.backward((weight * collectives.gather_rows(x) ** 2).sum())
     assert x.grad is not None
     return x.grad
 
@@ -152,7 +152,7 @@ def test_the_pool_names_the_rank_that_died_and_starts_afresh(ranks: Ranks) -> No
 def test_one_process_needs_no_group() -> None:
     x = torch.ones(2, requires_grad=True)
     assert (collectives.rank(), collectives.world_size()) == (0, 1)
-    assert collectives.differentiable_gather(x) is x
+    assert collectives.gather_rows(x) is x
     assert collectives.all_reduce(torch.ones(2), "mean").tolist() == [1, 1]
     assert collectives.reduce_scatter(torch.ones(2)).tolist() == [1, 1]
     assert collectives.broadcast(torch.ones(2)).tolist() == [1, 1]

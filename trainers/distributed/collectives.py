@@ -225,7 +225,7 @@ class _Gather(torch.autograd.Function):
         return reduce_scatter(gradient, ctx.group), None
 
 
-def differentiable_gather(tensor: Tensor, group: Group = None) -> Tensor:
+def gather_rows(tensor: Tensor, group: Group = None) -> Tensor:
     """`all_gather` whose backward sums the gradients that all ranks have for this rank's rows."""
     if world_size(group) == 1:
         return tensor

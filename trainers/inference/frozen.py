@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cluster.entry_points import require_trust
 from cluster.settings import UserError, validate
 from cluster.storage import sha256
 from data_shards.format.records import SAMPLE_RATE
@@ -110,17 +111,18 @@ class FrozenEncoder(nn.Module):
         return h_NE
 
 
-def load_encoder(source: Path | str, device: str = "cpu") -> FrozenEncoder:
+def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> FrozenEncoder:
     """The encoder of a snapshot or of an exported folder, verified. No pickle is read.
 
     Args:
         source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
         device: torch device it shall run on.
+        trust_code: import the user's own code that it names.
 
     Raises:
-        UserError: if it is missing, damaged or does not fit this release.
+        UserError: if it is missing, damaged, does not fit this release, or needs code that is not trusted.
     """
-    found = open_encoder(source)
+    found = open_encoder(source, trust_code=trust_code)
     about = {**found.provenance, "snapshot": str(found.path), "step": found.step, "config": found.config}
     try:
         encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about)
@@ -129,21 +131,32 @@ def load_encoder(source: Path | str, device: str = "cpu") -> FrozenEncoder:
     return encoder.to(device)
 
 
-def untrained_encoder(source: Path | str, device: str = "cpu") -> FrozenEncoder:
+def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> FrozenEncoder:
     """The same network at the first weights of its run, BatchNorm at its initial statistics: the baseline row."""
-    found = open_encoder(source)
+    found = open_encoder(source, trust_code=trust_code)
     about = {"untrained": True, "config": found.config}
     return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
 
 
-def open_encoder(source: Path | str) -> EncoderFiles:
+def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFiles:
     """Find and verify an encoder on disk.
 
+    Args:
+        source: as for `load_encoder`.
+        trust_code: the user's own code that it names may be imported.
+
     Raises:
-        UserError: if there is none, a file is missing, or a checksum disagrees.
+        UserError: if there is none, a file is missing, a checksum disagrees, or it needs code that is not trusted.
     """
-    if (Path(source) / ABOUT).is_file():
-        return _open_exported(Path(source).resolve())
+    exported = (Path(source) / ABOUT).is_file()
+    files = _open_exported(Path(source).resolve()) if exported else _from_snapshot(source)
+    parts = files.experiment.own_parts()
+    needed = {key: parts[key] for key in ("encoder.name", "frontend.kind") if key in parts}
+    require_trust(needed, source, trust_code=trust_code)
+    return files
+
+
+def _from_snapshot(source: Path | str) -> EncoderFiles:
     found = open_snapshot(source)
     state = found.evaluation_state()
     return EncoderFiles(

@@ -176,6 +176,10 @@ def _run(
     own = {"seed": seed, "run.dir": str(folder)}
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
     experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
+    if experiment.own_parts():
+        from trainers.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
+
+        check_own_parts(experiment)
     judges = []
     for judge in study.judges:
         if judge.rows and row.name not in judge.rows:

@@ -87,7 +87,8 @@ def work(run: Run, parent: Path) -> int:
     if code != EXIT_DONE:
         return code
     for number, (judge, config) in enumerate(run.judges):
-        publish(evaluate(run.folder, config, judged_folder(run, number)), Path(judge.preset).stem)
+        report = evaluate(run.folder, config, judged_folder(run, number), trust_code=True)
+        publish(report, Path(judge.preset).stem)
     write_atomic(run.folder / DONE, json.dumps({"fingerprint": run.fingerprint, "row": run.row, "seed": run.seed}))
     return EXIT_DONE
 

@@ -132,7 +132,7 @@ def measured_steps(plan: Plan) -> list[Step]:
         if not is_done(run):
             continue
         config = run.experiment
-        encoder = load_encoder(run.folder)
+        encoder = load_encoder(run.folder, trust_code=True)
         steps.append(
             Step(
                 world=max(1, config.resources.num_workers),

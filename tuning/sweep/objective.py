@@ -86,7 +86,7 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
     """
     from trainers.inference.frozen import load_encoder
 
-    trained = load_encoder(run_dir, evaluation.device)
+    trained = load_encoder(run_dir, evaluation.device, trust_code=True)  # the sweep's own preset named it
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
     publish(report)

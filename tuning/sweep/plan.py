@@ -216,6 +216,10 @@ def _absolute(place: str) -> str:
 
 def _check_batch(experiment: ExperimentConfig) -> None:
     check_world(experiment.data.batch, max(1, experiment.resources.num_workers))
+    if experiment.own_parts():
+        from trainers.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
+
+        check_own_parts(experiment)
 
 
 def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -> None:
