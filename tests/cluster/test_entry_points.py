@@ -58,7 +58,7 @@ def test_a_dataclass_is_built_from_the_settings(parts: str) -> None:
 
 def test_settings_of_an_open_ended_factory_pass_unchecked_beside_the_known(parts: str) -> None:
     assert create(f"{parts}:open_ended", {"hidden": 3, "depth": [1]}, "encoder.name") == (3, {"depth": [1]})
-    with pytest.raises(UserError, match="encoder.settings.hidden: Input should be a valid integer"):
+    with pytest.raises(UserError, match=r"encoder\.settings\.hidden: Input should be a valid integer"):
         create(f"{parts}:open_ended", {"hidden": "x"}, "encoder.name")
 
 
@@ -89,7 +89,7 @@ def test_what_the_product_passes_is_no_setting(parts: str) -> None:
 
 
 def test_a_missing_module_is_told_from_one_that_it_imports(parts: str) -> None:
-    with pytest.raises(UserError, match="no module nowhere_at_all in .* or on PYTHONPATH"):
+    with pytest.raises(UserError, match=r"no module nowhere_at_all in .* or on PYTHONPATH"):
         import_factory("nowhere_at_all:x", "encoder.name")
     with pytest.raises(UserError, match="broken_parts imports a_module_that_is_nowhere, which is not installed"):
         import_factory("broken_parts:x", "encoder.name")

@@ -49,7 +49,7 @@ class OwnEncoder(Encoder):
             UserError: if the network returns anything else.
         """
         h_NE = self.network(views)
-        if not isinstance(h_NE, Tensor) or h_NE.shape != (len(views), self.width):
+        if not isinstance(h_NE, Tensor) or h_NE.shape != (views.shape[0], self.width):
             got = f"shape {tuple(h_NE.shape)}" if isinstance(h_NE, Tensor) else f"a {type(h_NE).__name__}"
             raise UserError(
                 f"encoder.name={self.name}: on rank {collectives.rank()}, its forward returned {got} for views of "

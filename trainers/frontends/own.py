@@ -32,7 +32,7 @@ class OwnFrontend(nn.Module):
             UserError: if the transform returns anything else.
         """
         out_NFS = self.transform(wave_NT)
-        if not isinstance(out_NFS, Tensor) or out_NFS.ndim != 3 or len(out_NFS) != len(wave_NT):
+        if not isinstance(out_NFS, Tensor) or out_NFS.ndim != 3 or out_NFS.shape[0] != wave_NT.shape[0]:
             got = f"shape {tuple(out_NFS.shape)}" if isinstance(out_NFS, Tensor) else f"a {type(out_NFS).__name__}"
             raise UserError(
                 f"frontend.kind={self.name}: it returned {got} for waves of shape {tuple(wave_NT.shape)}; a front-end "

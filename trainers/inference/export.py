@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError, UserError, first_line
 from cluster.storage import atomic_folder, sha256, write_atomic
 from trainers.inference.frozen import (
     ABOUT,
@@ -32,6 +32,11 @@ from trainers.inference.model_card import model_card, read_figures
 from trainers.state.snapshot import CHECKSUMS
 
 PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"
+PROGRAMS = {
+    PROGRAM: "torch.export program, wave to embedding, dynamic batch; weights as raw bytes, no pickle",
+    ONNX: "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`",
+}
+"""Graphs of an export, and what the model card says of them."""
 NEEDED_FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")
 PROBE_VIEWS = (1, 3)
 """Batches that every program is tried on before it is kept."""
@@ -53,51 +58,63 @@ class Exported:
     """Of each program from the encoder, relative to its largest value."""
 
 
-def export_encoder(source: Path | str, out: Path, *, report: Path | None = None) -> Exported:
+def export_encoder(source: Path | str, out: Path, *, report: Path | None = None, trust_code: bool = False) -> Exported:
     """Write an encoder into ``out``: a whole folder or none, its files checksummed.
 
     Args:
         source: a snapshot, a run's folder, or an exported folder.
         out: a folder that does not exist, is empty, or holds an earlier export, which is replaced.
         report: report.json of an evaluation of this very encoder, for the card.
+        trust_code: import the user's own code that it names.
 
     Raises:
         UserError: for a bad source, report or folder.
         RunError: if a program computes something else than the encoder.
     """
-    found = open_encoder(source)
+    found = open_encoder(source, trust_code=trust_code)
     figures = read_figures(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
-    encoder = load_encoder(source)
-    module = _Embedder(encoder)
-    program = torch.export.export(
-        module, (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
-    )
-    program.example_inputs = None  # the one part of a .pt2 that would be a pickle
+    encoder = load_encoder(source, trust_code=trust_code)
     with atomic_folder(out) as partial:
         files = {
             WEIGHTS: "weights of the encoder, safetensors",
             ABOUT: "input, configuration, provenance",
-            PROGRAM: "torch.export program, wave to embedding, dynamic batch; weights as raw bytes, no pickle",
         }
         # Not save_file: its files are readable by their owner alone.
         (partial / WEIGHTS).write_bytes(save({name: tensor.contiguous() for name, tensor in found.state.items()}))
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
-        torch.export.save(program, partial / PROGRAM)
-        differences = {PROGRAM: _difference(encoder, torch.export.load(partial / PROGRAM).module(), PROGRAM)}
-        left_out: dict[str, str] = {}
-        try:
-            differences[ONNX] = _write_onnx(program, encoder, partial / ONNX)
-            files[ONNX] = "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`"
-        except _NoOnnxError as reason:
-            left_out[ONNX] = str(reason)
+        differences, left_out = _write_programs(found, encoder, partial)
+        files |= {name: words for name, words in PROGRAMS.items() if name in differences}
         write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, figures=figures))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
     made = {name: out / file for name, file in names.items() if file not in left_out}
     return Exported(out, made, left_out, differences)
+
+
+def _write_programs(
+    found: EncoderFiles, encoder: FrozenEncoder, folder: Path
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Write the graphs: how far each is from the encoder, and why there is none."""
+    try:
+        program = torch.export.export(
+            _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
+        )
+    except Exception as error:  # whatever of a user's network cannot be traced
+        if not found.experiment.own_parts():
+            raise
+        why = f"torch.export cannot trace your own code ({first_line(error)}); it loads from {WEIGHTS} with that code"
+        return {}, {PROGRAM: why, ONNX: why}
+    program.example_inputs = None  # the one part of a .pt2 that would be a pickle
+    torch.export.save(program, folder / PROGRAM)
+    differences = {PROGRAM: _difference(encoder, torch.export.load(folder / PROGRAM).module(), PROGRAM)}
+    try:
+        differences[ONNX] = _write_onnx(program, encoder, folder / ONNX)
+    except _NoOnnxError as reason:
+        return differences, {ONNX: str(reason)}
+    return differences, {}
 
 
 class _Embedder(nn.Module):

@@ -151,7 +151,7 @@ def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFile
     exported = (Path(source) / ABOUT).is_file()
     files = _open_exported(Path(source).resolve()) if exported else _from_snapshot(source)
     parts = files.experiment.own_parts()
-    needed = {key: parts[key] for key in ("encoder.name", "frontend.kind") if key in parts}
+    needed = {key: name for key, name in parts.items() if key in ("encoder.name", "frontend.kind")}
     require_trust(needed, source, trust_code=trust_code)
     return files
 
