@@ -59,6 +59,22 @@ def require_writable_file(path: Path, key: str) -> None:
     _require_writable(path, key, path.parent, remedy)
 
 
+def require_replaceable_folder(path: Path, key: str) -> None:
+    """Refuse a folder that could not be written beside its place and renamed, as `cluster.storage.atomic_folder` does.
+
+    Args:
+        path: what the user gave; it may exist or not.
+        key: the option or setting that it was given as, for the message: ``--out``.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+    """
+    require_writable_folder(path, key)
+    if path.is_mount():
+        raise UserError(f"{key} {path}: is a mount point, which cannot be replaced; give a folder in it")
+    _require_writable(path, key, path.absolute().parent, "give another folder")
+
+
 def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
     """Refuse an output that is, or holds, what the command reads; an output inside of it is fine.
 

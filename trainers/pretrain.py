@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cluster.outputs import require_writable_folder
 from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
@@ -109,6 +110,8 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
+        if last is None or last.step < config.optim.steps:  # a finished run is only looked at
+            require_writable_folder(Path(config.run.dir), "run.dir")
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)

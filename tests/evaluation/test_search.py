@@ -113,7 +113,7 @@ def test_a_query_of_the_catalogue_is_left_out_by_path_and_by_content_unless_aske
         (answer,) = search_catalogue(pool, music, [query], k=9).answers
         assert len(answer.nearest) == 8
         assert not {"3.wav", "twin.wav"} & set(names(answer.nearest))
-    (kept,) = search_catalogue(pool, music, [own], k=2, keep_query=True).answers
+    (kept,) = search_catalogue(pool, music, [own], k=2, leave_out="nothing").answers
     assert sorted(names(kept.nearest)) == ["3.wav", "twin.wav"]
     assert kept.nearest[0].cosine == pytest.approx(1, abs=1e-5)
 
@@ -197,7 +197,7 @@ def test_a_damaged_part_is_named_before_it_is_read(music: Path, pool: Pool, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"width": 0},
         {"parts": [{"name": "../../etc/passwd", "rows": 1, "vectors": "", "tracks": ""}]},
         {"parts": [{"name": "part-00000", "rows": -1, "vectors": "", "tracks": ""}]},
