@@ -93,7 +93,7 @@ def explained(tree: Mapping[str, Any]) -> str:
     text = (
         f"Paired: both encoders on the same resamples of the test clips. The interval covers {100 * level:g}%; "
         f"p (Holm) is adjusted for {family} comparison{'' if family == 1 else 's'}. "
-        f"A difference counts when its interval excludes zero and p (Holm) is ≤ {1 - level:.2g}."
+        f"A difference counts when its interval excludes zero and p (Holm) is at most {1 - level:.2g}."
     )
     draws = tree["provenance"].get("evaluation", {}).get("confidence", {}).get("resamples")
     if draws and counted and 2 * family / (draws + 1) > 1 - level:

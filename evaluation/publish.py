@@ -7,7 +7,7 @@ from cluster.settings import RunError, UserError, validate
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig
 from evaluation.comparison import compared, differences_from
-from evaluation.report import Report
+from evaluation.report import Report, shortest
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ def publish(report: Report, preset: str | None = None) -> str | None:
 
 
 def _compared_with(report: Report, group: str) -> dict[str, float]:
-    """The paired differences, a group of charts for every encoder that the report compares with."""
+    """The paired differences that a terminal shows, a group of charts for every encoder that is compared with."""
     values: dict[str, float | None] = {}
     for name in compared(report.tree):
-        for one in differences_from(report.tree, name):
+        for one in (one for one in differences_from(report.tree, name) if one.metric in shortest(report.tree)):
             key = f"{group}-against-{name}/{one.metric.replace('/', '.')}"
             values |= {key: one.value, f"{key}.low": one.low, f"{key}.high": one.high, f"{key}.p_holm": one.p_holm}
     return {key: value for key, value in values.items() if value is not None}
