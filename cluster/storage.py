@@ -92,9 +92,12 @@ def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link ``link`` at ``target`` (relative to the link's folder), in one atomic step."""
     partial = _partial_name(link)
     with _errors_of(link, partial):
-        partial.symlink_to(target)
-        partial.replace(link)
-        _sync(link.parent)
+        try:
+            partial.symlink_to(target)
+            partial.replace(link)
+            _sync(link.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def remove_partials(folder: Path) -> list[str]:
@@ -220,13 +223,15 @@ def _errors_of(path: Path, partial: Path) -> Iterator[None]:
             raise RunError(
                 f"{path}: the disk is full, nothing was replaced; make room and run the command again"
             ) from error
-        named = (getattr(error, which, None) for which in ("filename", "filename2"))
-        places = [str(place) for place in named if place]
-        own = {str(path), *map(str, path.parents)} - {"."}
-        if partial.name not in " ".join([str(error), *places]) and not own & set(places):
+        named = [str(getattr(error, which, None)) for which in ("filename", "filename2")]
+        above = sorted(set(named) & set(map(str, path.parents)))
+        if partial.name not in " ".join([str(error), *named]) and not above and str(path) not in named:
             raise
-        where = places[0].replace(str(partial), str(path)) if places else str(path)
         if code == errno.ENAMETOOLONG:
             raise RunError(f"{path}: the name is too long for this file system; choose a shorter one") from error
         reason = str(getattr(error, "strerror", None) or error).replace(str(partial), str(path))
-        raise RunError(f"{where}: cannot be written ({reason}); make it writable, or choose another place") from error
+        within = [place.replace(str(partial), str(path)) for place in named if str(partial) in place]
+        reason = f"{above[0]}: {reason}" if above and not within else reason
+        raise RunError(
+            f"{within[0] if within else path}: cannot be written ({reason}); make it writable, or choose another place"
+        ) from error

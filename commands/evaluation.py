@@ -102,6 +102,7 @@ def embed(
     from evaluation.catalogue import embed_files
     from evaluation.inputs import expand
 
+    _check_device(workers, device)
     require_writable_file(out, "--out")
     files = expand(files, missing_ok=skip_unreadable)
     bars = progress(as_json=as_json)
@@ -196,16 +197,21 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
 def _pool(source: str, workers: int, device: str | None) -> Iterator["Pool"]:
     """The encoder of a command, in this process or in workers."""
     from evaluation.catalogue import ENCODER
-    from evaluation.devices import check_device
     from evaluation.encoders import load_any
     from evaluation.pool import open_pool
     from evaluation.tasks import WorkersConfig
+
+    _check_device(workers, device)
+    resources = load_config(WorkersConfig, None, {"num_workers": workers})
+    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
+        yield pool
+
+
+def _check_device(workers: int, device: str | None) -> None:
+    from evaluation.devices import check_device
 
     if workers and device is not None:
         raise UserError(
             "--device is of this process; --workers take a GPU each where there are enough: give one of them"
         )
     check_device(device or "cpu")
-    resources = load_config(WorkersConfig, None, {"num_workers": workers})
-    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
-        yield pool

@@ -4,6 +4,7 @@ The other encoders are those of ``against``. Their differences are paired, and H
 metrics and encoders that are compared, or over the claims alone where some were named beforehand.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,17 +88,17 @@ def level_of(tree: Mapping[str, Any]) -> float:
 
 def explained(tree: Mapping[str, Any]) -> str:
     """How the differences of a report were computed, in a sentence or two."""
-    level = level_of(tree)
+    level, alpha = level_of(tree), round(1 - level_of(tree), 6)
     counted = sum("p_holm" in row for name in compared(tree) for row in tree["differences"][name].values())
     family = sum("p_holm" in row for rows in tree["differences"].values() for row in rows.values())
     text = (
         f"Paired: both encoders on the same resamples of the test clips. The interval covers {100 * level:g}%; "
         f"p (Holm) is adjusted for {family} comparison{'' if family == 1 else 's'}. "
-        f"A difference counts when its interval excludes zero and p (Holm) is at most {1 - level:.2g}."
+        f"A difference counts when its interval excludes zero and p (Holm) is at most {alpha:g}."
     )
     draws = tree["provenance"].get("evaluation", {}).get("confidence", {}).get("resamples")
-    if draws and counted and 2 * family / (draws + 1) > 1 - level:
-        needed = int(2 * family / (1 - level)) + 1
+    if draws and counted and 2 * family / (draws + 1) > alpha:
+        needed = math.ceil(2 * family / alpha) - 1
         text += f" {draws} resamples are too few for that: set confidence.resamples={needed} or more, or name claims."
     return text
 

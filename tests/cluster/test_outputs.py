@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cluster.outputs import require_apart, require_writable_file, require_writable_folder
+from cluster.outputs import require_apart, require_replaceable_folder, require_writable_file, require_writable_folder
 from cluster.settings import UserError
 from cluster.storage import atomic_file
 
@@ -140,3 +140,11 @@ def test_an_output_that_is_or_holds_the_input_is_refused(tmp_path: Path) -> None
             require_apart(out, "--out", music, "--audio")
     for fine in (tmp_path / "set", music / "set", tmp_path / "music2"):
         require_apart(fine, "--out", music, "--audio")
+
+
+def test_a_folder_that_is_replaced_needs_its_parent_and_is_no_mount_point(tmp_path: Path) -> None:
+    require_replaceable_folder(tmp_path / "a" / "b", "--out")
+    require_replaceable_folder(tmp_path, "--out")
+    assert list(tmp_path.iterdir()) == []
+    refusal(require_replaceable_folder, Path("/proc/counterpoint-out"))
+    assert "is a mount point, which cannot be replaced" in refusal(require_replaceable_folder, Path("/dev/shm"))
