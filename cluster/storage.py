@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.settings import RunError
+from cluster.settings import RunError, UserError
 
 PARTIAL = ".partial"
 ATTEMPTS = 4
@@ -36,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (FAULTS 40, 41).
 
     Raises:
-        RunError: if the disk is full; ``path`` is then what it was before.
+        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -45,16 +45,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
     ...     [p.name for p in Path(folder).iterdir()]
     ['a.txt']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path)
-    try:
-        with _named_when_full(path):
+    with _errors_of(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield partial
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -62,22 +62,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes.
 
     Raises:
-        RunError: if the disk is full; ``path`` is then what it was before.
+        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path)
-    partial.mkdir()
-    try:
-        with _named_when_full(path):
+    with _errors_of(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        try:
             yield partial
             for folder, _, names in os.walk(partial):
                 for name in names:
                     _sync(Path(folder, name))
                 _sync(Path(folder))
+            if path.exists() and not path.is_dir():  # two of different kinds would change places without a word
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             _exchange(partial, path) if path.exists() else partial.rename(path)
             _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -89,9 +91,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link ``link`` at ``target`` (relative to the link's folder), in one atomic step."""
     partial = _partial_name(link)
-    partial.symlink_to(target)
-    partial.replace(link)
-    _sync(link.parent)
+    with _errors_of(link, partial):
+        try:
+            partial.symlink_to(target)
+            partial.replace(link)
+            _sync(link.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def remove_partials(folder: Path) -> list[str]:
@@ -205,12 +211,27 @@ def _exchange(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def _named_when_full(path: Path) -> Iterator[None]:
+def _errors_of(path: Path, partial: Path) -> Iterator[None]:
+    """Whatever fails to write ``partial`` is told of ``path``: nobody but this module knows the temporary name."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # pyarrow, faiss and torch have their own
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL:
+            raise RunError(
+                f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+            ) from error
+        named = [str(getattr(error, which, None)) for which in ("filename", "filename2")]
+        above = sorted(set(named) & set(map(str, path.parents)))
+        if partial.name not in " ".join([str(error), *named]) and not above and str(path) not in named:
             raise
+        if code == errno.ENAMETOOLONG:
+            raise RunError(f"{path}: the name is too long for this file system; choose a shorter one") from error
+        reason = str(getattr(error, "strerror", None) or error).replace(str(partial), str(path))
+        within = [place.replace(str(partial), str(path)) for place in named if str(partial) in place]
+        reason = f"{above[0]}: {reason}" if above and not within else reason
         raise RunError(
-            f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+            f"{within[0] if within else path}: cannot be written ({reason}); make it writable, or choose another place"
         ) from error

@@ -47,7 +47,8 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
         return
     made(**files)
     judge = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
-    then(quoted(*judge, f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"))
+    judge += [f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"]
+    then(quoted(*judge), quoted(*judge, "--against", "NAME=ANOTHER_RUN"))
 
 
 def views(

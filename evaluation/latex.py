@@ -15,7 +15,7 @@ def latex(tree: Mapping[str, Any]) -> str:
     names = list(tree["baselines"])
     rows = [[row.metric, row.value, row.interval, *row.baselines.values()] for row in rows_of(tree)]
     parts = [_table("metrics", ["metric", SUBJECT, "interval", *names], rows)]
-    parts += [_table(table.title, table.head, table.rows) for table in extra_tables(tree)]
+    parts += [_table(f"{table.title} {table.caption}", table.head, table.rows) for table in extra_tables(tree)]
     return "\n".join(parts)
 
 

@@ -44,6 +44,7 @@ def _table(table: TextTable) -> list[str]:
         "",
         f"## {_plain(table.title)}",
         "",
+        *([_plain(table.caption), ""] if table.caption else []),
         f"| {' | '.join(map(_plain, table.head))} |",
         "|---" * len(table.head) + "|",
     ]

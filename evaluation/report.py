@@ -6,7 +6,7 @@ Shape suffix: R resamples + 1.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from cluster.storage import write_atomic
-from evaluation.confidence import as_row, holm, two_sided_p
+from evaluation.comparison import add_holm, compared, differences_from
+from evaluation.confidence import as_row, two_sided_p
 from evaluation.judge import Judged
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
@@ -25,6 +26,16 @@ SUBJECT = "trained"
 """The model that is reported; all others are its baselines."""
 REFERENCE = "untrained"
 """The baseline to beat; chance where a user's encoder has no untrained self."""
+
+FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex")
+DIFFERENCES = {
+    "difference": "value",
+    "difference_low": "low",
+    "difference_high": "high",
+    "p": "p",
+    "p_holm": "p_holm",
+}
+"""Columns of the CSV, and what JSON calls them."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,25 @@ class Report:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
         names = [reference(self.tree), "constant"]
         table = Table("metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE)
-        largest = max((int(metric.partition("@")[2] or 0) for metric in self.tree["metrics"]), default=0)
+        shown = shortest(self.tree)
         for row in rows_of(self.tree):
-            if row.metric.partition("@")[2] in ("", str(largest)):
+            if row.metric in shown:
                 baselines = [row.baselines[name] for name in names]
                 table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
         return table
+
+    def comparisons(self) -> list[Table]:
+        """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
+        tables, shown = [], shortest(self.tree)
+        for name in compared(self.tree):
+            table = Table("metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict", box=SIMPLE)
+            for one in differences_from(self.tree, name):
+                if one.metric in shown:
+                    span = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
+                    values = number(one.own), number(one.other), f"{number(one.value, sign=True)} {span}"
+                    table.add_row(one.metric, *values, number(one.p_holm), one.verdict)
+            tables.append(table)
+        return tables
 
 
 @dataclass(frozen=True)
@@ -92,7 +116,7 @@ def build_tree(
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
-    _adjust(differences, config.claims)
+    add_holm(differences, config.claims)
     return {
         "schema_version": SCHEMA_VERSION,
         "metrics": tables.pop(SUBJECT),
@@ -105,16 +129,10 @@ def build_tree(
     }
 
 
-def _adjust(differences: dict[str, dict[str, Any]], claims: Sequence[str]) -> None:
-    """Add Holm's p-values to the claims: every claim against every model that was really embedded is one family."""
-    family = {
-        (model, claim): rows[claim]["p"]
-        for model, rows in differences.items()
-        for claim in claims
-        if model not in ("random", "constant")
-    }
-    for (model, claim), p in holm(family).items():
-        differences[model][claim]["p_holm"] = p
+def shortest(tree: Mapping[str, Any]) -> set[str]:
+    """The metrics of a terminal: of retrieval only the largest neighbourhood."""
+    largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
+    return {metric for metric in tree["metrics"] if metric.partition("@")[2] in ("", str(largest))}
 
 
 def reference(tree: Mapping[str, Any]) -> str:
@@ -156,13 +174,15 @@ def number(value: float | None, *, sign: bool = False) -> str:
 
 
 def csv_text(tree: Mapping[str, Any]) -> str:
-    """A row a metric and model."""
+    """A row a metric and model; differences are of the reported encoder less the row's model."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["metric", "model", "value", "low", "high", "n", "convention"])
+    writer.writerow(["metric", "model", "value", "low", "high", *DIFFERENCES, "n", "convention"])
     for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
         for metric, row in metrics.items():
-            writer.writerow([metric, model, row["value"], row["low"], row["high"], row["n"], row["convention"]])
+            delta = tree["differences"].get(model, {}).get(metric, {})
+            found = [delta.get(name) for name in DIFFERENCES.values()]
+            writer.writerow([metric, model, row["value"], row["low"], row["high"], *found, row["n"], row["convention"]])
     return out.getvalue()
 
 

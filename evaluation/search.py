@@ -1,13 +1,13 @@
 """The tracks of a catalogue that sound nearest to a query: `counterpoint search`.
 
-A catalogue is a folder of audio, the Parquet of `counterpoint embed`, or a saved index. The index of the first two is
-built once; a folder's is brought up to date at every search: new and changed files are embedded, those that are gone
-leave. It grows a part at a time, so a search that was killed goes on where it was.
+A catalogue is a folder of audio, a set of shards, the Parquet of `counterpoint embed`, or a saved index. The index of
+the first three is built once; a folder's is brought up to date at every search: new and changed files are embedded,
+those that are gone leave. It grows a part at a time, so a search that was killed goes on where it was.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.outputs import require_replaceable_folder
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from cluster.storage import sha256
@@ -24,6 +25,8 @@ from data_shards.sources.folder import AUDIO_SUFFIXES, audio_files
 from evaluation.catalogue import ENCODER, embed_stream
 from evaluation.embed import Encoder
 from evaluation.pool import Pool
+from evaluation.same_track import LeaveOut, own_rows
+from evaluation.shard_catalogue import index_shards, is_shard_set, shards_stamp
 from evaluation.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
 
 INDEXES = Path("outputs/indexes")
@@ -60,18 +63,19 @@ def search_catalogue(
     *,
     k: int,
     place: Path | None = None,
-    keep_query: bool = False,
+    leave_out: LeaveOut = "query",
     progress: Progress = SILENT,
 ) -> Found:
     """Bring the index of a catalogue up to date and ask it.
 
     Args:
         pool: of one encoder, called `ENCODER`.
-        catalogue: folder of audio, Parquet file of embeddings, or saved index.
+        catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
         queries: audio files.
         k: tracks wanted for each, ≥ 1.
         place: folder of the index; by default one for each catalogue and encoder below outputs/indexes.
-        keep_query: the query may be its own answer; otherwise a track at its path or with its bytes is left out.
+        leave_out: the query itself (at its path, or with its bytes) is no answer, or its whole track is none, see
+            `own_rows`; or nothing is left out.
         progress: told of what is embedded.
 
     Raises:
@@ -81,7 +85,8 @@ def search_catalogue(
         raise UserError(f"-k must be ≥ 1, got {k}")
     for query in queries:
         if not query.is_file():
-            raise UserError(f"{query}: no such file")
+            what = "is a folder; a query is an audio file" if query.is_dir() else "no such file"
+            raise UserError(f"{query}: {what}")
     index = update_index(pool, catalogue, place, progress=progress)
     if not len(index):
         why = f"; the first: {index.rejected[0][0].path}: {index.rejected[0][1]}" if index.rejected else ""
@@ -90,7 +95,7 @@ def search_catalogue(
     for file in embedded:
         if file.reason:
             raise UserError(f"{file.path}: {file.reason}")
-    left_out = [set[int]()] * len(queries) if keep_query else _same(index, queries)
+    left_out = own_rows(index, queries, leave_out)
     cosine_Qk, row_Qk = index.search(np.stack([file.mean_E for file in embedded]), k + max(map(len, left_out)))
     rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
     tracks = index.track_of(row for found in rows for row in found)
@@ -119,6 +124,16 @@ def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: P
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
     place = place or default_place(catalogue, encoder.hash)
+    if is_shard_set(catalogue):
+        stamp = shards_stamp(catalogue)
+        index = TrackIndex(place, encoder.hash, encoder.width, "", stamp)
+        if is_index(place):
+            index = _of_encoder(read_index(place), encoder)
+            if index.source == stamp:
+                return index
+            index = replace(index, parts=(), rejected=(), root="", source=stamp)
+        _require_place(place)
+        return index_shards(index, pool, catalogue, progress=progress)
     if catalogue.is_dir():
         index = TrackIndex(place, encoder.hash, encoder.width, str(catalogue.resolve()))
         if is_index(place):
@@ -131,6 +146,7 @@ def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: P
         index = _of_encoder(read_index(place), encoder)
         if index.source == stamp:
             return index
+    _require_place(place)
     return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue)
 
 
@@ -138,6 +154,13 @@ def default_place(catalogue: Path, encoder: str) -> Path:
     """Where the index of a catalogue for one encoder is kept."""
     name = hashlib.sha256(f"{catalogue.resolve()} {encoder}".encode()).hexdigest()[:12]
     return INDEXES / f"{catalogue.resolve().stem}-{name}"
+
+
+def _require_place(place: Path) -> None:
+    """Refuse a place where the index could not be written, or where it would take the place of something else."""
+    require_replaceable_folder(place, "--index")
+    if place.is_dir() and not is_index(place) and any(place.iterdir()):
+        raise UserError(f"--index {place}: holds something that is no index; give a folder of its own")
 
 
 def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
@@ -161,6 +184,8 @@ def _follow_folder(index: TrackIndex, pool: Pool, catalogue: Path, progress: Pro
         here = [track.path for track in index.tracks(part) if _unchanged(track, now)]
         done.update(here)
         stale |= len(here) < part.rows
+    if stale or len(done) < len(now):
+        _require_place(index.folder)
     if stale:
         index = _drop(index, now)
     fresh = iter([track for path, track in now.items() if path not in done])
@@ -243,20 +268,3 @@ def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
                 raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
             writer.add([Track(path) for path in batch["path"].to_pylist()], h_DE)
     return read_index(index.folder)
-
-
-def _same(index: TrackIndex, queries: Sequence[Path]) -> list[set[int]]:
-    """Rows of the catalogue that are each query itself: at its path, or with its bytes."""
-    paths, digests = [query.resolve() for query in queries], [sha256(query) for query in queries]
-    rows: list[set[int]] = [set() for _ in queries]
-    first = 0
-    for part in index.parts:
-        for row, track in enumerate(index.tracks(part), first):
-            for i, (path, digest) in enumerate(zip(paths, digests, strict=True)):
-                # A name first: resolving every path of a catalogue would ask the disk for each.
-                if track.sha256 == digest or (
-                    path.name == Path(track.path).name and index.file(track).resolve() == path
-                ):
-                    rows[i].add(row)
-        first += part.rows
-    return rows

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from cluster.outputs import require_replaceable_folder
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_folder, sha256, write_atomic
 from trainers.frozen import ABOUT, SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
@@ -57,6 +58,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
         UserError: for a bad source, report or folder.
         RunError: if a program computes something else than the encoder.
     """
+    require_replaceable_folder(out, "--out")
     found = open_encoder(source)
     figures = read_figures(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):

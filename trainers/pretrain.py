@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cluster.outputs import require_writable_folder
 from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
@@ -103,12 +104,17 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: names what does not fit and the nearest that does.
     """
+    folder = Path(config.run.dir)
+    if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it takes a name that is too long
+        require_writable_folder(folder, "run.dir")
     world = world_sizes(config)[-1]
     _check_micro_batch(config, world)
     with open_batches(config, world=world) as loader:
-        last = last_snapshot(Path(config.run.dir) / "snapshots")
+        last = last_snapshot(folder / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
+        if last is None or last.step < config.optim.steps:  # a finished run is only looked at
+            require_writable_folder(folder, "run.dir")
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)

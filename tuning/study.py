@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cores import num_cores
+from cluster.outputs import require_writable_folder
 from cluster.progress import Progress
 from cluster.resources import num_gpus
 from cluster.settings import PreemptedError, RunError, load_config, to_tree
@@ -52,6 +53,7 @@ def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Pla
     own = {key.removeprefix("study."): value for key, value in overrides.items() if key.startswith("study.")}
     rest = {key: value for key, value in overrides.items() if not key.startswith("study.")}
     settings = load_config(StudySettings, None, {"dir": f"outputs/study/{Path(name).stem}-{scale}"} | own)
+    require_writable_folder(Path(settings.dir), "study.dir")
     return make_plan(read_study(name), scale, settings, rest), settings
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.outputs import require_writable_folder
 from cluster.resources import ResourcesConfig, num_gpus
 from cluster.settings import UserError, flatten, put, to_tree, validate
 from cluster.tracking_config import store_uri
@@ -104,6 +105,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         UserError: one message that names the thing and the remedy.
     """
     folder = Path(config.sweep.dir).expanduser().absolute()
+    require_writable_folder(Path(config.sweep.dir).expanduser(), "sweep.dir")
     _refuse_owned(config, where)
     space = read_space(config.space, where)
     base = experiment_tree(config)

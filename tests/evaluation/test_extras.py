@@ -291,7 +291,7 @@ def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path)
         text = (tmp_path / form).read_text()
         assert all(title in text for title in (*titles, "severity 2", "Splits")), form
     tex = (tmp_path / "report.tex").read_text()
-    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 6
     assert not set("−–²") & set(tex)
 
 

@@ -65,6 +65,18 @@ def test_an_earlier_snapshot_and_one_judged_again_are_published(run: Path) -> No
     assert {"report/report.json", "figures/curve.png"} <= files
 
 
+def test_the_difference_from_another_encoder_is_published_as_a_group_of_its_own(run: Path) -> None:
+    found = report(run, run, 200, 0.5)
+    delta = {"value": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+    models = ("untrained", "other")
+    found.tree["baselines"] = {model: {"tags/ap": {"value": 0.4}} for model in models}
+    found.tree["differences"] = {model: {"tags/ap": dict(delta)} for model in models}
+    publish(found, "compared")
+    for end, value in (("", 0.1), (".low", 0.05), (".high", 0.2), (".p_holm", 0.02)):
+        assert shown(run, f"evaluation-compared-against-other/tags.ap{end}")[0] == [(200, value)]
+    assert shown(run, "evaluation-compared-against-untrained/tags.ap")[0] == []
+
+
 def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
     from mlflow.tracking import MlflowClient
 
