@@ -1,6 +1,6 @@
 """`counterpoint evaluate`, `embed` and `search`: what a frozen encoder knows, its embeddings, and its neighbours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 
@@ -38,11 +39,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Probes and retrieval on a frozen encoder, each beside the untrained encoder and a constant, with intervals."""
-    from evaluation.evaluate import evaluate as run
-    from evaluation.publish import publish
     from evaluation.tasks import EvaluationConfig
 
     config = load_config(EvaluationConfig, tasks, overrides or [])
+    _check_places([snapshot, *config.against.values()], config.data.shards)
+    from evaluation.evaluate import evaluate as run
+    from evaluation.publish import publish
+
     report = run(snapshot, config, out, progress=progress(as_json=as_json))
     tracking = publish(report, tasks.stem)
     if as_json:
@@ -67,6 +70,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    _check_places([snapshot])
     from evaluation.catalogue import embed_files
 
     bars = progress(as_json=as_json)
@@ -105,6 +109,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
+    _check_places([snapshot])
     from evaluation.search import search_catalogue
 
     bars = progress(as_json=as_json)
@@ -122,6 +127,22 @@ def search(
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
     made(index=found.index.folder, tracks=f"{len(found.index):,}")
     then(quoted("counterpoint", "search", snapshot, found.index.folder, "SONG.mp3"))
+
+
+def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
+    """Refuse encoders and shards that are not there before torch is imported, all at once."""
+    from data_shards.places import check_set
+    from trainers.places import check_encoder
+
+    refusals = Refusals()
+    for source in sources:
+        if ":" not in source:  # a factory of the user's own is imported, not looked for
+            with refusals.noted():
+                check_encoder(Path(source))
+    if shards:
+        with refusals.noted():
+            check_set("data.shards", shards)
+    refusals.demand_none()
 
 
 @contextmanager
