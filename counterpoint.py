@@ -11,6 +11,7 @@ import commands.evaluation
 import commands.pretraining
 import commands.shards
 import commands.tuning
+from cluster.process_environment import prepare
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 
@@ -60,6 +61,7 @@ def main() -> None:
     debug = "--debug" in own
     if debug:
         sys.argv.remove("--debug")
+    prepare()
     try:
         app(prog_name="counterpoint")
     except Exception as error:
