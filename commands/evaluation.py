@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.outputs import require_writable_file
+from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 
@@ -51,15 +52,17 @@ def evaluate(
 
     With --against also the paired difference from another encoder, with its interval and Holm's p.
     """
+    from evaluation.tasks import EvaluationConfig
+
+    others = _named(against or [])
+    config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
+    _check_places([snapshot, *config.against.values()], config.data.shards)
     from evaluation.comparison import compared
     from evaluation.encoders import is_factory
     from evaluation.evaluate import evaluate as run
     from evaluation.preflight import check_outputs
     from evaluation.publish import publish
-    from evaluation.tasks import EvaluationConfig
 
-    others = _named(against or [])
-    config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
     check_outputs(out, config)
     report = run(snapshot, config, out, progress=progress(as_json=as_json))
     tracking = publish(report, tasks.stem)
@@ -99,6 +102,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files and folders: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    _check_places([snapshot])
     from evaluation.catalogue import embed_files
     from evaluation.inputs import expand
 
@@ -147,6 +151,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
+    _check_places([snapshot])
     from evaluation.same_track import LeaveOut
     from evaluation.search import search_catalogue
 
@@ -191,6 +196,22 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
         return
     made(**files)
     then(*following)
+
+
+def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
+    """Refuse encoders and shards that are not there before torch is imported, all at once."""
+    from data_shards.places import check_set
+    from trainers.places import check_encoder
+
+    refusals = Refusals()
+    for source in sources:
+        if ":" not in source:  # a factory of the user's own is imported, not looked for
+            with refusals.noted():
+                check_encoder(Path(source))
+    if shards:
+        with refusals.noted():
+            check_set("data.shards", shards)
+    refusals.demand_none()
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from commands.console import AsJson, console, errors, escape, made, progress, qu
 from data_shards import datasets
 
 if TYPE_CHECKING:
-    from data_shards.build import MapJobs
+    from data_shards.build import BuildConfig, MapJobs
     from data_shards.index import ShardIndex
     from data_shards.records import Clip
     from data_shards.sources.listing import Listing
 
-app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True)
-build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
+app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True, rich_markup_mode=None)
+build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
@@ -44,6 +44,7 @@ def folder(
     as_json: AsJson = False,
 ) -> None:
     """Any folder of audio, with a CSV of labels or without."""
+    config = _build_config(overrides)
     from data_shards.sources.folder import read_folder
 
     def names(columns: str | None) -> list[str] | None:
@@ -59,7 +60,7 @@ def folder(
     )
     if not as_json:
         console.print(escape(listing.report()), highlight=False)
-    _build(listing.clips, out, overrides, as_json=as_json, ray=ray)
+    _build(listing.clips, out, config, as_json=as_json, ray=ray)
 
 
 @build_app.command("synthetic")
@@ -75,8 +76,9 @@ def synthetic(
     """Composed and rendered music with known key, tempo and tags."""
     from data_shards.sources.synthetic import SyntheticConfig, corpus
 
-    config = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
-    _build(corpus(config), out, overrides, as_json=as_json, ray=ray)
+    music = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
+    config = _build_config(overrides)
+    _build(corpus(music), out, config, as_json=as_json, ray=ray)
 
 
 def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
@@ -91,12 +93,13 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         overrides: Overrides = None,
         as_json: AsJson = False,
     ) -> None:
+        config = _build_config(overrides)
         if download:
             datasets.download(name, root, variant, progress=progress(as_json=True))
         listing = datasets.list_clips(name, root.absolute(), variant)
         for note in listing.notes:
             errors.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
-        _build(listing, out, overrides, as_json=as_json, ray=ray)
+        _build(listing, out, config, as_json=as_json, ray=ray)
 
     build_app.command(name, help=f"{dataset.title}.\n\nFrom {dataset.page}", short_help=dataset.title)(command)
 
@@ -105,10 +108,16 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *, as_json: bool, ray: bool) -> None:
-    from data_shards.build import Progress, ShardsConfig, build
+def _build_config(overrides: Overrides) -> "BuildConfig":
+    """Keys ``build.*``: refused before a folder is read."""
+    from data_shards.build import ShardsConfig
 
-    config = load_config(ShardsConfig, None, overrides or []).build
+    return load_config(ShardsConfig, None, overrides or []).build
+
+
+def _build(clips: "Listing | Sequence[Clip]", out: Path, config: "BuildConfig", *, as_json: bool, ray: bool) -> None:
+    from data_shards.build import Progress, build
+
     mapper = _over_ray(config.workers) if ray else None
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
@@ -151,8 +160,8 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
-    from data_shards.index import MANIFEST_NAME
     from data_shards.index_writer import index_shards
+    from data_shards.places import MANIFEST_NAME
 
     if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")

@@ -19,9 +19,10 @@ from typing import Any
 
 from cluster.settings import Config, UserError
 from cluster.storage import write_atomic
-from data_shards.index import INDEX_NAME, MANIFEST_NAME, read_index
+from data_shards.index import read_index
 from data_shards.index_writer import write_index
 from data_shards.parallel import run_jobs
+from data_shards.places import INDEX_NAME, MANIFEST_NAME
 from data_shards.records import Clip
 from data_shards.shard_writer import (
     BuildConfig,

@@ -59,6 +59,11 @@ class DataConfig(Config):
         self._check_share()
 
     @property
+    def drawn_from(self) -> tuple[str, ...]:
+        """The keys of the sets that a batch draws from."""
+        return ("labelled",) * (self.b_s > 0) + ("unlabelled",) * (self.b_s < 1)
+
+    @property
     def num_labelled(self) -> int:
         """B_l, labelled clips in every global batch: b_s·B to the nearest whole, halves up."""
         return num_labelled(self.b_s, self.batch)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cluster.storage import write_atomic
-from data_shards.index import INDEX_NAME, INTEGERS, MANIFEST_NAME, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
+from data_shards.index import INTEGERS, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
+from data_shards.places import INDEX_NAME, MANIFEST_NAME
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import SPLITS, Entry, scan_shard
 from data_shards.shard_files import ShardFile, describe_shard

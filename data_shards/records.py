@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch
+if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch, one that reads keys none on numpy
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Split = Literal["train", "valid", "test"]

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from cluster.outputs import require_replaceable_folder
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_folder, sha256, write_atomic
-from trainers.frozen import ABOUT, SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
+from trainers.frozen import SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
 from trainers.model_card import model_card, read_figures
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS
 
 PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"

@@ -50,7 +50,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         UserError: if the data, the batch or the folder do not allow it; nothing has started then.
         RunError: if training failed, with the remedy.
     """
-    config = _with_absolute_paths(config)
+    config = _with_absolute_paths(world_of_torchrun(config))
     folder = Path(config.run.dir)
     summary, data_hash = check(config)
     last = last_snapshot(folder / "snapshots")
@@ -104,6 +104,7 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: names what does not fit and the nearest that does.
     """
+    config = world_of_torchrun(config)
     folder = Path(config.run.dir)
     if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it takes a name that is too long
         require_writable_folder(folder, "run.dir")
@@ -140,6 +141,25 @@ def world_sizes(config: ExperimentConfig) -> list[int]:
             f"data.batch={batch} evenly; {', '.join(map(str, sizes))} do"
         )
     return fitting
+
+
+def world_of_torchrun(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment as a rank of torchrun runs it: the ranks are there already, Ray is not started in each of them.
+
+    ``resources.num_workers`` may be 0, its default of 1, or the number of ranks.
+
+    Raises:
+        UserError: if it asks for another number of workers than torchrun started.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return config
+    asked, size = config.resources.num_workers, _torchrun()[1]
+    if asked not in (0, 1, size) or config.resources.min_workers is not None or config.views.placement == "pool":
+        raise UserError(
+            f"torchrun started {size} ranks, and resources.num_workers={asked}, resources.min_workers and "
+            "views.placement=pool ask Ray for others; leave them out under torchrun, or start without it"
+        )
+    return replace(config, resources=replace(config.resources, num_workers=0))
 
 
 def _torchrun() -> tuple[int, int]:

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.settings import RunError, UserError, to_tree, validate
-from data_shards.reader import ShardSet
-from evaluation.evaluate import evaluate_encoders
 from evaluation.judge import metric_names
-from evaluation.publish import publish
-from evaluation.report import SUBJECT
-from evaluation.targets import parts_of, read_target
 from evaluation.tasks import EvaluationConfig
 from tuning.sweep_config import ObjectiveConfig, read_evaluation
 
@@ -60,6 +55,9 @@ def check_targets(config: EvaluationConfig) -> None:
     Raises:
         UserError: names the task and what is missing.
     """
+    from data_shards.reader import ShardSet
+    from evaluation.targets import parts_of, read_target
+
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
         for name, task in config.tasks.items():
@@ -84,6 +82,9 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
     Raises:
         RunError: if a metric is undefined.
     """
+    from evaluation.evaluate import evaluate_encoders
+    from evaluation.publish import publish
+    from evaluation.report import SUBJECT
     from trainers.frozen import load_encoder
 
     trained = load_encoder(run_dir, evaluation.device)

@@ -19,9 +19,10 @@ from data_shards.index import read_index
 from trainers.config import ExperimentConfig
 from trainers.export import CARD, ONNX, PROGRAM, TOLERANCE, Exported, export_encoder
 from trainers.frontend import build_frontend
-from trainers.frozen import ABOUT, WEIGHTS, load_encoder, open_encoder, untrained_encoder
+from trainers.frozen import WEIGHTS, load_encoder, open_encoder, untrained_encoder
 from trainers.model import build_model
 from trainers.model_card import model_card
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS, save_snapshot
 
 SMALL = ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel", "views.samples=16384"]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cluster.settings import ROOT, UserError
-from trainers.snapshot import CHECKSUMS, MODEL, OPTIMIZER, STATE, last_snapshot, open_snapshot, save_snapshot
+from trainers.places import STATE
+from trainers.snapshot import CHECKSUMS, MODEL, OPTIMIZER, last_snapshot, open_snapshot, save_snapshot
 
 ABOUT: dict[str, Any] = {"config": {"seed": 1}, "data_hash": "d" * 64, "provenance": {"python": "3"}}
 

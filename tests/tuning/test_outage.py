@@ -18,7 +18,8 @@ from cluster.progress import SILENT
 from cluster.tracking import Tracker
 from data_shards.sources.synthetic import SyntheticConfig
 from tuning import quickstart, study_runs, sweep, sweep_runner
-from tuning.study import plan_study, run_study
+from tuning.study import run_study
+from tuning.study_plan import plan_study
 from tuning.sweep_jobs import Job
 from tuning.sweep_plan import SweepPlan
 from tuning.sweep_trial import run_job
