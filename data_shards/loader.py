@@ -92,6 +92,11 @@ class BatchLoader:
         """The C tags of `Batch.labels_BC`, in order; empty when nothing is labelled."""
         return self.sampler.vocabulary
 
+    def drawn_labels(self) -> NDArray[np.bool_]:
+        """Labels of the labelled training clips that are drawn from, (K, C); (0, 0) without a labelled stream."""
+        stream = self.sampler.streams[LABELLED]
+        return self._labels_KC[stream.rows] if stream else np.zeros((0, 0), np.bool_)
+
     @property
     def rate(self) -> int:
         """Hz."""

@@ -74,6 +74,12 @@ class Sampler:
             self.streams[UNLABELLED] = self._stream("unlabelled", unlabelled, rows)
         self._counts = counts
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Training clips that the labelled and the unlabelled stream draw from; 0 for one with share 0."""
+        labelled, unlabelled = (len(stream) if stream else 0 for stream in self.streams)
+        return labelled, unlabelled
+
     def plan(self, step: int, rank: int = 0, world: int = 1) -> BatchPlan:
         """This rank's clips of a step.
 
@@ -110,7 +116,7 @@ class Sampler:
     def summary(self, steps: int) -> dict[str, Any]:
         """What was asked for and what `steps` steps will do: shares, clips, epochs. JSON types."""
         config = self.config
-        sizes = [len(stream) if stream else 0 for stream in self.streams]
+        sizes = self.sizes
         drawn = [steps * count for count in self._counts]
         return {
             "batch": config.batch,

@@ -21,6 +21,7 @@ from data_shards.loader import MAX_NAMED, BatchLoader
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
+from trainers.constant_loss import ADAM_EPSILON
 from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
 from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
@@ -31,12 +32,18 @@ STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
 QUICK = "quick/knn"
 """Figure of the steps that are scored, every `run.quick_every` and the last."""
+STILL_STEPS = 100
+"""A run whose first steps, so many or all it has, have no gradient is ended: nothing will ever move."""
 GIB = 1 << 30
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
 
 
 class DivergedError(RunError):
     """The loss is not finite; every rank raises it at the same step."""
+
+
+class NothingToLearnError(RunError):
+    """The gradient vanishes from the first step on; every rank raises it at the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,8 @@ class _Trainer:
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
         self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
         self.clock = 0.0
+        self.still: int | None = 0
+        """Steps without a gradient so far; None after the first with one."""
         self.replaced_before: list[Any] = []
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
 
@@ -160,6 +169,7 @@ class _Trainer:
         figures = dict(zip(pending.learnt.figures, values, strict=True))
         if figures.pop("finite") < 1:
             self._refuse_nonfinite(pending, figures["loss"])
+        self._refuse_standstill(pending.step, figures)
         # Of rank 0 alone: a GPU knows how long its phases took only after the step was reduced.
         phases = {"data_wait": wait_s, "views": view_s} | pending.learnt.clock.seconds()
         phases["other"] = max(0.0, pending.seconds - sum(phases.values()))
@@ -197,6 +207,18 @@ class _Trainer:
             },
             keep=self.config.run.keep,
         )
+
+    def _refuse_standstill(self, step: int, figures: Mapping[str, float]) -> None:
+        if self.still is None:
+            return
+        self.still = self.still + 1 if figures["grad_norm"] <= ADAM_EPSILON else None
+        whole = self.still == step + 1 == self.config.optim.steps
+        if self.still == STILL_STEPS or whole:
+            raise NothingToLearnError(
+                f"step {step + 1}: the gradient has been 0 (grad_norm <= {ADAM_EPSILON:g}, loss {figures['loss']:g}) "
+                f"for {self.still} steps, so no weight moves; look at the clips (are all silent or the same?) with "
+                "counterpoint views, and at data.*, views.count, loss.* and head.*"
+            )
 
     def _refuse_nonfinite(self, pending: "_Pending", loss: float) -> None:
         file = self.folder / f"nonfinite-step-{pending.step + 1}-rank-{self.world.rank}.json"

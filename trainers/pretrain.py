@@ -22,6 +22,7 @@ from cluster.tracking import Tracker, set_aside
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.constant_loss import check_data_can_be_learned
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
@@ -109,6 +110,7 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         last = last_snapshot(Path(config.run.dir) / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
+        check_data_can_be_learned(config, loader)
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)
