@@ -15,15 +15,16 @@ from torch import Tensor
 
 from cluster.memory import keep_freed_memory
 from cluster.provenance import provenance
-from cluster.settings import RunError, UserError, flatten, to_tree
+from cluster.settings import RunError, UserError, flatten, to_tree, validate
 from cluster.storage import write_atomic
 from data_shards.loader import MAX_NAMED, BatchLoader
 from trainers import collectives
 from trainers.batches import open_batches
-from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
+from trainers.config import MANIFEST, ExperimentConfig, matches, may_differ_on_resume
 from trainers.constant_loss import ADAM_EPSILON
 from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
+from trainers.optim import OptimConfig, learning_rate
 from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import Learner, Learnt
 from trainers.views import ViewMaker, Views, ViewStream, stream_views
@@ -81,10 +82,15 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_vi
     """
     if world.device.type == "cpu":
         keep_freed_memory()
-    with open_batches(config, rank=world.rank, world=world.size) as loader:
+    with open_batches(config, rank=world.rank, world=world.size, device=_reads_on(config, world)) as loader:
         trainer = _Trainer(config, world, loader)
         start = trainer.resume()
         return trainer.run(start, reporter, make_views)
+
+
+def _reads_on(config: ExperimentConfig, world: World) -> torch.device:
+    """Where batches go from the loader: to the trainer's device, or through Ray's object store to a pool."""
+    return world.device if config.views.placement == "trainer" else torch.device("cpu")
 
 
 class _Trainer:
@@ -255,11 +261,14 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
     keys = sorted(
         key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key, told)
     )
+    jump = rate_change(last, config)
+    if jump and not any(matches(rule, "optim.steps") for rule in told):
+        keys = sorted([*keys, "optim.steps"])
     if keys:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
         raise UserError(
-            f"{config.run.dir} holds another experiment ({changes}); choose another run.dir, or let it go on as "
-            f"another: run.may_differ='{json.dumps([*told, *keys])}'"
+            f"{config.run.dir} holds another experiment ({changes}{f'; {jump}' if jump else ''}); choose another "
+            f"run.dir, or let it go on as another: run.may_differ='{json.dumps([*told, *keys])}'"
         )
     if last.data_hash != data_hash and not may_differ_on_resume(MANIFEST, told):
         raise UserError(
@@ -267,6 +276,18 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
             f"{data_hash[:12]} now); bring them back, choose another run.dir, or let it go on with these: "
             f"run.may_differ='{json.dumps([*told, MANIFEST])}'"
         )
+
+
+def rate_change(last: Snapshot, config: ExperimentConfig) -> str | None:
+    """What other ``optim.steps`` than those of a snapshot do to the learning rate; None where they do nothing to it."""
+    now, step = config.optim, last.step
+    if now.schedule == "constant" or now.steps == last.config["optim"]["steps"] or step >= now.steps:
+        return None
+    before = validate(OptimConfig, last.config["optim"], str(last.path))
+    return (
+        f"optim.schedule={now.schedule} ends at optim.steps, so the learning rate of step {step + 1} goes from "
+        f"{learning_rate(step, before):.3g} to {learning_rate(step, now):.3g} and reaches 0 at step {now.steps}"
+    )
 
 
 Item = TypeVar("Item")

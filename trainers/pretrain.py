@@ -4,6 +4,7 @@ The driver owns the folder, the tracker and the signals; workers own the numbers
 metrics.jsonl, which survives every restart, so an outage of Ray or of MLflow loses none of them.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +24,14 @@ from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.constant_loss import check_data_can_be_learned
-from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
+from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_change, refuse_another_experiment, train
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
 from trainers.step import check_network
 from trainers.worker_failures import absent_named
+
+_log = logging.getLogger(__name__)
 
 Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
@@ -56,6 +59,8 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     last = last_snapshot(folder / "snapshots")
     if last is not None and last.step >= config.optim.steps:
         return EXIT_DONE
+    if last is not None and (changed := rate_change(last, config)):
+        _log.warning("%s: %s", folder, changed)
     folder.mkdir(parents=True, exist_ok=True)
     stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:

@@ -20,6 +20,7 @@ from trainers.loop import NothingToLearnError, World, train
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 from trainers.plan import plan
 from trainers.pretrain import check, pretrain
+from trainers.step import Learner
 
 MakeConfig = Callable[..., ExperimentConfig]
 WAVE = {"encoder__name": "sample_cnn", "encoder__channels": None, "frontend__kind": "wave", "views__samples": 59_049}
@@ -170,7 +171,7 @@ def test_a_share_that_leaves_one_labelled_clip_is_refused(make_config: MakeConfi
 def test_a_gradient_that_stays_0_ends_the_run_and_one_that_comes_late_does_not(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = loop.Learner.learn
+    learn = Learner.learn
     still = 3
 
     def frozen(self: Any, views: Any, step: int, **options: Any) -> Any:
@@ -179,7 +180,7 @@ def test_a_gradient_that_stays_0_ends_the_run_and_one_that_comes_late_does_not(
             made.figures["grad_norm"] = torch.zeros(())
         return made
 
-    monkeypatch.setattr(loop.Learner, "learn", frozen)
+    monkeypatch.setattr(Learner, "learn", frozen)
     assert train(make_config(optim__steps=4, run__dir=make_config().run.dir + "-late"), World(), Quiet()) == 0
     monkeypatch.setattr(loop, "STILL_STEPS", 3)
     with pytest.raises(NothingToLearnError, match=r"step 3: the gradient has been 0 .* for 3 steps"):
