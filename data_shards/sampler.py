@@ -1,4 +1,4 @@
-"""Which clips a step trains on: a pure function of (seed, step), the same for any number of ranks (SCIENCE §4, FAULTS).
+"""Which clips a step trains on: a pure function of (seed, step), the same for any number of ranks.
 
 Shape suffixes: B clips of this rank's part of a batch. Slots of the global batch: labelled 0…B_l−1, then unlabelled;
 rank r takes r::W. Stream j's place i of step t is t·B_j + i, counted over all epochs; each epoch is a permutation of

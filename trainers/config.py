@@ -151,6 +151,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.cache_gb",
     "data.checksums",
     "data.max_replaced",
+    "augment.kernel",
     "loss.exchange",
     "loss.kernel",
     "loss.tile",

@@ -5,7 +5,7 @@ Reading order: `pretrain.py` → here → `step.py` → `losses/`.
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +22,8 @@ from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import MANIFEST, ExperimentConfig, matches, may_differ_on_resume
 from trainers.constant_loss import ADAM_EPSILON
+from trainers.kernel_choice import KernelChoice
+from trainers.losses.objective import ContrastiveLoss
 from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
 from trainers.optim import OptimConfig, learning_rate
@@ -118,6 +120,7 @@ class _Trainer:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.learner.resume(last)
             self.replaced_before = last.provenance.get("replaced", [])
+            self._resume_kernels(last.provenance.get("kernels", []))
         start = last.step if last else 0
         if self.log:
             self.log.cut_back(start)
@@ -125,6 +128,20 @@ class _Trainer:
                 link_best(self.folder / "snapshots", last.path)  # the kill may have come between save and link
         collectives.barrier()
         return start
+
+    def _choices(self) -> list[KernelChoice]:
+        """Of the views, and of the loss where it has kernels."""
+        loss = self.learner.model.loss
+        return [self.views.chain.choice, *([loss.choice] if isinstance(loss, ContrastiveLoss) else [])]
+
+    def _resume_kernels(self, recorded: Sequence[Mapping[str, str | None]]) -> None:
+        """Each rank goes on with its own code; other numbers of ranks with kernels where all had them."""
+        for choice in self._choices():
+            names = [rank.get(choice.key) for rank in recorded]
+            if len(names) == self.world.size:
+                choice.resume(names[self.world.rank])
+            else:
+                choice.resume(choice.plain if choice.plain in names else next(iter(names), None))
 
     def run(self, start: int, reporter: Reporter, make_views: ViewStream) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
@@ -195,6 +212,7 @@ class _Trainer:
 
     def _save(self, done: int, score: float | None) -> None:
         here = collectives.gather_json(self.loader.replaced)
+        kernels = collectives.gather_json({choice.key: choice.name for choice in self._choices()})
         replaced = [*self.replaced_before, *(one for rank in here for one in rank)][:MAX_NAMED]
         if self.world.rank != 0:
             return
@@ -209,7 +227,7 @@ class _Trainer:
                 "data_hash": self.loader.manifest_hash,
                 "vocabulary": self.loader.vocabulary,
                 "score": score,
-                "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced},
+                "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced, "kernels": kernels},
             },
             keep=self.config.run.keep,
         )
@@ -250,7 +268,7 @@ class _Pending:
 
 
 def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
-    """A folder continues only the experiment that it holds (FAULTS 13).
+    """A folder continues only the experiment that it holds (docs/faults.md, 13).
 
     Raises:
         UserError: names every key that differs and what to do.

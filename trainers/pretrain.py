@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cluster.resources import threads_per_worker, uses_gpu
+from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
 from cluster.storage import write_atomic
@@ -28,7 +28,7 @@ from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_chan
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
-from trainers.step import check_network
+from trainers.step import check_kernels, check_network
 from trainers.worker_failures import absent_named
 
 _log = logging.getLogger(__name__)
@@ -116,6 +116,8 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
         check_data_can_be_learned(config, loader)
+        if config.resources.use_gpu == "no" or not (config.resources.num_workers or num_gpus()):
+            check_kernels(config, num_tags=len(loader.vocabulary), device=torch.device("cpu"))
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)

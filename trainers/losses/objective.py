@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from cluster.settings import Config
 from trainers import collectives
 from trainers.collectives import Group
+from trainers.kernel_choice import KernelChoice
 from trainers.losses.semi_supervised import Contrast, check_settings, contrast
 from trainers.losses.supervised import supervised_loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
-    """What is learned, and which pairs are positives; the defaults are the paper's (SCIENCE §1)."""
+    """What is learned, and which pairs are positives; the defaults are the paper's (arXiv:2407.13840, Eq. 3)."""
 
     objective: Literal["contrastive", "bce", "cross_entropy"] = "contrastive"
     """Contrastive, or the end-to-end baseline: tags by binary cross-entropy, one class by cross-entropy. The latter
@@ -45,7 +46,7 @@ class LossConfig(Config):
     """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
     kernel: Literal["auto", "tiles", "fused"] = "auto"
     """How pairs are walked: in tiles of tensor operations, or by Triton kernels that choose tiles of their own; auto
-    takes the kernels for bfloat16 products on a GPU that can run them."""
+    takes the kernels for bfloat16 products on a GPU where their first batch is that of the tiles up to rounding."""
 
     def __post_init__(self) -> None:
         check_settings(self.temperature, self.criterion, self.epsilon, self.tile)
@@ -70,6 +71,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self.config = config
+        self.choice = KernelChoice("loss.kernel", "tiles")
         start = torch.tensor(math.log(config.temperature))
         self.log_temperature = nn.Parameter(start) if config.learnable else None
 
@@ -117,6 +119,7 @@ class ContrastiveLoss(nn.Module):
             exchange=config.exchange,
             kernel=config.kernel,
             group=group,
+            choice=self.choice,
         )
 
 
