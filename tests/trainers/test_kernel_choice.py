@@ -20,7 +20,7 @@ from trainers.kernel_choice import KernelChoice
 from trainers.loop import World, train
 from trainers.losses import fused, semi_supervised
 from trainers.losses.objective import ContrastiveLoss, LossConfig
-from trainers.losses.pairs import Pair
+from trainers.losses.pairs import Pair, tiled
 from trainers.losses.tiles import Gradient, Sums
 from trainers.pretrain import check
 from trainers.snapshot import open_snapshot
@@ -170,7 +170,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
     def launch(walk: type[Any]) -> Callable[..., None]:
         return lambda self, pair, scalars, rows, cols: walk.visit(
-            self, fused.tiled(pair, self.recipe.tile), scalars, rows, cols
+            self, tiled(pair, self.recipe.tile), scalars, rows, cols
         )
 
     monkeypatch.setattr(fused.FusedSums, "_launch", launch(Sums))
@@ -191,7 +191,7 @@ def half_way(walk: type[Any]) -> Callable[..., None]:
 
 def wrong(walk: type[Any]) -> Callable[..., None]:
     def launch(self: Any, pair: Pair, scalars: Any, table: Tensor, cols: Any) -> None:
-        walk.visit(self, fused.tiled(pair, self.recipe.tile), scalars, table, cols)
+        walk.visit(self, tiled(pair, self.recipe.tile), scalars, table, cols)
         table[1, 0] += 1
 
     return launch
