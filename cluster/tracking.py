@@ -1,7 +1,7 @@
 """What a run tells MLflow, from its driver alone: parameters, curves, datasets, files.
 
 Every call writes one line to a spool in ``RUN/tracking/`` and returns; a thread brings the lines to MLflow. So an
-outage blocks no step and loses nothing (FAULTS 45): what is left when a run ends is sent by the next process that opens
+outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process that opens
 the run, or by `replay`. Values that look like secrets never reach the disk.
 """
 

@@ -53,7 +53,7 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
     if dry_run:
         from trainers.plan import plan
 
-        show(plan(config), as_json=as_json)
+        show(plan(config, progress=progress(as_json=as_json)), as_json=as_json)
         return
     room.check(config)
     with progress(as_json=as_json).stage("pretraining", config.optim.steps) as bar:

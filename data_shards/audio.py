@@ -1,4 +1,4 @@
-"""From any audio file to mono int16 at one rate, or the reason why not (FAULTS 18–28).
+"""From any audio file to mono int16 at one rate, or the reason why not (docs/faults.md, 18–28).
 
 Shape suffixes: T samples. 1.0 in float is 32,768 in int16, so a 16-bit file at the right rate keeps every bit.
 """

@@ -1,4 +1,4 @@
-"""What an audio file's own container promises, against what is there: decoders return short without a word (FAULTS 22).
+"""What an audio file's own container promises, against what is there: decoders return short without a word (fault 22).
 
 Only the ends of a file are read. A constant-rate MP3 without a Xing header promises nothing and cannot be judged here.
 """

@@ -1,4 +1,4 @@
-"""What is trained on: two sets of shards, and the shares in which a batch draws from them (SCIENCE §4)."""
+"""What is trained on: two sets of shards, and the shares in which a batch draws from them."""
 
 import itertools
 import math

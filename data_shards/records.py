@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch
 
 Split = Literal["train", "valid", "test"]
 SAMPLE_RATE = 22_050
-"""Hz; the rate of every shard unless a build says otherwise (SCIENCE §2)."""
+"""Hz; the rate of every shard unless a build says otherwise (arXiv:2407.13840, §4.2)."""
 
 
 class Audio(Protocol):

@@ -1,4 +1,4 @@
-"""A strict reader of tar headers: everything unexpected is an error with its byte (FAULTS 1–5, 8, 14–17).
+"""A strict reader of tar headers: everything unexpected is an error with its byte (docs/faults.md, 1–5, 8, 14–17).
 
 tarfile and webdataset end silently at the first header they cannot read; here every byte outside the payloads is
 accounted for: headers by their checksum, padding and the end of the archive by being zero.

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a set of shards, as far as it can be placed: shard, clip, byte (FAULTS 1–17).
+"""Everything that is wrong with a set of shards, as far as it can be placed: shard, clip, byte (docs/faults.md, 1–17).
 
 Headers are read strictly, every block is checked against the index, and the labels are compared. After damage to a
 header the index still tells where the clips behind it lie, so each of them is judged on its own.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.progress import Progress
-from data_shards.index import MANIFEST_NAME
+from data_shards.places import MANIFEST_NAME
 from data_shards.reader import ShardSet
 from evaluation.catalogue import ENCODER
 from evaluation.embed import embed_shards

@@ -14,7 +14,7 @@ Kind = Literal["tags", "class", "key", "tempo", "number"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config):
-    """One target column and how it is judged. The defaults are those of 2407.13840 §4.3 as EVALUATION.md reads them."""
+    """One target column and how it is judged. The defaults are those of arXiv:2407.13840, §4.3."""
 
     column: str
     """Target column of the shards; ``artist`` names the index's own column."""

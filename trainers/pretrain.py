@@ -4,6 +4,7 @@ The driver owns the folder, the tracker and the signals; workers own the numbers
 metrics.jsonl, which survives every restart, so an outage of Ray or of MLflow loses none of them.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from cluster.outputs import require_writable_folder
-from cluster.resources import threads_per_worker, uses_gpu
+from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
 from cluster.storage import write_atomic
@@ -23,12 +24,15 @@ from cluster.tracking import Tracker, set_aside
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
+from trainers.constant_loss import check_data_can_be_learned
+from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_change, refuse_another_experiment, train
 from trainers.metrics_log import MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
-from trainers.step import check_network
+from trainers.step import check_kernels, check_network
 from trainers.worker_failures import absent_named
+
+_log = logging.getLogger(__name__)
 
 Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
@@ -56,6 +60,8 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     last = last_snapshot(folder / "snapshots")
     if last is not None and last.step >= config.optim.steps:
         return EXIT_DONE
+    if last is not None and (changed := rate_change(last, config)):
+        _log.warning("%s: %s", folder, changed)
     folder.mkdir(parents=True, exist_ok=True)
     stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
@@ -116,6 +122,9 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
             refuse_another_experiment(last, config, loader.manifest_hash)
         if last is None or last.step < config.optim.steps:  # a finished run is only looked at
             require_writable_folder(folder, "run.dir")
+        check_data_can_be_learned(config, loader)
+        if config.resources.use_gpu == "no" or not (config.resources.num_workers or num_gpus()):
+            check_kernels(config, num_tags=len(loader.vocabulary), device=torch.device("cpu"))
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)

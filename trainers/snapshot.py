@@ -158,7 +158,7 @@ def open_snapshot(path: Path | str) -> Snapshot:
         path: a snapshot folder, the link ``last``, or a run's folder that holds ``snapshots/last``.
 
     Raises:
-        UserError: if there is none, a file is missing, or a checksum disagrees (FAULTS 42).
+        UserError: if there is none, a file is missing, or a checksum disagrees (docs/faults.md, 42).
     """
     folder = find_snapshot(Path(path)).resolve()
     try:

@@ -1,4 +1,4 @@
-"""One's own table of labels, CSV or Parquet, as text cells, read strictly (FAULTS 29)."""
+"""One's own table of labels, CSV or Parquet, as text cells, read strictly (docs/faults.md, 29)."""
 
 import csv
 import math

@@ -127,7 +127,7 @@ for count in range(10**9):
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_kill_9_during_a_save_never_leaves_a_broken_target(tmp_path: Path, kills: int) -> None:
-    """FAULTS 41: every file of a folder is of one save, the single file too, the link leads to it."""
+    """Faults 41: every file of a folder is of one save, the single file too, the link leads to it."""
     for kill in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True

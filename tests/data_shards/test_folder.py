@@ -1,4 +1,4 @@
-"""A folder of audio with a CSV: what becomes of its rows, and what is said of a bad one (FAULTS 29)."""
+"""A folder of audio with a CSV: what becomes of its rows, and what is said of a bad one (Faults 29)."""
 
 import math
 import os

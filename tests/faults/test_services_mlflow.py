@@ -1,4 +1,4 @@
-"""FAULTS 45: MLflow is away before or during a run; the run goes on, and its log is replayed when it is back."""
+"""Faults 45: MLflow is away before or during a run; the run goes on, and its log is replayed when it is back."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""FAULTS 1–8, 10–17: what can be wrong with the files of a set is refused when it is indexed, or found by verify."""
+"""Faults 1–8, 10–17: what can be wrong with the files of a set is refused when it is indexed, or found by verify."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""FAULTS 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
+"""Faults 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
 
 What runs in processes and actors elsewhere runs in this process here, so that nothing but MLflow is missing. Its URI
 holds a password, which must stand nowhere afterwards.
