@@ -157,6 +157,11 @@ def jackknife_interval(
     return value, min(low, value), max(high, value)
 
 
+def bias_corrected(value: float, left_out_G: Floats) -> float:
+    """The value less the bias that the jackknife over groups finds, within [0, 1]; the centre of its interval."""
+    return min(1.0, max(0.0, value - (len(left_out_G) - 1) * float(left_out_G.mean() - value)))
+
+
 def as_row(values_R: Floats, level: float) -> dict[str, float | None]:
     """Value, low and high as JSON has them: None for what is undefined."""
     return named(interval(values_R, level))

@@ -27,7 +27,8 @@ from evaluation.published import beside
 from evaluation.report import SUBJECT, Report, build_tree, write_report
 from evaluation.resamples import RESAMPLES, by_condition, by_metric, save_resamples
 from evaluation.robustness import measure_robustness, summarise, undefined_changes
-from evaluation.score import Scored, score_task
+from evaluation.score import Scored
+from evaluation.score_store import SCORES, scored_once
 from evaluation.splits import check_leaks, freeze, hold_to, load_split, save_split
 from evaluation.targets import EmptyColumnError, Target, artist_overlap, columns, read_target
 from evaluation.tasks import EvaluationConfig, Task
@@ -39,8 +40,8 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
     Args:
         source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
         config: shards and tasks.
-        out: folder of report.json, .md, .html, .csv, .tex and the figures, and of embeddings unless ``config.cache``
-            says where.
+        out: folder of report.json, .md, .html, .csv, .tex and the figures, of every task's scores as soon as they are
+            there, and of embeddings unless ``config.cache`` says where. An evaluation that was killed goes on there.
         progress: told of the work.
 
     Raises:
@@ -97,7 +98,7 @@ def evaluate_encoders(
             scored: dict[str, Scored] = {}
             with progress.stage("scoring", len(targets)) as bar:
                 for done, (name, target) in enumerate(targets.items(), 1):
-                    scored[name] = score_task(name, config.tasks[name], target, tables, config)
+                    scored[name] = scored_once(name, config.tasks[name], target, tables, config, out / SCORES)
                     bar(done, name)
             kept = by_metric(scored)
             extras: dict[str, Any] = {}
@@ -150,12 +151,11 @@ def embedded(
     tables = {name: load_table(path) for name, path in paths.items()}
     missing = {name: encoder for name, encoder in encoders.items() if tables[name] is None}
     if missing:
-        fresh: dict[str, EmbeddingTable] = {}
         for names in alike(missing):
-            fresh |= embed_shards(shards, encoders.only(names), config, progress=progress)
-        for name, table in fresh.items():
-            save_table(table, paths[name])
-        tables |= fresh
+            fresh = embed_shards(shards, encoders.only(names), config, progress=progress)
+            for name, table in fresh.items():
+                save_table(table, paths[name])
+            tables |= fresh
     return {name: table for name, table in tables.items() if table is not None}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.confidence import Resamples, as_row, jackknife_interval, named
+from evaluation.confidence import Resamples, as_row, bias_corrected, jackknife_interval, named
 from evaluation.metrics import (
     key_scores,
     macro,
@@ -31,7 +31,7 @@ Values = NDArray[Any]
 
 CONVENTIONS = {
     "auroc": "macro AUROC over tags, on raw scores (scikit-learn)",
-    "ap": "macro average precision over tags, step sum, raw scores (scikit-learn); jackknife interval, bias removed",
+    "ap": "macro average precision over tags, step sum, raw scores (scikit-learn)",
     "accuracy": "top-1 accuracy",
     "weighted": "weighted key score; a fifth counts .5 only above the reference (mir_eval)",
     "r2": "coefficient of determination (scikit-learn)",
@@ -40,6 +40,12 @@ CONVENTIONS = {
     "p": "share of neighbours of the query's class",
     "tag_p": "share of a neighbour's tags that the query has",
 }
+PERCENTILE, JACKKNIFE = "percentile", "jackknife"
+INTERVALS = {
+    PERCENTILE: "percentiles of the clustered bootstrap",
+    JACKKNIFE: "jackknife over groups of clusters, its bias removed",
+}
+"""Intervals by the name that a row has for its own."""
 ANSWERED = {
     "tags": ("auroc", "ap"),
     "class": ("accuracy",),
@@ -67,11 +73,13 @@ class Judged:
     seed_variance: float = 0.0
     """Of the mean over seeds."""
 
-    def row(self, level: float) -> dict[str, float | None]:
-        """Value, low and high."""
+    def row(self, level: float) -> dict[str, Any]:
+        """Value, low and high, and which interval it is; with the jackknife's also its bias-corrected value."""
         if self.left_out_G is None or len(self.left_out_G) < 2 or not np.isfinite(self.left_out_G).all():
-            return as_row(self.values_R, level)
-        return named(jackknife_interval(float(self.values_R[0]), self.left_out_G, self.seed_variance, level))
+            return as_row(self.values_R, level) | {"interval": PERCENTILE}
+        value = float(self.values_R[0])
+        ends = named(jackknife_interval(value, self.left_out_G, self.seed_variance, level))
+        return ends | {"interval": JACKKNIFE, "corrected": bias_corrected(value, self.left_out_G)}
 
 
 def metric_names(task: Task, ks: Sequence[int]) -> list[str]:

@@ -54,9 +54,8 @@ def test_tags_have_the_values_of_a_bootstrap_written_plainly(clusters: list[str]
         picked = np.stack(plain)[seeds, np.arange(121)[:, None]].mean(1)
         np.testing.assert_allclose(got[metric].values_R, picked, atol=1e-12, rtol=0)
         if metric == "ap":
-            np.testing.assert_allclose(
-                np.asarray(got[metric].left_out_G), np.stack(plain)[:, 121:].mean(0), atol=1e-12, rtol=0
-            )
+            found = np.asarray(got[metric].left_out_G)
+            np.testing.assert_allclose(found, np.stack(plain)[:, 121:].mean(0), atol=1e-12, rtol=0)
 
 
 @pytest.mark.usefixtures("blocks")
