@@ -150,7 +150,7 @@ def test_every_form_shows_the_bias_corrected_value_and_names_the_interval(
     shown = f"bias-corrected {number(row['corrected'])}"
     caption = (
         "95% intervals: paired percentiles of the clustered bootstrap; "
-        "of ap the jackknife over groups of clusters, its bias removed, around the bias-corrected value"
+        "of ap the jackknife over groups of clusters, its bias removed, which lies around the bias-corrected value"
     )
     page = " ".join(Reader((tmp_path / "report.html").read_text()).text)
     console = Console(width=200, record=True, file=io.StringIO())
