@@ -73,6 +73,7 @@ class Known:
         raise AssertionError("something was embedded again")
 
 
+@pytest.mark.timeout(900)
 def test_an_evaluation_that_was_killed_between_tasks_goes_on_at_the_next(
     make_shards: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
