@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from evaluation.figures import Drawn
-from evaluation.report import SUBJECT, Row, reference, rows_of
+from evaluation.report import SUBJECT, Row, intervals, reference, rows_of
 from evaluation.tables import TextTable, extra_tables
 
 STYLE = """
@@ -107,7 +107,7 @@ def _table(tree: Mapping[str, Any]) -> str:
             task = name
             lines.append(f'<tr class="task"><td colspan="{len(head)}">{escape(task)}</td></tr>')
         lines.append(_table_row(row, metric))
-    return "\n".join([*lines, "</tbody></table></div>"])
+    return "\n".join([*lines, f"</tbody></table></div><p>{escape(intervals(tree))}.</p>"])
 
 
 def _table_row(row: Row, metric: str) -> str:

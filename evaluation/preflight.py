@@ -17,7 +17,6 @@ from evaluation.projection import check_projection
 from evaluation.published import protocols
 from evaluation.report import FILES
 from evaluation.resamples import RESAMPLES
-from evaluation.score import check_parts
 from evaluation.targets import Target
 from evaluation.tasks import EvaluationConfig
 
@@ -30,7 +29,7 @@ def check_request(
     Args:
         shards: the set.
         encoders: by name.
-        targets: of the tasks that run.
+        targets: of the tasks that run (`evaluation.answerable`).
         config: what is asked.
 
     Raises:
@@ -38,8 +37,6 @@ def check_request(
     """
     for encoder in encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
-    for name, target in targets.items():
-        check_parts(name, target, config)
     _check_names(targets, config)
     if config.robustness.asked and not any(config.tasks[name].probe for name in targets):
         raise UserError(f"robustness is of probes, and none of {', '.join(targets)} has one; set tasks.NAME.probe=true")

@@ -17,7 +17,7 @@ from rich.table import Table
 from cluster.storage import write_atomic
 from evaluation.comparison import add_holm, compared, differences_from
 from evaluation.confidence import as_row, two_sided_p
-from evaluation.judge import Judged
+from evaluation.judge import INTERVALS, JACKKNIFE, PERCENTILE, Judged
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
 
@@ -56,7 +56,9 @@ class Report:
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
         names = [reference(self.tree), "constant"]
-        table = Table("metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE)
+        table = Table(
+            "metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE, caption=intervals(self.tree)
+        )
         shown = shortest(self.tree)
         for row in rows_of(self.tree):
             if row.metric in shown:
@@ -110,15 +112,18 @@ def build_tree(
     level = config.confidence.level
     for name, task in scored.items():
         for metric, judged in task.metrics.items():
-            about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
             for model, one in judged.items():
-                tables[model][f"{name}/{metric}"] = one.row(level) | about
+                row = one.row(level)
+                about: dict[str, Any] = {"n": task.n, "clusters": task.clusters}
+                about["convention"] = f"{task.conventions[metric]}; {level:.0%} interval: {INTERVALS[row['interval']]}"
+                tables[model][f"{name}/{metric}"] = row | about
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
     add_holm(differences, config.claims)
     return {
         "schema_version": SCHEMA_VERSION,
+        "level": level,
         "metrics": tables.pop(SUBJECT),
         "baselines": tables,
         "differences": differences,
@@ -149,9 +154,9 @@ def rows_of(tree: Mapping[str, Any]) -> list[Row]:
             Row(
                 metric=metric,
                 value=number(own["value"]),
-                interval=_span(own),
+                interval=span(own),
                 baselines={name: number(found[metric]["value"]) for name, found in tree["baselines"].items()},
-                difference=f"{number(delta['value'], sign=True)} {_span(delta, sign=True)}" if delta else "–",
+                difference=f"{number(delta['value'], sign=True)} {_ends(delta, sign=True)}" if delta else "–",
                 verdict=_verdict(delta),
                 n=own["n"],
                 convention=own["convention"],
@@ -177,12 +182,14 @@ def csv_text(tree: Mapping[str, Any]) -> str:
     """A row a metric and model; differences are of the reported encoder less the row's model."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["metric", "model", "value", "low", "high", *DIFFERENCES, "n", "convention"])
+    ends = ("value", "low", "high", "interval")
+    writer.writerow(["metric", "model", *ends, "corrected", *DIFFERENCES, "n", "convention"])
     for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
         for metric, row in metrics.items():
             delta = tree["differences"].get(model, {}).get(metric, {})
-            found = [delta.get(name) for name in DIFFERENCES.values()]
-            writer.writerow([metric, model, row["value"], row["low"], row["high"], *found, row["n"], row["convention"]])
+            found = [row[end] for end in ends] + [row.get("corrected")]
+            found += [delta.get(name) for name in DIFFERENCES.values()]
+            writer.writerow([metric, model, *found, row["n"], row["convention"]])
     return out.getvalue()
 
 
@@ -218,7 +225,28 @@ def _task_tree(task: Scored) -> dict[str, Any]:
     return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags, "epochs": epochs}
 
 
-def _span(row: Mapping[str, Any], *, sign: bool = False) -> str:
+def span(row: Mapping[str, Any]) -> str:
+    """An interval as text; the jackknife's with the bias-corrected value, which it lies around.
+
+    >>> span({"low": 0.076, "high": 0.325, "corrected": 0.2})
+    '[.076, .325], bias-corrected .200'
+    """
+    return _ends(row) + (f", bias-corrected {number(row['corrected'])}" if "corrected" in row else "")
+
+
+def intervals(tree: Mapping[str, Any]) -> str:
+    """Which intervals a report shows, for a caption."""
+    kinds = {metric.partition("/")[2]: row["interval"] for metric, row in tree["metrics"].items()}
+    words = f"{tree['level']:.0%} intervals: paired {INTERVALS[PERCENTILE]}"
+    jackknifed = [metric for metric, kind in kinds.items() if kind == JACKKNIFE]
+    if jackknifed:
+        words += (
+            f"; of {' and '.join(jackknifed)} the {INTERVALS[JACKKNIFE]}, which lies around the bias-corrected value"
+        )
+    return words
+
+
+def _ends(row: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"[{number(row['low'], sign=sign)}, {number(row['high'], sign=sign)}]"
 
 

@@ -80,7 +80,7 @@ def _equivariance(found: Mapping[str, Any]) -> Iterator[TextTable]:
             span = f"[{number(row['low'])}, {number(row['high'])}]"
             rows.append([model, number(row["value"]), span, f"{row['error']:.2f} {row['unit']}"])
         title = f"Transformation read from two embeddings: {axis}"
-        yield TextTable(title, ["model", "R²", "interval", "mean error"], rows)
+        yield TextTable(title, ["model", "R²", "interval (percentiles over tracks)", "mean error"], rows)
 
 
 def _published(found: list[Mapping[str, Any]]) -> Iterator[TextTable]:

@@ -50,24 +50,29 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 
 
 def check_targets(config: EvaluationConfig) -> None:
-    """Refuse shards without the tasks' columns, or without clips of the validation split, before anything is trained.
+    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained.
 
     Raises:
         UserError: names the task and what is missing.
     """
     from data_shards.reader import ShardSet
+    from evaluation.answerable import why_not
     from evaluation.targets import parts_of, read_target
 
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
         for name, task in config.tasks.items():
-            for split, part in parts_of(read_target(shards.index, name, task), "valid").items():
+            target = read_target(shards.index, name, task)
+            for split, part in parts_of(target, "valid").items():
                 held = "valid" if split == "test" else "train"
                 if not len(part) and (task.probe or split == "test"):
                     raise UserError(
                         f"objective: task {name} needs clips of split {held} with a value in column {task.column}, and "
                         f"{config.data.shards} has none; build the shards with that split"
                     )
+            reason = why_not(name, task, target, config)
+            if reason is not None:
+                raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
 def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
