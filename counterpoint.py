@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -59,6 +60,9 @@ def main() -> None:
     debug = "--debug" in own
     if debug:
         sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="counterpoint")
     except Exception as error:

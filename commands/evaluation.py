@@ -110,11 +110,16 @@ def search(
     bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
         found = search_catalogue(pool, catalogue, queries, k=k, place=index, keep_query=keep_query, progress=bars)
+    for line in found.folder.report() if found.folder else ():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     for track, reason in found.index.rejected:
         errors.print(f"[yellow]not indexed[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     if as_json:
         answers = [asdict(answer) for answer in found.answers]
-        tell({"index": found.index.folder, "tracks": len(found.index), "answers": answers})
+        rejected = {track.path: reason for track, reason in found.index.rejected}
+        passed_over = found.folder.passed_over() if found.folder else {}
+        tree = {"index": found.index.folder, "tracks": len(found.index), "answers": answers}
+        tell(tree | {"rejected": rejected, "passed_over": passed_over})
         return
     for answer in found.answers:
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)

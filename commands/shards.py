@@ -1,6 +1,6 @@
 """`counterpoint shards build|index|verify|show`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,8 @@ def folder(
     )
     if not as_json:
         console.print(escape(listing.report()), highlight=False)
-    _build(listing.clips, out, overrides, as_json=as_json, ray=ray)
+    about = {"passed_over": listing.folder.passed_over()}
+    _build(listing.clips, out, overrides, as_json=as_json, ray=ray, about=about)
 
 
 @build_app.command("synthetic")
@@ -105,7 +106,15 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *, as_json: bool, ray: bool) -> None:
+def _build(
+    clips: "Listing | Sequence[Clip]",
+    out: Path,
+    overrides: Overrides,
+    *,
+    as_json: bool,
+    ray: bool,
+    about: Mapping[str, object] | None = None,
+) -> None:
     from data_shards.build import Progress, ShardsConfig, build
 
     config = load_config(ShardsConfig, None, overrides or []).build
@@ -117,7 +126,7 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        tell(asdict(summary))
+        tell({**asdict(summary), **(about or {})})
         return
     index = _show(out)
     made(shards=out)
