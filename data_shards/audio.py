@@ -4,6 +4,7 @@ Shape suffixes: T samples. 1.0 in float is 32,768 in int16, so a 16-bit file at 
 """
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,7 +159,7 @@ def _decode_foreign(path: Path, foreign: str) -> tuple[NDArray[np.float32], int]
 def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArray[np.float32], int]:
     waves: list[NDArray[np.float32]] = []
     rates: set[int] = set()
-    for part in container.parts or (path,):
+    for part in container.parts or (os.fsencode(path),):  # soundfile takes no name that is not UTF-8 as text
         try:
             opened = _Forward(part)
         except soundfile.LibsndfileError as error:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 EXTRA = "pip install 'counterpoint-audio[av]'"
 SUFFIXES = (
     ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dff", ".dsf", ".dts", ".eac3", ".m4a", ".m4b", ".m4p",
-    ".m4r", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".ra", ".rm", ".spx", ".tak", ".tta", ".webm", ".weba", ".wma", ".wv",
+    ".m4r", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".ra", ".rm", ".spx", ".tak", ".tta", ".webm", ".weba", ".wma",
+    ".wv",
 )  # fmt: skip
 """Of files that hold audio which libsndfile does not decode, or usually do."""
 MIN_STATED_S = 0.1
@@ -88,7 +89,8 @@ def decode_with_av(path: Path, max_samples: int) -> tuple[NDArray[np.float32], i
     blocks: list[NDArray[np.float32]] = []
     count = failed = 0
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        # A file object, not a path: FFmpeg would take "concat:" or "http:" at its beginning for a protocol.
+        with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError("holds no audio")
             stream = container.streams.audio[0]
