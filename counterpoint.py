@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -62,6 +63,9 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     prepare()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="counterpoint")
     except Exception as error:

@@ -108,15 +108,17 @@ def embed(
 
     _check_device(workers, device)
     require_writable_file(out, "--out")
-    files = expand(files, missing_ok=skip_unreadable)
+    inputs = expand(files, missing_ok=skip_unreadable)
+    for line in inputs.report():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
-        done = embed_files(pool, files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
+        done = embed_files(pool, inputs.files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
     search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline)
-    told = {"embeddings": out, "rows": done.rows, "rejected": done.rejected}
+    told = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": inputs.passed_over()}
     _end(told, {"embeddings": out}, look, *search_it, as_json=as_json)
 
 
@@ -161,6 +163,8 @@ def search(
     bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
         found = search_catalogue(pool, catalogue, queries, k=k, place=index, leave_out=leave_out, progress=bars)
+    for line in found.folder.report() if found.folder else ():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     for track, reason in found.index.rejected:
         errors.print(f"[yellow]not indexed[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     place, count = found.index.folder, len(found.index)
@@ -168,7 +172,13 @@ def search(
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
         for hit in answer.nearest:
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
-    told = {"index": place, "tracks": count, "answers": [asdict(answer) for answer in found.answers]}
+    told = {
+        "index": place,
+        "tracks": count,
+        "answers": [asdict(answer) for answer in found.answers],
+        "rejected": {track.path: reason for track, reason in found.index.rejected},
+        "passed_over": found.folder.passed_over() if found.folder else {},
+    }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3")
     _end(told, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
 

@@ -1,6 +1,6 @@
 """`counterpoint shards build|index|verify|show`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,8 @@ def folder(
     )
     if not as_json:
         console.print(escape(listing.report()), highlight=False)
-    _build(listing.clips, out, config, as_json=as_json, ray=ray)
+    about = {"passed_over": listing.folder.passed_over()}
+    _build(listing.clips, out, config, as_json=as_json, ray=ray, about=about)
 
 
 @build_app.command("synthetic")
@@ -115,7 +116,15 @@ def _build_config(overrides: Overrides) -> "BuildConfig":
     return load_config(ShardsConfig, None, overrides or []).build
 
 
-def _build(clips: "Listing | Sequence[Clip]", out: Path, config: "BuildConfig", *, as_json: bool, ray: bool) -> None:
+def _build(
+    clips: "Listing | Sequence[Clip]",
+    out: Path,
+    config: "BuildConfig",
+    *,
+    as_json: bool,
+    ray: bool,
+    about: Mapping[str, object] | None = None,
+) -> None:
     from data_shards.build import Progress, build
 
     mapper = _over_ray(config.workers) if ray else None
@@ -126,7 +135,7 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, config: "BuildConfig", 
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        tell(asdict(summary))
+        tell({**asdict(summary), **(about or {})})
         return
     index = _show(out)
     made(shards=out)

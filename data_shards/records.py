@@ -26,7 +26,8 @@ class Audio(Protocol):
         """Decode everything: samples of shape (T,) or (T, channels) in [-1, 1], and the rate in Hz.
 
         Raises:
-            data_shards.audio.AudioError: the reason why this clip is refused; anything else stops the build.
+            data_shards.audio.AudioError: the reason why this clip is refused, like any other exception but the
+                project's own UserError and RunError, which end the build.
         """
         ...
 

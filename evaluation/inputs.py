@@ -1,13 +1,32 @@
 """The audio that a command is given: files and folders, mixed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.settings import UserError
-from data_shards.sources.folder import AUDIO_SUFFIXES, audio_files
+from data_shards.audio_folder import AudioFolder, scan_folder
 
 
-def expand(places: Sequence[Path], *, missing_ok: bool = False) -> list[Path]:
+@dataclass(frozen=True)
+class Inputs:
+    """Files to read, and what the scans of the given folders found."""
+
+    files: list[Path]
+    folders: tuple[AudioFolder, ...] = ()
+
+    def report(self) -> list[str]:
+        """A line for each kind of what the scans passed over, with what to do about it."""
+        return [f"{folder.root}: {line}" for folder in self.folders for line in folder.report()]
+
+    def passed_over(self) -> dict[str, Any]:
+        """What is left out of each folder, by kind, as JSON types; folders without any are left out."""
+        found = {str(folder.root): folder.passed_over() for folder in self.folders}
+        return {root: kinds for root, kinds in found.items() if kinds}
+
+
+def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
     """Files as they are given, and in place of a folder the audio below it, sorted; each file once.
 
     Args:
@@ -17,17 +36,17 @@ def expand(places: Sequence[Path], *, missing_ok: bool = False) -> list[Path]:
     Raises:
         UserError: names a place that does not exist, or a folder without audio.
     """
-    return list(dict.fromkeys(_expanded(places, missing_ok=missing_ok)))
-
-
-def _expanded(places: Iterable[Path], *, missing_ok: bool) -> Iterable[Path]:
+    files: list[Path] = []
+    folders: list[AudioFolder] = []
     for place in places:
         if place.is_dir():
-            found = sorted(audio_files(place))
-            if not found:
-                raise UserError(f"{place}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
-            yield from found
+            folder = scan_folder(place)
+            if not folder.files:
+                raise UserError(folder.nothing())
+            folders.append(folder)
+            files += folder.files
         elif place.exists() or missing_ok:
-            yield place
+            files.append(place)
         else:
             raise UserError(f"{place}: no such file or folder")
+    return Inputs(list(dict.fromkeys(files)), tuple(folders))

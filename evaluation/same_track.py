@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.storage import sha256
+from data_shards.path_text import as_text
 from data_shards.sources.folder import key_of
 from evaluation.track_index import Track, TrackIndex
 
@@ -56,7 +57,8 @@ def _all_tracks(index: TrackIndex) -> Iterator[tuple[int, Track]]:
 
 def _same(index: TrackIndex, queries: Sequence[Path]) -> list[set[int]]:
     """Rows that are each query itself."""
-    paths, digests = [query.resolve() for query in queries], [sha256(query) for query in queries]
+    paths = [Path(as_text(str(query.resolve()))) for query in queries]
+    digests = [sha256(query) for query in queries]
     keys = [_keys(path) for path in paths] if index.of_shards else [set[str]()] * len(queries)
     rows: list[set[int]] = [set() for _ in queries]
 

@@ -15,6 +15,8 @@ from typing import Literal
 
 from cluster.settings import UserError
 from data_shards.audio import FileAudio
+from data_shards.audio_folder import AudioFolder, scan_folder
+from data_shards.path_text import as_text
 from data_shards.records import Clip, Split
 from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
 
@@ -27,7 +29,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "valid",
     "test": "test",
 }
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
 CAPTION_NAMES = ("caption", "captions")
 MAX_WORD, MAX_NAME = 16, 40
 """Characters: a class is at most so long; a longer text is no class even if it comes often."""
@@ -38,6 +39,8 @@ class FolderListing:
     """What a folder holds."""
 
     clips: tuple[Clip, ...]
+    folder: AudioFolder
+    """What the scan found and passed over."""
     kinds: Mapping[str, Kind]
     """Every target column and what it was taken for."""
     guessed: bool
@@ -48,7 +51,8 @@ class FolderListing:
     def report(self) -> str:
         """The columns by kind, one line each, and what is left out."""
         if not self.kinds and not self.guessed:
-            return "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
+            what = "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
+            return "\n".join([what, *self.folder.report()])
         kinds = ("multilabel", "categorical", "numeric", "captions", "ignored")
         columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in kinds}
         how = (
@@ -57,8 +61,9 @@ class FolderListing:
             else "as given"
         )
         lines = [f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in kinds]
-        left = f"{self.unlisted:,} audio files of the folder are not in the table and are left out"
-        return "\n".join([*lines, left] if self.unlisted else lines)
+        if self.unlisted:
+            lines.append(f"{self.unlisted:,} audio files of the folder are not in the table and are left out")
+        return "\n".join([*lines, *self.folder.report()])
 
 
 def read_folder(
@@ -86,10 +91,11 @@ def read_folder(
     if not audio.is_dir():
         raise UserError(f"{audio}: no such folder; --audio is the folder that holds the audio files")
     given = {"multilabel": multilabel, "categorical": categorical, "numeric": numeric, "captions": captions}
+    found = scan_folder(audio)
     if labels is None:
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
-        return FolderListing(tuple(_unlabelled(audio)), {}, False)
+        return FolderListing(tuple(_unlabelled(found)), found, {}, False)
     table = read_labels(labels)
     rows = table.rows
     kinds: dict[str, Kind]
@@ -100,8 +106,8 @@ def read_folder(
     clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
     _check_paths(labels, rows)
     listed = {clip.audio.name for clip in clips}
-    unlisted = sum(str(file) not in listed for file in audio_files(audio))
-    return FolderListing(clips, kinds, all(names is None for names in given.values()), unlisted)
+    unlisted = sum(str(file) not in listed for file in found.files)
+    return FolderListing(clips, found, kinds, all(names is None for names in given.values()), unlisted)
 
 
 def guess_kind(column: str, values: Sequence[str]) -> Kind:
@@ -135,27 +141,15 @@ def key_of(path: str) -> str:
     'Some_Artist_01_Song-...'
     """
     readable = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(path).with_suffix(""))).strip("_")[-70:]
-    return f"{readable}-{hashlib.blake2b(path.encode(), digest_size=8).hexdigest()}"
+    return f"{readable}-{hashlib.blake2b(path.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
 
 
-def _unlabelled(audio: Path) -> Iterator[Clip]:
-    files = sorted(audio_files(audio))
-    if not files:
-        raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
-    for file in files:
-        path = file.relative_to(audio).as_posix()
-        if any("\ud800" <= sign <= "\udfff" for sign in path):  # what stands for a byte that is no UTF-8
-            raise UserError(f"{path!a} below {audio}: the name is not UTF-8; rename the file")
-        yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
-
-
-def audio_files(audio: Path) -> list[Path]:
-    """Audio below a folder.
-
-    Hidden files are left out: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies.
-    """
-    found = (file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(audio).parts)]
+def _unlabelled(found: AudioFolder) -> Iterator[Clip]:
+    if not found.files:
+        raise UserError(found.nothing())
+    for file in found.files:
+        path = file.relative_to(found.root).as_posix()
+        yield Clip(key=key_of(path), audio=FileAudio(str(found.root), path), track=as_text(path))
 
 
 def _guess(table: LabelTable, column: str) -> Kind:
