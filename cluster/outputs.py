@@ -17,12 +17,13 @@ PROBE_BYTES = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def require_writable_folder(path: Path, key: str) -> None:
+def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> None:
     """Refuse a folder that files could not be written to; it may exist or not.
 
     Args:
         path: what the user gave.
         key: the option or setting that it was given as, for the message: ``--out``, ``run.dir``.
+        replaced: the folder is made beside its place and renamed, as by `cluster.storage.atomic_folder`.
 
     Raises:
         UserError: names ``path``, what is wrong and ``key``.
@@ -31,7 +32,10 @@ def require_writable_folder(path: Path, key: str) -> None:
     Traceback (most recent call last):
     cluster.settings.UserError: --out /dev/null/set: /dev/null is a file, not a folder; give another folder
     """
-    _require_writable(path, key, path, "give another folder")
+    remedy = "give another folder"
+    _require_writable(path, key, path, remedy)
+    if replaced:
+        _require_writable(path, key, path.absolute().parent, remedy)
 
 
 def require_writable_file(path: Path, key: str) -> None:
