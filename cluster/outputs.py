@@ -88,7 +88,7 @@ def _require_writable(path: Path, key: str, folder: Path, remedy: str) -> None:
             there = there.parent
         if not there.is_dir():
             what = "is a link that leads nowhere" if not there.exists() else "is a file, not a folder"
-            raise UserError(f"{key} {path}: {'' if there == path else f'{there} '}{what}; {remedy}")
+            raise UserError(f"{key} {path}: {'' if there == path.absolute() else f'{there} '}{what}; {remedy}")
         longest = max((path.name, *folder.absolute().relative_to(there).parts), key=lambda name: len(os.fsencode(name)))
         # As long as the name of what is written beside its place and renamed, see `cluster.storage.atomic_file`.
         prefix = f".{longest}@{socket.gethostname()}+{os.getpid()}+000000"
