@@ -17,12 +17,13 @@ PROBE_BYTES = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-def require_writable_folder(path: Path, key: str) -> None:
+def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> None:
     """Refuse a folder that files could not be written to; it may exist or not.
 
     Args:
         path: what the user gave.
         key: the option or setting that it was given as, for the message: ``--out``, ``run.dir``.
+        replaced: the folder is made beside its place and renamed, as by `cluster.storage.atomic_folder`.
 
     Raises:
         UserError: names ``path``, what is wrong and ``key``.
@@ -31,7 +32,10 @@ def require_writable_folder(path: Path, key: str) -> None:
     Traceback (most recent call last):
     cluster.settings.UserError: --out /dev/null/set: /dev/null is a file, not a folder; give another folder
     """
-    _require_writable(path, key, path, "give another folder")
+    remedy = "give another folder"
+    _require_writable(path, key, path, remedy)
+    if replaced:
+        _require_writable(path, key, path.absolute().parent, remedy)
 
 
 def require_writable_file(path: Path, key: str) -> None:
@@ -69,10 +73,9 @@ def require_replaceable_folder(path: Path, key: str) -> None:
     Raises:
         UserError: names ``path``, what is wrong and ``key``.
     """
-    require_writable_folder(path, key)
+    require_writable_folder(path, key, replaced=True)
     if path.is_mount():
         raise UserError(f"{key} {path}: is a mount point, which cannot be replaced; give a folder in it")
-    _require_writable(path, key, path.absolute().parent, "give another folder")
 
 
 def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
@@ -100,7 +103,7 @@ def _require_writable(path: Path, key: str, folder: Path, remedy: str) -> None:
             there = there.parent
         if not there.is_dir():
             what = "is a link that leads nowhere" if not there.exists() else "is a file, not a folder"
-            raise UserError(f"{key} {path}: {'' if there == path else f'{there} '}{what}; {remedy}")
+            raise UserError(f"{key} {path}: {'' if there == path.absolute() else f'{there} '}{what}; {remedy}")
         longest = max((path.name, *folder.absolute().relative_to(there).parts), key=lambda name: len(os.fsencode(name)))
         # As long as the name of what is written beside its place and renamed, see `cluster.storage.atomic_file`.
         prefix = f".{longest}@{socket.gethostname()}+{os.getpid()}+000000"
