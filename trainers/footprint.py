@@ -168,6 +168,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
     if config.resources.num_workers:
         import trainers.ray_train
 
+    _save_something()
     torch.set_num_threads(request["threads"])
     device = torch.device("cuda" if request["gpu"] else "cpu")
     if device.type == "cpu":
@@ -198,6 +199,19 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
             return
         if ahead.host_bytes - taken[-1].host_bytes > free:
             return
+
+
+def _save_something() -> None:
+    """Load what a run loads when it saves its first snapshot; those libraries stay in memory."""
+    from torch import nn, optim
+
+    from cluster.provenance import provenance
+    from trainers.snapshot import save_snapshot
+
+    small = nn.Linear(1, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        state = {"provenance": provenance()}
+        save_snapshot(Path(folder), step=0, model=small, optimizer=optim.Adam(small.parameters()), state=state, keep=1)
 
 
 def _so_far(taken: list[Step], clips: int, seconds: float, device: "torch.device", parameters: int) -> Step:

@@ -117,15 +117,15 @@ def test_kernels_that_agree_are_compared_in_the_first_batch_alone(
     maker = maker_with(monkeypatch, kernels)
     calls: list[int] = []
     plain = AugmentChain.apply_plain
-    for step in range(3):
-        maker.make(make_batch(), step=step, seed=0)
-    assert maker.chain.choice.name == "fused"
-    assert not caplog.messages
 
     def counted(*given: Any) -> Tensor:
         calls.append(1)
         return plain(*given)
 
+    for step in range(3):
+        maker.make(make_batch(), step=step, seed=0)
+    assert maker.chain.choice.name == "fused"
+    assert not caplog.messages
     monkeypatch.setattr(AugmentChain, "apply_plain", counted)
     launches = kernels.launches
     maker.make(make_batch(), step=3, seed=0)
