@@ -16,7 +16,7 @@ from cluster.credentials import ensure_token, has_token, token_path
 from cluster.environment import differences, locked, versions
 from cluster.mlflow_store import trouble
 from cluster.resources import num_gpus
-from cluster.scratch import cache_variables, ray_folder
+from cluster.scratch import cache_variables, ray_folder, replaced
 from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import TrackingConfig, store_uri
@@ -227,16 +227,20 @@ def _token() -> list[Check]:
 def _places() -> list[Check]:
     """The folders that a run needs beside its own; each is written to."""
     taken = ray_folder()
+    if was := replaced.get("TMPDIR"):
+        found = f"{os.environ['TMPDIR']}, because TMPDIR={was} cannot be written to or is too long for sockets"
+        return [Check(name="temporary files", state="ok", found=found), *_caches()]
     named = next((f"{name}={value}" for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))), "/tmp")
     found = (
         f"{taken}, because {named} cannot be used" if taken else f"{named}: room, and short enough for Ray's sockets"
     )
-    checks = [Check(name="temporary files", state="ok", found=found)]
+    return [Check(name="temporary files", state="ok", found=found), *_caches()]
+
+
+def _caches() -> list[Check]:
     moved = cache_variables(os.environ)
-    if moved:
-        places = ", ".join(f"{name}={place}" for name, place in moved.items())
-        checks.append(Check(name="caches", state="ok", found=f"no home to write to: {places}"))
-    return checks
+    places = ", ".join(f"{name}={place}" for name, place in moved.items())
+    return [Check(name="caches", state="ok", found=f"no home to write to: {places}")] if moved else []
 
 
 def _tracker(uri: str | None) -> Check:

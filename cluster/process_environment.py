@@ -2,7 +2,7 @@
 
 import os
 
-from cluster.scratch import cache_variables
+from cluster.scratch import cache_variables, replace_tmpdir
 
 WAIT_POLICY = "OMP_WAIT_POLICY"
 """Threads that have done their part of a product sleep instead of spinning: beside one busy process two threads that
@@ -15,3 +15,4 @@ def prepare() -> None:
     """Set them for this process and those that it starts."""
     os.environ.setdefault(WAIT_POLICY, PASSIVE)
     os.environ.update(cache_variables(os.environ))
+    replace_tmpdir()

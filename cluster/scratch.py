@@ -21,6 +21,8 @@ LEAST_FREE = 64 << 20
 _TAIL = "ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store.4"
 """Longest path that Ray makes below its folder: a session is named by date and process number."""
 _SYSTEM = Path("/tmp")
+replaced: dict[str, str] = {}
+"""Variables that this process has replaced, as they were."""
 
 
 def trouble_with(folder: Path, *, sockets: bool = False) -> str:
@@ -77,6 +79,26 @@ def private_folder() -> Path:
     if found.st_mode & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def use_as_tmpdir(folder: Path) -> None:
+    """Let this process, and those that it starts, make their temporary files and sockets in a folder."""
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None  # it is read again
+
+
+def replace_tmpdir() -> None:
+    """Stand in for a TMPDIR that cannot be written to, or in which sockets (multiprocessing's too) do not fit."""
+    named = os.environ.get("TMPDIR")
+    if named is None:
+        return
+    place = Path(named)
+    if not _writable(place) or len(os.fsencode(place / _TAIL)) > LONGEST_SOCKET:
+        try:
+            use_as_tmpdir(private_folder())
+        except UserError:
+            return  # what needs it says so itself
+        replaced["TMPDIR"] = named
 
 
 def ray_folder() -> Path | None:

@@ -15,7 +15,7 @@ from typing import Any
 from cluster.cores import num_cores
 from cluster.credentials import demand_token, ensure_token, reach, use_token
 from cluster.environment import demand_same_everywhere
-from cluster.scratch import ray_folder
+from cluster.scratch import ray_folder, use_as_tmpdir
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
@@ -91,6 +91,8 @@ def _start_local(needed_cpus: int) -> Any:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise UserError("RAY_AUTH_MODE=disabled would let anyone who reaches this machine run code; unset it")
     folder = ray_folder()
+    if folder:
+        use_as_tmpdir(folder.parent)  # Ray's dashboard makes sockets of its own there
     ensure_token()
     use_token()
     os.environ.setdefault(NICENESS, "0")

@@ -1,8 +1,9 @@
 """HOME, TMPDIR and their like: what cannot be used is stood in for, or named with the one variable that helps."""
 
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,15 @@ BROKEN = [too_long, below_a_file, relative, not_writable]
 
 
 @pytest.fixture(autouse=True)
-def own_system_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_system_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Stands for /tmp; short, as that is."""
     folder = Path(os.path.realpath("/tmp")) / f"t{os.getpid()}"
     folder.mkdir(exist_ok=True)
     monkeypatch.setattr(scratch, "_SYSTEM", folder)
     for name in ("TMPDIR", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -54,6 +56,20 @@ def test_a_tmpdir_that_ray_cannot_use_is_stood_in_for(
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700  # Ray opens its own folder to everyone
     (found,) = [check for check in doctor._places() if check.name == "temporary files"]
     assert "cannot be used" in found.found
+
+
+@pytest.mark.parametrize("broken", [too_long, below_a_file, relative])
+def test_a_tmpdir_in_which_no_socket_fits_is_replaced_for_the_whole_process(
+    broken: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_system_folder: Path
+) -> None:
+    """Ray's dashboard and multiprocessing make sockets there too."""
+    monkeypatch.setenv("TMPDIR", str(broken(tmp_path)))
+    monkeypatch.setattr(scratch, "replaced", {})
+    monkeypatch.setattr("tempfile.tempdir", None)
+    scratch.replace_tmpdir()
+    assert os.environ["TMPDIR"] == str(own_system_folder / f"counterpoint-{os.getuid()}")
+    assert scratch.replaced == {"TMPDIR": str(broken(tmp_path))}
+    assert scratch.ray_folder() is None  # what stands in is good enough for Ray
 
 
 @pytest.mark.parametrize("broken", BROKEN)
