@@ -6,25 +6,24 @@ Nothing here knows Ray, MLflow or music; every other room writes through it.
 import ctypes
 import errno
 import hashlib
-import itertools
 import os
 import re
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from cluster.locks import NoLocksError, try_lock, unlock
 from cluster.settings import RunError
 
-PARTIAL = ".partial"
+PARTIAL, PARTIAL_LOCK = ".partial", ".partial-lock"
 ATTEMPTS = 4
 FIRST_WAIT_S = 0.5
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-_count = itertools.count()
 
 Answer = TypeVar("Answer")
 
@@ -46,15 +45,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     ['a.txt']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_name(path)
-    try:
-        with _named_when_full(path):
+    with _named_when_full(path), _partial(path) as partial:
+        try:
             yield partial
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -65,10 +63,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         RunError: if the disk is full; ``path`` is then what it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_name(path)
-    partial.mkdir()
-    try:
-        with _named_when_full(path):
+    with _named_when_full(path), _partial(path) as partial:
+        partial.mkdir()
+        try:
             yield partial
             for folder, _, names in os.walk(partial):
                 for name in names:
@@ -76,8 +73,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _sync(Path(folder))
             _exchange(partial, path) if path.exists() else partial.rename(path)
             _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -88,26 +85,35 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link ``link`` at ``target`` (relative to the link's folder), in one atomic step."""
-    partial = _partial_name(link)
-    partial.symlink_to(target)
-    partial.replace(link)
+    with _partial(link) as partial:
+        partial.symlink_to(target)
+        partial.replace(link)
     _sync(link.parent)
 
 
 def remove_partials(folder: Path) -> list[str]:
-    """Delete what writers killed on this machine left in ``folder``; those of living writers and other machines stay.
+    """Delete what killed writers left in ``folder``; what a living process writes, on any machine, is locked and stays.
 
     Returns:
         The names that were deleted.
     """
     gone: list[str] = []
-    for entry in sorted(folder.glob(f".*{PARTIAL}")):
-        host, _, rest = entry.name.removesuffix(PARTIAL).rpartition("@")[2].partition("+")
-        pid = rest.partition("+")[0]
-        if host != _host() or not pid.isdigit() or Path("/proc", pid).exists():
+    locks = {entry.with_suffix(PARTIAL_LOCK) for entry in folder.glob(f".*{PARTIAL}")}
+    for lock in sorted(locks | set(folder.glob(f".*{PARTIAL_LOCK}"))):
+        entry = lock.with_suffix(PARTIAL)
+        try:
+            handle = try_lock(lock)
+        except NoLocksError:  # nothing says whether its writer lives
             continue
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        gone.append(entry.name)
+        if handle is None:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+            gone.append(entry.name)
+        elif entry.exists() or entry.is_symlink():
+            entry.unlink()
+            gone.append(entry.name)
+        unlock(lock, handle)
     return gone
 
 
@@ -173,12 +179,22 @@ def retry(
     raise AssertionError("unreachable")
 
 
-def _host() -> str:
-    return re.sub(r"[@+]", "_", socket.gethostname())
-
-
-def _partial_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}@{_host()}+{os.getpid()}+{next(_count)}{PARTIAL}")
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A new name beside ``path`` to write to, locked as long as its writer lives."""
+    handle: int | None = None
+    while handle is None:  # None: `remove_partials` took the file of this lock for one that was left
+        partial = path.with_name(f".{path.name}@{secrets.token_hex(8)}{PARTIAL}")
+        lock = partial.with_suffix(PARTIAL_LOCK)
+        try:
+            handle = try_lock(lock)
+        except NoLocksError:
+            break
+    try:
+        yield partial
+    finally:
+        if handle is not None:
+            unlock(lock, handle)
 
 
 def _sync(path: Path) -> None:
@@ -198,10 +214,10 @@ def _exchange(partial: Path, path: Path) -> None:
     code = ctypes.get_errno()
     if code not in _NO_EXCHANGE:
         raise OSError(code, os.strerror(code), str(path))
-    aside = _partial_name(path)  # NFS cannot swap: for an instant the target is absent, never half
-    path.rename(aside)
-    partial.rename(path)
-    aside.rename(partial)
+    with _partial(path) as aside:  # NFS cannot swap: for an instant the target is absent, never half
+        path.rename(aside)
+        partial.rename(path)
+        aside.rename(partial)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class SystemMetrics(threading.Thread):
     def __init__(self, interval_s: float, sink: Callable[[Mapping[str, float]], None]) -> None:
         super().__init__(name="system-metrics", daemon=True)
         self._interval_s, self._sink = interval_s, sink
-        self._monitors = _monitors()  # imported here, not in the thread: see mlflow_store
+        self._monitors = _monitors()  # imported here, not in the thread: see store.py
         self._stopping = threading.Event()
         self.start()
 
