@@ -102,6 +102,8 @@ class Account:
         """The next rows that MLflow does not have, and how the cursor stands once it has them."""
         with self._lock:
             sent = self.state["sent"]
+            if not self._open:  # a request outlived the run's end
+                return [], {}
             try:
                 rows = [row for row in self.training.read() if row["step"] > sent["step"]]
                 own = self.own.read()

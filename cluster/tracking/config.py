@@ -66,13 +66,18 @@ def store_file(uri: str) -> Path | None:
 def connection_uri(uri: str) -> str:
     """The store as MLflow connects to it: the path of a file quoted, else `with_key`.
 
-    ``?``, ``#`` and ``%`` are letters of a path for us, and have a meaning in the URIs of SQLAlchemy.
+    ``?``, ``#`` and ``%`` are letters of a path here, and have a meaning in the URIs of SQLAlchemy. With the driver's
+    name MLflow leaves the quoted path alone; else it makes a folder of that name.
+
+    >>> connection_uri("sqlite:////data/mlflow.db"), connection_uri("sqlite:////data/a?b/mlflow.db")
+    ('sqlite:////data/mlflow.db', 'sqlite+pysqlite:////data/a%3Fb/mlflow.db')
     """
     file = store_file(uri)
     if file is None:
         return with_key(uri)
-    quoted: str = import_module("sqlalchemy").URL.create("sqlite", database=str(file)).render_as_string()
-    return quoted
+    url = import_module("sqlalchemy").URL.create("sqlite+pysqlite", database=str(file))
+    quoted: str = url.render_as_string()
+    return uri if quoted.endswith(f"://{uri.removeprefix('sqlite://')}") else quoted
 
 
 def with_key(uri: str) -> str:
