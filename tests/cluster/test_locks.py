@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from cluster import locks
 from cluster.locks import LOCK_NAME, sole_file_writer, sole_writer
 from cluster.settings import UserError
 
@@ -136,7 +135,7 @@ def test_a_file_system_without_locks_is_warned_of(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr("cluster.locks.fcntl.flock", refuse)
     with caplog.at_level(logging.WARNING), sole_writer(tmp_path, REMEDY):
         pass
     assert f"{tmp_path}: its file system has no locks" in caplog.text
