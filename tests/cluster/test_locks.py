@@ -56,16 +56,15 @@ def test_another_process_is_refused_with_the_folder_and_the_remedy(tmp_path: Pat
     assert list(folder.iterdir()) == []
 
 
-FORK = HOLD.replace(
-    'print("held", flush=True)',
-    """
-    import os
+FORK = """
+import os, sys
+from pathlib import Path
+from cluster.locks import sole_writer
+with sole_writer(Path(sys.argv[1]), "x"):
     if os.fork() == 0:
-        sys.stdin.read()
-        os._exit(0)
-    print("held", flush=True)
-""".strip(),
-)
+        print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_forked_child_that_outlives_its_parent_keeps_no_lock(tmp_path: Path) -> None:
