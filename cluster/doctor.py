@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster.cores import num_cores
 from cluster.credentials import ensure_token, has_token, token_path
 from cluster.environment import differences, locked, versions
-from cluster.mlflow_store import trouble
 from cluster.resources import num_gpus
 from cluster.scratch import cache_variables, ray_folder, replaced
 from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials
+from cluster.tracking.store import trouble
 from cluster.tracking_config import TrackingConfig, store_uri
 
 if TYPE_CHECKING:

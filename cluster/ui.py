@@ -19,11 +19,9 @@ import psutil
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
 from cluster.supervise import supervised
-from cluster.tracking_config import with_key
+from cluster.tracking.config import TRAINING_PAGES, connection_uri, store_file
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TRAINING_PAGES = "workflowType=machine_learning"
-"""Without it MLflow opens its pages for chats and traces."""
 START_TIMEOUT_S = 300.0
 HEALTH_TIMEOUT_S = 5.0
 ANYWHERE = ("0.0.0.0", "::")
@@ -76,14 +74,14 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     """
     if store.startswith("http"):
         raise UserError(f"the runs are on a server already: open {without_credentials(store)}")
-    path = store.removeprefix("sqlite:///")
-    if path != store and not Path(path).exists():
+    path = store_file(store)
+    if path is not None and not path.exists():
         raise UserError(f"{path}: no runs yet; start one, or name another folder")
     _free(host, port)
-    beside = Path(path).parent if path != store else Path.cwd()
+    beside = path.parent if path is not None else Path.cwd()
     with tempfile.TemporaryDirectory(prefix="counterpoint-ui-") as folder:
         guard = {} if host in LOOPBACK else _guard(beside, Path(folder), show)
-        served = {SERVED_VARIABLE: with_key(store)}
+        served = {SERVED_VARIABLE: connection_uri(store)}
         return _serve(ui_command(host=host, port=port), guard | served, (host, port), show)
 
 

@@ -4,20 +4,19 @@ Shards grow in ``OUT.partial``; a finished shard has a record beside it, and a b
 The folder gets its name only when index and manifest are written: a set is whole or not there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.locks import LOCK_NAME, sole_writer
 from cluster.outputs import require_writable_folder
 from cluster.settings import Config, UserError
 from cluster.storage import write_atomic
@@ -54,7 +53,7 @@ __all__ = [
 
 MapJobs = Callable[[Callable[[BuildJob], ShardResult], Sequence[BuildJob]], Iterable[ShardResult]]
 """Applies a function to jobs, anywhere, and gives the results in any order."""
-RECORD_NAME, LOCK_NAME = "build.json", "build.lock"
+RECORD_NAME = "build.json"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar header's 100 bytes
 
 
@@ -148,7 +147,7 @@ def build(
             progress(Progress(done=count, total=count, rejected=rejected, resumed=count))
         return summary
     tally = Tally(total=len(clips))
-    with _claim(partial_folder):
+    with sole_writer(partial_folder, "give another --out"):
         results = iter((map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs))
         try:
             for result in results:
@@ -224,22 +223,6 @@ def _is_finished(out: Path, recipe: str) -> bool:
     raise UserError(f"{out} {what}; delete it, or give another folder")
 
 
-@contextmanager
-def _claim(folder: Path) -> Iterator[None]:
-    """Make the folder of a build and keep other builds out of it for as long as this process lives."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another build is writing there; wait for it or give another folder") from None
-        try:
-            yield
-        finally:
-            if [path.name for path in folder.glob("*")] == [LOCK_NAME]:
-                shutil.rmtree(folder)  # nothing was begun
-
-
 def _check_here(result: ShardResult, folder: Path) -> None:
     """A worker on another machine may have written to a disk of its own."""
     if result.shard and not (folder / result.shard.name).is_file():
@@ -271,11 +254,12 @@ def _finish(
     write_index(folder, shards, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
     write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
-    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, *(shard.name for shard, _ in shards)}
+    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard, _ in shards)}
     for path in folder.iterdir():
         if path.name not in keep:
             path.unlink()
-    folder.replace(out)  # the lock was deleted with the rest, but its file stays open and held until now
+    folder.replace(out)
+    (out / LOCK_NAME).unlink(missing_ok=True)  # not before: nobody may begin to write in the old place
 
 
 def _summary(out: Path, clips: Sequence[Clip], *, resumed_shards: int, seconds: float) -> BuildSummary:

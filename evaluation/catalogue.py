@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.locks import sole_file_writer
 from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_file
@@ -93,7 +94,8 @@ def embed_files(
         progress: told of the files that are done.
 
     Raises:
-        UserError: names a file that cannot be read; nothing is written then.
+        UserError: names a file that cannot be read, or says that another process writes ``out``; nothing is written
+            then.
         RunError: names a file whose embedding is not finite.
     """
     if not files:
@@ -101,7 +103,11 @@ def embed_files(
     rejected: dict[str, str] = {}
     pool = encoder if isinstance(encoder, Pool) else Pool({ENCODER: encoder})
     schema, rows, count = _schema(pool[ENCODER], timeline=timeline), _Rows(), 0
-    with progress.stage("embedding", len(files)) as bar, atomic_file(out) as temporary:
+    with (
+        sole_file_writer(out, "give another --out"),
+        progress.stage("embedding", len(files)) as bar,
+        atomic_file(out) as temporary,
+    ):
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for done, file in enumerate(embed_stream(pool, files), 1):
                 bar(done, file.path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.locks import sole_writer
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
@@ -59,7 +60,8 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
     if is_factory(source):
         word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"
         about |= {"source": str(source), "untrained": word}
-    return evaluate_encoders(encoders, config, out, about=about, progress=progress)
+    with sole_writer(out, "give another --out"):
+        return evaluate_encoders(encoders, config, out, about=about, progress=progress)
 
 
 def evaluate_encoders(

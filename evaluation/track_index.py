@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.locks import sole_writer
 from cluster.settings import UserError
 from cluster.storage import atomic_folder, sha256, write_atomic
 from evaluation.retrieval import Part as Searchable
@@ -228,8 +229,12 @@ class Writer:
 
 @contextmanager
 def rewriting(index: TrackIndex) -> Iterator[Writer]:
-    """Write an index anew beside its place; it takes the place of the earlier one when the block ends well."""
-    with atomic_folder(index.folder) as partial:
+    """Write an index anew beside its place; it takes the place of the earlier one when the block ends well.
+
+    Raises:
+        UserError: if another process writes it.
+    """
+    with sole_writer(index.folder, "give another --index"), atomic_folder(index.folder) as partial:
         writer = Writer(partial, index)
         yield writer
         writer.finish()

@@ -1,13 +1,14 @@
 """Pretraining as a user starts it: Ray Train around `loop.train`, or this process alone.
 
-The driver owns the folder, the tracker and the signals; workers own the numbers. Figures travel through the run's
-metrics.jsonl, which survives every restart, so an outage of Ray or of MLflow loses none of them.
+The driver owns the folder, the tracker and the signals; workers own the numbers. Metrics travel through the run's
+metrics.jsonl, which survives every restart: the tracker and the progress bar follow the file, so an outage of Ray or of
+MLflow loses none of them.
 """
 
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cluster.locks import sole_writer
 from cluster.outputs import require_writable_folder
 from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
@@ -26,7 +28,7 @@ from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.constant_loss import check_data_can_be_learned
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_change, refuse_another_experiment, train
-from trainers.metrics_log import MetricsLog, MetricsTail
+from trainers.metrics_log import METRICS, MetricsLog, MetricsTail
 from trainers.neighbours import check_quick
 from trainers.snapshot import last_snapshot
 from trainers.step import check_kernels, check_network
@@ -51,22 +53,42 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         0 when done, 143 when SIGTERM or SIGINT asked for a snapshot and an orderly end.
 
     Raises:
-        UserError: if the data, the batch or the folder do not allow it; nothing has started then.
+        UserError: if the data, the batch or the folder do not allow it, or another process runs in the folder; nothing
+            has started then.
         RunError: if training failed, with the remedy.
     """
     config = _with_absolute_paths(world_of_torchrun(config))
     folder = Path(config.run.dir)
     summary, data_hash = check(config)
-    last = last_snapshot(folder / "snapshots")
-    if last is not None and last.step >= config.optim.steps:
-        return EXIT_DONE
-    if last is not None and (changed := rate_change(last, config)):
-        _log.warning("%s: %s", folder, changed)
-    folder.mkdir(parents=True, exist_ok=True)
     stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
         with stoppable:
-            return _in_process(config)  # rank 0 keeps the account
+            return _in_process(config)  # rank 0 locks the folder and tracks the run
+    if _is_done(config):
+        return EXIT_DONE
+    with sole_writer(folder, "choose another run.dir"):
+        return _drive(config, summary, data_hash, stoppable, watch=watch, parent=parent)
+
+
+def _is_done(config: ExperimentConfig) -> bool:
+    last = last_snapshot(Path(config.run.dir) / "snapshots")
+    return last is not None and last.step >= config.optim.steps
+
+
+def _drive(
+    config: ExperimentConfig,
+    summary: Mapping[str, Any],
+    data_hash: str,
+    stoppable: AbstractContextManager[None],
+    *,
+    watch: Watcher | None,
+    parent: Path | None,
+) -> int:
+    """What the driver does once the folder is its own: track, watch, train."""
+    folder = Path(config.run.dir)
+    last = last_snapshot(folder / "snapshots")  # another start may have saved one while this one was checked
+    if last is not None and (changed := rate_change(last, config)):
+        _log.warning("%s: %s", folder, changed)
     (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
     if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
         return EXIT_PREEMPTED
@@ -76,29 +98,18 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
             key: value for key, value in settings.items() if not may_differ_on_resume(key, config.run.may_differ)
         }
         set_aside(config.tracking, folder, deciding)
+    done = last.step if last else 0
+    # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
+    MetricsLog(folder / METRICS).cut_back(done)
     with Tracker(config.tracking, folder, parent=parent) as tracker:
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
-        tail = _tail(folder / "metrics.jsonl", last.step if last else 0, tracker, watch)
+        tail = MetricsTail(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
         with stoppable, tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
-
-
-def _tail(path: Path, done: int, tracker: Tracker, watch: Watcher | None) -> MetricsTail:
-    """Rows after step ``done`` as they are written, for the tracker and whoever else watches."""
-
-    def forward(row: Mapping[str, Any]) -> None:
-        figures = {key: value for key, value in row.items() if key != "step"}
-        tracker.metrics(figures, step=int(row["step"]))
-        if watch:
-            watch(row)
-
-    # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
-    MetricsLog(path).cut_back(done)
-    return MetricsTail(path, after=done, watch=forward)
 
 
 def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:

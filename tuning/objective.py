@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.locks import sole_writer
 from cluster.settings import RunError, UserError, to_tree, validate
 from evaluation.judge import metric_names
 from evaluation.tasks import EvaluationConfig
@@ -94,7 +95,8 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
 
     trained = load_encoder(run_dir, evaluation.device)
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
-    report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
+    with sole_writer(out, "choose another sweep.dir"):
+        report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
     publish(report)
     shutil.rmtree(out / "embeddings", ignore_errors=True)  # a sweep keeps one snapshot a trial, from which they come
     values = [report.tree["metrics"][metric]["value"] for metric in metrics]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cores import num_cores
+from cluster.locks import sole_writer
 from cluster.progress import Progress
 from cluster.resources import num_gpus
 from cluster.settings import PreemptedError, RunError, to_tree
@@ -46,11 +47,16 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
         progress: told of all stages.
 
     Raises:
+        UserError: if another process runs in the study's folder.
         PreemptedError: if it was asked to stop; the same command resumes.
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder, "choose another study.dir"):
+        return _run_alone(plan, settings, folder, progress)
+
+
+def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Progress) -> StudyResult:
     build_corpora(plan, folder / "shards", progress)
     plan = _tracked(plan, folder)
     tracking = plan.runs[0].experiment.tracking

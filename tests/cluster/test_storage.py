@@ -156,18 +156,36 @@ def _busy_wait(kill: int, home: Path) -> None:
         file.exists()
 
 
-def test_partials_of_the_living_and_of_other_machines_stay(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host = storage._host()
-    dead = tmp_path / f".a@{host}+{gone.pid}+0.partial"
-    alive = tmp_path / f".a@{host}+{os.getpid()}+0.partial"
-    elsewhere = tmp_path / f".a@another-{host}+{gone.pid}+0.partial"
-    for path in (dead, alive, elsewhere):
-        path.write_text("half")
+WRITE = """
+import sys
+from pathlib import Path
+from cluster.storage import atomic_file, atomic_folder
+with atomic_file(Path(sys.argv[1], "file")) as file, atomic_folder(Path(sys.argv[1], "folder")) as folder:
+    file.write_text("half")
+    (folder / "part").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
 
-    assert remove_partials(tmp_path) == [dead.name]
-    assert names(tmp_path) == sorted([alive.name, elsewhere.name])
+
+def test_partials_of_living_writers_stay_and_those_of_killed_ones_go(tmp_path: Path) -> None:
+    """Whatever host name and process number the writer has: containers share both."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    written = [name for name in names(tmp_path) if name.endswith(".partial")]
+    assert len(written) == 2
+    assert remove_partials(tmp_path) == []
+    assert set(written) < set(names(tmp_path))
+    writer.kill()
+    writer.wait()
+    writer.stdin.close()
+    writer.stdout.close()
+    assert sorted(remove_partials(tmp_path)) == written
+    assert names(tmp_path) == []
 
 
 def test_storage_that_recovers_in_time_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

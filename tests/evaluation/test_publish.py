@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.settings import to_tree
-from cluster.spool import Spool
 from cluster.tracking import Tracker
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.account import Account
+from cluster.tracking.config import TrackingConfig
 from evaluation.publish import publish
 from evaluation.report import Report
 
@@ -100,10 +100,10 @@ def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
 def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another process tells of the run; an old snapshot has a password in its configuration."""
     made = report(run, run, 200, 0.5)
-    spool = Spool(run / "tracking")
+    account = Account(run)
     with caplog.at_level(logging.WARNING):
         assert publish(made) is None
-        spool.close()
+        account.close()
         assert "is not shown in MLflow" in caplog.text
         assert "another process is running there" in caplog.text
         made.tree["provenance"]["pretraining"]["config"]["tracking"]["uri"] = "http://ann:hunter2@h"

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cluster.locks import sole_writer
 from cluster.settings import UserError
 from cluster.tracking import Tracker
 from data_shards.build import BuildConfig, build
@@ -156,6 +158,19 @@ def test_figures_of_an_attempt_without_a_snapshot_are_told_to_nobody(make_config
     assert pretrain(config, watch=told.append) == 0
     assert [row["step"] for row in told] == [1, 2, 3]
     assert all(row["loss"] < 99 for row in told)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_folder_that_another_process_trains_in_is_left_alone(make_config: MakeConfig, tracked: bool) -> None:
+    config = make_config(optim__steps=1)
+    config = replace(config, tracking=replace(config.tracking, enabled=tracked))
+    folder = Path(config.run.dir)
+    with sole_writer(folder, "wait"):
+        (folder / "stop").touch()  # a request to the run under way
+        with pytest.raises(UserError, match=f"{folder}: another process is running there.*or choose another run.dir"):
+            pretrain(config)
+        assert sorted(path.name for path in folder.iterdir()) == ["lock", "stop"]
+    assert pretrain(config) == 0
 
 
 @pytest.mark.parametrize(("b_s", "read"), [(0.5, ["labelled", "unlabelled"]), (0, ["unlabelled"])])

@@ -1,32 +1,32 @@
-"""What a run tells MLflow, from its driver alone: parameters, curves, datasets, files.
+"""What a run shows in MLflow, from its driver alone: parameters, curves, datasets, files.
 
+<<<<<<< HEAD:cluster/tracking.py
 Every call writes one line to a spool in ``RUN/tracking/`` and returns; a thread brings the lines to MLflow. So an
 outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process that opens
 the run, or by `replay`. Values that look like secrets never reach the disk.
+=======
+Every call writes to the run's folder and returns; a thread brings to MLflow what it lacks, the rows of metrics.jsonl
+too. So an outage blocks no step and loses nothing (FAULTS 45): what is left when a run ends is sent by the next process
+that opens the run, or by `replay`. Values that look like secrets never reach the disk.
+>>>>>>> f-tracking:cluster/tracking/tracker.py
 """
 
 import json
 import logging
 import re
-import shutil
-import time
-import uuid
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cluster.mlflow_store import trouble
 from cluster.provenance import git_revision
 from cluster.settings import PreemptedError, UserError
-from cluster.spool import Spool, waiting_bytes
 from cluster.storage import without_credentials
-from cluster.system_metrics import SystemMetrics
-from cluster.tracking_config import TrackingConfig as TrackingConfig
-from cluster.tracking_config import store_uri
-from cluster.tracking_sender import Sender, remember
-from cluster.ui import TRAINING_PAGES
+from cluster.tracking.account import ROWS, STATE, Account, is_waiting, now_ms, read_state
+from cluster.tracking.config import TRAINING_PAGES, TrackingConfig, store_uri
+from cluster.tracking.sender import Sender
+from cluster.tracking.store import trouble
+from cluster.tracking.system_metrics import SystemMetrics
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DIGEST_CHARACTERS = 36  # MLflow takes no more
@@ -37,13 +37,13 @@ _log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One run's account of itself. Opened again on the same folder it continues the same MLflow run.
+    """One run in MLflow. Opened again on the same folder it continues the same MLflow run.
 
-    A step is told once: where a resumed run repeats steps, what was told before the kill stands.
+    A step is sent once: where a resumed run repeats steps, what was sent before the kill stands.
     """
 
     def __init__(self, config: TrackingConfig, run_dir: Path, *, parent: Path | None = None) -> None:
-        """Open the run's spool and start sending.
+        """Open the run's account and start sending; rows of ``run_dir/metrics.jsonl`` are sent as they appear.
 
         Args:
             config: where to, and under which name.
@@ -51,10 +51,9 @@ class Tracker:
             parent: folder of the run this one is nested under, such as a sweep's.
 
         Raises:
-            UserError: if another process is running in ``run_dir``, or the store is of no kind that MLflow has.
+            UserError: if another process tracks ``run_dir``, or the store is of no kind that MLflow has.
         """
         self._enabled = config.enabled
-        self._state: Mapping[str, Any] = {}
         self.ended: Status = "FINISHED"
         """How an earlier start of the run ended: what is only added to it afterwards closes it so again."""
         self.uri = store_uri(config, run_dir)
@@ -68,86 +67,93 @@ class Tracker:
                 reason,
                 run_dir / "tracking",
             )
-        self._spool = spool = _opened(config, self.uri, run_dir, parent)
-        self._state = spool.state
-        self._told: dict[str, Any] = deepcopy(spool.state.get("told", {}))
-        for record in spool.take(1 << 30)[0]:
-            remember(self._told, record)
-        self.ended = self._told.get("ended", self.ended)
-        self._sender = Sender(spool)
+        self._account = Account(run_dir)
+        self._account.set_home(self.uri, config.experiment)
+        with self._account.changing() as state:
+            state.setdefault("name", config.name or run_dir.absolute().name)
+            state["parent"] = str(parent.absolute()) if parent else state.get("parent")
+            self.ended = state.get("ended", self.ended)
+            state["status"] = {"status": "RUNNING", "time_ms": now_ms()}
+        self._sender = Sender(self._account)
         self._sender.start()
-        self._put({"kind": "status", "status": "RUNNING"})
         self.tags({"mlflow.source.git.commit": git_revision()})
         self._system = SystemMetrics(config.system_metrics_s, self._sample) if config.system_metrics_s else None
 
     def params(self, flat: Mapping[str, Any]) -> None:
-        """Parameters by dotted key. One that differs from what an earlier start of this run told becomes a tag."""
+        """Parameters by dotted key. One that differs from that of an earlier start of this run becomes a tag."""
         if not self._enabled:
             return
-        values = _plain_params(flat)
-        before: dict[str, str] = self._told.setdefault("params", {})
-        same = {key: value for key, value in values.items() if before.get(key, value) == value}
-        changed = {f"resumed.{key}": value for key, value in values.items() if key not in same}
-        for kind, pairs in (("params", same), ("tags", changed)):
-            if pairs:
-                self._put({"kind": kind, "values": pairs})
+        with self._account.changing() as state:
+            for key, value in _plain_params(flat).items():
+                if state["params"].setdefault(key, value) != value:
+                    state["tags"][f"resumed.{key}"] = value
+            state["facts"] += 1
 
     def metrics(self, values: Mapping[str, float], step: int, *, again: bool = False) -> None:
         """A point on each curve; a step that a curve already has is left as it is.
 
         Args:
             values: by the curve's name.
-            step: of the point.
-            again: tell it even so, as what was judged anew: MLflow keeps both values.
+            step: of the point, ≥ 0.
+            again: add it even so, as what was evaluated anew: MLflow keeps both values.
         """
         if not self._enabled:
             return
-        last: dict[str, int] = self._told.setdefault("steps", {})
+        last = self._account.last_steps
         new = {key: float(value) for key, value in values.items() if again or step > last.get(key, -1)}
         if new:
-            self._put({"kind": "metrics", "values": new, "step": step})
+            self._account.add_row(new, step)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Words to find the run by: the snapshot's hash, the recipe."""
         if self._enabled:
-            self._put({"kind": "tags", "values": {key: _plain(key, value) for key, value in values.items()}})
+            with self._account.changing() as state:
+                state["tags"] |= {key: _plain(key, value) for key, value in values.items()}
+                state["facts"] += 1
 
     def dataset(self, name: str, digest: str, source: str, context: str = "training") -> None:
         """What the run read: its name, the hash of its manifest, where it lies."""
         if not self._enabled:
             return
         source = json.dumps({"uri": without_credentials(source), "manifest": digest})
-        short = digest[:DIGEST_CHARACTERS]
-        self._put({"kind": "dataset", "name": name, "digest": short, "source": source, "context": context})
+        new = {"name": name, "digest": digest[:DIGEST_CHARACTERS], "source": source, "context": context}
+        with self._account.changing() as state:
+            if new not in state["datasets"]:
+                state["datasets"].append(new)
+                state["facts"] += 1
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file as it is now (report, figure), shown under ``folder``; a copy waits in the spool until it is sent."""
-        if not self._enabled:
-            return
-        copy = self._spool.folder / "files" / uuid.uuid4().hex / path.name
-        copy.parent.mkdir(parents=True)
-        shutil.copyfile(path, copy)
-        self._put({"kind": "file", "path": str(copy.absolute()), "folder": folder})
+        """A file as it is now (report, figure), shown under ``folder``; a copy waits until it is sent."""
+        if self._enabled:
+            self._account.add_file(path, folder)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run, once it has one."""
+        return self._account.state.get("run_id") if hasattr(self, "_account") else None
 
     @property
     def url(self) -> str:
         """The run's page on an MLflow server, or the store that `counterpoint ui` opens."""
-        return run_url(self.uri, self._state.get("experiment_id"), self._state.get("run_id"))
+        experiment = self._account.state.get("experiment_id") if hasattr(self, "_account") else None
+        return run_url(self.uri, experiment, self.run_id)
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
-        """Tell the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
+        """Note the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
 
         The first call counts.
 
         Returns:
-            Whether everything has been sent. What has not stays in the spool, and a warning says where.
+            Whether MLflow has everything. What it lacks stays in the run's folder, and a warning says where.
         """
         if not self._enabled:
             return True
         self._enabled = False
         if self._system:
             self._system.stop()
-        self._put({"kind": "status", "status": status})
+        with self._account.changing() as state:
+            state["status"] = {"status": status, "time_ms": now_ms()}
+            state["ended"] = status
         return self._sender.finish(wait_s)
 
     def __enter__(self) -> Self:
@@ -160,44 +166,19 @@ class Tracker:
         self.close("KILLED" if killed else "FAILED" if kind else "FINISHED")
 
     def _sample(self, values: Mapping[str, float]) -> None:
-        last: dict[str, int] = self._told.setdefault("steps", {})
+        last = self._account.last_steps
         self.metrics(values, 1 + max((last.get(key, -1) for key in values), default=-1))
-
-    def _put(self, record: dict[str, Any]) -> None:
-        record["time_ms"] = _now_ms()
-        self._spool.put(record)
-        remember(self._told, record)
-
-
-def _opened(config: TrackingConfig, uri: str, run_dir: Path, parent: Path | None) -> Spool:
-    """The run's spool, which knows where the run is told and what it is called."""
-    spool = Spool(run_dir / "tracking")
-    try:
-        spool.state.setdefault("identity", uuid.uuid4().hex)
-        spool.state.setdefault("name", config.name or run_dir.absolute().name)
-        spool.state.setdefault("started_ms", _now_ms())
-        home = {"uri": uri, "experiment": config.experiment}
-        if any(spool.state.get(key, value) != value for key, value in home.items()):  # a new home: tell it all
-            spool.state = {key: spool.state[key] for key in ("identity", "name", "started_ms")}
-        spool.state |= home | {"parent": str(parent.absolute()) if parent else spool.state.get("parent")}
-        spool.mark(spool.offset)
-    except BaseException:
-        spool.close()
-        raise
-    return spool
 
 
 def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     """Send what an ended run could not send; True when nothing is left.
 
     Raises:
-        UserError: if the run is still going on.
+        UserError: if the run is still going on, or its account is damaged.
     """
-    spool = Spool(run_dir / "tracking")
-    if not spool.waiting() or "uri" not in spool.state:
-        spool.close()
+    if not is_waiting(run_dir):
         return True
-    sender = Sender(spool)
+    sender = Sender(Account(run_dir))
     sender.start()
     return sender.finish(wait_s)
 
@@ -208,42 +189,45 @@ def replay_below(folder: Path, *, wait_s: float = 60.0) -> Iterator[tuple[Path, 
     Raises:
         UserError: if there is no run, once the iteration begins.
     """
-    accounts = sorted(mark.parent for mark in folder.rglob("tracking/state.json"))
-    if not accounts:
-        raise UserError(f"{folder}: no run that tells MLflow of itself is at or below it; is it the folder of run.dir?")
-    for account in accounts:
+    runs = sorted(mark.parent.parent for mark in folder.rglob(f"tracking/{STATE}"))
+    if not runs:
+        raise UserError(f"{folder}: no run that is tracked in MLflow is at or below it; is it the folder of run.dir?")
+    for run in runs:
         try:
-            if waiting_bytes(account):
-                yield account.parent, "sent" if replay(account.parent, wait_s=wait_s) else "waits"
+            if is_waiting(run):
+                yield run, "sent" if replay(run, wait_s=wait_s) else "waits"
         except UserError as error:  # it runs: its own process sends; or it is damaged
-            yield account.parent, str(error)
+            yield run, str(error)
 
 
 def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) -> None:
-    """Close the account of an earlier attempt that told other parameters, so that the next Tracker begins a new run.
+    """Close the account of an earlier attempt with other parameters, so that the next Tracker begins a new MLflow run.
 
     For a folder that starts anew, its earlier attempt having left no snapshot: the curve of another experiment must not
-    stand where this one's is expected. The old account is kept beside, as ``tracking-IDENTITY``.
+    stand where this one's is expected. Account and rows of the old attempt are kept in ``attempt-IDENTITY``, from where
+    `replay` sends what MLflow lacks.
 
     Args:
         config: where to.
         run_dir: the run's folder.
         params: those that decide its numbers, by dotted key.
+
+    Raises:
+        UserError: if another process tracks ``run_dir``.
     """
-    if not config.enabled or not (run_dir / "tracking" / "state.json").is_file():
+    if not config.enabled:
         return
-    spool = Spool(run_dir / "tracking")
-    told: dict[str, Any] = deepcopy(spool.state.get("told", {}))
-    for record in spool.take(1 << 30)[0]:
-        remember(told, record)
-    spool.close()
-    before: dict[str, str] = told.get("params", {})
+    state = read_state(run_dir / "tracking" / STATE)
+    before: dict[str, str] = state.get("params", {})
     if all(before.get(key, plain) == plain for key, plain in _plain_params(params).items()):
         return
-    aside = run_dir / f"tracking-{spool.state['identity'][:8]}"
     Tracker(config, run_dir).close("KILLED")
-    (run_dir / "tracking").rename(aside)
-    _log.warning("%s: an earlier attempt had other settings and left no snapshot; its account is %s", run_dir, aside)
+    aside = run_dir / f"attempt-{state['identity'][:8]}"
+    aside.mkdir(exist_ok=True)
+    (run_dir / "tracking").rename(aside / "tracking")
+    if (run_dir / ROWS).exists():
+        (run_dir / ROWS).rename(aside / ROWS)
+    _log.warning("%s: an earlier attempt had other settings and left no snapshot; it is kept in %s", run_dir, aside)
 
 
 def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
@@ -251,10 +235,6 @@ def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     base = without_credentials(uri).rstrip("/")
     page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
     return page if run_id and base.startswith("http") else base
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _plain_params(flat: Mapping[str, Any]) -> dict[str, str]:
