@@ -246,9 +246,8 @@ def _errors_of(path: Path, temporary: str) -> Iterator[None]:
             raise
         if code == errno.ENAMETOOLONG:
             raise RunError(f"{path}: the name is too long for this file system; choose a shorter one") from error
-        hidden = re.compile(
-            rf"{re.escape(str(path.with_name(temporary)))}({re.escape(PARTIAL_LOCK)}|{re.escape(PARTIAL)})"
-        )
+        endings = "|".join(map(re.escape, (PARTIAL_LOCK, PARTIAL)))  # the longer one first
+        hidden = re.compile(f"{re.escape(str(path.with_name(temporary)))}({endings})")
         reason = hidden.sub(lambda _: str(path), str(getattr(error, "strerror", None) or error))
         within = [hidden.sub(lambda _: str(path), place) for place in named if hidden.search(place)]
         reason = f"{above[0]}: {reason}" if above and not within else reason
