@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cluster.resources import ResourcesConfig
+from cluster.machine.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
 from cluster.tracking_config import TrackingConfig
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
+from trainers.checks.constant_loss import check_settings_can_learn
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import LossConfig
@@ -97,6 +98,7 @@ class ExperimentConfig(Config):
                 f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
             )
         self._check_size()
+        check_settings_can_learn(self)
         if self.loss.objective == "contrastive":
             return
         if self.data.b_s != 1:
@@ -149,6 +151,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.cache_gb",
     "data.checksums",
     "data.max_replaced",
+    "augment.kernel",
     "loss.exchange",
     "loss.kernel",
     "loss.tile",

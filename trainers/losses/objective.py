@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
+from trainers.kernel_choice import KernelChoice
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive.loss import Contrast, contrast
 from trainers.losses.supervised import supervised_loss
@@ -28,6 +29,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self.config = config
+        self.choice = KernelChoice("loss.kernel", "tiles")
         start = torch.tensor(math.log(config.temperature))
         self.log_temperature = nn.Parameter(start) if config.learnable else None
 
@@ -75,6 +77,7 @@ class ContrastiveLoss(nn.Module):
             exchange=config.exchange,
             kernel=config.kernel,
             group=group,
+            choice=self.choice,
         )
 
 

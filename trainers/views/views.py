@@ -104,6 +104,7 @@ class ViewMaker:
             rows = slice(first, first + self.views.chunk)
             drawn = parameters.rows(rows)
             parts.append(self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn))
+        self.chain.choice.settle()
         return Views(
             input_N=torch.cat(parts),
             clip_id_N=batch.clip_id_B.to(self.device, non_blocking=True).repeat(M),
@@ -120,12 +121,16 @@ class ViewMaker:
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
+
+        def plain() -> Tensor:
+            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
+            return self.chain.apply_plain(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+
         if self.chain.is_fused(wave_BW):
             rows = Rows(wave_BW, clip_n, start_n, _left(frames_B, clip_n, start_n), self.reads, 1 / FULL_SCALE)
-            wave_nT = self.chain.apply_fused(rows, drawn, self.views.samples)
+            wave_nT = self.chain.apply_checked(rows, drawn, self.views.samples, plain)
         else:
-            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
-            wave_nT = self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+            wave_nT = plain()
         out: Tensor = self.frontend(wave_nT)
         return out
 
