@@ -1,85 +1,106 @@
-"""Front door: `counterpoint <command>`. Each command calls one room's entry point, imported when it is needed."""
+"""Counterpoint: contrastive pretraining for music audio, as a library and as a command line.
 
-import sys
-from importlib.metadata import version
-from typing import Annotated
+>>> import torch
+>>> from counterpoint import contrastive_loss
+>>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
+>>> round(contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0).item(), 4)
+0.5514
 
-import typer
+Every name is imported when it is first used: the loss needs torch and numpy alone.
+"""
 
-import commands.cluster
-import commands.evaluate
-import commands.shards
-import commands.train
-import commands.tune
-from cluster.settings import PreemptedError, RunError, UserError
-from commands.console import errors, escape
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-app = typer.Typer(
-    help="Contrastive pretraining for music audio: shards, pretraining on many GPUs, evaluation with intervals.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for _command in (
-    commands.tune.quickstart,
-    commands.cluster.doctor,
-    commands.train.pretrain,
-    commands.train.views,
-    commands.train.export,
-    commands.evaluate.evaluate,
-    commands.evaluate.embed,
-    commands.evaluate.search,
-    commands.tune.sweep,
-    commands.tune.study,
-    commands.cluster.ui,
-    commands.cluster.replay,
-):
-    app.command()(_command)
-app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.submit)
-app.add_typer(commands.shards.app, name="shards")
+if TYPE_CHECKING:
+    from cluster.settings import UserError, load_config
+    from data_shards.format.records import Batch, Clip
+    from data_shards.read.loader import BatchLoader
+    from data_shards.sampling.config import DataConfig
+    from evaluation.config import EvaluationConfig
+    from evaluation.embeddings.catalogue import embed_files
+    from evaluation.evaluate import evaluate
+    from trainers.augment.chain import AugmentChain
+    from trainers.augment.parameters import PRESETS as augment_presets
+    from trainers.augment.parameters import AugmentConfig
+    from trainers.config import ExperimentConfig
+    from trainers.distributed.collectives import gather_rows
+    from trainers.inference.frozen import load_encoder
+    from trainers.losses.contrastive.loss import contrastive_loss
+    from trainers.losses.projected import LossResult, Projected
+    from trainers.pretrain import pretrain
+    from trainers.views.config import ViewsConfig
+    from trainers.views.views import ViewMaker
+
+__all__ = [
+    "AugmentChain",
+    "AugmentConfig",
+    "Batch",
+    "BatchLoader",
+    "Clip",
+    "DataConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "LossResult",
+    "Projected",
+    "UserError",
+    "ViewMaker",
+    "ViewsConfig",
+    "augment_presets",
+    "contrastive_loss",
+    "embed_files",
+    "evaluate",
+    "gather_rows",
+    "load_config",
+    "load_encoder",
+    "pretrain",
+]
+
+_PLACES = {
+    "AugmentChain": "trainers.augment.chain",
+    "AugmentConfig": "trainers.augment.parameters",
+    "Batch": "data_shards.format.records",
+    "BatchLoader": "data_shards.read.loader",
+    "Clip": "data_shards.format.records",
+    "DataConfig": "data_shards.sampling.config",
+    "EvaluationConfig": "evaluation.config",
+    "ExperimentConfig": "trainers.config",
+    "LossResult": "trainers.losses.projected",
+    "Projected": "trainers.losses.projected",
+    "UserError": "cluster.settings",
+    "ViewMaker": "trainers.views.views",
+    "ViewsConfig": "trainers.views.config",
+    "augment_presets": "trainers.augment.parameters:PRESETS",
+    "contrastive_loss": "trainers.losses.contrastive.loss",
+    "embed_files": "evaluation.embeddings.catalogue",
+    "evaluate": "evaluation.evaluate",
+    "gather_rows": "trainers.distributed.collectives",
+    "load_config": "cluster.settings",
+    "load_encoder": "trainers.inference.frozen",
+    "pretrain": "trainers.pretrain",
+}
+"""Where each public name is defined, and what it is called there if not the same."""
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        print(version("counterpoint-audio"))
-        raise typer.Exit
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, original = _PLACES[name].partition(":")
+    value = getattr(import_module(module), original or name)
+    globals()[name] = value
+    return value
 
 
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose; may stand anywhere.")] = False,
-    asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
-) -> None:
-    """Named here for --help: `main` takes --debug out before, `_version` answers --version."""
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def main() -> None:
-    """Run a command; an error is one message that names the thing and the remedy, a traceback only with --debug."""
-    own = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv  # a submitted command's words are its own
-    debug = "--debug" in own
-    if debug:
-        sys.argv.remove("--debug")
-    try:
-        app(prog_name="counterpoint")
-    except Exception as error:
-        if debug:
-            raise
-        words, code = explained(error)
-        errors.print(words, highlight=False, soft_wrap=True)
-        sys.exit(code)
+    """Run the command line."""
+    from commands.app import main as run
 
-
-def explained(error: Exception) -> tuple[str, int]:
-    """What a person is told of an error, with its colours, and the exit code."""
-    if isinstance(error, PreemptedError):
-        return escape(str(error)), error.exit_code
-    if isinstance(error, UserError | RunError):
-        what, code = str(error), error.exit_code
-    elif isinstance(error, OSError):
-        what, code = ": ".join(map(str, filter(None, (error.filename, error.strerror or error)))), 1
-    else:
-        what, code = f"{type(error).__name__}: {error}; no fault of yours: please report what --debug shows", 1
-    return f"[bold red]error[/] {escape(what)}", code
+    run()
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ import torch
 from benchmarks import step_gpu
 from benchmarks.loss import Rows, authors, resident_bytes
 from benchmarks.windows import TAGS, make_batch
-from cluster.memory import keep_freed_memory
-from cluster.resources import multiplies_bfloat16
+from cluster.machine.memory import keep_freed_memory
+from cluster.machine.resources import multiplies_bfloat16
 from data_shards.sampling.config import DataConfig
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import EncoderConfig
@@ -44,7 +44,7 @@ from trainers.views.views import ViewMaker, window_frames
 
 CLIPS, WARM, QUARTER = 96, 8, 24
 QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
-"""The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
+"""The authors' step as measured once, extrapolated from 48 clips with two views."""
 RESULTS = Path(__file__).parent / "results"
 GIB = 1 << 30
 PHASES = ("read", "views", "encoder", "loss", "optimiser", "metrics")
@@ -189,7 +189,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {row['name']} | {row['seconds']:.2f} | {ratios[0]} | {row['memory_gib']:.2f} | {ratios[1]} | {phases} |"
         )
     notes = (
-        [f"\nPeer: {base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
+        [f"\nPeer: {base['how']}. Measured before: {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
         if base
         else []
     )

@@ -55,8 +55,8 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 5000,
 ) -> None:
     """MLflow on this machine: every run, its curves and reports."""
+    from cluster.tracking.ui import serve_ui
     from cluster.tracking_config import TrackingConfig, store_uri
-    from cluster.ui import serve_ui
 
     config = validate(TrackingConfig, {"uri": store}, "--store")
     raise typer.Exit(serve_ui(store_uri(config, Path("outputs/run")), host=host, port=port))

@@ -14,7 +14,7 @@ Kind = Literal["tags", "class", "key", "tempo", "number"]
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config):
-    """One target column and how it is judged. The defaults are those of 2407.13840 §4.3 as EVALUATION.md reads them."""
+    """One target column and how it is judged. The defaults are those of arXiv:2407.13840, §4.3."""
 
     column: str
     """Target column of the shards; ``artist`` names the index's own column."""
@@ -201,6 +201,9 @@ class EquivarianceConfig(Config):
             raise ValueError(f"rates must be > 0, got {self.rates}")
         if self.probe and not self.asked:
             raise ValueError("probe needs semitones, rates or both to predict")
+        for name in ("semitones", "rates"):
+            if self.probe and len(set(getattr(self, name))) == 1:
+                raise ValueError(f"probe needs two different {name} to tell apart, got {getattr(self, name)}")
         if self.clips < 2:
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.entry_points import is_entry_point
-from cluster.resources import ResourcesConfig
+from cluster.machine.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
 from cluster.tracking_config import TrackingConfig
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
+from trainers.checks.constant_loss import check_settings_can_learn
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig
@@ -99,6 +100,7 @@ class ExperimentConfig(Config):
             )
         if not self.encoder.is_own and not self.frontend.is_own:
             self._check_size()
+        check_settings_can_learn(self)
         if OUTPUTS.get(self.loss.objective, "projections") == "projections":
             return
         if self.data.b_s != 1:
@@ -166,6 +168,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.cache_gb",
     "data.checksums",
     "data.max_replaced",
+    "augment.kernel",
     "loss.exchange",
     "loss.kernel",
     "loss.tile",

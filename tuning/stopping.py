@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from cluster.signals import on_request_to_stop
-from cluster.storage import write_atomic
+from cluster.files.storage import write_atomic
+from cluster.processes.signals import on_request_to_stop
 from trainers.loop import STOP_FILE
 
 

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.entry_points import entry_points_in, import_factory, shipped_modules
+from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
 from cluster.ray_runtime.credentials import demand_token, reach, use_token
 from cluster.settings import ROOT, RunError, UserError, first_line, flatten, read_yaml
-from cluster.storage import without_credentials
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
 UPLOAD_BYTES = 100 << 20

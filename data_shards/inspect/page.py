@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.storage import write_atomic
+from cluster.files.storage import write_atomic
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError
 from data_shards.inspect.preview import mp3_uri, spectrogram_uri

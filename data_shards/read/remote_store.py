@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 import fsspec
 
+from cluster.files.storage import retry, without_credentials
 from cluster.settings import UserError
-from cluster.storage import retry, without_credentials
 from data_shards.format.fingerprint import ShardFile
-from data_shards.format.index import INDEX_NAME, MANIFEST_NAME, ShardIndex, parse_index
+from data_shards.format.index import ShardIndex, parse_index
+from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
 
 COPY_BYTES = 1 << 22

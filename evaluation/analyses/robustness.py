@@ -20,7 +20,7 @@ from evaluation.embeddings.embed import Alter, EmbeddingTable, Encoder, alike, e
 from evaluation.encoders.pool import as_pool
 from evaluation.metrics.confidence import as_row
 from evaluation.metrics.scoring import ANSWERED, Judged, Values, judge_answers
-from evaluation.score import Scored, test_resamples
+from evaluation.scores.score import Scored, test_resamples
 from evaluation.targets.columns import Target
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
@@ -83,6 +83,16 @@ def measure_robustness(
 def summarise(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
     """Metric → model → condition → value, low, high, and the same of its paired change, a share of the clean value."""
     return {metric: {model: _summary(found, config) for model, found in row.items()} for metric, row in curves.items()}
+
+
+def undefined_changes(robustness: Mapping[str, Any]) -> list[str]:
+    """Why a change of the summary has no value, a note a metric and model."""
+    return [
+        f"{metric}: the change under corruption is undefined for {model}, whose value on clean audio is 0"
+        for metric, by_model in robustness.items()
+        for model, found in by_model.items()
+        if any(row["change"]["value"] is None for row in found.values())
+    ]
 
 
 def _judge(

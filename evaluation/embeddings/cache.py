@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.files.storage import atomic_file
 from cluster.settings import RunError, to_tree
-from cluster.storage import atomic_file
 from evaluation.config import Chunking
 from evaluation.embeddings.embed import EmbeddingTable
 

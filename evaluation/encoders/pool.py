@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cluster.resources import ResourcesConfig, uses_gpu
+from cluster.machine.resources import ResourcesConfig, uses_gpu
 from cluster.settings import RunError
 from evaluation.config import WorkersConfig
 

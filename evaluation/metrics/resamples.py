@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.files.storage import atomic_file
 from cluster.settings import UserError
-from cluster.storage import atomic_file
 from evaluation.analyses.robustness import Curves
 from evaluation.metrics.scoring import Judged
-from evaluation.score import Scored
+from evaluation.scores.score import Scored
 
 RESAMPLES = "resamples.parquet"
 Kept = Mapping[str, Mapping[str, Judged]]

@@ -6,7 +6,8 @@ from pathlib import Path
 from cluster.settings import RunError, UserError, validate
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig
-from evaluation.report.report import Report
+from evaluation.report.comparison import compared, differences_from
+from evaluation.report.report import Report, shortest
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def publish(report: Report, preset: str | None = None) -> str | None:
     values = report.flat()
     if preset:
         values = {f"evaluation-{preset}/{name.partition('/')[2]}": value for name, value in values.items()}
+    values |= _compared_with(report, f"evaluation-{preset}" if preset else "evaluation")
     own = "" if report.folder.resolve() == run_dir.resolve() else f"/{report.folder.name}"
     try:
         config = validate(TrackingConfig, about["pretraining"]["config"]["tracking"], str(run_dir))
@@ -48,3 +50,13 @@ def publish(report: Report, preset: str | None = None) -> str | None:
         _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)
         return None
     return tracker.url
+
+
+def _compared_with(report: Report, group: str) -> dict[str, float]:
+    """The paired differences that a terminal shows, a group of charts for every encoder that is compared with."""
+    values: dict[str, float | None] = {}
+    for name in compared(report.tree):
+        for one in (one for one in differences_from(report.tree, name) if one.metric in shortest(report.tree)):
+            key = f"{group}-against-{name}/{one.metric.replace('/', '.')}"
+            values |= {key: one.value, f"{key}.low": one.low, f"{key}.high": one.high, f"{key}.p_holm": one.p_holm}
+    return {key: value for key, value in values.items() if value is not None}

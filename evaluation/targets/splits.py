@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from cluster.files.storage import write_atomic
 from cluster.settings import UserError
-from cluster.storage import write_atomic
 from data_shards.format.index import ShardIndex
 from evaluation.targets.columns import Target
 

@@ -1,4 +1,4 @@
-"""FAULTS 47: storage that cannot be reached stops the work after bounded attempts, with its URI."""
+"""Faults 47: storage that cannot be reached stops the work after bounded attempts, with its URI."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ URI = "memory://ann:pa55@bucket/set"
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Every pause between two attempts; none is really waited."""
     seconds: list[float] = []
-    monkeypatch.setattr("cluster.storage.time.sleep", seconds.append)
+    monkeypatch.setattr("cluster.files.storage.time.sleep", seconds.append)
     return seconds
 
 

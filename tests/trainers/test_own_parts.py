@@ -11,9 +11,9 @@ import torch
 from cluster import entry_points
 from cluster.settings import UserError, load_config
 from trainers.augment.own import OwnAugmentations
+from trainers.checks.own_parts import check_own_parts
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import load_encoder
-from trainers.own_parts import check_own_parts
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 

@@ -1,4 +1,4 @@
-"""FAULTS 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
+"""Faults 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
 
 What runs in processes and actors elsewhere runs in this process here, so that nothing but MLflow is missing. Its URI
 holds a password, which must stand nowhere afterwards.
@@ -16,10 +16,12 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.tracking import Tracker
+from cluster.tracking.account import is_waiting
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 from tuning import quickstart
 from tuning.study import runs as study_runs
-from tuning.study.study import plan_study, run_study
+from tuning.study.plan import plan_study
+from tuning.study.study import run_study
 from tuning.sweep import runner as sweep_runner
 from tuning.sweep import sweep
 from tuning.sweep.jobs import Job
@@ -63,8 +65,9 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def check(folder: Path, trackers: int, said: str) -> None:
     """The logs wait, each in its run's folder, and nobody finds the password."""
-    waiting = {file.parent.parent for file in folder.rglob("tracking/records-*.jsonl") if file.stat().st_size}
-    assert len(waiting) == trackers
+    tracked = {file.parent.parent for file in folder.rglob("tracking/state.json")}
+    assert len(tracked) == trackers
+    assert all(is_waiting(run) for run in tracked)
     found = [path for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
     assert not found
     assert "does not answer" in said

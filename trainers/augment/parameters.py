@@ -72,6 +72,9 @@ class AugmentConfig(Config):
     and ``settings``."""
     quality: Literal["training", "evaluation"] = "training"
     """Phase vocoder with 1,024-point frames, or 2,048-point frames and a longer reading kernel."""
+    kernel: Literal["auto", "torch", "fused"] = "auto"
+    """Tensor operations, Triton kernels, or ``auto``: the kernels on a GPU where their first batch is that of the
+    tensor operations up to rounding."""
 
     def __post_init__(self) -> None:
         check_p("augment", self.p)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from cluster.files.storage import write_atomic
 from cluster.settings import RunError
-from cluster.storage import write_atomic
 from trainers.distributed import collectives
 
 ROLL_CALL_S = 5.0
@@ -76,7 +76,7 @@ def note_place(folder: Path, place: Mapping[str, Any]) -> None:
 
 
 def explain(error: Exception, folder: Path, logs: str) -> RunError:
-    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (FAULTS 36).
+    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (docs/faults.md, 36).
 
     Args:
         error: what Ray Train raised.

@@ -15,12 +15,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
+from cluster.machine.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
 from cluster.ray_runtime.session import Session, ray_session
-from cluster.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
-from trainers.loop import DivergedError, World, train
+from trainers.loop import DivergedError, NothingToLearnError, World, train
 from trainers.views.pool import ViewPool, demand_room, num_processes
 from trainers.views.views import stream_views
 
@@ -127,7 +127,7 @@ def _worker(tree: dict[str, Any]) -> dict[str, Any]:
     try:
         with absent_named():
             return {"code": train(config, world, _ToRay(), make_views=make_views)}
-    except (DivergedError, UserError) as error:
+    except (DivergedError, NothingToLearnError, UserError) as error:
         return {"refused": str(error), "users": isinstance(error, UserError)}
 
 

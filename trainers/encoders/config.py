@@ -41,7 +41,7 @@ class EncoderConfig(Config):
     """Channels of the first block (mel_cnn: 16 unless given, width 32 times this) or stage (nfnet: 256, a multiple of
     16 and at least 48, width 6.75 times this); the other encoders have one size."""
     batch_norm: Literal["sync", "micro"] = "sync"
-    """Statistics of the global batch, or of fixed-size micro-batches (SCIENCE §3)."""
+    """Statistics of the global batch, or of fixed-size micro-batches (docs/training.md)."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name, FRONTENDS, self.settings)
@@ -74,7 +74,7 @@ PROJECTION_WIDTH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig(Config):
-    """The head: Linear, ReLU, Linear, no bias (SCIENCE §3). A supervised one ends in an output a tag."""
+    """The head: Linear, ReLU, Linear, no bias (arXiv:2407.13840). A supervised one ends in an output a tag."""
 
     hidden: int = 512
     """Width of the hidden layer."""

@@ -21,15 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.entry_points import require_trust
+from cluster.files.storage import sha256
 from cluster.settings import UserError, validate
-from cluster.storage import sha256
 from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.model import build_encoder
+from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 
-WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+WEIGHTS = "encoder.safetensors"
 """What an exported folder is loaded from: weights of the encoder alone, and everything else there is to know of it."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."

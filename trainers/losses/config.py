@@ -14,7 +14,7 @@ OUTPUTS: dict[str, Outputs] = {"contrastive": "projections", "bce": "tags", "cro
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
-    """What is learned, and which pairs are positives; the defaults are the paper's (SCIENCE §1)."""
+    """What is learned, and which pairs are positives; the defaults are the paper's (arXiv:2407.13840, Eq. 3)."""
 
     objective: str = "contrastive"
     """contrastive; an end-to-end baseline: bce (tags by binary cross-entropy) or cross_entropy (one class), which take
@@ -40,7 +40,7 @@ class LossConfig(Config):
     """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
     kernel: Literal["auto", "tiles", "fused"] = "auto"
     """How pairs are walked: in tiles of tensor operations, or by Triton kernels that choose tiles of their own; auto
-    takes the kernels for bfloat16 products on a GPU that can run them."""
+    takes the kernels for bfloat16 products on a GPU where their first batch is that of the tiles up to rounding."""
 
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OUTPUTS, self.settings)

@@ -17,6 +17,7 @@ from cluster.entry_points import create, import_factory, is_entry_point
 from cluster.settings import UserError
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
+from trainers.kernel_choice import KernelChoice
 from trainers.losses.config import OUTPUTS, LossConfig, Outputs
 from trainers.losses.contrastive.loss import Contrast, contrast
 from trainers.losses.projected import LossResult, Projected
@@ -33,6 +34,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self.config = config
+        self.choice = KernelChoice("loss.kernel", "tiles")
         start = torch.tensor(math.log(config.temperature))
         self.log_temperature = nn.Parameter(start) if config.learnable else None
 
@@ -75,6 +77,7 @@ class ContrastiveLoss(nn.Module):
             exchange=config.exchange,
             kernel=config.kernel,
             group=group,
+            choice=self.choice,
         )
 
 

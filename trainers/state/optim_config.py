@@ -8,7 +8,7 @@ from cluster.settings import Config
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Config):
-    """Adam as in the paper: 1e-4, 200,000 steps (SCIENCE §3)."""
+    """Adam as in the paper: 1e-4, 200,000 steps (arXiv:2407.13840)."""
 
     steps: int = 200_000
     """Optimisation steps of the whole run."""

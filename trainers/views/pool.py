@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from torch import Tensor
 
+from cluster.machine.resources import uses_gpu
 from cluster.ray_runtime.session import Session
-from cluster.resources import uses_gpu
 from cluster.settings import RunError, UserError
 from data_shards.format.records import Batch
 from trainers.augment.drawing import ViewParameters

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cluster.files.storage import write_atomic
 from cluster.settings import UserError
-from cluster.storage import write_atomic
 from data_shards.format.records import SAMPLE_RATE, Batch
 from data_shards.inspect.preview import png, spectrogram_db
 from trainers.augment.chain import AugmentChain

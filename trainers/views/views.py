@@ -110,6 +110,7 @@ class ViewMaker:
             drawn = parameters.rows(rows)
             wave_nT = self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn)
             parts.append(self._through_frontend(wave_nT, extra.rows(rows)))
+        self.chain.choice.settle()
         return Views(
             input_N=torch.cat(parts),
             clip_id_N=batch.clip_id_B.to(self.device, non_blocking=True).repeat(M),
@@ -127,11 +128,14 @@ class ViewMaker:
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
+        def plain() -> Tensor:
+            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
+            return self.chain.apply_plain(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+
         if self.chain.is_fused(wave_BW):
             rows = Rows(wave_BW, clip_n, start_n, _left(frames_B, clip_n, start_n), self.reads, 1 / FULL_SCALE)
-            return self.chain.apply_fused(rows, drawn, self.views.samples)
-        segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
-        return self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+            return self.chain.apply_checked(rows, drawn, self.views.samples, plain)
+        return plain()
 
     def _through_frontend(self, wave_nT: Tensor, drawn: ExtraDraws) -> Tensor:
         """What the encoder reads of augmented waves, with the own augmentations around the front-end."""

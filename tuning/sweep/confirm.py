@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.files.storage import write_atomic
 from cluster.progress import Bar
-from cluster.storage import write_atomic
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
 from evaluation.report.report import SUBJECT

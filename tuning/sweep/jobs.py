@@ -7,9 +7,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.cores import num_cores
+from cluster.machine.cores import num_cores
+from cluster.machine.resources import ResourcesConfig, uses_gpu
 from cluster.ray_runtime.session import Session
-from cluster.resources import ResourcesConfig, uses_gpu
 from cluster.settings import UserError
 
 DRIVER_MEMORY = 1 << 28

@@ -15,8 +15,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.files.storage import atomic_file, write_atomic
 from cluster.settings import flatten, put, to_tree, validate
-from cluster.storage import atomic_file, write_atomic
 from trainers.config import ExperimentConfig
 from tuning.sweep.journal import SCHEMA_VERSION, STATES, SweepJournal
 from tuning.sweep.plan import SweepPlan

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.files.locks import sole_writer
+from cluster.files.storage import write_atomic
 from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import Session, ray_session
 from cluster.settings import RunError, flatten, to_tree
-from cluster.storage import write_atomic
 from cluster.tracking import Tracker
 from cluster.tracking_config import store_uri
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job, concurrent, need, wanted
-from tuning.sweep.journal import SweepJournal, alone, claim
+from tuning.sweep.journal import SweepJournal, claim
 from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_best, write_table
 from tuning.sweep.plan import SweepPlan, check_data
 
@@ -40,7 +41,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         RunError: if no trial could be judged.
     """
     config, folder = plan.config, plan.folder
-    with alone(folder):
+    with sole_writer(folder, "choose another sweep.dir"):
         claim(folder, plan.identity())
         if plan.build:
             for name, corpus in config.corpora.items():

@@ -14,8 +14,8 @@ from typing import Any
 
 from ray import tune
 
+from cluster.files.storage import write_atomic
 from cluster.settings import RunError, validate
-from cluster.storage import write_atomic
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_DONE, STOP_FILE

@@ -140,7 +140,7 @@ def test_what_cannot_be_reached_is_one_message_without_credentials(
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1)
     fsspec.filesystem("s3").clear_instance_cache()
-    monkeypatch.setattr("cluster.storage.time.sleep", lambda _: None)
+    monkeypatch.setattr("cluster.files.storage.time.sleep", lambda _: None)
     with caplog.at_level(logging.DEBUG), pytest.raises((ShardError, RunError)) as caught:
         ShardSet.open(uri, cache=tmp_path / "cache")
     missing = f"{uri}: not a set of shards that can be reached: "

@@ -14,7 +14,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from cluster.settings import ROOT, UserError
-from counterpoint import app
+from commands.app import app
 from data_shards.format.index import read_index
 from data_shards.sources.datasets import DATASETS, check_variant, download, list_clips
 

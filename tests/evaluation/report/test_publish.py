@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.settings import to_tree
-from cluster.spool import Spool
 from cluster.tracking import Tracker
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.account import Account
+from cluster.tracking.config import TrackingConfig
 from evaluation.report.publish import publish
 from evaluation.report.report import Report
 
@@ -65,6 +65,18 @@ def test_an_earlier_snapshot_and_one_judged_again_are_published(run: Path) -> No
     assert {"report/report.json", "figures/curve.png"} <= files
 
 
+def test_the_difference_from_another_encoder_is_published_as_a_group_of_its_own(run: Path) -> None:
+    found = report(run, run, 200, 0.5)
+    delta = {"value": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+    models = ("untrained", "other")
+    found.tree["baselines"] = {model: {"tags/ap": {"value": 0.4}} for model in models}
+    found.tree["differences"] = {model: {"tags/ap": dict(delta)} for model in models}
+    publish(found, "compared")
+    for end, value in (("", 0.1), (".low", 0.05), (".high", 0.2), (".p_holm", 0.02)):
+        assert shown(run, f"evaluation-compared-against-other/tags.ap{end}")[0] == [(200, value)]
+    assert shown(run, "evaluation-compared-against-untrained/tags.ap")[0] == []
+
+
 def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -88,10 +100,10 @@ def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
 def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another process tells of the run; an old snapshot has a password in its configuration."""
     made = report(run, run, 200, 0.5)
-    spool = Spool(run / "tracking")
+    account = Account(run)
     with caplog.at_level(logging.WARNING):
         assert publish(made) is None
-        spool.close()
+        account.close()
         assert "is not shown in MLflow" in caplog.text
         assert "another process is running there" in caplog.text
         made.tree["provenance"]["pretraining"]["config"]["tracking"]["uri"] = "http://ann:hunter2@h"

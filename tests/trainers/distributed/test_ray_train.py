@@ -3,7 +3,7 @@
 import pytest
 from ray.train import ScalingConfig
 
-from cluster.resources import ResourcesConfig, train_environment
+from cluster.machine.resources import ResourcesConfig, train_environment
 from trainers.distributed.ray_train import DividingPolicy, _scaling
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cluster.files.storage import sha256
 from cluster.settings import ROOT, UserError, load_config, to_tree
-from cluster.storage import sha256
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
-from trainers.inference.frozen import ABOUT, WEIGHTS, FrozenEncoder, load_encoder, untrained_encoder
+from trainers.inference.frozen import WEIGHTS, FrozenEncoder, load_encoder, untrained_encoder
 from trainers.model import build_encoder, build_model
+from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, save_snapshot
 
 SMALL = ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel", "views.samples=16384", "seed=5"]

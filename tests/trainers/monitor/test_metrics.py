@@ -71,7 +71,7 @@ def test_equal_views_are_aligned_and_orthogonal_rows_are_uniform() -> None:
 
 
 def dense_weights(clip_id: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
-    """w of SCIENCE §1, pair by pair."""
+    """w of arXiv:2407.13840, Eq. 3, pair by pair."""
     n = len(clip_id)
     weight = torch.zeros(n, n)
     for i in range(n):

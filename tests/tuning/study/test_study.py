@@ -12,7 +12,8 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.settings import ROOT
-from tuning.study.study import StudyResult, plan_study, run_study
+from tuning.study.plan import plan_study
+from tuning.study.study import StudyResult, run_study
 
 STUDY = """
 title: three rows

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
+from trainers.kernel_choice import KernelChoice
 from trainers.losses.config import check_numbers, check_temperature
 from trainers.losses.contrastive.fused import obstacle
 from trainers.losses.contrastive.pairs import Recipe
@@ -113,8 +114,12 @@ def contrast(
     exchange: Literal["gather", "ring"],
     kernel: Literal["auto", "tiles", "fused"],
     group: Group,
+    choice: KernelChoice | None = None,
 ) -> Contrast:
-    """`contrastive_loss`, with the positives it counted on the way."""
+    """`contrastive_loss`, with the positives it counted on the way.
+
+    ``choice`` keeps what ``kernel=auto`` found out about the kernels; None for that of this process.
+    """
     _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
     check_settings(temperature, criterion, epsilon, tile)
     problem = _problem(z, clip_id, labels)
@@ -134,14 +139,19 @@ def contrast(
         online=1 / tau > LARGEST_EXPONENT[z.dtype],
         half=half,
         fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
+        choice=(choice or _CHOICE) if kernel == "auto" else None,
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
     loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
     assert isinstance(loss, Tensor)
+    if recipe.choice:
+        recipe.choice.settle()
     return Contrast(loss, positives_n, sum(num_labelled))
 
 
+_CHOICE = KernelChoice("kernel", "tiles")
+"""Of this process, for calls of `semi_supervised_contrastive_loss`; a run has its own."""
 _CHOICES = {
     "positives": ("criterion", "weighing"),
     "normaliser": ("mass", "count"),

@@ -1,0 +1,1 @@
+"""This machine: cores, memory, what a run may use of them, and places for temporary files."""

@@ -1,0 +1,1 @@
+"""Child processes, their environment, and the signals that end them."""

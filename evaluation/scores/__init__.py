@@ -1,0 +1,1 @@
+"""Tasks scored one by one, and kept as they come."""

@@ -1,0 +1,1 @@
+"""What can be refused or predicted before a run starts."""

@@ -1,0 +1,128 @@
+"""What a run would do, before it takes anything: warnings, memory, time, shares and epochs, then the configuration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.machine.resources import num_gpus, threads_per_worker, uses_gpu
+from cluster.progress import SILENT, Progress
+from cluster.settings import to_tree
+from trainers.checks.footprint import Step, extrapolate, measure_steps
+from trainers.config import ExperimentConfig
+from trainers.encoders.config import PROJECTION_WIDTH
+from trainers.loop import rate_change
+from trainers.pretrain import check, world_sizes
+from trainers.state.snapshot import last_snapshot
+
+BUDGET_S = 25.0
+"""What measuring takes at most, about, so that a dry run ends within half a minute."""
+MANY_EPOCHS = 200
+MIB = 1 << 20
+
+
+def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: float = BUDGET_S) -> dict[str, Any]:
+    """What follows from a configuration; small steps of one worker are measured on this machine in another process.
+
+    Args:
+        config: validated; relative folders count from here.
+        progress: shows the sizes that are measured.
+        budget_s: seconds that measuring may take, about.
+
+    Returns:
+        Plain JSON types: ``warnings``, ``estimate``, ``worker``, ``data`` and, last, ``config``.
+
+    Raises:
+        UserError: if the data, the batch or the run's folder do not allow the run.
+        RunError: if not even a small step could be measured.
+    """
+    shares, _ = check(config)
+    world = world_sizes(config)[-1]
+    clips = config.data.batch // world
+    gpu = uses_gpu(config.resources, num_gpus())
+    with progress.stage("measuring steps", clips) as bar:
+        steps = measure_steps(
+            config,
+            clips=clips,
+            gpu=gpu,
+            threads=threads_per_worker(config.resources),
+            budget_s=budget_s,
+            watch=lambda step: bar(min(step.clips, clips), f"{step.clips} clips take {step.seconds:.2f} s"),
+        )
+    worker = _worker(config, extrapolate(steps, clips), steps[-1].clips, world=world, gpu=gpu)
+    last = last_snapshot(Path(config.run.dir) / "snapshots")
+    done = last.step if last else 0
+    jump = rate_change(last, config) if last else None
+    hours = max(0, config.optim.steps - done) * worker["seconds_a_step"] / 3600
+    estimate = {
+        "steps_done": done,
+        "steps_left": config.optim.steps - done,
+        "hours": round(hours, 3),
+        "basis": f"steps of one worker of up to {steps[-1].clips} of its {clips} clips on this machine; exchange "
+        "between workers is not in it",
+    }
+    warnings = [*repeats(shares), *_memory_warnings(worker, config, gpu=gpu), *([jump] if jump else [])]
+    return {
+        "warnings": warnings,
+        "estimate": estimate,
+        "worker": worker,
+        "data": shares,
+        "config": to_tree(config),
+    }
+
+
+def repeats(summary: Mapping[str, Any]) -> list[str]:
+    """What to know about a run whose batches, or whose steps, show the same clips again and again.
+
+    Args:
+        summary: of the sampler.
+    """
+    found = []
+    batch, labelled = summary["batch"], summary["labelled_a_batch"]
+    for name, drawn in (("labelled", labelled), ("unlabelled", batch - labelled)):
+        clips, epochs = summary[f"{name}_clips"], summary[f"{name}_epochs"]
+        if drawn > clips > 0:
+            found.append(
+                f"every batch repeats clips: it draws {drawn:,} {name} clips and data.{name} has {clips:,}; lower "
+                f"data.batch (now {batch:,}) or data.b_s, or give more clips"
+            )
+        elif epochs >= MANY_EPOCHS:
+            found.append(
+                f"the run goes {epochs:,.0f} times through the {clips:,} {name} clips; lower optim.steps or give more"
+            )
+    return found
+
+
+def _worker(config: ExperimentConfig, step: Step, measured: int, *, world: int, gpu: bool) -> dict[str, Any]:
+    """What one worker's step takes; several workers also keep DDP's buckets and the projections of all."""
+    rows = config.data.batch * config.views.count
+    shared = 4 * (step.parameters + 2 * rows * (config.head.width or PROJECTION_WIDTH)) if world > 1 else 0
+    gpu_bytes, host_bytes = (step.gpu_bytes + shared, step.host_bytes) if gpu else (0, step.host_bytes + shared)
+    return {
+        "of": world,
+        "device": "GPU" if gpu else "CPU",
+        "clips_a_step": step.clips,
+        "views_a_step": step.clips * config.views.count,
+        "parameters": step.parameters,
+        "memory_mib": round((gpu_bytes or host_bytes) / MIB),
+        **({"host_memory_mib": round(host_bytes / MIB)} if gpu else {}),
+        "memory_of": "peak of the worker's process" if not gpu else "peak that torch reserves on the GPU",
+        "measured_clips": measured,
+        "seconds_a_step": round(step.seconds, 3),
+    }
+
+
+def _memory_warnings(worker: Mapping[str, Any], config: ExperimentConfig, *, gpu: bool) -> list[str]:
+    if gpu:
+        import torch
+
+        there, needed = torch.cuda.get_device_properties(0).total_memory / MIB, worker["memory_mib"]
+    else:
+        there, needed = psutil.virtual_memory().total / MIB, worker["memory_mib"] * worker["of"]
+    if needed <= there:
+        return []
+    return [
+        f"{worker['of']} worker(s) need {needed:,} MiB and this machine has {there:,.0f} MiB; lower data.batch (now "
+        f"{config.data.batch:,}), set optim.micro_batch with encoder.batch_norm=micro, or spread workers over machines"
+    ]
