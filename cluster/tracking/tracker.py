@@ -1,14 +1,8 @@
 """What a run shows in MLflow, from its driver alone: parameters, curves, datasets, files.
 
-<<<<<<< HEAD:cluster/tracking.py
-Every call writes one line to a spool in ``RUN/tracking/`` and returns; a thread brings the lines to MLflow. So an
-outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process that opens
-the run, or by `replay`. Values that look like secrets never reach the disk.
-=======
 Every call writes to the run's folder and returns; a thread brings to MLflow what it lacks, the rows of metrics.jsonl
-too. So an outage blocks no step and loses nothing (FAULTS 45): what is left when a run ends is sent by the next process
+too. So an outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process
 that opens the run, or by `replay`. Values that look like secrets never reach the disk.
->>>>>>> f-tracking:cluster/tracking/tracker.py
 """
 
 import json
