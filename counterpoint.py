@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainers.losses.projected import LossResult, Projected
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
-    from trainers.views.views import ViewMaker
+    from trainers.views.views import ViewMaker, window_frames
 
 __all__ = [
     "AugmentChain",
@@ -54,6 +54,7 @@ __all__ = [
     "load_config",
     "load_encoder",
     "pretrain",
+    "window_frames",
 ]
 
 _PLACES = {
@@ -78,6 +79,7 @@ _PLACES = {
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
+    "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""
 
