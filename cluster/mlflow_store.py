@@ -12,13 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cluster.mlflow_model import log_program
+from cluster.mlflow_pages import EXPERIMENT_KIND, NOTE, PARENT, placed, saved_view
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import with_key
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
-_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of runs and curves, not of chats
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT_S = 5.0
@@ -74,7 +75,7 @@ class MlflowStore:
             tags = {RUN_TAG: mark, "mlflow.user": _user(), "mlflow.source.name": "counterpoint"}
             parent = self._parent()
             if parent:
-                tags["mlflow.parentRunId"] = parent
+                tags[PARENT] = parent
             name, started = self._state["name"], self._state["started_ms"]
             run = found[0] if found else self._client.create_run(home, started, tags, name)
             self._state |= {"run_id": run.info.run_id, "experiment_id": home}
@@ -156,13 +157,16 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            made: str = client.create_experiment(name, files, tags=_TRAINING)
+            made: str = client.create_experiment(name, files, tags=dict([EXPERIMENT_KIND]))
             return made
         except MlflowException:  # another run of this moment was first
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     identity: str = found.experiment_id
+    kind, training = EXPERIMENT_KIND
+    if kind not in found.tags:  # made by another program, or before the tag was
+        client.set_experiment_tag(identity, kind, training)
     return identity
 
 
@@ -206,7 +210,10 @@ def _send_tags(client: Any, run: str, records: Sequence[Record]) -> None:
     from mlflow.entities import RunTag
 
     values = {valid_key(key): value for record in records for key, value in record["values"].items()}
-    client.log_batch(run, tags=[RunTag(key, value) for key, value in values.items()])
+    home = client.get_run(run).info.experiment_id if NOTE in values else ""
+    client.log_batch(
+        run, tags=[RunTag(key, placed(key, value, experiment_id=home, run_id=run)) for key, value in values.items()]
+    )
 
 
 def _send_file(client: Any, run: str, records: Sequence[Record]) -> None:
@@ -223,6 +230,17 @@ def _send_dataset(client: Any, run: str, records: Sequence[Record]) -> None:
         client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
 
 
+def _send_view(client: Any, run: str, records: Sequence[Record]) -> None:
+    view = {part: [valid_key(name) for name in names] for part, names in records[-1]["view"].items()}
+    client.set_experiment_tag(client.get_run(run).info.experiment_id, *saved_view(run, view))
+
+
+def _send_model(client: Any, run: str, records: Sequence[Record]) -> None:
+    for record in records:
+        if Path(record["path"]).is_file():  # as a file's
+            log_program(client, run, Path(record["path"]), **record["about"])
+
+
 def _send_status(client: Any, run: str, records: Sequence[Record]) -> None:
     status, time_ms = records[-1]["status"], records[-1]["time_ms"]
     client.update_run(run, status=status) if status == "RUNNING" else client.set_terminated(run, status, time_ms)
@@ -234,5 +252,7 @@ _SENDERS: dict[str, Callable[[Any, str, Sequence[Record]], None]] = {
     "tags": _send_tags,
     "file": _send_file,
     "dataset": _send_dataset,
+    "view": _send_view,
+    "model": _send_model,
     "status": _send_status,
 }

@@ -11,12 +11,13 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from cluster.mlflow_pages import run_page, trials_page
 from cluster.mlflow_store import trouble
 from cluster.provenance import git_revision
 from cluster.settings import PreemptedError, UserError
@@ -26,7 +27,6 @@ from cluster.system_metrics import SystemMetrics
 from cluster.tracking_config import TrackingConfig as TrackingConfig
 from cluster.tracking_config import store_uri
 from cluster.tracking_sender import Sender, remember
-from cluster.ui import TRAINING_PAGES
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DIGEST_CHARACTERS = 36  # MLflow takes no more
@@ -124,15 +124,35 @@ class Tracker:
         """A file as it is now (report, figure), shown under ``folder``; a copy waits in the spool until it is sent."""
         if not self._enabled:
             return
-        copy = self._spool.folder / "files" / uuid.uuid4().hex / path.name
-        copy.parent.mkdir(parents=True)
-        shutil.copyfile(path, copy)
-        self._put({"kind": "file", "path": str(copy.absolute()), "folder": folder})
+        self._put({"kind": "file", "path": self._copied(path), "folder": folder})
+
+    def model(self, program: Path, *, samples: int, width: int, step: int) -> None:
+        """The trained encoder, as a logged model that MLflow loads without a pickle.
+
+        Args:
+            program: a torch.export program, waves (N, ``samples``) to embeddings (N, ``width``).
+            samples: of a view.
+            width: of an embedding.
+            step: optimisation steps that it was trained for.
+        """
+        if self._enabled:
+            about = {"samples": samples, "width": width, "step": step}
+            self._put({"kind": "model", "path": self._copied(program), "about": about})
+
+    def view(self, metrics: Sequence[str], keys: Sequence[str]) -> None:
+        """How the page that compares the runs below this one opens: on these curves and parameters, in this order."""
+        if self._enabled:
+            self._put({"kind": "view", "view": {"metrics": list(metrics), "keys": list(keys)}})
 
     @property
     def url(self) -> str:
         """The run's page on an MLflow server, or the store that `counterpoint ui` opens."""
-        return run_url(self.uri, self._state.get("experiment_id"), self._state.get("run_id"))
+        return run_page(self.uri, self._state.get("experiment_id"), self._state.get("run_id"))
+
+    @property
+    def trials_url(self) -> str:
+        """The page that compares the runs below this one; see `view`."""
+        return trials_page(self.uri, self._state.get("experiment_id"), self._state.get("run_id"))
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
         """Tell the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
@@ -162,6 +182,13 @@ class Tracker:
     def _sample(self, values: Mapping[str, float]) -> None:
         last: dict[str, int] = self._told.setdefault("steps", {})
         self.metrics(values, 1 + max((last.get(key, -1) for key in values), default=-1))
+
+    def _copied(self, path: Path) -> str:
+        """A file as it is now, kept in the spool."""
+        copy = self._spool.folder / "files" / uuid.uuid4().hex / path.name
+        copy.parent.mkdir(parents=True)
+        shutil.copyfile(path, copy)
+        return str(copy.absolute())
 
     def _put(self, record: dict[str, Any]) -> None:
         record["time_ms"] = _now_ms()
@@ -244,13 +271,6 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) 
     Tracker(config, run_dir).close("KILLED")
     (run_dir / "tracking").rename(aside)
     _log.warning("%s: an earlier attempt had other settings and left no snapshot; its account is %s", run_dir, aside)
-
-
-def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
-    """The page of a run where MLflow is a server, else the store; without credentials."""
-    base = without_credentials(uri).rstrip("/")
-    page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
-    return page if run_id and base.startswith("http") else base
 
 
 def _now_ms() -> int:

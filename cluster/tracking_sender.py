@@ -60,7 +60,7 @@ class Sender(threading.Thread):
         if not self._spool.mark(mark):
             return
         for record in records:
-            if record["kind"] == "file":
+            if record["kind"] in ("file", "model"):
                 shutil.rmtree(Path(record["path"]).parent, ignore_errors=True)
         self._trouble = ""
 

@@ -15,13 +15,12 @@ from types import FrameType
 
 import psutil
 
+from cluster.mlflow_pages import TRAINING_PAGES
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import with_key
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TRAINING_PAGES = "workflowType=machine_learning"
-"""Without it MLflow opens its pages for chats and traces."""
 START_TIMEOUT_S = 300.0
 ANYWHERE = ("0.0.0.0", "::")
 SHORTEST_PASSWORD = 12

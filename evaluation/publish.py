@@ -1,17 +1,20 @@
 """A report beside the run that made its encoder: values, page and figures in MLflow."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.settings import RunError, UserError, validate
+from cluster.mlflow_pages import NOTE, description, evaluation_name, objective_name, picture, table
+from cluster.settings import RunError, UserError, flatten, validate
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig
-from evaluation.report import Report
+from evaluation.report import SUBJECT, Report, reference, short
+from trainers.run_page import settings_part
 
 _log = logging.getLogger(__name__)
 
 
-def publish(report: Report, preset: str | None = None) -> str | None:
+def publish(report: Report, preset: str | None = None, *, objective: Sequence[str] = ()) -> str | None:
     """Add a report to the tracked run of its snapshot.
 
     What was published before stays: a snapshot judged again has both values in its curves. A report that lies in a
@@ -20,6 +23,7 @@ def publish(report: Report, preset: str | None = None) -> str | None:
     Args:
         report: of `evaluate`.
         preset: name of the evaluation, where a run may be judged by several: its values are a group of their own.
+        objective: metrics that a sweep maximises: they are the run's first group of curves.
 
     Returns:
         Where to look at it, or None where the encoder's run is not here or was not tracked, or cannot be told: a
@@ -31,9 +35,9 @@ def publish(report: Report, preset: str | None = None) -> str | None:
     run_dir = Path(about["snapshot"]).parent.parent
     if not (run_dir / "tracking").is_dir():
         return None
-    values = report.flat()
-    if preset:
-        values = {f"evaluation-{preset}/{name.partition('/')[2]}": value for name, value in values.items()}
+    found = report.flat()
+    values = {evaluation_name(name, preset): value for name, value in found.items()}
+    values |= {objective_name(name): found[name] for name in objective if name in found}
     own = "" if report.folder.resolve() == run_dir.resolve() else f"/{report.folder.name}"
     try:
         config = validate(TrackingConfig, about["pretraining"]["config"]["tracking"], str(run_dir))
@@ -43,8 +47,20 @@ def publish(report: Report, preset: str | None = None) -> str | None:
                 tracker.artifact(report.folder / name, folder=f"report{own}")
             for figure in report.figures.values():
                 tracker.artifact(figure, folder=f"figures{own}")
+            tracker.dataset("judged", about["manifest_hash"], about["evaluation"]["data"]["shards"], "evaluation")
+            settings = settings_part(flatten(about["pretraining"]["config"]))
+            tracker.tags({NOTE: description(_short_table(report), picture(f"figures{own}/metrics.png"), settings)})
             tracker.close(tracker.ended)
     except (UserError, RunError, OSError) as error:
         _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)
         return None
     return tracker.url
+
+
+def _short_table(report: Report) -> str:
+    baseline = reference(report.tree)
+    rows = [
+        [f"`{row.metric}`", f"{row.value} {row.interval}", row.baselines[baseline], row.difference]
+        for row in short(report.tree)
+    ]
+    return table(["metric", SUBJECT, baseline, f"difference from {baseline}"], rows)

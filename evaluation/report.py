@@ -38,19 +38,16 @@ class Report:
     """PNG files by name."""
 
     def flat(self) -> dict[str, float]:
-        """The values for a tracker, in one group of charts: MLflow makes a group of every prefix."""
-        rows = self.tree["metrics"].items()
-        return {f"evaluation/{name.replace('/', '.')}": row["value"] for name, row in rows if row["value"] is not None}
+        """The values that are defined, by metric."""
+        return {name: row["value"] for name, row in self.tree["metrics"].items() if row["value"] is not None}
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
         names = [reference(self.tree), "constant"]
         table = Table("metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE)
-        largest = max((int(metric.partition("@")[2] or 0) for metric in self.tree["metrics"]), default=0)
-        for row in rows_of(self.tree):
-            if row.metric.partition("@")[2] in ("", str(largest)):
-                baselines = [row.baselines[name] for name in names]
-                table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
+        for row in short(self.tree):
+            baselines = [row.baselines[name] for name in names]
+            table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
         return table
 
 
@@ -140,6 +137,12 @@ def rows_of(tree: Mapping[str, Any]) -> list[Row]:
             )
         )
     return rows
+
+
+def short(tree: Mapping[str, Any]) -> list[Row]:
+    """`rows_of`, of retrieval at several k those of the largest alone."""
+    largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
+    return [row for row in rows_of(tree) if row.metric.partition("@")[2] in ("", str(largest))]
 
 
 def number(value: float | None, *, sign: bool = False) -> str:

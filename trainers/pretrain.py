@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cluster.mlflow_pages import curve_name
 from cluster.resources import threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
@@ -23,8 +25,9 @@ from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
-from trainers.metrics_log import MetricsLog, MetricsTail
+from trainers.metrics_log import MetricsLog, MetricsTail, read_metrics
 from trainers.neighbours import check_quick
+from trainers.run_page import describe, log_encoder
 from trainers.snapshot import last_snapshot
 from trainers.step import check_network
 from trainers.worker_failures import absent_named
@@ -73,9 +76,13 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
+        describe(tracker, config, {})
         tail = _tail(folder / "metrics.jsonl", last.step if last else 0, tracker, watch)
         with stoppable, tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
+        describe(tracker, config, max(read_metrics(folder / "metrics.jsonl"), key=itemgetter("step"), default={}))
+        if code == EXIT_DONE and config.tracking.enabled and parent is None:  # a trial's snapshot is there to export
+            log_encoder(tracker, folder)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
 
@@ -84,7 +91,7 @@ def _tail(path: Path, done: int, tracker: Tracker, watch: Watcher | None) -> Met
     """Rows after step ``done`` as they are written, for the tracker and whoever else watches."""
 
     def forward(row: Mapping[str, Any]) -> None:
-        figures = {key: value for key, value in row.items() if key != "step"}
+        figures = {curve_name(key): value for key, value in row.items() if key != "step"}
         tracker.metrics(figures, step=int(row["step"]))
         if watch:
             watch(row)

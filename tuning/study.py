@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cores import num_cores
+from cluster.mlflow_pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
 from cluster.progress import Progress
 from cluster.resources import num_gpus
 from cluster.settings import PreemptedError, RunError, load_config, to_tree
@@ -24,8 +25,10 @@ from tuning.scaling import Step, project
 from tuning.study_config import StudySettings
 from tuning.study_plan import Plan, make_plan, read_study
 from tuning.study_report import write_study
-from tuning.study_results import collect, late_median, study_tree
+from tuning.study_results import CHANGE, collect, late_median, study_tree
 from tuning.study_runs import Ended, is_done, run_all
+
+COMPARE = trials_link("Compare the runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,8 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
     with Tracker(replace(tracking, name=f"{plan.study.title} ({plan.scale})"), folder) as tracker:
         tracker.params({"study": plan.study.title, "scale": plan.scale, "runs": len(plan.runs)})
         tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
+        tracker.view(*columns_of(plan))
+        tracker.tags({NOTE: COMPARE})
         ended = run_all(plan, folder, parallel=settings.parallel, progress=progress)
         if ended.stopped:
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
@@ -86,7 +91,20 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
         files = write_study(tree, folder, plan.study.plot)
         for file in files.values():
             tracker.artifact(file)
-        return StudyResult(tree=tree, files=files, tracking=tracker.url)
+        tracker.tags({NOTE: description(COMPARE, picture("study.png"), files["md"].read_text(encoding="utf-8"))})
+        return StudyResult(tree=tree, files=files, tracking=tracker.trials_url)
+
+
+def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
+    """What tells the rows of a study apart in the tracker: curves with what the study reports, keys that rows set."""
+    metrics = dict.fromkeys(
+        evaluation_name(metric.partition(CHANGE)[0], Path(judge.preset).stem)
+        for judge in plan.study.judges
+        for metric in judge.metrics.values()
+    )
+    figures = [curve_name(figure) for figure in plan.study.figures.values()]
+    keys = dict.fromkeys(key for row in plan.rows for key in row.overrides)
+    return [*metrics, *figures] or [curve_name("loss")], list(keys)
 
 
 def outline(plan: Plan) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.mlflow_pages import NOTE, description, objective_name, picture, trials_link
 from cluster.progress import Bar, Progress
 from cluster.session import Session, ray_session
 from cluster.settings import RunError, flatten, to_tree
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tuning.sweep_runner import Room
 
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
+COMPARE = trials_link("Compare the trials")
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
@@ -51,6 +53,8 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         )
         with Tracker(home, folder) as tracker:
             tracker.params(_told(plan))
+            tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
+            tracker.tags({NOTE: COMPARE})
             journal = SweepJournal(
                 folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
             )
@@ -239,7 +243,8 @@ def _conclude(
             delta = {f"confirm/{name.replace('/', '.')}.{end}": x for end, x in found["difference"].items()}
             tracker.metrics({key: x for key, x in delta.items() if x is not None}, step=len(rows))
     if complete:
-        tracker.tags({"mlflow.note.content": note(rows, plan, words)})
+        shown = picture("figures/history.png") if "history" in files else ""
+        tracker.tags({NOTE: description(COMPARE, shown, note(rows, plan, words))})
         for file in files.values():
             tracker.artifact(file, folder="figures" if file.suffix == ".png" else "sweep")
     return SweepResult(
@@ -250,5 +255,5 @@ def _conclude(
         importances=shares,
         confirmed=confirmed,
         words=words,
-        tracking=tracker.url if plan.config.tracking.enabled else "off",
+        tracking=tracker.trials_url if plan.config.tracking.enabled else "off",
     )

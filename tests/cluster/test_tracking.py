@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from cluster.mlflow_pages import run_page
 from cluster.mlflow_store import MlflowStore
 from cluster.settings import PreemptedError, UserError, validate
 from cluster.spool import Spool
-from cluster.tracking import Tracker, replay, run_url, set_aside
+from cluster.tracking import Tracker, replay, set_aside
 from cluster.tracking_config import TrackingConfig, default_store, store_uri, with_key
 from cluster.tracking_sender import Sender
 
@@ -327,7 +328,7 @@ def test_a_store_in_a_file_is_the_same_from_every_folder(monkeypatch: pytest.Mon
 
 
 def test_the_page_of_a_run_shows_no_password() -> None:
-    url = run_url("https://ann:hunter2@mlflow.example/", "1", "abc")
+    url = run_page("https://ann:hunter2@mlflow.example/", "1", "abc")
     assert url == "https://[redacted]@mlflow.example/#/experiments/1/runs/abc?workflowType=machine_learning"
 
 
