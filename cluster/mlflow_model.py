@@ -1,12 +1,11 @@
 """An exported encoder as a logged model of MLflow: signature, input example, and a program instead of a pickle.
 
-MLflow's own `mlflow.pytorch.save_model` would trace the network once more and keep its example input pickled; so the
+MLflow's own `mlflow.pytorch.save_model` would trace the network, for seconds to minutes, in the thread that sends. So the
 folder that `mlflow.pytorch.load_model` and `mlflow.pyfunc.load_model` read is written here. What is private about it is
 the place of the program and `_save_example`; tests/cluster/test_mlflow_model.py says what broke when MLflow moves.
 """
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ PROGRAM = "data/model.pt2"
 EXAMPLE_VIEWS = 2
 
 
-def log_program(client: Any, run_id: str, program: Path, *, samples: int, width: int, step: int) -> None:
+def log_model(client: Any, run_id: str, folder: Path, step: int) -> None:
     """Give a run its encoder; one that it has already at this step stays.
 
     Args:
         client: MlflowClient.
         run_id: of the run.
-        program: a torch.export program from waves (N, ``samples``) to embeddings (N, ``width``).
-        samples: T, of a view.
-        width: E, of an embedding.
+        folder: as `write_model` leaves it.
         step: optimisation steps that it was trained for.
     """
     from mlflow.entities import LoggedModelOutput
@@ -32,16 +29,21 @@ def log_program(client: Any, run_id: str, program: Path, *, samples: int, width:
     known = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{NAME}'")
     if any(model.tags.get("step") == str(step) and str(model.status) == "READY" for model in known):
         return
-    with tempfile.TemporaryDirectory(prefix="counterpoint-model-") as folder:
-        write_model(Path(folder), program, samples=samples, width=width)
-        made = client.create_logged_model(experiment_id, NAME, run_id, tags={"step": str(step)}, model_type=NAME)
-        client.log_model_artifacts(made.model_id, folder)
+    made = client.create_logged_model(experiment_id, NAME, run_id, tags={"step": str(step)}, model_type=NAME)
+    client.log_model_artifacts(made.model_id, str(folder))
     client.finalize_logged_model(made.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step)])
 
 
 def write_model(folder: Path, program: Path, *, samples: int, width: int) -> None:
-    """Write what MLflow loads: MLmodel, program, signature, input example, requirements."""
+    """Write what MLflow loads: MLmodel, program, signature, input example, requirements.
+
+    Args:
+        folder: is there, and empty.
+        program: a torch.export program from waves (N, ``samples``) to embeddings (N, ``width``).
+        samples: T, of a view.
+        width: E, of an embedding.
+    """
     import mlflow.pyfunc
     import numpy as np
     import torch
@@ -58,7 +60,7 @@ def write_model(folder: Path, program: Path, *, samples: int, width: int) -> Non
     )
     noise_NT = np.random.default_rng(0).normal(0, 0.1, (EXAMPLE_VIEWS, samples))
     _save_example(model, noise_NT.round(2).astype(single), str(folder))  # as text: two decimals keep it small
-    model.add_flavor("pytorch", model_data="data", pytorch_version=torch.__version__, code=None)
+    model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
     mlflow.pyfunc.add_to_model(
         model,
         loader_module="mlflow.pytorch",

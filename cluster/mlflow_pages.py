@@ -7,6 +7,7 @@ tests/cluster/test_mlflow_pages.py says what broke when MLflow moves; docs/track
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 from urllib.parse import quote
 
@@ -19,12 +20,13 @@ EXPERIMENT_KIND = ("mlflow.experimentKind", "custom_model_development")
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
 SAVED_VIEW = "mlflow.sharedViewState."
 """Tag of an experiment that holds one state of its table and charts; a link names what follows the dot."""
+ANSWER_TIMEOUT_S = 10.0
 LONGEST_NOTE = 7900
 """Characters; MLflow cuts a tag after 8,000 without a word."""
 
 OBJECTIVE, EVALUATION, OTHER = "0 objective", "6 evaluation", "4 views"
-# MLflow sorts groups by name, and the charts of a group by theirs: hence the digits, and hence nothing that comes before
-# "loss" stands in the group of the loss.
+# MLflow sorts groups by name, and the charts of a group by theirs: hence the digits, and hence nothing that sorts
+# before "loss" stands in its group.
 _GROUPS = {
     "1 train": ("loss", "quick/knn"),
     "2 optim": ("grad_norm", "learning_rate"),
@@ -71,6 +73,27 @@ def run_page(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     return page if run_id and base.startswith("http") else base
 
 
+def start_page(base: str) -> str:
+    """The page of a server to begin with: the runs of the experiment that changed last.
+
+    The list of experiments drops the query, so MLflow's pages for chats would follow it.
+
+    Args:
+        base: http://HOST:PORT. Where the server does not tell its experiments, as to one who gave no password, the list.
+    """
+    requests = import_module("requests")
+    kind, training = EXPERIMENT_KIND
+    asked = {"max_results": 1, "order_by": ["last_update_time DESC"], "filter": f"tags.`{kind}` = '{training}'"}
+    try:
+        answer = requests.post(f"{base}/api/2.0/mlflow/experiments/search", json=asked, timeout=ANSWER_TIMEOUT_S)
+        answer.raise_for_status()
+        found = answer.json().get("experiments", [])
+    except (requests.RequestException, ValueError):
+        found = []
+    place = f"/{found[0]['experiment_id']}/runs" if found else ""
+    return f"{base}/#/experiments{place}?{TRAINING_PAGES}"
+
+
 def trials_page(uri: str, experiment_id: str | None, run_id: str | None) -> str:
     """The table and charts of the runs below a run, as `trials_view` saved them; as `run_page` for other stores."""
     base = without_credentials(uri).rstrip("/")
@@ -78,12 +101,12 @@ def trials_page(uri: str, experiment_id: str | None, run_id: str | None) -> str:
 
 
 def _trials(experiment_id: str | None, run_id: str | None) -> str:
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={run_id}&compareRunsMode=CHART&{TRAINING_PAGES}"
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={run_id}&compareRunsMode=TABLE&{TRAINING_PAGES}"
 
 
 def trials_link(words: str) -> str:
     """A link to the trials in a description; `placed` fills in where they are."""
-    return f"[{words}]({_trials('{experiment}', '{run}')})"
+    return f"[{words}]({{trials}})"
 
 
 def trials_view(parent: str, metrics: Sequence[str], keys: Sequence[str], *, ascending: bool = False) -> dict[str, Any]:
@@ -96,7 +119,7 @@ def trials_view(parent: str, metrics: Sequence[str], keys: Sequence[str], *, asc
         ascending: whether less of the first metric is better.
     """
     columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in keys]
-    section, chart = f"{parent}-trials", f"{parent}-parallel"
+    section = f"{parent}-objective"
     return {
         "searchFilter": f"tags.`{PARENT}` = '{parent}'",
         "orderByKey": columns[0],
@@ -104,10 +127,10 @@ def trials_view(parent: str, metrics: Sequence[str], keys: Sequence[str], *, asc
         "selectedColumns": columns,
         "columnOrder": ["attributes.`Run Name`", *columns, *_ATTRIBUTES],
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunSections": [{"uuid": section, "name": "trials", "display": True, "isReordered": False}],
+        "compareRunSections": [{"uuid": section, "name": OBJECTIVE, "display": True, "isReordered": False}],
         "compareRunCharts": [
             {
-                "uuid": chart,
+                "uuid": f"{parent}-parallel",
                 "type": "PARALLEL",
                 "metricSectionId": section,
                 "deleted": False,
@@ -148,7 +171,7 @@ def placed(key: str, value: str, *, experiment_id: str, run_id: str) -> str:
     """A tag's value; in a description the ids that are known only once MLflow has the run."""
     if key != NOTE:
         return value
-    return value.replace("{experiment}", experiment_id).replace("{run}", run_id)
+    return value.replace("{trials}", _trials(experiment_id, run_id)).replace("{run}", run_id)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

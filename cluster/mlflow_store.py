@@ -7,12 +7,13 @@ row in MLflow's store, files and datasets go to the same place.
 import getpass
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster.mlflow_model import log_program
+from cluster.mlflow_model import log_model, write_model
 from cluster.mlflow_pages import EXPERIMENT_KIND, NOTE, PARENT, placed, saved_view
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
@@ -237,8 +238,14 @@ def _send_view(client: Any, run: str, records: Sequence[Record]) -> None:
 
 def _send_model(client: Any, run: str, records: Sequence[Record]) -> None:
     for record in records:
-        if Path(record["path"]).is_file():  # as a file's
-            log_program(client, run, Path(record["path"]), **record["about"])
+        if not Path(record["path"]).is_file():  # as a file's
+            continue
+        with tempfile.TemporaryDirectory(prefix="counterpoint-model-") as folder:
+            try:
+                write_model(Path(folder), Path(record["path"]), samples=record["samples"], width=record["width"])
+            except Exception as error:  # no outage: waiting mends nothing, and the rest of the log must not wait for it
+                raise Refused(f"the encoder ({type(error).__name__}: {error})") from error
+            log_model(client, run, Path(folder), record["step"])
 
 
 def _send_status(client: Any, run: str, records: Sequence[Record]) -> None:

@@ -136,8 +136,8 @@ class Tracker:
             step: optimisation steps that it was trained for.
         """
         if self._enabled:
-            about = {"samples": samples, "width": width, "step": step}
-            self._put({"kind": "model", "path": self._copied(program), "about": about})
+            path = self._copied(program)
+            self._put({"kind": "model", "path": path, "samples": samples, "width": width, "step": step})
 
     def view(self, metrics: Sequence[str], keys: Sequence[str]) -> None:
         """How the page that compares the runs below this one opens: on these curves and parameters, in this order."""

@@ -15,7 +15,7 @@ from types import FrameType
 
 import psutil
 
-from cluster.mlflow_pages import TRAINING_PAGES
+from cluster.mlflow_pages import start_page
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
 from cluster.tracking_config import with_key
@@ -112,7 +112,7 @@ def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], s
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, by_hand, host, port)
-        show(f"http://{_in_url(host)}:{port}/#/experiments?{TRAINING_PAGES}")
+        show(start_page(f"http://{_in_url(host)}:{port}"))
         server.wait()
     except KeyboardInterrupt:
         return 0

@@ -49,7 +49,8 @@ def publish(report: Report, preset: str | None = None, *, objective: Sequence[st
                 tracker.artifact(figure, folder=f"figures{own}")
             tracker.dataset("judged", about["manifest_hash"], about["evaluation"]["data"]["shards"], "evaluation")
             settings = settings_part(flatten(about["pretraining"]["config"]))
-            tracker.tags({NOTE: description(_short_table(report), picture(f"figures{own}/metrics.png"), settings)})
+            seen = [picture(f"figures{own}/{figure.name}") for figure in report.figures.values()][:1]
+            tracker.tags({NOTE: description(_short_table(report), *seen, settings)})
             tracker.close(tracker.ended)
     except (UserError, RunError, OSError) as error:
         _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)

@@ -63,6 +63,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
     encoder = load_encoder(source)
     program = _program(encoder)
+    program.example_inputs = None  # the one part of a .pt2 that would be a pickle
     with atomic_folder(out) as partial:
         files = {
             WEIGHTS: "weights of the encoder, safetensors",
@@ -88,7 +89,9 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
 
 
 def save_program(encoder: FrozenEncoder, file: Path) -> None:
-    """Write a torch.export program from wave to embedding: any number of views, no pickle in it.
+    """Write a torch.export program from wave to embedding, any number of views, with its example input.
+
+    The example is what ``torch.load(weights_only=True)`` takes: MLflow refuses a program in which it is left out.
 
     Raises:
         RunError: if it computes something else than the encoder.
@@ -97,11 +100,9 @@ def save_program(encoder: FrozenEncoder, file: Path) -> None:
 
 
 def _program(encoder: FrozenEncoder) -> torch.export.ExportedProgram:
-    program = torch.export.export(
+    return torch.export.export(
         _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
     )
-    program.example_inputs = None  # the one part of a .pt2 that would be a pickle
-    return program
 
 
 def _write_program(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
