@@ -79,7 +79,7 @@ def start_page(base: str) -> str:
     The list of experiments drops the query, so MLflow's pages for chats would follow it.
 
     Args:
-        base: http://HOST:PORT. Where the server does not tell its experiments, as to one who gave no password, the list.
+        base: http://HOST:PORT. Where the server does not answer, as to one who gave no password, the page is the list.
     """
     requests = import_module("requests")
     kind, training = EXPERIMENT_KIND

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cluster import mlflow_pages as pages
 from cluster.tracking import Tracker
@@ -102,6 +103,37 @@ def test_a_link_holds_no_key_and_a_file_store_is_named_as_it_is() -> None:
         assert page("https://ann:hunter2@mlflow.example/", "1", "abc").startswith("https://[redacted]@mlflow.example/#")
         assert page("https://mlflow.example", "1", "abc").endswith(pages.TRAINING_PAGES)
         assert page("sqlite:////home/ann/mlflow.db", "1", "abc") == "sqlite:////home/ann/mlflow.db"
+
+
+class Answer:
+    """Of a server that is asked for its experiments."""
+
+    def __init__(self, status: int, tree: Any) -> None:
+        self.status, self.tree = status, tree
+
+    def raise_for_status(self) -> None:
+        if self.status != 200:
+            raise requests.HTTPError(str(self.status))
+
+    def json(self) -> Any:
+        return self.tree
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [
+        (Answer(200, {"experiments": [{"experiment_id": "7"}]}), "/7/runs"),
+        (Answer(200, {}), ""),
+        (Answer(401, {"experiments": [{"experiment_id": "7"}]}), ""),
+    ],
+    ids=["an experiment", "none", "a password is asked for"],
+)
+def test_a_server_opens_on_the_runs_of_its_last_experiment(
+    answer: Answer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "post", lambda *_, **__: answer)
+    page = pages.start_page("http://127.0.0.1:5000")
+    assert page == f"http://127.0.0.1:5000/#/experiments{place}?workflowType=machine_learning"
 
 
 def test_a_description_too_long_for_mlflow_ends_with_a_whole_line() -> None:
