@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ import commands.evaluation
 import commands.pretraining
 import commands.shards
 import commands.tuning
+from cluster.process_environment import prepare
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 
@@ -19,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing it with rich would take twice the time
 )
 for _command in (
     commands.tuning.quickstart,
@@ -59,6 +62,10 @@ def main() -> None:
     debug = "--debug" in own
     if debug:
         sys.argv.remove("--debug")
+    prepare()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="counterpoint")
     except Exception as error:

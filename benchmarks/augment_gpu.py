@@ -29,8 +29,9 @@ from benchmarks.windows import make_batch
 from trainers.augment import chain as chain_module
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.frontend import FrontendConfig
-from trainers.views import ViewMaker, ViewsConfig
+from trainers.frontend_config import FrontendConfig
+from trainers.views import ViewMaker
+from trainers.views_config import ViewsConfig
 
 RATE, SAMPLES = 22_050, 59_049
 RESULTS = Path(__file__).parent / "results"

@@ -15,7 +15,8 @@ from benchmarks.pitch_quality import RATE, struck_notes
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.frontend import FrontendConfig, build_frontend
+from trainers.frontend import build_frontend
+from trainers.frontend_config import FrontendConfig
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "augment.png"
 SAMPLES = 3 * RATE

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.frontend import FrontendConfig, build_frontend
-from trainers.model import EncoderConfig, build_encoder
+from trainers.frontend import build_frontend
+from trainers.frontend_config import FrontendConfig
+from trainers.model import build_encoder
+from trainers.model_config import EncoderConfig
 
 RATE = 22_050
 RESULTS = Path(__file__).parent / "results"

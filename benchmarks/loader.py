@@ -36,7 +36,7 @@ from data_shards.records import SAMPLE_RATE, Clip
 CLIP_S, WINDOW_FRAMES = 30.0, 2 * 59_049
 RESULTS = Path(__file__).parent / "results"
 GOALS = {"pcm16 unchecked": 8_000, "pcm16 checksums": 5_000}
-"""Windows a CPU-second (BENCHMARKS.md)."""
+"""Windows a CPU-second."""
 Work = Callable[[], int]
 """Reads windows, and tells how many."""
 

@@ -35,7 +35,7 @@ def weights_of_tile(
 
 
 def h_of_tile(s_IJ: Tensor, w_IJ: Tensor, rows: Tensor, cols: Tensor, diagonal: bool, dtype: torch.dtype) -> Tensor:
-    """H of SCIENCE §1 as it enters products; ``rows`` and ``cols`` hold the scalars (3, I, 1) and (3, 1, J)."""
+    """H of `losses.tiles` entering products; ``rows`` and ``cols`` hold the scalars (3, I, 1) and (3, 1, J)."""
     h_IJ = s_IJ.exp() * (rows[PULL] + cols[PULL]) - w_IJ * (rows[PUSH] + cols[PUSH])
     if diagonal:
         h_IJ = h_IJ.masked_fill(torch.eye(len(h_IJ), dtype=torch.bool, device=h_IJ.device), 0)

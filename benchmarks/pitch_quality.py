@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from trainers.augment.phase_vocoder import pitch_time
-from trainers.frontend import FrontendConfig, mel_filters
+from trainers.frontend import mel_filters
+from trainers.frontend_config import FrontendConfig
 
 RATE = 22_050
 SAMPLES = 59_049

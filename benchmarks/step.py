@@ -35,16 +35,16 @@ from cluster.resources import multiplies_bfloat16
 from data_shards.data_config import DataConfig
 from trainers.config import ExperimentConfig
 from trainers.encoders.sample_cnn import SampleCnn
-from trainers.frontend import FrontendConfig
-from trainers.model import EncoderConfig
-from trainers.optim import OptimConfig
+from trainers.frontend_config import FrontendConfig
+from trainers.model_config import EncoderConfig
+from trainers.optim_config import OptimConfig
 from trainers.phases import PhaseClock
 from trainers.step import Learner
 from trainers.views import ViewMaker, window_frames
 
 CLIPS, WARM, QUARTER = 96, 8, 24
 QUOTED = {"seconds": 62.0, "memory_gib": 13.2}
-"""The authors' step by BENCHMARKS.md, extrapolated from 48 clips with two views."""
+"""The authors' step as measured once, extrapolated from 48 clips with two views."""
 RESULTS = Path(__file__).parent / "results"
 GIB = 1 << 30
 PHASES = ("read", "views", "encoder", "loss", "optimiser", "figures")
@@ -189,7 +189,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {row['name']} | {row['seconds']:.2f} | {ratios[0]} | {row['memory_gib']:.2f} | {ratios[1]} | {phases} |"
         )
     notes = (
-        [f"\nPeer: {base['how']}. BENCHMARKS quotes {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
+        [f"\nPeer: {base['how']}. Measured before: {QUOTED['seconds']:g} CPU-s and {QUOTED['memory_gib']} GiB."]
         if base
         else []
     )

@@ -24,9 +24,9 @@ from benchmarks.windows import TAGS, make_batch
 from data_shards.data_config import DataConfig
 from data_shards.records import Batch
 from trainers.config import ExperimentConfig
-from trainers.frontend import FrontendConfig
-from trainers.model import EncoderConfig
-from trainers.optim import OptimConfig
+from trainers.frontend_config import FrontendConfig
+from trainers.model_config import EncoderConfig
+from trainers.optim_config import OptimConfig
 from trainers.phases import PhaseClock
 from trainers.step import Learner
 from trainers.views import ViewMaker, Views, stream_views, window_frames

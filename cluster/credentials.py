@@ -3,6 +3,7 @@
 Ray writes the file itself at a first local start, readable by everyone on the machine; ours comes first.
 """
 
+import errno
 import os
 import secrets
 import socket
@@ -10,6 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from cluster.scratch import private_folder
 from cluster.settings import UserError
 
 REACH_TIMEOUT_S = 5.0
@@ -18,19 +20,52 @@ REACH_TIMEOUT_S = 5.0
 def token_path() -> Path:
     """The file Ray reads the token from, unless RAY_AUTH_TOKEN holds the token itself."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".ray" / "auth_token"
+    except RuntimeError:  # no HOME, and no line in /etc/passwd
+        return Path("/.ray/auth_token")
 
 
 def has_token() -> bool:
     """Whether this process can show a token to a cluster."""
-    return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_path().is_file()
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or os.access(token_path(), os.R_OK)
 
 
 def ensure_token() -> None:
-    """Make a token where there is none, and keep the file to its owner (mode 600)."""
+    """Make a token where there is none, and keep the file to its owner (mode 600).
+
+    Where there is no home that can be written to, the token lies in the user's folder below /tmp, and
+    RAY_AUTH_TOKEN_PATH of this process says so.
+
+    Raises:
+        UserError: if the file that RAY_AUTH_TOKEN_PATH names can neither be read nor made.
+    """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = token_path()
+    try:
+        _ensure(path)
+    except OSError as error:
+        if os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            raise UserError(
+                f"RAY_AUTH_TOKEN_PATH={path}: {error.strerror}; set it to a file that this user can write"
+            ) from error
+        own = private_folder() / "auth_token"
+        try:
+            _ensure(own)
+        except OSError as other:
+            raise UserError(
+                f"no place for Ray's token ({path}: {error.strerror}; {own}: {other.strerror}); set "
+                "RAY_AUTH_TOKEN_PATH to a file that this user can write"
+            ) from other
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own)
+
+
+def _ensure(path: Path) -> None:
+    if not path.is_absolute():
+        raise OSError(errno.EINVAL, "a relative path, which means another file to every process")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         mine = path.with_name(f".{path.name}.{os.getpid()}")
@@ -44,6 +79,7 @@ def ensure_token() -> None:
             mine.unlink()
     if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
         path.chmod(0o600)
+    path.read_bytes()  # another user's cannot be read
 
 
 def demand_token() -> None:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.cores import num_cores
-from cluster.credentials import has_token, token_path
+from cluster.credentials import ensure_token, has_token, token_path
 from cluster.environment import differences, locked, versions
-from cluster.mlflow_store import trouble
 from cluster.resources import num_gpus
+from cluster.scratch import cache_variables, ray_folder, replaced
 from cluster.settings import ROOT, UserError
 from cluster.storage import without_credentials
+from cluster.tracking.store import trouble
 from cluster.tracking_config import TrackingConfig, store_uri
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
         ("audio", _audio),
         ("machine", _machine),
         ("rooms", _rooms),
+        ("temporary files", _places),
         ("token", _token),
         ("tracker", lambda: [_tracker(tracking_uri)]),
     ]
@@ -64,6 +66,9 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
     for name, look in looks:
         try:
             found += look()
+        except UserError as error:  # says itself what to do
+            said, _, remedy = str(error).rpartition("; ")
+            found.append(Check(name=name, state="fail", found=said, remedy=remedy))
         except Exception as error:
             found.append(Check(name=name, state="fail", found=f"{type(error).__name__}: {error}", remedy="make setup"))
     return found
@@ -211,11 +216,31 @@ def _token() -> list[Check]:
         remedy = "unset RAY_AUTH_MODE: without a token anyone who reaches the cluster runs code on it"
         return [Check(name="token", state="warn", found="authentication is switched off", remedy=remedy)]
     if not has_token():
-        return [Check(name="token", state="ok", found=f"none yet; the first local run makes {token_path()}")]
+        ensure_token()  # tried, not guessed: it says itself what to do where that fails
+        return [Check(name="token", state="ok", found=f"made: {token_path()}")]
     if not os.environ.get("RAY_AUTH_TOKEN") and token_path().stat().st_mode & 0o077:
         remedy = f"chmod 600 {token_path()}"
         return [Check(name="token", state="warn", found=f"{token_path()} can be read by others", remedy=remedy)]
     return [Check(name="token", state="ok", found="there, and readable by its owner alone")]
+
+
+def _places() -> list[Check]:
+    """The folders that a run needs beside its own; each is written to."""
+    taken = ray_folder()
+    if was := replaced.get("TMPDIR"):
+        found = f"{os.environ['TMPDIR']}, because TMPDIR={was} cannot be written to or is too long for sockets"
+        return [Check(name="temporary files", state="ok", found=found), *_caches()]
+    named = next((f"{name}={value}" for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))), "/tmp")
+    found = (
+        f"{taken}, because {named} cannot be used" if taken else f"{named}: room, and short enough for Ray's sockets"
+    )
+    return [Check(name="temporary files", state="ok", found=found), *_caches()]
+
+
+def _caches() -> list[Check]:
+    moved = cache_variables(os.environ)
+    places = ", ".join(f"{name}={place}" for name, place in moved.items())
+    return [Check(name="caches", state="ok", found=f"no home to write to: {places}")] if moved else []
 
 
 def _tracker(uri: str | None) -> Check:

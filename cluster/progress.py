@@ -1,12 +1,16 @@
 """How long work tells how far it is, without knowing who listens."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LINE_EVERY_S = 30.0
+"""Between two lines of progress where the output is no terminal."""
 Bar = Callable[[int, str], None]
 """Called with what is done so far and a few words on it; empty ones leave those that stand."""
 
@@ -32,18 +36,23 @@ SILENT = Silent()
 
 
 class TerminalProgress:
-    """Bars with rate and remaining time; where the output is no terminal, one line when a stage ends.
+    """Bars with rate and remaining time; where the output is no terminal, a plain line every half minute.
 
     Args:
         console: where they are drawn.
+        clock: seconds from any moment on.
     """
 
-    def __init__(self, console: "Console") -> None:
+    def __init__(self, console: "Console", clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
 
     @contextmanager
     def stage(self, name: str, total: int, /) -> Iterator[Bar]:
         """A bar of ``total`` units."""
+        if not self._console.is_terminal:
+            yield self._lines(name, total)
+            return
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -72,6 +81,36 @@ class TerminalProgress:
                     bars.update(task, words=words)
 
             yield show
+
+    def _lines(self, name: str, total: int) -> Bar:
+        """A line when half a minute has passed since the last, and one at the end, for a log that is read later."""
+        started = last = self._clock()
+        first: int | None = None  # a run that resumes begins with the steps that it has
+        said = ""
+
+        def show(done: int, words: str) -> None:
+            nonlocal last, first, said
+            first, said = done if first is None else first, words or said
+            now = self._clock()
+            if now - last < LINE_EVERY_S and done < total:
+                return
+            last = now
+            left = (now - started) * (total - done) / (done - first) if done > first else None
+            parts = [f"{name} {done}/{total}", said, f"{_hours(now - started)} so far"]
+            if left is not None and done < total:
+                parts.append(f"about {_hours(left)} left")
+            self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True, markup=False)
+
+        return show
+
+
+def _hours(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> _hours(3725.4)
+    '1:02:05'
+    """
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _rate_column() -> Any:

@@ -1,9 +1,11 @@
 """What a run may use: workers, cores and GPUs, how often it may fail, and how long it may wait."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster.cores import num_cores
+from cluster.process_environment import PASSIVE, WAIT_POLICY
 from cluster.settings import Config, UserError
 
 
@@ -112,7 +114,8 @@ def worker_environment(config: ResourcesConfig, cores: int | None = None, nodes:
     Ray alone would give every worker one thread.
     """
     threads = str(threads_per_worker(config, cores, nodes))
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    waiting = os.environ.get(WAIT_POLICY, PASSIVE)
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, WAIT_POLICY: waiting}
     if config.network_interface:
         variables |= {"GLOO_SOCKET_IFNAME": config.network_interface, "NCCL_SOCKET_IFNAME": config.network_interface}
     return variables

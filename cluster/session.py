@@ -15,10 +15,13 @@ from typing import Any
 from cluster.cores import num_cores
 from cluster.credentials import demand_token, ensure_token, reach, use_token
 from cluster.environment import demand_same_everywhere
+from cluster.scratch import ray_folder, use_as_tmpdir
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
 """As long a local Ray's dashboard may take to start."""
+NICENESS = "RAY_worker_niceness"
+"""Ray's own default of 15 lets a run starve beside anything else on the machine."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray 2.60 warns of its own coming default at every start
@@ -87,19 +90,37 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
 def _start_local(needed_cpus: int) -> Any:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise UserError("RAY_AUTH_MODE=disabled would let anyone who reaches this machine run code; unset it")
+    folder = ray_folder()
+    if folder:
+        use_as_tmpdir(folder.parent)  # Ray's dashboard makes sockets of its own there
     ensure_token()
     use_token()
+    os.environ.setdefault(NICENESS, "0")
     # Ray read the variable of this name when it was imported. It would give up after a minute on a busy machine.
     constants: Any = import_module("ray._private.ray_constants")
     constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
-        return _start({"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True})
-    except Exception as error:  # where its dashboard is late Ray raises no class of its own
-        raise RunError(
-            f"a local Ray did not start: {first_line(error)}. On a very busy machine its dashboard is late: the same "
-            "command tries again and goes on where it was; `counterpoint doctor` looks further"
-        ) from error
+        options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True}
+        return _start(options | ({"_temp_dir": str(folder)} if folder else {}))
+    except Exception as error:  # Ray raises no class of its own
+        raise RunError(f"a local Ray did not start: {first_line(error)}; {_remedy(str(error))}") from error
+
+
+def _remedy(said: str) -> str:
+    """What helps where a local Ray did not start, by what it said."""
+    if "dashboard" in said:
+        return (
+            f"its dashboard did not answer within {DASHBOARD_S} s, on a machine that is very busy: the same command "
+            "tries again and goes on where it was"
+        )
+    if "AF_UNIX path" in said:
+        return "its sockets need a short path: set RAY_TMPDIR=/tmp"
+    if "No space left" in said:
+        return "make room there, or set RAY_TMPDIR to a short path on another disk"
+    if "Permission denied" in said:
+        return "set RAY_TMPDIR to a short path that this user can write to"
+    return "resources.num_workers=0 does without Ray, `counterpoint doctor` looks further"
 
 
 def _join(address: str) -> Any:

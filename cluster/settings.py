@@ -126,11 +126,14 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         UserError: for a word that is not ``key=value``.
     """
     pairs: dict[str, Any] = {}
+    wrong = []
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key:
-            raise UserError(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
+            wrong.append(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
         pairs[key] = scalar(value)
+    if wrong:
+        raise UserError("\n".join(wrong))
     return pairs
 
 
@@ -154,14 +157,32 @@ def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[st
 
 
 def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schema:
-    """Build ``schema`` from a plain tree by strict JSON rules: a list for a tuple, but no string for a number."""
+    """Build ``schema`` from a plain tree by strict JSON rules: a list for a tuple, but no string for a number.
+
+    Raises:
+        UserError: names every fault of the tree, one a line.
+    """
     from pydantic import ValidationError
 
     try:
         built: Schema = _adapter(cast(Any, schema)).validate_json(json.dumps(tree), strict=True)
         return built
     except ValidationError as error:
-        raise UserError("\n".join(_explain(schema, problem, where) for problem in error.errors())) from None
+        from cluster.refusals import all_problems  # only where something is wrong
+
+        found = all_problems(schema, tree, list(error.errors()))
+        raise UserError("\n".join(dict.fromkeys(_explain(schema, problem, where) for problem in found))) from None
+
+
+def problems_of(schema: type, tree: Mapping[str, Any]) -> list[Any]:
+    """What pydantic finds wrong at once: a section's own check is skipped where one of its values is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(cast(Any, schema)).validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        return list(error.errors())
+    return []
 
 
 @functools.cache
@@ -179,7 +200,7 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (FAULTS 31, 32).
+    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (docs/faults.md, 31, 32).
 
     Raises:
         UserError: if the file is missing, too large, not YAML, or not a mapping.
@@ -187,9 +208,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{hint}")
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{_nearest_preset(path)}")
     if path.stat().st_size > MAX_PRESET_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
     try:
@@ -201,6 +220,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds a {type(tree).__name__}, a configuration is a mapping of keys to values")
     return tree
+
+
+def _nearest_preset(path: Path) -> str:
+    """The file of the same folder, else those of conf/, whose name is nearest."""
+    for known in (sorted(path.parent.glob("*.yaml")), sorted((ROOT / "conf").glob("*/*.yaml"))):
+        near = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
+        if near:
+            return f"; did you mean {' or '.join(str(file) for file in known if file.stem == near[0])}?"
+    return ""
 
 
 def _strict_loader() -> type:

@@ -6,25 +6,24 @@ Nothing here knows Ray, MLflow or music; every other room writes through it.
 import ctypes
 import errno
 import hashlib
-import itertools
 import os
 import re
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cluster.settings import RunError
+from cluster.locks import NoLocksError, try_lock, unlock
+from cluster.settings import RunError, UserError
 
-PARTIAL = ".partial"
+PARTIAL, PARTIAL_LOCK = ".partial", ".partial-lock"
 ATTEMPTS = 4
 FIRST_WAIT_S = 0.5
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
-_count = itertools.count()
 
 Answer = TypeVar("Answer")
 
@@ -33,10 +32,10 @@ Answer = TypeVar("Answer")
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends well.
 
-    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (FAULTS 40, 41).
+    A reader, or a run that is killed at any moment, sees the old file or the new one, never a part (faults 40, 41).
 
     Raises:
-        RunError: if the disk is full; ``path`` is then what it was before.
+        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -45,16 +44,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
     ...     [p.name for p in Path(folder).iterdir()]
     ['a.txt']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_name(path)
-    try:
-        with _named_when_full(path):
+    with _partial(path) as partial:
+        try:
             yield partial
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -62,22 +59,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes.
 
     Raises:
-        RunError: if the disk is full; ``path`` is then what it was before.
+        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_name(path)
-    partial.mkdir()
-    try:
-        with _named_when_full(path):
+    with _partial(path) as partial:
+        partial.mkdir()
+        try:
             yield partial
             for folder, _, names in os.walk(partial):
                 for name in names:
                     _sync(Path(folder, name))
                 _sync(Path(folder))
+            if path.exists() and not path.is_dir():  # two of different kinds would change places without a word
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             _exchange(partial, path) if path.exists() else partial.rename(path)
             _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # the unfinished folder, or the one that was replaced
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -88,26 +85,38 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link ``link`` at ``target`` (relative to the link's folder), in one atomic step."""
-    partial = _partial_name(link)
-    partial.symlink_to(target)
-    partial.replace(link)
-    _sync(link.parent)
+    with _partial(link) as partial:
+        try:
+            partial.symlink_to(target)
+            partial.replace(link)
+            _sync(link.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def remove_partials(folder: Path) -> list[str]:
-    """Delete what writers killed on this machine left in ``folder``; those of living writers and other machines stay.
+    """Delete what killed writers left in ``folder``; what a living process writes, on any machine, is locked and stays.
 
     Returns:
         The names that were deleted.
     """
     gone: list[str] = []
-    for entry in sorted(folder.glob(f".*{PARTIAL}")):
-        host, _, rest = entry.name.removesuffix(PARTIAL).rpartition("@")[2].partition("+")
-        pid = rest.partition("+")[0]
-        if host != _host() or not pid.isdigit() or Path("/proc", pid).exists():
+    locks = {entry.with_suffix(PARTIAL_LOCK) for entry in folder.glob(f".*{PARTIAL}")}
+    for lock in sorted(locks | set(folder.glob(f".*{PARTIAL_LOCK}"))):
+        entry = lock.with_suffix(PARTIAL)
+        try:
+            handle = try_lock(lock)
+        except NoLocksError:  # nothing says whether its writer lives
             continue
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        gone.append(entry.name)
+        if handle is None:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+            gone.append(entry.name)
+        elif entry.exists() or entry.is_symlink():
+            entry.unlink()
+            gone.append(entry.name)
+        unlock(lock, handle)
     return gone
 
 
@@ -144,7 +153,7 @@ def retry(
     attempts: int = ATTEMPTS,
     hopeless: tuple[type[Exception], ...] = (),
 ) -> Answer:
-    """Call ``action`` until it answers, with doubling waits in between (FAULTS 47).
+    """Call ``action`` until it answers, with doubling waits in between (docs/faults.md, 47).
 
     Args:
         action: raises while the storage is unreachable.
@@ -173,12 +182,24 @@ def retry(
     raise AssertionError("unreachable")
 
 
-def _host() -> str:
-    return re.sub(r"[@+]", "_", socket.gethostname())
-
-
-def _partial_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}@{_host()}+{os.getpid()}+{next(_count)}{PARTIAL}")
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A new name beside ``path`` to write to, locked as long as its writer lives; errors name ``path``."""
+    handle: int | None = None
+    name = f".{path.name}@{secrets.token_hex(8)}"
+    with _errors_of(path, name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(name + PARTIAL_LOCK)
+        while handle is None:  # None: `remove_partials` took the file of this lock for one that was left
+            try:
+                handle = try_lock(lock)
+            except NoLocksError:
+                break
+        try:
+            yield path.with_name(name + PARTIAL)
+        finally:
+            if handle is not None:
+                unlock(lock, handle)
 
 
 def _sync(path: Path) -> None:
@@ -198,19 +219,38 @@ def _exchange(partial: Path, path: Path) -> None:
     code = ctypes.get_errno()
     if code not in _NO_EXCHANGE:
         raise OSError(code, os.strerror(code), str(path))
-    aside = _partial_name(path)  # NFS cannot swap: for an instant the target is absent, never half
-    path.rename(aside)
-    partial.rename(path)
-    aside.rename(partial)
+    with _partial(path) as aside:  # NFS cannot swap: for an instant the target is absent, never half
+        path.rename(aside)
+        partial.rename(path)
+        aside.rename(partial)
 
 
 @contextmanager
-def _named_when_full(path: Path) -> Iterator[None]:
+def _errors_of(path: Path, temporary: str) -> Iterator[None]:
+    """Name ``path`` in whatever fails to write a file whose name begins with ``temporary``, which only this module
+    knows.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
+    except (UserError, RunError):
+        raise
+    except Exception as error:  # pyarrow, faiss and torch have their own
+        code = error.errno if isinstance(error, OSError) else None
+        if code in _FULL:
+            raise RunError(
+                f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+            ) from error
+        named = [str(getattr(error, which, None)) for which in ("filename", "filename2")]
+        above = sorted(set(named) & set(map(str, path.parents)))
+        if temporary not in " ".join([str(error), *named]) and not above and str(path) not in named:
             raise
+        if code == errno.ENAMETOOLONG:
+            raise RunError(f"{path}: the name is too long for this file system; choose a shorter one") from error
+        endings = "|".join(map(re.escape, (PARTIAL_LOCK, PARTIAL)))  # the longer one first
+        hidden = re.compile(f"{re.escape(str(path.with_name(temporary)))}({endings})")
+        reason = hidden.sub(lambda _: str(path), str(getattr(error, "strerror", None) or error))
+        within = [hidden.sub(lambda _: str(path), place) for place in named if hidden.search(place)]
+        reason = f"{above[0]}: {reason}" if above and not within else reason
         raise RunError(
-            f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+            f"{within[0] if within else path}: cannot be written ({reason}); make it writable, or choose another place"
         ) from error

@@ -9,21 +9,33 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import psutil
 
-from cluster.mlflow_pages import start_page
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
-from cluster.tracking_config import with_key
+from cluster.supervise import supervised
+from cluster.tracking.config import connection_uri, store_file
+from cluster.tracking.pages import start_page
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_TIMEOUT_S = 300.0
+HEALTH_TIMEOUT_S = 5.0
 ANYWHERE = ("0.0.0.0", "::")
 SHORTEST_PASSWORD = 12
+LEAN = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # Jobs are of its pages for chats; their runners would be nine processes and two GiB more.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+"""Environment of the server."""
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy of the environment is not asked for a page of this machine."""
 SERVED_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 """Tells the server its store: that of a database may hold a password, which a command line would show to everyone."""
 
@@ -63,14 +75,14 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     """
     if store.startswith("http"):
         raise UserError(f"the runs are on a server already: open {without_credentials(store)}")
-    path = store.removeprefix("sqlite:///")
-    if path != store and not Path(path).exists():
+    path = store_file(store)
+    if path is not None and not path.exists():
         raise UserError(f"{path}: no runs yet; start one, or name another folder")
     _free(host, port)
-    beside = Path(path).parent if path != store else Path.cwd()
+    beside = path.parent if path is not None else Path.cwd()
     with tempfile.TemporaryDirectory(prefix="counterpoint-ui-") as folder:
         guard = {} if host in LOOPBACK else _guard(beside, Path(folder), show)
-        served = {SERVED_VARIABLE: with_key(store)}
+        served = {SERVED_VARIABLE: connection_uri(store)}
         return _serve(ui_command(host=host, port=port), guard | served, (host, port), show)
 
 
@@ -104,11 +116,12 @@ def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str,
 
 
 def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], show: Callable[[str], None]) -> int:
-    quiet = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     silent, (host, port) = subprocess.DEVNULL, place
-    environment = os.environ | quiet | secret
+    environment = os.environ | LEAN | secret
     by_hand = f"{SERVED_VARIABLE}={without_credentials(secret[SERVED_VARIABLE])} {shlex.join(command)}"
-    server = subprocess.Popen(command, env=environment, stdout=silent, stderr=silent, start_new_session=True)
+    server = subprocess.Popen(
+        supervised(command), env=environment, stdout=silent, stderr=silent, start_new_session=True
+    )
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, by_hand, host, port)
@@ -119,7 +132,7 @@ def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], s
     finally:
         signal.signal(signal.SIGTERM, before)
         if server.poll() is None:
-            os.killpg(server.pid, signal.SIGTERM)
+            server.terminate()  # its supervisor ends all of them
             server.wait()
     raise RunError(f"the MLflow server ended with code {server.returncode}; try: {by_hand}")
 
@@ -159,12 +172,13 @@ def _free(host: str, port: int) -> None:
 
 
 def _wait(server: subprocess.Popen[bytes], by_hand: str, host: str, port: int) -> None:
-    """MLflow needs about ten seconds to answer, minutes on a machine that is busy."""
+    """MLflow needs about ten seconds to answer, minutes on a machine that is busy; its port listens before."""
+    here = f"http://{_in_url('localhost' if host in ANYWHERE else host)}:{port}/health"
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            socket.create_connection((host, port), timeout=1).close()
-            return
-        except OSError:
+            with _DIRECT.open(here, timeout=HEALTH_TIMEOUT_S):
+                return
+        except OSError:  # refused, too slow, or an answer that is an error
             time.sleep(0.2)
     raise RunError(f"the MLflow server did not start (code {server.poll()}); try: {by_hand}")

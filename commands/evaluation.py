@@ -1,14 +1,16 @@
 """`counterpoint evaluate`, `embed` and `search`: what a frozen encoder knows, its embeddings, and its neighbours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.settings import UserError, load_config
+from cluster.outputs import require_writable_file
+from cluster.refusals import Refusals
+from cluster.settings import UserError, load_config, parse_overrides
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 
 if TYPE_CHECKING:
@@ -35,28 +37,61 @@ def evaluate(
         typer.Argument(help="Dotted keys: data.shards=DIR seeds=5", metavar="[KEY=VALUE]...", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("outputs/evaluation"),
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            help="Another encoder to compare with, and its name in the report; may be repeated.",
+            metavar="NAME=SNAPSHOT",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Probes and retrieval on a frozen encoder, each beside the untrained encoder and a constant, with intervals."""
-    from evaluation.evaluate import evaluate as run
-    from evaluation.publish import publish
+    """Probes and retrieval on a frozen encoder, each beside the untrained encoder and a constant, with intervals.
+
+    With --against also the paired difference from another encoder, with its interval and Holm's p.
+    """
     from evaluation.tasks import EvaluationConfig
 
-    config = load_config(EvaluationConfig, tasks, overrides or [])
+    others = _named(against or [])
+    config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
+    _check_places([snapshot, *config.against.values()], config.data.shards)
+    from evaluation.comparison import compared
+    from evaluation.encoders import is_factory
+    from evaluation.evaluate import evaluate as run
+    from evaluation.preflight import check_outputs
+    from evaluation.publish import publish
+
+    check_outputs(out, config)
     report = run(snapshot, config, out, progress=progress(as_json=as_json))
     tracking = publish(report, tasks.stem)
-    if as_json:
-        tell(report.tree)
-        return
-    console.print(report.table())
-    made(report=out / "report.json", page=out / "report.html", text=out / "report.md", tracking=tracking or "off")
-    hand_on = [] if ":" in snapshot else [("export", snapshot, "--out", "DIR", "--report", out / "report.json")]
-    then(*(quoted("counterpoint", *words) for words in (*hand_on, ("search", snapshot, "FOLDER", "SONG.mp3"))))
+    if not as_json:
+        for table in (report.table(), *report.comparisons()):
+            console.print(table)
+    files: dict[str, Path | str] = {
+        "report": out / "report.json",
+        "page": out / "report.html",
+        "text": out / "report.md",
+    }
+    files |= {"table": out / "report.csv", "latex": out / "report.tex"}
+    with_other = ("evaluate", snapshot, tasks, *(overrides or []), "--against", "NAME=RUN", "--out", out)
+    hand_on = ("export", snapshot, "--out", "DIR", "--report", out / "report.json")
+    commands: list[Sequence[object]] = [
+        *[with_other] * (not compared(report.tree)),
+        *[hand_on] * (not is_factory(snapshot)),
+        ("search", snapshot, "FOLDER", "SONG.mp3"),
+    ]
+    files["tracking"] = tracking or "off"
+    _end(report.tree, files, *(("counterpoint", *words) for words in commands), as_json=as_json)
 
 
 def embed(
     snapshot: Source,
-    files: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="FILES...", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Audio files, folders of them, or both.", metavar="FILES...", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("embeddings.parquet"),
     timeline: Annotated[bool, typer.Option("--timeline", help="A row a chunk instead of a row a file.")] = False,
     skip_unreadable: Annotated[
@@ -66,20 +101,25 @@ def embed(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Embed audio files: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    """Embed audio files and folders: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    _check_places([snapshot])
     from evaluation.catalogue import embed_files
+    from evaluation.inputs import expand
 
+    _check_device(workers, device)
+    require_writable_file(out, "--out")
+    inputs = expand(files, missing_ok=skip_unreadable)
+    for line in inputs.report():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
-        done = embed_files(pool, files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
+        done = embed_files(pool, inputs.files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
-    if as_json:
-        tell({"embeddings": out, "rejected": done.rejected})
-        return
-    made(embeddings=out)
-    look = quoted("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
-    then(look, *[quoted("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline))
+    look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
+    search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline)
+    told = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": inputs.passed_over()}
+    _end(told, {"embeddings": out}, look, *search_it, as_json=as_json)
 
 
 def search(
@@ -87,7 +127,7 @@ def search(
     catalogue: Annotated[
         Path,
         typer.Argument(
-            help="Folder of audio, Parquet of `counterpoint embed`, or saved index.",
+            help="Folder of audio or shards, Parquet of `counterpoint embed`, or saved index.",
             metavar="CATALOGUE",
             show_default=False,
         ),
@@ -100,44 +140,109 @@ def search(
     keep_query: Annotated[
         bool, typer.Option("--keep-query", help="A query that is in the catalogue may be its own answer.")
     ] = False,
+    exclude_track: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-track",
+            help="Leave out all of the query's own track: its clips in a set of shards; in a folder what is called "
+            "the same but for a part's number (song_0.ogg, song_1.ogg).",
+        ),
+    ] = False,
     workers: Workers = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
+    _check_places([snapshot])
+    from evaluation.same_track import LeaveOut
     from evaluation.search import search_catalogue
 
+    if keep_query and exclude_track:
+        raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
+    leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
     bars = progress(as_json=as_json)
     with _pool(snapshot, workers, device) as pool:
-        found = search_catalogue(pool, catalogue, queries, k=k, place=index, keep_query=keep_query, progress=bars)
+        found = search_catalogue(pool, catalogue, queries, k=k, place=index, leave_out=leave_out, progress=bars)
+    for line in found.folder.report() if found.folder else ():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     for track, reason in found.index.rejected:
         errors.print(f"[yellow]not indexed[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True)
-    if as_json:
-        answers = [asdict(answer) for answer in found.answers]
-        tell({"index": found.index.folder, "tracks": len(found.index), "answers": answers})
-        return
-    for answer in found.answers:
+    place, count = found.index.folder, len(found.index)
+    for answer in () if as_json else found.answers:
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
         for hit in answer.nearest:
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
-    made(index=found.index.folder, tracks=f"{len(found.index):,}")
-    then(quoted("counterpoint", "search", snapshot, found.index.folder, "SONG.mp3"))
+    told = {
+        "index": place,
+        "tracks": count,
+        "answers": [asdict(answer) for answer in found.answers],
+        "rejected": {track.path: reason for track, reason in found.index.rejected},
+        "passed_over": found.folder.passed_over() if found.folder else {},
+    }
+    again = ("counterpoint", "search", snapshot, place, "SONG.mp3")
+    _end(told, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
+
+
+def _named(words: Sequence[str]) -> dict[str, str]:
+    """The configuration keys of ``--against NAME=SNAPSHOT``."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, place = word.partition("=")
+        if not sign or not name or not place:
+            raise UserError(f"--against {word}: give the other encoder a name: --against NAME={place or word}")
+        if not all(sign.isalnum() or sign in "_-" for sign in name):
+            raise UserError(f"--against {word}: a name is of letters, digits, _ and -, got {name!r}")
+        if f"against.{name}" in found:
+            raise UserError(f"--against {word}: {name} is taken; give every encoder a name of its own")
+        found[f"against.{name}"] = place
+    return found
+
+
+def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Sequence[object], as_json: bool) -> None:
+    """What was made and the commands to try next, for a person, or in the one JSON document."""
+    following = [quoted(*words) for words in commands]
+    if as_json:
+        tell({**tree, "files": files, "next": following})
+        return
+    made(**files)
+    then(*following)
+
+
+def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
+    """Refuse encoders and shards that are not there before torch is imported, all at once."""
+    from data_shards.places import check_set
+    from trainers.places import check_encoder
+
+    refusals = Refusals()
+    for source in sources:
+        if ":" not in source:  # a factory of the user's own is imported, not looked for
+            with refusals.noted():
+                check_encoder(Path(source))
+    if shards:
+        with refusals.noted():
+            check_set("data.shards", shards)
+    refusals.demand_none()
 
 
 @contextmanager
 def _pool(source: str, workers: int, device: str | None) -> Iterator["Pool"]:
     """The encoder of a command, in this process or in workers."""
     from evaluation.catalogue import ENCODER
-    from evaluation.devices import check_device
     from evaluation.encoders import load_any
     from evaluation.pool import open_pool
     from evaluation.tasks import WorkersConfig
+
+    _check_device(workers, device)
+    resources = load_config(WorkersConfig, None, {"num_workers": workers})
+    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
+        yield pool
+
+
+def _check_device(workers: int, device: str | None) -> None:
+    from evaluation.devices import check_device
 
     if workers and device is not None:
         raise UserError(
             "--device is of this process; --workers take a GPU each where there are enough: give one of them"
         )
     check_device(device or "cpu")
-    resources = load_config(WorkersConfig, None, {"num_workers": workers})
-    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
-        yield pool

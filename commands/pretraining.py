@@ -1,10 +1,11 @@
 """`counterpoint pretrain`, `views` and `export`: an encoder is made, listened with, and handed on."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.refusals import Refusals
 from cluster.settings import PreemptedError, load_config
 from commands.console import (
     AsJson,
@@ -21,17 +22,38 @@ from commands.console import (
     then,
 )
 
+if TYPE_CHECKING:
+    from trainers.config import ExperimentConfig
+
+
+def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig":
+    """The configuration of a command: refused, with its places, before torch is imported."""
+    from data_shards.places import check_set
+    from trainers.config import ExperimentConfig
+    from trainers.places import check_encoder
+
+    config = load_config(ExperimentConfig, preset, overrides or [])
+    refusals = Refusals()
+    for name in config.data.drawn_from:
+        if place := getattr(config.data, name):  # where it is not given the loader says what to give
+            with refusals.noted():
+                check_set(f"data.{name}", place)
+    if config.init_from:
+        with refusals.noted():
+            check_encoder(Path(config.init_from).expanduser())
+    refusals.demand_none()
+    return config
+
 
 def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Contrastive pretraining with Ray Train. The same command again resumes; a finished run exits 0."""
+    config = _experiment(preset, overrides)
     from trainers import pretrain as room
-    from trainers.config import ExperimentConfig
 
-    config = load_config(ExperimentConfig, preset, overrides or [])
     if dry_run:
         from trainers.plan import plan
 
-        show(plan(config), as_json=as_json)
+        show(plan(config, progress=progress(as_json=as_json)), as_json=as_json)
         return
     room.check(config)
     with progress(as_json=as_json).stage("pretraining", config.optim.steps) as bar:
@@ -47,7 +69,8 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
         return
     made(**files)
     judge = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
-    then(quoted(*judge, f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"))
+    judge += [f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"]
+    then(quoted(*judge), quoted(*judge, "--against", "NAME=ANOTHER_RUN"))
 
 
 def views(
@@ -60,10 +83,9 @@ def views(
     as_json: AsJson = False,
 ) -> None:
     """Hear a step's views before and after, and see what the encoder reads: a page, WAV files, pictures."""
-    from trainers.config import ExperimentConfig
+    config = _experiment(preset, overrides)
     from trainers.listening_page import tell as listen
 
-    config = load_config(ExperimentConfig, preset, overrides or [])
     with (errors if as_json else console).status("making views"):
         told = listen(config, out, step=step, clips=None if effects else clips)
     if as_json:
@@ -89,6 +111,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write an encoder for others: safetensors with a model card, a torch.export program, and ONNX."""
+    from trainers.places import check_encoder
+
+    check_encoder(snapshot)
     from trainers.export import export_encoder
 
     with (errors if as_json else console).status("exporting and checking"):

@@ -1,6 +1,6 @@
 """`counterpoint shards build|index|verify|show`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -8,24 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.outputs import require_apart, require_writable_file, require_writable_folder
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
 from data_shards import datasets
 
 if TYPE_CHECKING:
-    from data_shards.build import MapJobs
+    from data_shards.build import BuildConfig, MapJobs
     from data_shards.index import ShardIndex
     from data_shards.records import Clip
     from data_shards.sources.listing import Listing
 
-app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True)
-build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True)
+app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True, rich_markup_mode=None)
+build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Dotted keys: build.codec=flac build.rate=16000", metavar="[KEY=VALUE]...", show_default=False),
+]
+Words = Annotated[
+    str | None,
+    typer.Option(help="Words for missing values, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(help="Between the values of a cell: one sign, or 'brackets' for ['a', 'b'].", show_default="|"),
 ]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.", show_default=False)]
 
@@ -39,27 +48,39 @@ def folder(
     categorical: Columns = None,
     numeric: Columns = None,
     captions: Columns = None,
+    list_separator: Separator = None,
+    missing: Words = None,
     ray: OnRay = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Any folder of audio, with a CSV of labels or without."""
+    from data_shards.sources.cells import MISSING
     from data_shards.sources.folder import read_folder
+    from data_shards.sources.label_table import read_labels
 
     def names(columns: str | None) -> list[str] | None:
         return None if columns is None else [name for name in columns.split(",") if name]
 
+    config = _build_config(overrides)
+    require_apart(out, "--out", audio, "--audio")
+    require_place(out, "--out")
+    words = MISSING if missing is None else names(missing) or ()
     listing = read_folder(
         audio.absolute(),
-        labels,
+        labels and read_labels(labels, separator=list_separator, missing=words),
         multilabel=names(multilabel),
         categorical=names(categorical),
         numeric=names(numeric),
         captions=names(captions),
     )
-    if not as_json:
-        console.print(escape(listing.report()), highlight=False)
-    _build(listing.clips, out, overrides, as_json=as_json, ray=ray)
+    if as_json:
+        for hint in listing.hints:
+            errors.print(escape(hint), highlight=False, soft_wrap=True)
+    else:
+        console.print(escape(listing.report()), highlight=False, soft_wrap=True)
+    about = {"passed_over": listing.folder.passed_over()}
+    _build(listing.clips, out, config, as_json=as_json, ray=ray, about=about)
 
 
 @build_app.command("synthetic")
@@ -75,8 +96,10 @@ def synthetic(
     """Composed and rendered music with known key, tempo and tags."""
     from data_shards.sources.synthetic import SyntheticConfig, corpus
 
-    config = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
-    _build(corpus(config), out, overrides, as_json=as_json, ray=ray)
+    require_place(out, "--out")
+    music = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
+    config = _build_config(overrides)
+    _build(corpus(music), out, config, as_json=as_json, ray=ray)
 
 
 def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
@@ -91,12 +114,16 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         overrides: Overrides = None,
         as_json: AsJson = False,
     ) -> None:
+        config = _build_config(overrides)
+        require_apart(out, "--out", root, "--root")
+        require_place(out, "--out")
         if download:
+            require_writable_folder(root, "--root")
             datasets.download(name, root, variant, progress=progress(as_json=True))
         listing = datasets.list_clips(name, root.absolute(), variant)
         for note in listing.notes:
             errors.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
-        _build(listing, out, overrides, as_json=as_json, ray=ray)
+        _build(listing, out, config, as_json=as_json, ray=ray)
 
     build_app.command(name, help=f"{dataset.title}.\n\nFrom {dataset.page}", short_help=dataset.title)(command)
 
@@ -105,10 +132,31 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *, as_json: bool, ray: bool) -> None:
-    from data_shards.build import Progress, ShardsConfig, build
+def require_place(out: Path, key: str) -> None:
+    """`data_shards.build.require_place`, imported when a build is asked for."""
+    from data_shards.build import require_place
 
-    config = load_config(ShardsConfig, None, overrides or []).build
+    require_place(out, key)
+
+
+def _build_config(overrides: Overrides) -> "BuildConfig":
+    """Keys ``build.*``: refused before a folder is read."""
+    from data_shards.build import ShardsConfig
+
+    return load_config(ShardsConfig, None, overrides or []).build
+
+
+def _build(
+    clips: "Listing | Sequence[Clip]",
+    out: Path,
+    config: "BuildConfig",
+    *,
+    as_json: bool,
+    ray: bool,
+    about: Mapping[str, object] | None = None,
+) -> None:
+    from data_shards.build import Progress, build
+
     mapper = _over_ray(config.workers) if ray else None
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
@@ -117,9 +165,9 @@ def _build(clips: "Listing | Sequence[Clip]", out: Path, overrides: Overrides, *
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        tell(asdict(summary))
+        tell({**asdict(summary), **(about or {})})
         return
-    index = _show(out)
+    index = _show(out, names={clip.key: clip.name for group in summary.same_audio for clip in group})
     made(shards=out)
     then(
         quoted("counterpoint", "shards", "verify", out),
@@ -151,11 +199,15 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
-    from data_shards.index import MANIFEST_NAME
     from data_shards.index_writer import index_shards
+    from data_shards.places import MANIFEST_NAME
 
+    if not folder.is_dir():
+        what = "is a file; give the folder of the tars" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {what}")
     if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
+    require_writable_folder(folder, "FOLDER")  # the index lies beside the tars, and reading them takes long
     index_shards(folder)
     _show(folder, as_json)
     if not as_json:
@@ -195,20 +247,26 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Clips, hours, tags with counts, splits, licences, captions; with --page to look at and listen to."""
+    if page:
+        if "://" in folder and not cache:
+            raise UserError(f"{folder}: a page plays clips, whose shards are copied first; say where: --cache DIR")
+        require_writable_file(page, "--page")
+        if page.suffix in (".tar", ".parquet", ".json") and page.exists():
+            raise UserError(f"--page {page}: is there already and is no page; give the name of an HTML file")
+        if cache:
+            require_writable_folder(cache, "--cache")
     _show(folder, as_json)
     if page:
         from data_shards.page import write_page
         from data_shards.reader import ShardSet
 
-        if "://" in folder and not cache:
-            raise UserError(f"{folder}: a page plays clips, whose shards are copied first; say where: --cache DIR")
         with ShardSet.open(folder, cache=cache) as shards:
             write_page(shards, page, previews=previews)
         if not as_json:
             made(page=page)
 
 
-def _show(folder: Path | str, as_json: bool = False) -> "ShardIndex":
+def _show(folder: Path | str, as_json: bool = False, *, names: Mapping[str, str] | None = None) -> "ShardIndex":
     from data_shards.shard_store import open_index
     from data_shards.show import describe, summarise
 
@@ -216,5 +274,5 @@ def _show(folder: Path | str, as_json: bool = False) -> "ShardIndex":
     if as_json:
         tell(summarise(index))
     else:
-        console.print(escape(describe(index)), highlight=False, soft_wrap=True)
+        console.print(escape(describe(index, names=names)), highlight=False, soft_wrap=True)
     return index

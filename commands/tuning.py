@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.settings import PreemptedError, parse_overrides
+from cluster.settings import ROOT, PreemptedError, load_config, parse_overrides
 from commands.console import AsJson, DryRun, Overrides, console, escape, made, progress, quoted, show, tell, then
 
 
@@ -15,9 +15,13 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """Synthetic music, shards, pretraining on two workers, evaluation, MLflow: minutes on two cores."""
+    from trainers.config import ExperimentConfig
+
+    given = parse_overrides(overrides or [])
+    load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", given)  # before torch, and before any work
     from tuning.quickstart import run_quickstart
 
-    result = run_quickstart(out, parse_overrides(overrides or []), progress=progress(as_json=as_json))
+    result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
         tell({**files, "tracking": result.tracking})
@@ -90,9 +94,11 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """A table or figure of the papers, or a study of scale, beside the published values; resumes row by row."""
-    from tuning.study import outline, plan_study, run_study
+    from tuning.study_plan import plan_study
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
+    from tuning.study import outline, run_study
+
     if dry_run:
         show(outline(plan), as_json=as_json)
         return

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from data_shards.audio import AudioError, FileAudio, decode
 from data_shards.records import Audio
+from data_shards.text import tidy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -81,13 +82,56 @@ class FolderTree:
             UserError: it is missing or cannot be read.
         """
         try:
-            return (self.root / path).read_bytes()
+            return (self.root / self.spelled(path)).read_bytes()
         except OSError as error:
             raise UserError(f"{self.root / path}: {error.strerror}") from None
 
     def audio(self, path: str) -> FileAudio:
-        """A file as audio."""
-        return FileAudio(str(self.root), path)
+        """A file as audio, found in either Unicode form.
+
+        Raises:
+            UserError: as `spelled`.
+        """
+        return FileAudio(str(self.root), self.spelled(path))
+
+    def spelled(self, path: str) -> str:
+        """A path as the file system spells it, where that only looks the same (`data_shards.text.tidy`).
+
+        A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
+
+        Raises:
+            UserError: two files look like the one that is named, and neither is spelled like it.
+        """
+        if os.path.lexists(self.root / path):
+            return path
+        found: list[str] = []
+        for name in path.split("/"):
+            if not os.path.lexists(self.root.joinpath(*found, name)):
+                same = self._names_alike("/".join(found)).get(tidy(name), [])
+                if len(same) > 1:
+                    both = " and ".join(ascii(one) for one in same[:2])
+                    raise UserError(f"{self.root / path}: is {both} in ASCII notation; spell it like one of them")
+                if not same:
+                    return path
+                name = same[0]
+            found.append(name)
+        return "/".join(found)
+
+    @cached_property
+    def _listed(self) -> dict[str, dict[str, list[str]]]:
+        return {}
+
+    def _names_alike(self, folder: str) -> dict[str, list[str]]:
+        """What a folder holds, by `tidy` name; listed once."""
+        if folder not in self._listed:
+            names: dict[str, list[str]] = {}
+            try:
+                for name in sorted(os.listdir(self.root / folder)):  # noqa: PTH208 half the time of Path
+                    names.setdefault(tidy(name), []).append(name)
+            except OSError:
+                pass  # no such folder: what reads the file tells it
+            self._listed[folder] = names
+        return self._listed[folder]
 
 
 @dataclass(frozen=True)
@@ -143,6 +187,14 @@ class ZipTree:
         shared = f"{tops.pop()}/" if len(tops) == 1 and "" not in tops else ""
         return {info.filename.removeprefix(shared): info for info in infos}
 
+    @cached_property
+    def _alike(self) -> dict[str, zipfile.ZipInfo]:
+        return {tidy(path): info for path, info in self._members.items()}
+
+    def _member(self, path: str) -> zipfile.ZipInfo | None:
+        """In either Unicode form."""
+        return self._members.get(path) or self._alike.get(tidy(path))
+
     def paths(self) -> list[str]:
         """Every file but hidden ones, sorted."""
         return sorted(path for path in self._members if not path.rpartition("/")[2].startswith("."))
@@ -153,7 +205,7 @@ class ZipTree:
         Raises:
             UserError: it is missing or damaged.
         """
-        info = self._members.get(path)
+        info = self._member(path)
         if info is None:
             raise UserError(f"{self.name}: no member {path}")
         try:
@@ -163,7 +215,7 @@ class ZipTree:
 
     def audio(self, path: str) -> ZipAudio:
         """A member as audio."""
-        info = self._members.get(path)
+        info = self._member(path)
         return ZipAudio(self.archive, info.filename if info else path, info.CRC if info else 0)
 
 

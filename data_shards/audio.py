@@ -1,22 +1,37 @@
-"""From any audio file to mono int16 at one rate, or the reason why not (FAULTS 18–28).
+"""From any audio file to mono int16 at one rate, or the reason why not (docs/faults.md, 18–28).
 
 Shape suffixes: T samples. 1.0 in float is 32,768 in int16, so a 16-bit file at the right rate keeps every bit.
 """
 
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from data_shards.containers import shortfall
+from cluster.settings import RunError, UserError
+from data_shards.containers import Container, examine, tags_end
+from data_shards.foreign_audio import decode_with_av, foreign_format, has_av, no_audio, remedy
+from data_shards.path_text import as_text
+
+if TYPE_CHECKING:
+    from data_shards.records import Audio
 
 MAX_CHANNELS = 16
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 384_000
 MAX_SAMPLES = 1 << 28
 """Samples of all channels that one file may hold: 50 minutes of 44.1 kHz stereo, 1 GiB as float32."""
+BLOCK_FRAMES = 1 << 18
+"""Read at once where the length is not known."""
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 MAX_PEAK = 8.0
 """Full scale is 1; lossy decoders overshoot to about 2, a damaged MP3 decodes to 2e5."""
 
@@ -47,34 +62,150 @@ class FileAudio:
         return decode(Path(self.root) / self.path)
 
 
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """Read from its start to its end: soundfile seeks after each read, which some codecs of libsndfile cannot."""
+
+    def seekable(self) -> bool:
+        """Never asked to."""
+        return False
+
+
+@contextmanager
+def rejecting(name: str) -> Iterator[None]:
+    """Whatever goes wrong with one file is the reason why it is refused; what is wrong with the machine is not.
+
+    Args:
+        name: of the file, for an error that is not of it.
+
+    Raises:
+        AudioError: with the reason.
+        RunError: for a full disk or too many open files.
+    """
+    try:
+        yield
+    except (AudioError, UserError, RunError):
+        raise
+    except FileNotFoundError:
+        raise AudioError("no such file") from None
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise RunError(f"{as_text(name)}: {error.strerror}") from error
+        raise AudioError(f"cannot be read: {error.strerror or error}") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"cannot be decoded: {error.error_string}") from None
+    except MemoryError as error:
+        raise AudioError(f"needs more memory than there is ({error or 'MemoryError'}); cut it") from error
+    except Exception as error:  # a decoder's own, about this file
+        raise AudioError(as_text(f"cannot be decoded: {type(error).__name__}: {error}")) from error
+
+
+def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
+    """A clip as mono 16 bits at a rate: how building, embedding and searching all read.
+
+    Args:
+        audio: a file, or what else a clip comes from.
+        rate: Hz.
+
+    Returns:
+        (T,) int16.
+
+    Raises:
+        AudioError: the reason why this clip is refused, whatever was raised about it.
+        RunError: for a full disk or too many open files.
+    """
+    with rejecting(audio.name):
+        return to_int16(*audio.read(), rate)
+
+
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Decode a file after looking at what its header asks for.
+    """Decode a file to its end, after looking at what its container states.
 
     Returns:
         wave (T, channels) float32, rate in Hz.
 
     Raises:
         AudioError: with the reason.
+        RunError: for a full disk or too many open files.
     """
-    try:
-        if path.stat().st_size == 0:
+    with rejecting(str(path)):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # before it is opened: opening a pipe waits for its writer
+            raise AudioError(f"is {_kind(status.st_mode)}, not a file")
+        if status.st_size == 0:
             raise AudioError("the file is empty")
-        reason = shortfall(path)
-        if reason:
-            raise AudioError(reason)
-        with soundfile.SoundFile(path) as file:
-            frames, channels, rate = file.frames, file.channels, file.samplerate
-            check_form(frames, channels, rate)
-            wave = file.read(dtype="float32", always_2d=True)
-    except FileNotFoundError:
-        raise AudioError("no such file") from None
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"cannot be decoded: {error.error_string}") from None
-    except OSError as error:
-        raise AudioError(f"cannot be read: {error.strerror or error}") from None
-    if len(wave) != frames:
-        raise AudioError(f"truncated: {len(wave):,} of the {frames:,} samples that its header promises")
+        with path.open("rb") as file:
+            file.seek(tags_end(file))
+            head = file.read(64)
+            foreign = foreign_format(head)
+            if foreign:
+                return _decode_foreign(path, foreign)
+            container = examine(file)
+            if container.problem:
+                raise AudioError(container.problem)
+            return _decode_parts(path, container, head)
+
+
+def _decode_foreign(path: Path, foreign: str) -> tuple[NDArray[np.float32], int]:
+    if not has_av():
+        raise AudioError(f"is {foreign}, which libsndfile does not decode; {remedy()}")
+    try:
+        wave, rate = decode_with_av(path, MAX_SAMPLES)
+    except ValueError as error:
+        raise AudioError(f"is {foreign}; {error}") from None
+    check_form(len(wave), wave.shape[1], rate)
     return wave, rate
+
+
+def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArray[np.float32], int]:
+    waves: list[NDArray[np.float32]] = []
+    rates: set[int] = set()
+    for part in container.parts or (os.fsencode(path),):  # soundfile takes no name that is not UTF-8 as text
+        try:
+            opened = _Forward(part)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"cannot be decoded: {_unopened(error, head)}") from None
+        with opened as file:
+            waves.append(_read_all(file, states_length=container.states_length))
+            rates.add(file.samplerate)
+    forms = {wave.shape[1] for wave in waves}
+    if len(rates) > 1 or len(forms) > 1:
+        raise AudioError("streams of several rates or numbers of channels follow each other in it; split it")
+    wave = waves[0] if len(waves) == 1 else np.concatenate(waves)
+    check_form(len(wave), wave.shape[1], *rates)
+    if len(wave) < container.least_frames:
+        raise AudioError(f"{len(wave):,} of at least {container.least_frames:,} samples can be decoded: damaged")
+    return wave, rates.pop()
+
+
+def _read_all(file: "_Forward", *, states_length: bool) -> NDArray[np.float32]:
+    """All samples (T, channels) of an open file."""
+    if states_length:
+        check_form(file.frames, file.channels, file.samplerate)
+        wave: NDArray[np.float32] = file.read(file.frames, dtype="float32", always_2d=True)
+        if len(wave) != file.frames:
+            raise AudioError(f"truncated: {len(wave):,} of the {file.frames:,} samples that its header promises")
+        return wave
+    check_form(1, file.channels, file.samplerate)
+    blocks, count = [], 0
+    while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        blocks.append(block.copy())  # a short one is a view of a whole block
+        count += block.size
+        if count > MAX_SAMPLES:
+            raise AudioError(f"holds more than {MAX_SAMPLES:,} samples; cut it")
+    return np.concatenate(blocks) if blocks else np.empty((0, file.channels), np.float32)
+
+
+def _unopened(error: soundfile.LibsndfileError, head: bytes) -> str:
+    """Why libsndfile does not open a file; of one it does not recognise it says that it does not exist."""
+    if "unsupported" in error.error_string or "unimplemented" in error.error_string:
+        return f"{error.error_string} {remedy()}"
+    kind = no_audio(head)
+    return f"this is {kind}" if kind else f"no audio that libsndfile knows begins with {head[:16]!r}; {remedy()}"
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def check_form(frames: int, channels: int, rate: int) -> None:

@@ -1,4 +1,4 @@
-"""What is trained on: two sets of shards, and the shares in which a batch draws from them (SCIENCE §4)."""
+"""What is trained on: two sets of shards, and the shares in which a batch draws from them."""
 
 import itertools
 import math
@@ -57,6 +57,11 @@ class DataConfig(Config):
             if uri and (shown := without_credentials(uri)) != uri:  # a configuration is logged with every run
                 raise ValueError(f"{name} must hold no credentials, got {shown}; give them by the environment")
         self._check_share()
+
+    @property
+    def drawn_from(self) -> tuple[str, ...]:
+        """The keys of the sets that a batch draws from."""
+        return ("labelled",) * (self.b_s > 0) + ("unlabelled",) * (self.b_s < 1)
 
     @property
     def num_labelled(self) -> int:

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from data_shards.places import INDEX_NAME, MANIFEST_NAME, no_set
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import CRC_BLOCK_BYTES, SPLITS
 from data_shards.shard_files import ShardFile
 from data_shards.vocabulary import to_matrix
 
 SCHEMA_VERSION = 1
-INDEX_NAME, MANIFEST_NAME = "index.parquet", "manifest.json"
 INTEGERS = {
     "shard": np.int32, "offset": np.int64, "size": np.int64, "frames": np.int64, "rate": np.int32, "id_hash": np.int64,
     "pcm_offset": np.int32, "label_offset": np.int64, "label_size": np.int32, "label_crc": np.uint32,
@@ -198,9 +198,8 @@ def read_index(folder: Path) -> ShardIndex:
     try:
         return parse_index((folder / MANIFEST_NAME).read_bytes(), (folder / INDEX_NAME).read_bytes())
     except OSError as error:
-        raise ShardError(
-            Problem(str(folder), None, None, f"not a set of shards: {error.strerror}: {error.filename}")
-        ) from None
+        problem = no_set(folder) or f"not a set of shards: {error.strerror}: {error.filename}"
+        raise ShardError(Problem(str(folder), None, None, problem)) from None
 
 
 def _fail(name: str, what: str) -> ShardError:

@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from cluster.locks import sole_writer
 from cluster.storage import write_atomic
-from data_shards.index import INDEX_NAME, INTEGERS, MANIFEST_NAME, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
+from data_shards.index import INTEGERS, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
+from data_shards.places import INDEX_NAME, MANIFEST_NAME
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import SPLITS, Entry, scan_shard
 from data_shards.shard_files import ShardFile, describe_shard
@@ -89,12 +91,14 @@ def index_shards(folder: Path) -> dict[str, Any]:
 
     Raises:
         ShardError: the first thing wrong with them.
+        UserError: if another process indexes them.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
         raise ShardError(Problem(str(folder), None, None, "no .tar file in this folder"))
-    scans = [(path, scan_shard(path)) for path in paths]
-    return write_index(folder, [(describe_shard(path, len(entries)), entries) for path, entries in scans])
+    with sole_writer(folder, "index a copy"):
+        scans = [(path, scan_shard(path)) for path in paths]
+        return write_index(folder, [(describe_shard(path, len(entries)), entries) for path, entries in scans])
 
 
 def check_together(entries: Sequence[Entry]) -> None:

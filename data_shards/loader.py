@@ -58,6 +58,7 @@ class BatchLoader:
         world: int = 1,
         num_threads: int = 2,
         prefetch: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         """Open the sets.
 
@@ -69,6 +70,8 @@ class BatchLoader:
             world: number of ranks; it must divide the batch.
             num_threads: readers.
             prefetch: batches that are read ahead.
+            pin_memory: read into page-locked memory, whose copy to a GPU runs beside the computation; it opens a CUDA
+                context, so only for a run that is on one.
 
         Raises:
             UserError: for a set, share or number of ranks that does not work.
@@ -84,13 +87,18 @@ class BatchLoader:
         """The first `MAX_NAMED` replacements, in order."""
         self.num_drawn = self.num_replaced = 0
         self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
-        self._prefetch, self._num_threads = prefetch, num_threads
+        self._prefetch, self._num_threads, self._pin_memory = prefetch, num_threads, pin_memory
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="batches")
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """The C tags of `Batch.labels_BC`, in order; empty when nothing is labelled."""
         return self.sampler.vocabulary
+
+    def drawn_labels(self) -> NDArray[np.bool_]:
+        """Labels of the labelled training clips that are drawn from, (K, C); (0, 0) without a labelled stream."""
+        stream = self.sampler.streams[LABELLED]
+        return self._labels_KC[stream.rows] if stream else np.zeros((0, 0), np.bool_)
 
     @property
     def rate(self) -> int:
@@ -200,9 +208,8 @@ class _Pending:
     def __init__(self, loader: BatchLoader, step: int) -> None:
         self.plan = loader.sampler.plan(step, loader.rank, loader.world)
         num_clips = len(self.plan.slot_B)
-        # Pinned memory is what lets the copy to a GPU run beside the computation.
-        shape, pin = (num_clips, loader.frames), torch.cuda.is_available()
-        self.wave_BT = torch.empty(shape, dtype=torch.int16, pin_memory=pin)
+        shape = (num_clips, loader.frames)
+        self.wave_BT = torch.empty(shape, dtype=torch.int16, pin_memory=loader._pin_memory)
         array_BT = self.wave_BT.numpy()
         size = -(-num_clips // loader._num_threads)
         chunks = [range(first, min(first + size, num_clips)) for first in range(0, num_clips, size)]

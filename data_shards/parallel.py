@@ -1,15 +1,13 @@
 """Jobs over the cores of this machine: the default `map_jobs` of a build."""
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from cluster.cores import num_cores
+from cluster.pool_workers import end_with_parent
 from cluster.settings import RunError
 
 Job = TypeVar("Job")
@@ -34,7 +32,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     # A server that has the imports done forks the workers: neither this process's threads nor its locks are copied.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_shards.build", "webdataset"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
     try:
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
@@ -44,15 +42,3 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _die_with_parent() -> None:
-    """A pool's workers outlive a parent that was killed, waiting for ever: end them."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

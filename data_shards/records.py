@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch
+if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch, one that reads keys none on numpy
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Split = Literal["train", "valid", "test"]
 SAMPLE_RATE = 22_050
-"""Hz; the rate of every shard unless a build says otherwise (SCIENCE §2)."""
+"""Hz; the rate of every shard unless a build says otherwise (arXiv:2407.13840, §4.2)."""
 
 
 class Audio(Protocol):
@@ -27,7 +26,8 @@ class Audio(Protocol):
         """Decode everything: samples of shape (T,) or (T, channels) in [-1, 1], and the rate in Hz.
 
         Raises:
-            data_shards.audio.AudioError: the reason why this clip is refused; anything else stops the build.
+            data_shards.audio.AudioError: the reason why this clip is refused, like any other exception but the
+                project's own UserError and RunError, which end the build.
         """
         ...
 

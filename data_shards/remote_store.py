@@ -19,7 +19,8 @@ import fsspec
 
 from cluster.settings import UserError
 from cluster.storage import retry, without_credentials
-from data_shards.index import INDEX_NAME, MANIFEST_NAME, ShardIndex, parse_index
+from data_shards.index import ShardIndex, parse_index
+from data_shards.places import INDEX_NAME, MANIFEST_NAME
 from data_shards.problems import Problem, ShardError
 from data_shards.shard_files import ShardFile
 

@@ -1,4 +1,4 @@
-"""Which clips a step trains on: a pure function of (seed, step), the same for any number of ranks (SCIENCE §4, FAULTS).
+"""Which clips a step trains on: a pure function of (seed, step), the same for any number of ranks.
 
 Shape suffixes: B clips of this rank's part of a batch. Slots of the global batch: labelled 0…B_l−1, then unlabelled;
 rank r takes r::W. Stream j's place i of step t is t·B_j + i, counted over all epochs; each epoch is a permutation of
@@ -74,6 +74,12 @@ class Sampler:
             self.streams[UNLABELLED] = self._stream("unlabelled", unlabelled, rows)
         self._counts = counts
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Training clips that the labelled and the unlabelled stream draw from; 0 for one with share 0."""
+        labelled, unlabelled = (len(stream) if stream else 0 for stream in self.streams)
+        return labelled, unlabelled
+
     def plan(self, step: int, rank: int = 0, world: int = 1) -> BatchPlan:
         """This rank's clips of a step.
 
@@ -110,7 +116,7 @@ class Sampler:
     def summary(self, steps: int) -> dict[str, Any]:
         """What was asked for and what `steps` steps will do: shares, clips, epochs. JSON types."""
         config = self.config
-        sizes = [len(stream) if stream else 0 for stream in self.streams]
+        sizes = self.sizes
         drawn = [steps * count for count in self._counts]
         return {
             "batch": config.batch,

@@ -18,6 +18,7 @@ from typing import Any
 from data_shards.pcm import EXTENSIONS, WAV_HEAD_BYTES, Codec, read_form
 from data_shards.problems import Problem, ShardError
 from data_shards.tar_headers import Member, iter_members
+from data_shards.text import tidy
 
 CRC_BLOCK_BYTES = 1 << 16
 MAX_LABEL_BYTES = 1 << 20
@@ -134,7 +135,7 @@ def _scan_clip(fd: int, shard: str, key: str, members: list[Member]) -> Entry:
 
 
 def parse_labels(key: str, text: bytes) -> dict[str, Any]:
-    """A sample's JSON as keyword arguments of `Entry`; fields of others are let pass.
+    """A sample's JSON as keyword arguments of `Entry`, all text tidy; fields of others are let pass.
 
     Raises:
         ValueError: if it is not an object, or a field of ours has the wrong type.
@@ -167,32 +168,32 @@ def _columns(tree: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
     columns = tree.get(kind, {})
     if not isinstance(columns, dict):
         raise ValueError(f"{kind} is a {type(columns).__name__}, not an object of columns")
-    return sorted(columns.items())
+    return sorted((tidy(column), value) for column, value in columns.items())
 
 
 def _text(tree: Mapping[str, Any], field: str) -> str | None:
     value = tree.get(field)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{field} is {value!r}, not text")
-    return value or None
+    return (tidy(value) or None) if value else None
 
 
 def _tags(column: str, tags: Any) -> tuple[str, ...]:
-    if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and tidy(tag) for tag in tags):
         raise ValueError(f"{column} is {tags!r}, not a list of tags")
-    return tuple(sorted(set(tags)))
+    return tuple(sorted(set(map(tidy, tags))))
 
 
 def _captions(texts: Any) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"captions is {texts!r}, not a list of texts")
-    return tuple(texts)
+    return tuple(map(tidy, texts))
 
 
 def _class(column: str, value: Any) -> str | None:
-    if value is not None and not (isinstance(value, str) and value):
+    if value is not None and not (isinstance(value, str) and tidy(value)):
         raise ValueError(f"{column} is {value!r}, not text")
-    return value
+    return value if value is None else tidy(value)
 
 
 def _number(column: str, value: Any) -> float:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.settings import Config, RunError, UserError
+from cluster.settings import Config, RunError
 from cluster.storage import atomic_file, write_atomic
-from data_shards.audio import AudioError, FileAudio, to_int16
+from data_shards.audio import AudioError, FileAudio, read_mono
+from data_shards.path_text import as_text
 from data_shards.pcm import Codec, encode
 from data_shards.records import SAMPLE_RATE, Clip
 from data_shards.scan import Entry, scan_shard
@@ -137,8 +139,8 @@ def recipe_of(job: BuildJob) -> str:
         if isinstance(clip.audio, FileAudio):
             # Where the folder lies decides nothing: a build goes on after a move, from elsewhere, on other machines.
             described = dataclasses.replace(clip, audio=FileAudio("", clip.audio.path))
-            if os.path.exists(clip.audio.name):  # noqa: PTH110 half the time of Path
-                status = os.stat(clip.audio.name)  # noqa: PTH116
+            with suppress(OSError, ValueError):  # what cannot be looked at is rejected when it is read
+                status = os.stat(clip.audio.name)  # noqa: PTH116 half the time of Path
                 digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         digest.update(repr(described).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -156,7 +158,7 @@ def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ..
             try:
                 wave_T = _load(clip, job.config)
             except AudioError as error:
-                rejected.append(Rejected(clip.key, clip.audio.name, str(error)))
+                rejected.append(Rejected(clip.key, as_text(clip.audio.name), str(error)))
                 continue
             extension, payload = encode(wave_T, job.config.rate, job.config.codec)
             tar.write({"__key__": clip.key, extension: payload, "json": _labels(clip)})
@@ -167,13 +169,7 @@ def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ..
 
 
 def _load(clip: Clip, config: BuildConfig) -> NDArray[np.int16]:
-    try:
-        wave, rate = clip.audio.read()
-    except (AudioError, UserError, RunError):
-        raise
-    except Exception as error:  # a decoder's own: whoever reads it must know of which file
-        raise RunError(f"{clip.audio.name}: {type(error).__name__}: {error}") from error
-    wave_T = to_int16(wave, rate, config.rate)
+    wave_T = read_mono(clip.audio, config.rate)
     if len(wave_T) < config.shortest_s * config.rate:
         seconds = len(wave_T) / config.rate
         raise AudioError(f"{seconds:.3g} s long, shorter than build.shortest_s = {config.shortest_s:g} s")

@@ -1,14 +1,19 @@
 """What a person wants to know about a set of shards."""
 
+from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
+from data_shards.duplicates import find_same_audio
 from data_shards.index import ShardIndex
+from data_shards.text import alike
 
 MAX_QUOTE = 80
 """Characters of a caption that is quoted."""
+MAX_GROUPS = 10
+"""As many groups of clips, tracks or labels are named in text; all of them in JSON."""
 
 
 def label_counts(index: ShardIndex) -> dict[str, dict[str, int]]:
@@ -30,8 +35,11 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     Returns:
         clips, hours, rate_hz, splits, tracks, artists, codecs, shards, bytes, seconds (shortest, median, longest),
         licences, labels, labelled (clips with at least one tag, by column), captions, notes, rejected, silent,
-        manifest_hash.
+        same_audio (groups of clips with the same samples in more than one split), same_audio_in_one_split (their
+        number), leaking_tracks (with clips in more than one split), labels_alike (by column, labels that look the
+        same), manifest_hash.
     """
+    same = find_same_audio(index)
     seconds = index.frames / index.manifest["rate"]
     licences = [str(licence) for licence in index.licence if licence is not None]
     return {
@@ -56,12 +64,36 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
         "notes": index.manifest.get("notes", []),
         "rejected": index.manifest.get("rejected", {}),
         "silent": index.manifest.get("silent", []),
+        "same_audio": [[_place(index, row) for row in group] for group in same.across],
+        "same_audio_in_one_split": len(same.within),
+        "leaking_tracks": leaking_tracks(index),
+        "labels_alike": labels_alike(index),
         "manifest_hash": index.manifest_hash,
     }
 
 
-def describe(index: ShardIndex, *, top: int = 10) -> str:
-    """`summarise` as lines of text, with the `top` most frequent labels of each column."""
+def leaking_tracks(index: ShardIndex) -> list[str]:
+    """Tracks with clips in more than one split: scores on such splits flatter."""
+    first: dict[str, str] = {}
+    pairs = zip(index.track, index.split, strict=True)
+    return sorted({track for track, split in pairs if first.setdefault(track, split) != split})
+
+
+def labels_alike(index: ShardIndex) -> dict[str, list[tuple[str, ...]]]:
+    """Tags, classes and artists that look the same and are not, by column: probably one label in two spellings."""
+    names = {**index.vocabularies, **index.classes, "artist": [one for one in index.artist if one is not None]}
+    groups = {column: alike(values) for column, values in names.items()}
+    return {column: found for column, found in groups.items() if found}
+
+
+def describe(index: ShardIndex, *, top: int = 10, names: Mapping[str, str] | None = None) -> str:
+    """`summarise` as lines of text.
+
+    Args:
+        index: of the set.
+        top: as many of the most frequent labels of each column are named.
+        names: what a clip is called, by key; default the key.
+    """
     facts = summarise(index)
     shards = f"{facts['shards']:,} shard{'' if facts['shards'] == 1 else 's'}"
     size = f"{facts['hours']:.2f} h, {facts['bytes'] / 1e6:,.1f} MB"
@@ -85,6 +117,7 @@ def describe(index: ShardIndex, *, top: int = 10) -> str:
     lines += [f"rejected  {key}: {why}" for key, why in facts["rejected"].items()]
     if facts["silent"]:
         lines.append(f"silent    {len(facts['silent'])} clips hold zeros only: {', '.join(facts['silent'][:top])}")
+    lines += _warnings(facts, names or {})
     lines.append(f"manifest  {facts['manifest_hash']}")
     return "\n".join(lines)
 
@@ -92,3 +125,33 @@ def describe(index: ShardIndex, *, top: int = 10) -> str:
 def _ranked(names: tuple[str, ...], counts: Any) -> dict[str, int]:
     pairs = zip(names, counts.tolist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _place(index: ShardIndex, row: int) -> dict[str, str]:
+    return {"key": index.key[row], "track": index.track[row], "split": index.split[row]}
+
+
+def _warnings(facts: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What flatters scores, and labels that are probably one."""
+    groups = facts["same_audio"]
+    lines = []
+    for group in groups[:MAX_GROUPS]:
+        clips = ", ".join(f"{names.get(clip['key'], clip['key'])} ({clip['split']})" for clip in group)
+        lines.append(f"warning   the same audio in more than one split: {clips}")
+    if len(groups) > MAX_GROUPS:
+        lines.append(
+            f"warning   the same audio in more than one split: {len(groups) - MAX_GROUPS:,} more groups of clips"
+        )
+    if groups:
+        lines.append("          scores on such splits flatter; leave all but one clip of each group out of the table")
+    if facts["same_audio_in_one_split"]:
+        lines.append(f"note      the same audio in one split: {facts['same_audio_in_one_split']:,} groups of clips")
+    tracks = facts["leaking_tracks"]
+    if tracks:
+        more = f", and {len(tracks) - MAX_GROUPS:,} more" if len(tracks) > MAX_GROUPS else ""
+        lines.append(f"warning   tracks with clips in more than one split: {', '.join(tracks[:MAX_GROUPS])}{more}")
+    for column, alike_groups in facts["labels_alike"].items():
+        named = "; ".join(", ".join(map(repr, group)) for group in alike_groups[:MAX_GROUPS])
+        more = f"; and {len(alike_groups) - MAX_GROUPS:,} more" if len(alike_groups) > MAX_GROUPS else ""
+        lines.append(f"hint      {column}: these look the same and are different labels: {named}{more}")
+    return lines

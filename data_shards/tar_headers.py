@@ -1,4 +1,4 @@
-"""A strict reader of tar headers: everything unexpected is an error with its byte (FAULTS 1–5, 8, 14–17).
+"""A strict reader of tar headers: everything unexpected is an error with its byte (docs/faults.md, 1–5, 8, 14–17).
 
 tarfile and webdataset end silently at the first header they cannot read; here every byte outside the payloads is
 accounted for: headers by their checksum, padding and the end of the archive by being zero.
@@ -19,11 +19,15 @@ MAX_NAME_BYTES = 255
 _ZEROS = bytes(BLOCK)
 _OCTAL = re.compile(rb" *([0-7]{1,11})[ \0]+\Z")
 _CHECKSUM = re.compile(rb"([0-7]{6})\0 \Z")
-_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([a-z]+)=")
-_PAX_HARMLESS = {b"mtime", b"atime", b"ctime", b"uname", b"gname", b"comment"}
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([A-Za-z][A-Za-z0-9_.:-]*)=")
+_PAX_HARMLESS = re.compile(
+    rb"[acm]time|[ug]name|[ug]id|comment|hdrcharset|(SCHILY|LIBARCHIVE|RHT|POSIX)\..*|GNU\.volume\..*"
+)
+"""Times, owners, attributes: what decides neither the name nor the bytes of a file."""
+_PLAIN, _FOLDER, _LONG_NAME, _PAX, _PAX_FOR_ALL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _KINDS = {
-    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"5": "a folder", b"6": "a pipe",
-    b"S": "a sparse file", b"L": "a GNU long name", b"K": "a GNU long link", b"g": "a global header",
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe",
+    b"S": "a sparse file", b"K": "a GNU long link", b"D": "a GNU list of a folder", b"M": "a part of a file",
 }  # fmt: skip
 _OTHER_MAGIC = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip",
@@ -74,11 +78,17 @@ def iter_members(fd: int, shard: str) -> Iterator[Member]:
                 f"member {title!r} promises {length:,} bytes, {max(0, size - payload):,} are left: cut, or a wrong size"
             )
             raise ShardError(Problem(shard, _split_name(title)[0], position, what))
-        if kind == b"x":
-            name = _read_pax(os.pread(fd, length, payload) if length <= MAX_PAX_BYTES else b"", payload, shard) or name
+        if kind in (_PAX, _PAX_FOR_ALL, _LONG_NAME):
+            found = _read_extension(
+                kind, os.pread(fd, length, payload) if length <= MAX_PAX_BYTES else b"", payload, shard
+            )
+            name = found or name
         else:
-            key, extension = _checked_name(name or _header_name(header, position, shard), position, shard)
-            yield Member(key, extension, first, payload, length)
+            title = name or _header_name(header, position, shard)
+            if kind == _FOLDER:
+                _check_folder(title, length, position, shard)
+            else:
+                yield Member(*_checked_name(title, position, shard), first, payload, length)
             name, first = None, after
         if os.pread(fd, after - payload - length, payload + length).strip(b"\0"):
             raise ShardError(Problem(shard, None, payload + length, "padding between two members is not zero"))
@@ -107,10 +117,10 @@ def _read_header(header: bytes, position: int, shard: str) -> tuple[bytes, int]:
     if header[257:263] not in (b"ustar\0", b"ustar "):
         raise fail("a header without the ustar magic")
     kind = header[156:157]
-    if kind not in (b"0", b"\0", b"x"):
+    if kind not in (*_PLAIN, _FOLDER, _LONG_NAME, _PAX, _PAX_FOR_ALL):
         raise fail(f"a member that is {_KINDS.get(kind, f'of kind {kind!r}')}; shards hold plain files")
     if header[157:257].strip(b"\0"):
-        raise fail("a plain file with a link target")
+        raise fail("a plain file or folder with a link target; shards hold plain files")
     length = _OCTAL.match(header[124:136])
     if not length:
         raise fail(f"a member of size {header[124:136]!r}: negative, absurd or damaged")
@@ -136,12 +146,41 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _checked_name(name: str, position: int, shard: str) -> tuple[str, str]:
-    key, extension = _split_name(name)
-    parts = key.split("/")
-    safe = name.isprintable() and "\\" not in name and len(name.encode()) <= MAX_NAME_BYTES
-    if not (safe and extension) or any(part in ("", ".", "..") for part in parts):
+    key, extension = _split_name(_inside(name))
+    if not (_is_safe(name) and extension) or any(part in ("", ".", "..") for part in key.split("/")):
         raise ShardError(Problem(shard, None, position, f"member name {name!r} is not of the form KEY.EXTENSION"))
     return key, extension
+
+
+def _check_folder(name: str, length: int, position: int, shard: str) -> None:
+    """Let an entry of a folder pass: `tar` writes one for each, and they hold nothing."""
+    path = _inside(name).removesuffix("/")
+    inside = path in ("", ".") or not any(part in ("", ".", "..") for part in path.split("/"))
+    if not (_is_safe(name) and inside and not name.startswith("/")):
+        raise ShardError(Problem(shard, None, position, f"folder name {name!r} is not of the form FOLDER/"))
+    if length:
+        raise ShardError(Problem(shard, None, position, f"a folder of {length:,} bytes; shards hold plain files"))
+
+
+def _inside(name: str) -> str:
+    """A name without the ``./`` of ``tar -cf shard.tar .``."""
+    return name.removeprefix("./")
+
+
+def _is_safe(name: str) -> bool:
+    return name.isprintable() and "\\" not in name and len(name.encode()) <= MAX_NAME_BYTES
+
+
+def _read_extension(kind: bytes, payload: bytes, position: int, shard: str) -> str | None:
+    """The name that a header gives to the next one, if it gives one."""
+    if kind != _LONG_NAME:
+        name = _read_pax(payload, position, shard)
+        if name is not None and kind == _PAX_FOR_ALL:
+            raise ShardError(Problem(shard, None, position, "a global header that sets b'path'"))
+        return name
+    if not payload.endswith(b"\0") or b"\0" in payload[:-1]:
+        raise ShardError(Problem(shard, None, position, f"a long name that is damaged or over {MAX_PAX_BYTES:,} bytes"))
+    return _decode(payload[:-1], position, shard)
 
 
 def _read_pax(records: bytes, position: int, shard: str) -> str | None:
@@ -154,7 +193,7 @@ def _read_pax(records: bytes, position: int, shard: str) -> str | None:
             raise ShardError(Problem(shard, None, position + start, "a damaged or unknown extended header"))
         if record[2] == b"path":
             name = _decode(records[record.end() : end - 1], position, shard)
-        elif record[2] not in _PAX_HARMLESS:
+        elif not _PAX_HARMLESS.fullmatch(record[2]):
             raise ShardError(Problem(shard, None, position + start, f"an extended header that sets {record[2]!r}"))
         start = end
     if not records:

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a set of shards, as far as it can be placed: shard, clip, byte (FAULTS 1–17).
+"""Everything that is wrong with a set of shards, as far as it can be placed: shard, clip, byte (docs/faults.md, 1–17).
 
 Headers are read strictly, every block is checked against the index, and the labels are compared. After damage to a
 header the index still tells where the clips behind it lie, so each of them is judged on its own.
@@ -18,6 +18,7 @@ from data_shards.index import ShardIndex, read_index
 from data_shards.problems import Problem, ShardError
 from data_shards.scan import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
 from data_shards.shard_files import ShardFile, describe_shard
+from data_shards.text import tidy
 
 
 def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
@@ -128,9 +129,9 @@ def _compare(index: ShardIndex, rows: list[int], entries: list[Entry], shard: st
             continue
         for name in ("offset", "size", "frames", "rate", "codec", "pcm_offset", "track", "artist", "split", "licence"):
             said, found = getattr(index, name)[row], getattr(entry, name)
-            if said != found:
+            if _tidy(said) != found:
                 yield Problem(shard, entry.key, entry.offset, f"{name} is {found!r}, the index says {said!r}")
-        if index.labels_of(row) != _known(entry) or index.captions[row] != entry.captions:
+        if _tidy(index.labels_of(row)) != _known(entry) or _tidy(index.captions[row]) != entry.captions:
             yield Problem(shard, entry.key, entry.label_offset, "its labels are not those of the index")
     for entry in of_key.values():
         yield Problem(shard, entry.key, entry.offset, "in the shard, but not in the index")
@@ -140,3 +141,12 @@ def _known(entry: Entry) -> dict[str, Any]:
     labels: dict[str, Any] = {f"multilabel.{column}": tags for column, tags in entry.multilabel.items() if tags}
     labels |= {f"categorical.{column}": value for column, value in entry.categorical.items() if value is not None}
     return {**labels, **{f"numeric.{column}": value for column, value in entry.numeric.items()}}
+
+
+def _tidy(value: Any) -> Any:
+    """As labels are read from a shard; an index of an older program holds them as they were written."""
+    if isinstance(value, str):
+        return tidy(value)
+    if isinstance(value, dict):
+        return {_tidy(name): _tidy(one) for name, one in value.items()}
+    return tuple(map(_tidy, value)) if isinstance(value, tuple) else value

@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.locks import sole_file_writer
 from cluster.progress import SILENT, Progress
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_file
-from data_shards.audio import AudioError, decode, to_int16
+from data_shards.audio import AudioError, FileAudio, read_mono
+from data_shards.path_text import as_text
 from evaluation.cache import embedding_array
 from evaluation.embed import PCM_SCALE, Encoder, chunk_spans, in_batches, make_chunk, run_encoder
 from evaluation.pool import Pool
@@ -47,6 +49,7 @@ class EmbeddedFile:
     """One file's chunks, or the reason why there are none."""
 
     path: str
+    """As text that any encoding holds."""
     starts_s: list[float]
     h_PE: NDArray[np.float32]
     reason: str | None = None
@@ -91,7 +94,8 @@ def embed_files(
         progress: told of the files that are done.
 
     Raises:
-        UserError: names a file that cannot be read; nothing is written then.
+        UserError: names a file that cannot be read, or says that another process writes ``out``; nothing is written
+            then.
         RunError: names a file whose embedding is not finite.
     """
     if not files:
@@ -99,7 +103,11 @@ def embed_files(
     rejected: dict[str, str] = {}
     pool = encoder if isinstance(encoder, Pool) else Pool({ENCODER: encoder})
     schema, rows, count = _schema(pool[ENCODER], timeline=timeline), _Rows(), 0
-    with progress.stage("embedding", len(files)) as bar, atomic_file(out) as temporary:
+    with (
+        sole_file_writer(out, "give another --out"),
+        progress.stage("embedding", len(files)) as bar,
+        atomic_file(out) as temporary,
+    ):
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for done, file in enumerate(embed_stream(pool, files), 1):
                 bar(done, file.path)
@@ -113,7 +121,8 @@ def embed_files(
                     count, rows = count + _flush(writer, rows, schema), _Rows()
             count += _flush(writer, rows, schema)
         if not count:
-            raise UserError(f"none of the {len(files)} files can be read; the first: {next(iter(rejected.items()))}")
+            first, why = next(iter(rejected.items()))
+            raise UserError(f"none of the {len(files)} files can be read; the first: {first}: {why}")
     return Embedded(out, count, rejected)
 
 
@@ -137,8 +146,7 @@ def read_clip(path: Path, rate: int) -> NDArray[np.float32]:
     Raises:
         AudioError: with the reason.
     """
-    wave, found = decode(path)
-    return to_int16(wave, found, rate).astype(np.float32) * np.float32(PCM_SCALE)
+    return read_mono(FileAudio("", str(path)), rate).astype(np.float32) * np.float32(PCM_SCALE)
 
 
 def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[EmbeddedFile]:
@@ -158,8 +166,10 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
     for file, path in enumerate(paths):
         h_PE = np.stack(h[file]) if h[file] else np.empty((0, encoder.width), np.float32)
         if not np.isfinite(h_PE).all():
-            raise RunError(f"{path}: its embedding is not finite; the encoder is broken, take an earlier snapshot")
-        done.append(EmbeddedFile(path, starts_s[file], h_PE, reasons.get(file)))
+            raise RunError(
+                f"{as_text(path)}: its embedding is not finite; the encoder is broken, take an earlier snapshot"
+            )
+        done.append(EmbeddedFile(as_text(path), starts_s[file], h_PE, reasons.get(file)))
     return done
 
 

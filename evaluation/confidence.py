@@ -11,73 +11,115 @@ Shape suffixes: K test clips, R resamples + 1, S seeds, G groups of clusters lef
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 Claim = TypeVar("Claim")
 MAX_GROUPS = 100
 """Of the jackknife."""
+BLOCK_WEIGHTS = 1 << 20
+"""Weights held at once: 8 MB, whatever the number of clips and resamples."""
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws that every model of a task shares."""
+    """Draws that every model of a task shares; weights are drawn again, block by block, whenever they are needed."""
 
-    weights_RK: NDArray[np.float64]
-    """Times each clip counts; row 0 is all ones."""
+    cluster_K: NDArray[np.int64]
+    """Number of each clip's cluster."""
+    clusters: int
+    """Independent units that are drawn from."""
+    generator: Any
+    """State of the generator (PCG64) before the first draw."""
     seeds_RS: NDArray[np.int64]
     """Probe seeds of each resample, drawn with replacement; row 0 is each seed once."""
-    clusters: int
-    """Independent units that were drawn from."""
-    left_out_GK: NDArray[np.float64]
-    """Zero for the clips of one group of clusters after the other, one for all others."""
+    group_K: NDArray[np.int64]
+    """Group of clusters that each clip is left out with."""
 
-    def over_seeds(self, values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
+    @property
+    def groups(self) -> int:
+        """Groups of clusters that the jackknife leaves out in turn."""
+        return min(self.clusters, MAX_GROUPS)
+
+    def blocks(self) -> Iterator[Floats]:
+        """Times each clip counts in each resample, some rows (B, K) after others; the first row of all is all ones."""
+        clips, rows = len(self.cluster_K), max(1, BLOCK_WEIGHTS // max(len(self.cluster_K), self.clusters))
+        bits = np.random.PCG64()
+        bits.state = self.generator
+        rng = np.random.Generator(bits)
+        yield np.ones((1, clips))
+        for first in range(1, len(self.seeds_RS), rows):
+            count = min(rows, len(self.seeds_RS) - first)
+            drawn = rng.integers(self.clusters, size=(count, self.clusters))
+            weights_KB = np.empty((clips, count))
+            for row, clusters in enumerate(drawn):
+                weights_KB[:, row] = np.bincount(clusters, minlength=self.clusters)[self.cluster_K]
+            yield weights_KB.T  # a clip's weights lie side by side: metrics pick clips in the order of their scores
+
+    def left_out_blocks(self) -> Iterator[Floats]:
+        """Zero for the clips of one group of clusters after the other, one for all others, some rows (B, K) at once."""
+        rows = max(1, BLOCK_WEIGHTS // len(self.group_K))
+        for first in range(0, self.groups, rows):
+            yield (self.group_K[:, None] != np.arange(first, min(first + rows, self.groups))).astype(np.float64).T
+
+    def measure(self, metric: Callable[[Floats], Floats]) -> Floats:
+        """A metric of the set and of every resample, shape (R,).
+
+        Args:
+            metric: of weights (B, K) to values (B,).
+        """
+        return np.concatenate([metric(weights_BK) for weights_BK in self.blocks()])
+
+    def over_seeds(self, values_SR: Floats) -> Floats:
         """Mean over each resample's own draw of seeds, shape (R,).
 
         Args:
             values_SR: a metric for every seed and resample; one row for a metric without seeds.
         """
         if len(values_SR) == 1:
-            one_R: NDArray[np.float64] = values_SR[0]
+            one_R: Floats = values_SR[0]
             return one_R
         rows_R1 = np.arange(values_SR.shape[1])[:, None]
-        picked_RS: NDArray[np.float64] = values_SR[self.seeds_RS, rows_R1]
+        picked_RS: Floats = values_SR[self.seeds_RS, rows_R1]
         return np.asarray(picked_RS.mean(1))
 
 
 def draw_resamples(clusters_K: Sequence[str], *, resamples: int, seeds: int, rng: np.random.Generator) -> Resamples:
     """Draw clusters with replacement, as many as there are, ``resamples`` times.
 
+    One cluster alone has no resamples: each would be the set itself, and an interval of no width would look certain.
+
     Args:
         clusters_K: name of each clip's cluster (its artist, or its track).
         resamples: draws beside the set itself.
         seeds: probe seeds to draw from, ≥ 1.
-        rng: source of the draws.
+        rng: source of the draws, of PCG64; it is left behind them.
     """
     if not clusters_K:
         raise ValueError("nothing to resample")
     names, code_K = np.unique(np.asarray(clusters_K, dtype=np.str_), return_inverse=True)
-    drawn = rng.integers(len(names), size=(resamples, len(names)))
-    row = np.arange(resamples)[:, None]
-    counts = np.bincount((row * len(names) + drawn).ravel(), minlength=resamples * len(names))
-    weights_RK = counts.reshape(resamples, len(names))[:, code_K].astype(np.float64)
+    resamples = resamples if len(names) > 1 else 0
+    state = rng.bit_generator.state
+    rows = max(1, BLOCK_WEIGHTS // len(names))
+    for first in range(0, resamples, rows):  # the seeds are drawn behind the clusters
+        rng.integers(len(names), size=(min(rows, resamples - first), len(names)))
     seeds_RS = rng.integers(seeds, size=(resamples, seeds))
     groups = min(len(names), MAX_GROUPS)
-    group_K = (rng.permutation(len(names)) % groups)[code_K]
     return Resamples(
-        weights_RK=np.concatenate([np.ones((1, len(code_K))), weights_RK]),
-        seeds_RS=np.concatenate([np.arange(seeds)[None], seeds_RS]),
+        cluster_K=code_K.astype(np.int64),
         clusters=len(names),
-        left_out_GK=(group_K != np.arange(groups)[:, None]).astype(np.float64),
+        generator=state,
+        seeds_RS=np.concatenate([np.arange(seeds)[None], seeds_RS]),
+        group_K=(rng.permutation(len(names)) % groups)[code_K],
     )
 
 
-def interval(values_R: NDArray[np.float64], level: float) -> tuple[float, float, float]:
+def interval(values_R: Floats, level: float) -> tuple[float, float, float]:
     """Value, low and high: row 0 and the percentiles of the resamples.
 
     A resample in which the metric is undefined (no positive was drawn) is left out of the percentiles.
@@ -91,7 +133,7 @@ def interval(values_R: NDArray[np.float64], level: float) -> tuple[float, float,
 
 
 def jackknife_interval(
-    value: float, left_out_G: NDArray[np.float64], seed_variance: float, level: float
+    value: float, left_out_G: Floats, seed_variance: float, level: float
 ) -> tuple[float, float, float]:
     """Value, low and high by the jackknife over groups: less its estimate of the bias, Student's t, within [0, 1].
 
@@ -115,7 +157,12 @@ def jackknife_interval(
     return value, min(low, value), max(high, value)
 
 
-def as_row(values_R: NDArray[np.float64], level: float) -> dict[str, float | None]:
+def bias_corrected(value: float, left_out_G: Floats) -> float:
+    """The value less the bias that the jackknife over groups finds, within [0, 1]; the centre of its interval."""
+    return min(1.0, max(0.0, value - (len(left_out_G) - 1) * float(left_out_G.mean() - value)))
+
+
+def as_row(values_R: Floats, level: float) -> dict[str, float | None]:
     """Value, low and high as JSON has them: None for what is undefined."""
     return named(interval(values_R, level))
 
@@ -125,7 +172,7 @@ def named(ends: tuple[float, float, float]) -> dict[str, float | None]:
     return {name: x if math.isfinite(x) else None for name, x in zip(("value", "low", "high"), ends, strict=True)}
 
 
-def two_sided_p(difference_R: NDArray[np.float64]) -> float:
+def two_sided_p(difference_R: Floats) -> float:
     """Bootstrap p-value of "no difference": twice the rarer sign's share, never below 2/(resamples + 1)."""
     drawn = difference_R[1:][np.isfinite(difference_R[1:])]
     rarer = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))

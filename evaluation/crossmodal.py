@@ -24,7 +24,7 @@ def both_directions(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -> 
         ks: neighbourhood sizes.
 
     Raises:
-        ValueError: for shapes that differ, scores that are not finite, or a query without a right answer.
+        ValueError: for shapes that differ, no scores or some that are not finite, or a query without a right answer.
     """
     return {
         "text_to_music": retrieval_metrics(score_QD, relevant_QD, ks),
@@ -46,6 +46,8 @@ def retrieval_metrics(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -
         raise ValueError(f"shapes disagree: {score_QD.shape}, {relevant_QD.shape}")
     if not np.isfinite(score_QD).all():
         raise ValueError("a score is not finite")
+    if not score_QD.size:
+        raise ValueError(f"no queries or nothing to retrieve: scores of shape {score_QD.shape}")
     count_Q = relevant_QD.sum(1)
     if not count_Q.all():
         raise ValueError(f"query {int(np.argmin(count_Q))} has no right answer")

@@ -44,7 +44,8 @@ def equivariance_figure(curves: Mapping[str, Any], theme: Theme) -> Figure:
     for axes, axis in zip(panels, shown, strict=True):
         for number, (model, points) in enumerate(curves[axis].items()):
             colour = theme.colour(model, number)
-            x, value, low, high = ([point[name] for point in points] for name in ("x", "value", "low", "high"))
+            rows = [[point[name] for point in points] for name in ("x", "value", "low", "high")]
+            x, value, low, high = np.array(rows, np.float64)  # None, undefined, becomes NaN and is not drawn
             axes.plot(x, value, "o-", color=colour, label=model, markersize=4)
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.axhline(curves["between_clips"][model], color=colour, linestyle=":", linewidth=1)

@@ -3,7 +3,7 @@
 A clip is cut into non-overlapping chunks of the encoder's length. A last chunk that is at least ``min_tail`` there is
 padded with zeros, a shorter one is left out; a clip shorter than one chunk is repeated to its length, as in training.
 
-Source: SCIENCE §2, EVALUATION "Probing".
+Source: arXiv:2407.13840, §4.3; docs/evaluation.md.
 
 Shape suffixes: K clips, P chunks of all clips, N chunks of a batch, T samples of a chunk, E encoder width.
 """

@@ -11,6 +11,7 @@ Source: 2412.18955, Fig. 3.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from cluster.settings import UserError
 from data_shards.reader import ShardSet
 from evaluation.confidence import Resamples, as_row, draw_resamples
 from evaluation.embed import PCM_SCALE, Encoder, alike, run_encoder
-from evaluation.metrics import r_squared
+from evaluation.metrics import pair_mean, r_squared
 from evaluation.retrieval import unit_rows
 from evaluation.score import generator
 from evaluation.tasks import EvaluationConfig
@@ -101,8 +102,9 @@ def read_transformation(train: Moved, test: Moved, axis: str, config: Evaluation
     folds = GroupKFold(min(5, len(train.tracks))).split(x_train, y_train, groups)
     probe = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15), cv=list(folds)))
     predicted = probe.fit(x_train, y_train).predict(x_test)
-    weights_RK = np.tile(_resamples(test, config).weights_RK, len(test.by_step))
-    row: dict[str, Any] = dict(as_row(r_squared(predicted, y_test, weights_RK), config.confidence.level))
+    steps = len(test.by_step)
+    r2_R = _resamples(test, config).measure(lambda w_BK: r_squared(predicted, y_test, np.tile(w_BK, steps)))
+    row: dict[str, Any] = dict(as_row(r2_R, config.confidence.level))
     error = np.abs(predicted - y_test)
     if axis == "rate":
         return row | {"error": float(100 * (2**error - 1).mean()), "unit": "% of the rate"}
@@ -118,11 +120,11 @@ def _pairs(moved: Moved, axis: str) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 def _curve(moved: Moved, config: EvaluationConfig) -> list[dict[str, float | None]]:
     still = unit_rows(moved.still_KE).astype(np.float64)
-    weights_RK, points = _resamples(moved, config).weights_RK, []
+    resamples, points = _resamples(moved, config), []
     for x, h_KE in moved.by_step.items():
         distance_K = 1 - (still * unit_rows(h_KE)).sum(1)
-        level = config.confidence.level
-        points.append({"x": x, **as_row(weights_RK @ distance_K / weights_RK.sum(1), level)})
+        mean_R = resamples.measure(partial(pair_mean, distance_K, np.ones(len(still))))
+        points.append({"x": x, **as_row(mean_R, config.confidence.level)})
     return points
 
 

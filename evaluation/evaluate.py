@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cluster.locks import sole_writer
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
 from data_shards.index import ShardIndex
 from data_shards.reader import ShardSet
+from evaluation.answerable import why_not
 from evaluation.cache import load_table, save_table, table_path
 from evaluation.devices import check_device
 from evaluation.embed import EmbeddingTable, Encoder, alike, embed_shards, frames_at, open_shards
@@ -25,10 +27,11 @@ from evaluation.projection import project
 from evaluation.published import beside
 from evaluation.report import SUBJECT, Report, build_tree, write_report
 from evaluation.resamples import RESAMPLES, by_condition, by_metric, save_resamples
-from evaluation.robustness import measure_robustness, summarise
-from evaluation.score import Scored, score_task
+from evaluation.robustness import measure_robustness, summarise, undefined_changes
+from evaluation.score import Scored
+from evaluation.score_store import SCORES, scored_once
 from evaluation.splits import check_leaks, freeze, hold_to, load_split, save_split
-from evaluation.targets import Target, artist_overlap, columns, read_target
+from evaluation.targets import EmptyColumnError, Target, artist_overlap, columns, read_target
 from evaluation.tasks import EvaluationConfig, Task
 
 
@@ -38,8 +41,8 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
     Args:
         source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
         config: shards and tasks.
-        out: folder of report.json, .md, .html, .csv, .tex and the figures, and of embeddings unless ``config.cache``
-            says where.
+        out: folder of report.json, .md, .html, .csv, .tex and the figures, of every task's scores as soon as they are
+            there, and of embeddings unless ``config.cache`` says where. An evaluation that was killed goes on there.
         progress: told of the work.
 
     Raises:
@@ -57,7 +60,8 @@ def evaluate(source: Path | str, config: EvaluationConfig, out: Path, *, progres
     if is_factory(source):
         word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"
         about |= {"source": str(source), "untrained": word}
-    return evaluate_encoders(encoders, config, out, about=about, progress=progress)
+    with sole_writer(out, "give another --out"):
+        return evaluate_encoders(encoders, config, out, about=about, progress=progress)
 
 
 def evaluate_encoders(
@@ -96,7 +100,7 @@ def evaluate_encoders(
             scored: dict[str, Scored] = {}
             with progress.stage("scoring", len(targets)) as bar:
                 for done, (name, target) in enumerate(targets.items(), 1):
-                    scored[name] = score_task(name, config.tasks[name], target, tables, config)
+                    scored[name] = scored_once(name, config.tasks[name], target, tables, config, out / SCORES)
                     bar(done, name)
             kept = by_metric(scored)
             extras: dict[str, Any] = {}
@@ -111,6 +115,7 @@ def evaluate_encoders(
         facts = dict(about) | _facts(shards, encoders, config) | {"seconds": round(time.monotonic() - started, 1)}
         splits = _save_splits(shards.index, targets, config, out / "splits")
     tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | extras
+    tree["notes"] += undefined_changes(extras.get("robustness", {}))
     for name, identity in splits.items():
         tree["tasks"][name] |= identity
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
@@ -148,12 +153,11 @@ def embedded(
     tables = {name: load_table(path) for name, path in paths.items()}
     missing = {name: encoder for name, encoder in encoders.items() if tables[name] is None}
     if missing:
-        fresh: dict[str, EmbeddingTable] = {}
         for names in alike(missing):
-            fresh |= embed_shards(shards, encoders.only(names), config, progress=progress)
-        for name, table in fresh.items():
-            save_table(table, paths[name])
-        tables |= fresh
+            fresh = embed_shards(shards, encoders.only(names), config, progress=progress)
+            for name, table in fresh.items():
+                save_table(table, paths[name])
+            tables |= fresh
     return {name: table for name, table in tables.items() if table is not None}
 
 
@@ -164,11 +168,21 @@ def _targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Tar
     for name, task in config.tasks.items():
         if task.optional and task.column not in present and task.column != "artist":
             left_out[name] = f"the set has no column {task.column}"
+            continue
+        try:
+            target = _read(index, name, task)
+            reason = why_not(name, task, target, config)
+        except EmptyColumnError as error:
+            reason = str(error)
+        if reason is None:
+            targets[name] = target
+        elif task.optional:
+            left_out[name] = reason.removeprefix(f"task {name}: ")
         else:
-            targets[name] = _read(index, name, task)
+            raise UserError(reason)
     if not targets:
-        known = ", ".join(sorted(present)) or "none"
-        raise UserError(f"none of the tasks' columns is in the shards; they have {known}")
+        known, reasons = ", ".join(sorted(present)) or "none", "; ".join(f"{n}: {why}" for n, why in left_out.items())
+        raise UserError(f"none of the tasks can run ({reasons}); the shards have the columns {known}")
     return targets, left_out
 
 

@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 
 from evaluation.canvas import DARK, LIGHT, Theme, canvas, legend, plain
 from evaluation.curves import equivariance_figure, projection_figure, robustness_figure
+from evaluation.report import intervals
 
 LEFT_OUT = "random"
 """Its row stands in the table; in a figure it lies on the constant's."""
 MAX_TAGS = 40
+PAIRED = "percentiles of the paired clustered bootstrap"
+OVER_TRACKS = "percentiles of the bootstrap over tracks"
 MARKERS = {"trained": "o", "untrained": "s", "constant": "|"}
 
 
@@ -31,16 +34,20 @@ class Drawn:
 
 def draw_figures(tree: Mapping[str, Any]) -> dict[str, Drawn]:
     """Figures by name: ``metrics`` always, ``TASK_ap`` for a probe of tags, and what else was measured."""
-    drawn = {"metrics": _in_all_forms("Metrics beside their baselines", partial(_metrics, tree))}
+    drawn = {
+        "metrics": _in_all_forms(
+            f"Metrics beside their baselines; {intervals(tree)}{_corrected_mark(tree)}", partial(_metrics, tree)
+        )
+    }
     for name, task in tree["tasks"].items():
         if task["by_tag"]:
             draw = partial(_tags, task["by_tag"]["ap"])
             drawn[f"{name}_ap"] = _in_all_forms(f"Average precision by tag, {name}", draw)
     if "robustness" in tree:
-        title = "Change under corruption, of the clean value"
+        title = f"Change under corruption, of the clean value; bars: {tree['level']:.0%} intervals, {PAIRED}"
         drawn["robustness"] = _in_all_forms(title, partial(robustness_figure, tree["robustness"]))
     if "equivariance" in tree:
-        title = "Cosine distance from the same music unmoved"
+        title = f"Cosine distance from the same music unmoved; bands: {tree['level']:.0%} intervals, {OVER_TRACKS}"
         drawn["equivariance"] = _in_all_forms(title, partial(equivariance_figure, tree["equivariance"]))
     if "projection" in tree:
         notes = max(tree["projection"]["octave"]) >= 0
@@ -65,8 +72,12 @@ def _render(figure: Figure, form: str, background: str) -> bytes:
     return out.getvalue()
 
 
+def _corrected_mark(tree: Mapping[str, Any]) -> str:
+    return " (open)" if any("corrected" in row for row in tree["metrics"].values()) else ""
+
+
 def _metrics(tree: Mapping[str, Any], theme: Theme) -> Figure:
-    """A dot and an interval for every metric and model."""
+    """A dot and an interval for every metric and model; an open circle is the bias-corrected value."""
     tables = {"trained": tree["metrics"], **tree["baselines"]}
     models = [model for model in tables if model != LEFT_OUT]
     names = list(tree["metrics"])
@@ -75,6 +86,11 @@ def _metrics(tree: Mapping[str, Any], theme: Theme) -> Figure:
         shift = 0.5 * (number / max(1, len(models) - 1) - 0.5)
         rows = [(place, tables[model][name]) for place, name in enumerate(names)]
         rows = [(place, row) for place, row in rows if row["value"] is not None and row["low"] is not None]
+        marked = [(row["corrected"], place + shift) for place, row in rows if "corrected" in row]
+        if marked:
+            axes.plot(
+                *zip(*marked, strict=True), "o", color=theme.colour(model, number), fillstyle="none", markersize=8
+            )
         y, x = [place + shift for place, _ in rows], [row["value"] for _, row in rows]
         # A percentile interval of a skewed metric can leave its value just outside.
         below = [max(0.0, row["value"] - row["low"]) for _, row in rows]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.report import SUBJECT, rows_of
+from evaluation.report import SUBJECT, intervals, rows_of
 from evaluation.tables import extra_tables
 
 ESCAPES = {"\\": r"\textbackslash{}", "−": "$-$", "–": "--", "²": "$^2$", "≥": r"$\geq$", "~": r"\textasciitilde{}"}
@@ -14,8 +14,8 @@ def latex(tree: Mapping[str, Any]) -> str:
     """All tables, one after another, each under a comment with its name."""
     names = list(tree["baselines"])
     rows = [[row.metric, row.value, row.interval, *row.baselines.values()] for row in rows_of(tree)]
-    parts = [_table("metrics", ["metric", SUBJECT, "interval", *names], rows)]
-    parts += [_table(table.title, table.head, table.rows) for table in extra_tables(tree)]
+    parts = [_table(f"metrics; {intervals(tree)}", ["metric", SUBJECT, "interval", *names], rows)]
+    parts += [_table(f"{table.title} {table.caption}", table.head, table.rows) for table in extra_tables(tree)]
     return "\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from evaluation.report import SUBJECT, reference, rows_of
+from evaluation.report import SUBJECT, intervals, reference, rows_of
 from evaluation.tables import TextTable, extra_tables
 
 
@@ -17,7 +17,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
     for row in rows_of(tree):
         cells = [row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## Conventions", ""]
+    lines += ["", f"{intervals(tree)}.", "", "## Conventions", ""]
     lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows_of(tree)]
     for table in extra_tables(tree):
         lines += _table(table)
@@ -44,6 +44,7 @@ def _table(table: TextTable) -> list[str]:
         "",
         f"## {_plain(table.title)}",
         "",
+        *([_plain(table.caption), ""] if table.caption else []),
         f"| {' | '.join(map(_plain, table.head))} |",
         "|---" * len(table.head) + "|",
     ]

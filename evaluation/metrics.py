@@ -1,16 +1,18 @@
 """Metrics in the conventions of the field, each for many resamples of one test set at once.
 
 Every function takes ``weights_RK``: how often each clip counts in each resample. A weight of 2 gives what scikit-learn
-gives when the row stands twice, but ranks are sorted once, not a thousand times. Nothing is averaged over batches.
+gives when the row stands twice, but scores are sorted once, not a thousand times. Nothing is averaged over batches.
 
-Shape suffixes: K clips, C tags or classes, R resamples, G distinct scores.
+Shape suffixes: K clips, C tags or classes, R resamples, B resamples of a block, P distinct scores of positives.
 Source: scikit-learn (AUROC, step-sum average precision, R²), mir_eval (key).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -19,11 +21,75 @@ TEMPO_TOLERANCE = 0.04
 TEMPO_FACTORS = (1.0, 2.0, 3.0, 1 / 2, 1 / 3)
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Clips in the order of one tag's scores, ranked once for all resamples.
+
+    Both metrics are sums over positives, so that of all clips only counts between one positive's score and the next
+    are needed; they are products of a sparse matrix with the weights.
+    """
+
+    taken_PK: csr_array
+    """Clips from behind one score that a positive has to the next, the score's own included."""
+    hits_PK: csr_array
+    """Positives of each such score."""
+    ties_PK: csr_array
+    """Negatives of each such score."""
+
+    def auroc_and_ap(self, weights_KB: Floats, total_B: Floats) -> tuple[Floats, Floats]:
+        """Both metrics (B,) of some resamples; ``total_B`` is the sum of each one's weights."""
+        new_hits_PB = self.hits_PK @ weights_KB
+        hits_PB = np.cumsum(new_hits_PB, 0)
+        taken_PB = np.cumsum(self.taken_PK @ weights_KB, 0)
+        positives_B = hits_PB[-1] if len(hits_PB) else np.zeros_like(total_B)
+        negatives_B = total_B - positives_B
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ap_B = (new_hits_PB * np.where(taken_PB > 0, hits_PB / taken_PB, 0.0)).sum(0) / positives_B
+            below_PB = negatives_B - (taken_PB - hits_PB)
+            if self.ties_PK.nnz:  # a tie counts half, as in the Mann-Whitney statistic
+                below_PB = below_PB + (self.ties_PK @ weights_KB) / 2
+            auroc_B = (new_hits_PB * below_PB).sum(0) / (positives_B * negatives_B)
+        return auroc_B, ap_B
+
+
+def rank(scores_K: Floats, truth_K: Bools) -> Ranking:
+    """Rank the clips for one tag.
+
+    Args:
+        scores_K: raw logits, float64; squashing them in float32 makes ties that cost up to .05 AUROC.
+        truth_K: which clips have the tag.
+
+    Raises:
+        ValueError: if a score is not finite.
+    """
+    if not np.isfinite(scores_K).all():
+        raise ValueError("a score is not finite")
+    clips = len(scores_K)
+    order_K = np.argsort(-scores_K, kind="stable").astype(np.int32)
+    truth_K = truth_K[order_K]
+    group_K = np.cumsum(np.diff(scores_K[order_K], prepend=np.inf) != 0)  # equal scores have equal numbers, from 1
+    ends_P = np.flatnonzero(np.diff(group_K, append=clips + 1))  # last clip of each run of equal scores
+    groups = np.unique(group_K[truth_K])
+    ends_P = ends_P[groups - 1] + 1
+
+    def rows(chosen_K: NDArray[np.int64], bounds_P: NDArray[np.int64]) -> csr_array:
+        content = (np.ones(len(chosen_K)), order_K[chosen_K], np.append(0, bounds_P))
+        return csr_array(content, shape=(len(groups), clips))
+
+    positives = np.flatnonzero(truth_K)
+    ties = np.flatnonzero(~truth_K & np.isin(group_K, groups))
+    return Ranking(
+        taken_PK=rows(np.arange(ends_P[-1] if len(ends_P) else 0), ends_P),
+        hits_PK=rows(positives, np.searchsorted(positives, ends_P)),
+        ties_PK=rows(ties, np.searchsorted(ties, ends_P)),
+    )
+
+
 def auroc_and_ap(scores_KC: Floats, truth_KC: Bools, weights_RK: Floats) -> tuple[Floats, Floats]:
     """Area under the ROC curve and average precision of every tag in every resample.
 
     Args:
-        scores_KC: raw logits, float64; squashing them in float32 makes ties that cost up to .05 AUROC.
+        scores_KC: raw logits, see `rank`.
         truth_KC: which tags a clip has.
         weights_RK: counts of the clips, ≥ 0.
 
@@ -32,28 +98,17 @@ def auroc_and_ap(scores_KC: Floats, truth_KC: Bools, weights_RK: Floats) -> tupl
     """
     if scores_KC.shape != truth_KC.shape or weights_RK.shape[1] != len(scores_KC):
         raise ValueError(f"shapes disagree: {scores_KC.shape}, {truth_KC.shape}, {weights_RK.shape}")
-    if not np.isfinite(scores_KC).all():
-        raise ValueError("a score is not finite")
-    columns = [_ranked(scores_KC[:, c], truth_KC[:, c], weights_RK) for c in range(scores_KC.shape[1])]
-    return np.stack([auroc_R for auroc_R, _ in columns], 1), np.stack([ap_R for _, ap_R in columns], 1)
+    ranked = (rank(scores_K, truth_K) for scores_K, truth_K in zip(scores_KC.T, truth_KC.T, strict=True))
+    return ranked_auroc_and_ap(list(ranked), weights_RK)
 
 
-def _ranked(scores_K: Floats, truth_K: Bools, weights_RK: Floats) -> tuple[Floats, Floats]:
-    order_K = np.argsort(-scores_K, kind="stable")
-    ends_G = np.flatnonzero(np.append(np.diff(scores_K[order_K]), 1.0))  # last clip of each run of equal scores
-    weights_RK = weights_RK[:, order_K]
-    hits_RG = np.cumsum(weights_RK * truth_K[order_K], 1)[:, ends_G]
-    taken_RG = np.cumsum(weights_RK, 1)[:, ends_G]
-    misses_RG = taken_RG - hits_RG
-    new_hits_RG = np.diff(hits_RG, axis=1, prepend=0)
-    new_misses_RG = np.diff(misses_RG, axis=1, prepend=0)
-    positives_R, negatives_R = hits_RG[:, -1], misses_RG[:, -1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        # Trapezoids: a tie counts half, as in the Mann-Whitney statistic.
-        area_R = (new_misses_RG * (hits_RG - new_hits_RG / 2)).sum(1) / (positives_R * negatives_R)
-        precision_RG = np.where(taken_RG > 0, hits_RG / taken_RG, 0.0)
-        ap_R = (new_hits_RG * precision_RG).sum(1) / positives_R
-    return area_R, ap_R
+def ranked_auroc_and_ap(rankings: Sequence[Ranking], weights_RK: Floats) -> tuple[Floats, Floats]:
+    """The same of clips that are ranked already, a tag after the other."""
+    weights_KR, shape = np.ascontiguousarray(weights_RK.T), (len(weights_RK), len(rankings))
+    auroc_RC, ap_RC, total_R = np.empty(shape), np.empty(shape), weights_KR.sum(0)
+    for c, ranking in enumerate(rankings):
+        auroc_RC[:, c], ap_RC[:, c] = ranking.auroc_and_ap(weights_KR, total_R)
+    return auroc_RC, ap_RC
 
 
 def macro(values_RC: Floats) -> Floats:
@@ -76,14 +131,22 @@ def pair_mean(sum_K: Floats, count_K: Floats, weights_RK: Floats) -> Floats:
 
 
 def r_squared(predicted_K: Floats, truth_K: Floats, weights_RK: Floats) -> Floats:
-    """Coefficient of determination, shape (R,): 1 − residual over total sum of squares, both of the resample."""
+    """Coefficient of determination, shape (R,): 1 − residual over total sum of squares, both of the resample.
+
+    NaN where the truth of a resample does not vary, or nothing is in it.
+    """
+    if not len(truth_K):
+        return np.full(len(weights_RK), np.nan)
     mass_R = weights_RK.sum(1)
-    mean_R = weights_RK @ truth_K / mass_R
     # Centred on the whole set first: the difference of squares would lose digits on tempi.
     centred_K = truth_K - truth_K.mean()
-    total_R = weights_RK @ centred_K**2 - mass_R * (mean_R - truth_K.mean()) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - weights_RK @ (truth_K - predicted_K) ** 2 / np.where(total_R > 0, total_R, np.nan))
+        square_R = weights_RK @ centred_K**2
+        total_R = square_R - (weights_RK @ centred_K) ** 2 / mass_R
+        # Of equal values the difference is rounding, which as a divisor would make an R² of −1e16.
+        total_R = np.where(total_R > 1e-12 * square_R, total_R, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - weights_RK @ (truth_K - predicted_K) ** 2 / total_R)
 
 
 def key_scores(reference: Sequence[str], estimates: Sequence[str]) -> Floats:
@@ -96,7 +159,8 @@ def key_scores(reference: Sequence[str], estimates: Sequence[str]) -> Floats:
     """
     from mir_eval.key import weighted_score
 
-    return np.array([[weighted_score(r, e) for e in estimates] for r in reference], np.float64)
+    scores = [[weighted_score(r, e) for e in estimates] for r in reference]
+    return np.array(scores, np.float64).reshape(len(reference), len(estimates))
 
 
 def tempo_hits(truth: Floats, estimate: Floats, *, octaves: bool) -> Bools:

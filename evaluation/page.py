@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from evaluation.figures import Drawn
-from evaluation.report import SUBJECT, Row, reference, rows_of
+from evaluation.report import SUBJECT, Row, intervals, reference, rows_of
 from evaluation.tables import TextTable, extra_tables
 
 STYLE = """
@@ -64,14 +64,15 @@ def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
         tree: what report.json holds.
         figures: drawn from it.
     """
-    about = tree["provenance"]
+    about, tables = tree["provenance"], extra_tables(tree)
     parts = [
         f"<h1>{escape(str(about.get('title', 'Evaluation')))}</h1>",
         f'<p class="lead">{escape(_lead(about))}</p>',
         _table(tree),
+        *(_words(table) for table in tables if table.verdicts),
         "<h2>Figures</h2>",
         *(_figure(drawn) for drawn in figures.values()),
-        *map(_words, extra_tables(tree)),
+        *(_words(table) for table in tables if not table.verdicts),
         _conventions(rows_of(tree)),
         _notes(tree),
         "<h2>Provenance</h2><details><summary>Encoder, shards, configuration, versions</summary>"
@@ -106,7 +107,7 @@ def _table(tree: Mapping[str, Any]) -> str:
             task = name
             lines.append(f'<tr class="task"><td colspan="{len(head)}">{escape(task)}</td></tr>')
         lines.append(_table_row(row, metric))
-    return "\n".join([*lines, "</tbody></table></div>"])
+    return "\n".join([*lines, f"</tbody></table></div><p>{escape(intervals(tree))}.</p>"])
 
 
 def _table_row(row: Row, metric: str) -> str:
@@ -130,9 +131,22 @@ def _figure(drawn: Drawn) -> str:
 
 def _words(table: TextTable) -> str:
     titles = "".join(f"<th>{escape(word)}</th>" for word in table.head)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    inner = f'<table class="words"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<h2>{escape(table.title)}</h2><div class="scroll">{inner}</div>'
+    body = "\n".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        if not table.verdicts
+        else _compared_row(row, table.verdicts[place])
+        for place, row in enumerate(table.rows)
+    )
+    kind = "" if table.verdicts else ' class="words"'
+    inner = f"<table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
+    caption = f'<p class="lead">{escape(table.caption)}</p>' if table.caption else ""
+    return f'<h2>{escape(table.title)}</h2>{caption}<div class="scroll">{inner}</div>'
+
+
+def _compared_row(row: list[str], verdict: str) -> str:
+    *cells, last = (escape(cell) for cell in row)
+    mark = f'<span aria-hidden="true">{MARKS[verdict]}</span>'
+    return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="{verdict}">{mark} {last}</td></tr>'
 
 
 def _conventions(rows: list[Row]) -> str:

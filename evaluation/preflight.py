@@ -5,7 +5,9 @@ A mistake that is found after an hour of embedding has cost an hour; each is one
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from cluster.outputs import require_writable_file, require_writable_folder
 from cluster.settings import UserError
 from data_shards.reader import ShardSet
 from evaluation.embed import Encoder, check_rate
@@ -13,7 +15,8 @@ from evaluation.equivariance import check_tracks
 from evaluation.judge import metric_names
 from evaluation.projection import check_projection
 from evaluation.published import protocols
-from evaluation.score import check_parts
+from evaluation.report import FILES
+from evaluation.resamples import RESAMPLES
 from evaluation.targets import Target
 from evaluation.tasks import EvaluationConfig
 
@@ -26,7 +29,7 @@ def check_request(
     Args:
         shards: the set.
         encoders: by name.
-        targets: of the tasks that run.
+        targets: of the tasks that run (`evaluation.answerable`).
         config: what is asked.
 
     Raises:
@@ -34,8 +37,6 @@ def check_request(
     """
     for encoder in encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
-    for name, target in targets.items():
-        check_parts(name, target, config)
     _check_names(targets, config)
     if config.robustness.asked and not any(config.tasks[name].probe for name in targets):
         raise UserError(f"robustness is of probes, and none of {', '.join(targets)} has one; set tasks.NAME.probe=true")
@@ -43,6 +44,26 @@ def check_request(
         check_projection(targets, config)
     if config.equivariance.asked:
         check_tracks(shards, encoders, config)
+
+
+def check_outputs(out: Path, config: EvaluationConfig) -> None:
+    """Try every place that an evaluation writes to.
+
+    Args:
+        out: folder of the report.
+        config: where its embeddings and copies of remote shards go.
+
+    Raises:
+        UserError: names the place and its option.
+    """
+    folders = {"--out": [out, out / "splits"], "cache": [Path(config.cache or out / "embeddings")]}
+    folders["data.cache"] = [Path(config.data.cache)] if config.data.cache else []
+    for key, places in folders.items():
+        for place in places:
+            require_writable_folder(place, key if key != "cache" or config.cache else "--out")
+    for name in (*FILES, RESAMPLES):
+        if (out / name).exists():
+            require_writable_file(out / name, "--out")
 
 
 def _check_names(targets: Mapping[str, Target], config: EvaluationConfig) -> None:

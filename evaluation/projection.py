@@ -25,7 +25,10 @@ def check_projection(targets: Mapping[str, Target], config: EvaluationConfig) ->
     """
     name = config.projection.task
     if name is None or name not in targets:
-        raise UserError(f"projection.task={name} does not run: the set has no column for it; {', '.join(targets)} do")
+        raise UserError(
+            f"projection.task={name} does not run: the set has no column for it, or nothing in it to "
+            f"answer; {', '.join(targets)} do"
+        )
     test = targets[name].only("test")
     if len(test) < MIN_CLIPS:
         raise UserError(f"projection.task={name} has {len(test)} test clips; t-SNE needs at least {MIN_CLIPS}")

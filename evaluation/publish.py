@@ -4,11 +4,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.mlflow_pages import NOTE, description, evaluation_name, objective_name, picture, table
 from cluster.settings import RunError, UserError, flatten, validate
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, description, evaluation_name, objective_name, picture, table
 from cluster.tracking_config import TrackingConfig
-from evaluation.report import SUBJECT, Report, reference, short
+from evaluation.comparison import compared, differences_from
+from evaluation.report import SUBJECT, Report, comparison_rows, reference, rows_of, shortest
 from trainers.run_page import settings_part
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def publish(report: Report, preset: str | None = None, *, objective: Sequence[st
     found = report.flat()
     values = {evaluation_name(name, preset): value for name, value in found.items()}
     values |= {objective_name(name): found[name] for name in objective if name in found}
+    values |= _differences(report, preset)
     own = "" if report.folder.resolve() == run_dir.resolve() else f"/{report.folder.name}"
     try:
         config = validate(TrackingConfig, about["pretraining"]["config"]["tracking"], str(run_dir))
@@ -50,7 +52,7 @@ def publish(report: Report, preset: str | None = None, *, objective: Sequence[st
             tracker.dataset("judged", about["manifest_hash"], about["evaluation"]["data"]["shards"], "evaluation")
             settings = settings_part(flatten(about["pretraining"]["config"]))
             seen = [picture(f"figures{own}/{figure.name}") for figure in report.figures.values()][:1]
-            tracker.tags({NOTE: description(_short_table(report), *seen, settings)})
+            tracker.tags({NOTE: description(*_short_tables(report), *seen, settings)})
             tracker.close(tracker.ended)
     except (UserError, RunError, OSError) as error:
         _log.warning("%s: the report is not shown in MLflow (%s)", report.folder, error)
@@ -58,10 +60,26 @@ def publish(report: Report, preset: str | None = None, *, objective: Sequence[st
     return tracker.url
 
 
-def _short_table(report: Report) -> str:
-    baseline = reference(report.tree)
+def _short_tables(report: Report) -> list[str]:
+    """Of a description: what a terminal shows, and a table for every encoder that is compared with."""
+    baseline, shown = reference(report.tree), shortest(report.tree)
     rows = [
         [f"`{row.metric}`", f"{row.value} {row.interval}", row.baselines[baseline], row.difference]
-        for row in short(report.tree)
+        for row in rows_of(report.tree)
+        if row.metric in shown
     ]
-    return table(["metric", SUBJECT, baseline, f"difference from {baseline}"], rows)
+    tables = [table(["metric", SUBJECT, baseline, f"difference from {baseline}"], rows)]
+    for name in compared(report.tree):
+        head, rows = comparison_rows(report.tree, name)
+        tables.append(table(head, [[f"`{row[0]}`", *row[1:]] for row in rows]))
+    return tables
+
+
+def _differences(report: Report, preset: str | None) -> dict[str, float]:
+    """The paired differences that a terminal shows, a group of charts for every encoder that is compared with."""
+    values: dict[str, float | None] = {}
+    for name in compared(report.tree):
+        for one in (one for one in differences_from(report.tree, name) if one.metric in shortest(report.tree)):
+            key = evaluation_name(one.metric, preset, against=name)
+            values |= {key: one.value, f"{key}.low": one.low, f"{key}.high": one.high, f"{key}.p_holm": one.p_holm}
+    return {key: value for key, value in values.items() if value is not None}

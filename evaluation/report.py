@@ -6,7 +6,7 @@ Shape suffix: R resamples + 1.
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from cluster.storage import write_atomic
-from evaluation.confidence import as_row, holm, two_sided_p
-from evaluation.judge import Judged
+from evaluation.comparison import add_holm, compared, differences_from
+from evaluation.confidence import as_row, two_sided_p
+from evaluation.judge import INTERVALS, JACKKNIFE, PERCENTILE, Judged
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
 
@@ -25,6 +26,16 @@ SUBJECT = "trained"
 """The model that is reported; all others are its baselines."""
 REFERENCE = "untrained"
 """The baseline to beat; chance where a user's encoder has no untrained self."""
+
+FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex")
+DIFFERENCES = {
+    "difference": "value",
+    "difference_low": "low",
+    "difference_high": "high",
+    "p": "p",
+    "p_holm": "p_holm",
+}
+"""Columns of the CSV, and what JSON calls them."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,26 @@ class Report:
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
         names = [reference(self.tree), "constant"]
-        table = Table("metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE)
-        for row in short(self.tree):
-            baselines = [row.baselines[name] for name in names]
-            table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
+        table = Table(
+            "metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE, caption=intervals(self.tree)
+        )
+        shown = shortest(self.tree)
+        for row in rows_of(self.tree):
+            if row.metric in shown:
+                baselines = [row.baselines[name] for name in names]
+                table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
         return table
+
+    def comparisons(self) -> list[Table]:
+        """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
+        tables = []
+        for name in compared(self.tree):
+            head, rows = comparison_rows(self.tree, name)
+            table = Table(*head, box=SIMPLE)
+            for row in rows:
+                table.add_row(*row)
+            tables.append(table)
+        return tables
 
 
 @dataclass(frozen=True)
@@ -83,15 +109,18 @@ def build_tree(
     level = config.confidence.level
     for name, task in scored.items():
         for metric, judged in task.metrics.items():
-            about = {"n": task.n, "clusters": task.clusters, "convention": task.conventions[metric]}
             for model, one in judged.items():
-                tables[model][f"{name}/{metric}"] = one.row(level) | about
+                row = one.row(level)
+                about: dict[str, Any] = {"n": task.n, "clusters": task.clusters}
+                about["convention"] = f"{task.conventions[metric]}; {level:.0%} interval: {INTERVALS[row['interval']]}"
+                tables[model][f"{name}/{metric}"] = row | about
                 if model != SUBJECT:
                     delta_R = judged[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
-    _adjust(differences, config.claims)
+    add_holm(differences, config.claims)
     return {
         "schema_version": SCHEMA_VERSION,
+        "level": level,
         "metrics": tables.pop(SUBJECT),
         "baselines": tables,
         "differences": differences,
@@ -102,16 +131,21 @@ def build_tree(
     }
 
 
-def _adjust(differences: dict[str, dict[str, Any]], claims: Sequence[str]) -> None:
-    """Add Holm's p-values to the claims: every claim against every model that was really embedded is one family."""
-    family = {
-        (model, claim): rows[claim]["p"]
-        for model, rows in differences.items()
-        for claim in claims
-        if model not in ("random", "constant")
-    }
-    for (model, claim), p in holm(family).items():
-        differences[model][claim]["p_holm"] = p
+def shortest(tree: Mapping[str, Any]) -> set[str]:
+    """The metrics of a terminal: of retrieval only the largest neighbourhood."""
+    largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
+    return {metric for metric in tree["metrics"] if metric.partition("@")[2] in ("", str(largest))}
+
+
+def comparison_rows(tree: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of paired differences from one compared encoder, of the metrics of a terminal."""
+    shown, rows = shortest(tree), []
+    for one in differences_from(tree, name):
+        if one.metric in shown:
+            ends = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
+            values = [number(one.own), number(one.other), f"{number(one.value, sign=True)} {ends}"]
+            rows.append([one.metric, *values, number(one.p_holm), one.verdict])
+    return ["metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict"], rows
 
 
 def reference(tree: Mapping[str, Any]) -> str:
@@ -128,21 +162,15 @@ def rows_of(tree: Mapping[str, Any]) -> list[Row]:
             Row(
                 metric=metric,
                 value=number(own["value"]),
-                interval=_span(own),
+                interval=span(own),
                 baselines={name: number(found[metric]["value"]) for name, found in tree["baselines"].items()},
-                difference=f"{number(delta['value'], sign=True)} {_span(delta, sign=True)}" if delta else "–",
+                difference=f"{number(delta['value'], sign=True)} {_ends(delta, sign=True)}" if delta else "–",
                 verdict=_verdict(delta),
                 n=own["n"],
                 convention=own["convention"],
             )
         )
     return rows
-
-
-def short(tree: Mapping[str, Any]) -> list[Row]:
-    """`rows_of`, of retrieval at several k those of the largest alone."""
-    largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
-    return [row for row in rows_of(tree) if row.metric.partition("@")[2] in ("", str(largest))]
 
 
 def number(value: float | None, *, sign: bool = False) -> str:
@@ -159,13 +187,17 @@ def number(value: float | None, *, sign: bool = False) -> str:
 
 
 def csv_text(tree: Mapping[str, Any]) -> str:
-    """A row a metric and model."""
+    """A row a metric and model; differences are of the reported encoder less the row's model."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["metric", "model", "value", "low", "high", "n", "convention"])
+    ends = ("value", "low", "high", "interval")
+    writer.writerow(["metric", "model", *ends, "corrected", *DIFFERENCES, "n", "convention"])
     for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
         for metric, row in metrics.items():
-            writer.writerow([metric, model, row["value"], row["low"], row["high"], row["n"], row["convention"]])
+            delta = tree["differences"].get(model, {}).get(metric, {})
+            found = [row[end] for end in ends] + [row.get("corrected")]
+            found += [delta.get(name) for name in DIFFERENCES.values()]
+            writer.writerow([metric, model, *found, row["n"], row["convention"]])
     return out.getvalue()
 
 
@@ -201,7 +233,28 @@ def _task_tree(task: Scored) -> dict[str, Any]:
     return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags, "epochs": epochs}
 
 
-def _span(row: Mapping[str, Any], *, sign: bool = False) -> str:
+def span(row: Mapping[str, Any]) -> str:
+    """An interval as text; the jackknife's with the bias-corrected value, which it lies around.
+
+    >>> span({"low": 0.076, "high": 0.325, "corrected": 0.2})
+    '[.076, .325], bias-corrected .200'
+    """
+    return _ends(row) + (f", bias-corrected {number(row['corrected'])}" if "corrected" in row else "")
+
+
+def intervals(tree: Mapping[str, Any]) -> str:
+    """Which intervals a report shows, for a caption."""
+    kinds = {metric.partition("/")[2]: row["interval"] for metric, row in tree["metrics"].items()}
+    words = f"{tree['level']:.0%} intervals: paired {INTERVALS[PERCENTILE]}"
+    jackknifed = [metric for metric, kind in kinds.items() if kind == JACKKNIFE]
+    if jackknifed:
+        words += (
+            f"; of {' and '.join(jackknifed)} the {INTERVALS[JACKKNIFE]}, which lies around the bias-corrected value"
+        )
+    return words
+
+
+def _ends(row: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"[{number(row['low'], sign=sign)}, {number(row['high'], sign=sign)}]"
 
 

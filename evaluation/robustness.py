@@ -85,6 +85,16 @@ def summarise(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
     return {metric: {model: _summary(found, config) for model, found in row.items()} for metric, row in curves.items()}
 
 
+def undefined_changes(robustness: Mapping[str, Any]) -> list[str]:
+    """Why a change of the summary has no value, a note a metric and model."""
+    return [
+        f"{metric}: the change under corruption is undefined for {model}, whose value on clean audio is 0"
+        for metric, by_model in robustness.items()
+        for model, found in by_model.items()
+        if any(row["change"]["value"] is None for row in found.values())
+    ]
+
+
 def _judge(
     name: str, answers: Mapping[str, Values], test: Target, config: EvaluationConfig
 ) -> Iterator[tuple[str, str, Judged]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.settings import UserError
+from evaluation import answerable
 from evaluation.baselines import best_constant
 from evaluation.confidence import Resamples, draw_resamples
 from evaluation.embed import EmbeddingTable
@@ -18,7 +18,6 @@ from evaluation.retrieval import neighbours
 from evaluation.targets import Target, parts_of
 from evaluation.tasks import EvaluationConfig, Task
 
-SPLITS = ("train", "valid", "test")
 FEW_CLUSTERS = 10
 ByModel = dict[str, dict[str, Judged]]
 """Metric → model → values."""
@@ -45,19 +44,6 @@ class Scored:
     """Trained heads, those of models of one width together; none for retrieval alone."""
 
 
-def check_parts(name: str, target: Target, config: EvaluationConfig) -> None:
-    """Refuse a task of whose splits one is empty that it needs.
-
-    Raises:
-        UserError: names the split.
-    """
-    task, parts = config.tasks[name], parts_of(target, config.judged)
-    for split in SPLITS if task.probe else ("test",):
-        if not len(parts[split]):
-            held = {"test": "valid", "valid": "train"}.get(split, split) if config.judged == "valid" else split
-            raise UserError(f"task {name}: no clip of split {held} has a value in column {task.column}")
-
-
 def score_task(
     name: str, task: Task, target: Target, tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
 ) -> Scored:
@@ -66,15 +52,15 @@ def score_task(
     Args:
         name: of the task; it keys the draws.
         task: protocol.
-        target: its known targets, in every split that the task needs (`check_parts`).
+        target: its known targets, which the task can answer (`evaluation.answerable`).
         tables: embeddings of the whole set by model.
         config: seeds, neighbourhoods, bootstrap.
     """
     parts = parts_of(target, config.judged)
     test = parts["test"]
     resamples = test_resamples(name, test, config)
-    notes = []
-    if resamples.clusters < FEW_CLUSTERS:
+    notes = answerable.notes(name, task, test, config)
+    if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     metrics: ByModel = {}
     probes: tuple[Probe, ...] = ()

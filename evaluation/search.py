@@ -1,13 +1,13 @@
 """The tracks of a catalogue that sound nearest to a query: `counterpoint search`.
 
-A catalogue is a folder of audio, the Parquet of `counterpoint embed`, or a saved index. The index of the first two is
-built once; a folder's is brought up to date at every search: new and changed files are embedded, those that are gone
-leave. It grows a part at a time, so a search that was killed goes on where it was.
+A catalogue is a folder of audio, a set of shards, the Parquet of `counterpoint embed`, or a saved index. The index of
+the first three is built once; a folder's is brought up to date at every search: new and changed files are embedded,
+those that are gone leave. It grows a part at a time, so a search that was killed goes on where it was.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.outputs import require_replaceable_folder
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from cluster.storage import sha256
-from data_shards.sources.folder import AUDIO_SUFFIXES, audio_files
+from data_shards.audio import AudioError, rejecting
+from data_shards.audio_folder import AudioFolder, scan_folder
+from data_shards.path_text import as_text
 from evaluation.catalogue import ENCODER, embed_stream
 from evaluation.embed import Encoder
 from evaluation.pool import Pool
+from evaluation.same_track import LeaveOut, own_rows
+from evaluation.shard_catalogue import index_shards, is_shard_set, shards_stamp
 from evaluation.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
 
 INDEXES = Path("outputs/indexes")
@@ -51,6 +56,8 @@ class Found:
 
     answers: tuple[Answer, ...]
     index: TrackIndex
+    folder: AudioFolder | None
+    """What the scan of the catalogue found and passed over; None where it is no folder of audio."""
 
 
 def search_catalogue(
@@ -60,18 +67,19 @@ def search_catalogue(
     *,
     k: int,
     place: Path | None = None,
-    keep_query: bool = False,
+    leave_out: LeaveOut = "query",
     progress: Progress = SILENT,
 ) -> Found:
     """Bring the index of a catalogue up to date and ask it.
 
     Args:
         pool: of one encoder, called `ENCODER`.
-        catalogue: folder of audio, Parquet file of embeddings, or saved index.
+        catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
         queries: audio files.
         k: tracks wanted for each, ≥ 1.
         place: folder of the index; by default one for each catalogue and encoder below outputs/indexes.
-        keep_query: the query may be its own answer; otherwise a track at its path or with its bytes is left out.
+        leave_out: the query itself (at its path, or with its bytes) is no answer, or its whole track is none, see
+            `own_rows`; or nothing is left out.
         progress: told of what is embedded.
 
     Raises:
@@ -81,8 +89,9 @@ def search_catalogue(
         raise UserError(f"-k must be ≥ 1, got {k}")
     for query in queries:
         if not query.is_file():
-            raise UserError(f"{query}: no such file")
-    index = update_index(pool, catalogue, place, progress=progress)
+            what = "is a folder; a query is an audio file" if query.is_dir() else "no such file"
+            raise UserError(f"{query}: {what}")
+    index, folder = follow_catalogue(pool, catalogue, place, progress=progress)
     if not len(index):
         why = f"; the first: {index.rejected[0][0].path}: {index.rejected[0][1]}" if index.rejected else ""
         raise UserError(f"{catalogue}: no track in it can be embedded{why}")
@@ -90,7 +99,7 @@ def search_catalogue(
     for file in embedded:
         if file.reason:
             raise UserError(f"{file.path}: {file.reason}")
-    left_out = [set[int]()] * len(queries) if keep_query else _same(index, queries)
+    left_out = own_rows(index, queries, leave_out)
     cosine_Qk, row_Qk = index.search(np.stack([file.mean_E for file in embedded]), k + max(map(len, left_out)))
     rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
     tracks = index.track_of(row for found in rows for row in found)
@@ -98,12 +107,19 @@ def search_catalogue(
     for i, query in enumerate(queries):
         near = dict(zip(row_Qk[i].tolist(), cosine_Qk[i].tolist(), strict=True))
         hits = (Hit(str(index.file(tracks[row])), round(near[row], 6)) for row in rows[i])
-        answers.append(Answer(str(query), tuple(hits)))
-    return Found(tuple(answers), index)
+        answers.append(Answer(as_text(str(query)), tuple(hits)))
+    return Found(tuple(answers), index, folder)
 
 
 def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT) -> TrackIndex:
-    """The index of a catalogue as it is now.
+    """The index of a catalogue as it is now; the arguments are those of `follow_catalogue`."""
+    return follow_catalogue(pool, catalogue, place, progress=progress)[0]
+
+
+def follow_catalogue(
+    pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT
+) -> tuple[TrackIndex, AudioFolder | None]:
+    """The index of a catalogue as it is now, and what the scan of a folder found.
 
     Args:
         pool: of one encoder.
@@ -115,29 +131,48 @@ def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: P
     if catalogue.is_dir() and is_index(catalogue):
         if place is not None:
             raise UserError(f"{catalogue} is an index itself; leave --index out")
-        return _of_encoder(read_index(catalogue), encoder)
+        return _of_encoder(read_index(catalogue), encoder), None
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
     place = place or default_place(catalogue, encoder.hash)
+    if is_shard_set(catalogue):
+        stamp = shards_stamp(catalogue)
+        index = TrackIndex(place, encoder.hash, encoder.width, "", stamp)
+        if is_index(place):
+            index = _of_encoder(read_index(place), encoder)
+            if index.source == stamp:
+                return index, None
+            index = replace(index, parts=(), rejected=(), root="", source=stamp)
+        _require_place(place)
+        return index_shards(index, pool, catalogue, progress=progress), None
     if catalogue.is_dir():
         index = TrackIndex(place, encoder.hash, encoder.width, str(catalogue.resolve()))
         if is_index(place):
             index = _of_encoder(read_index(place), encoder)
             if index.root != str(catalogue.resolve()):
                 raise UserError(f"{place}: the index of {index.root}; give {catalogue} another --index")
-        return _follow_folder(index, pool, catalogue, progress)
+        folder = scan_folder(catalogue, leave_out=place)
+        return _follow_folder(index, pool, folder, progress), folder
     stamp = f"{catalogue.stat().st_size} {catalogue.stat().st_mtime_ns}"
     if is_index(place):
         index = _of_encoder(read_index(place), encoder)
         if index.source == stamp:
-            return index
-    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue)
+            return index, None
+    _require_place(place)
+    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue), None
 
 
 def default_place(catalogue: Path, encoder: str) -> Path:
     """Where the index of a catalogue for one encoder is kept."""
     name = hashlib.sha256(f"{catalogue.resolve()} {encoder}".encode()).hexdigest()[:12]
     return INDEXES / f"{catalogue.resolve().stem}-{name}"
+
+
+def _require_place(place: Path) -> None:
+    """Refuse a place where the index could not be written, or where it would take the place of something else."""
+    require_replaceable_folder(place, "--index")
+    if place.is_dir() and not is_index(place) and any(place.iterdir()):
+        raise UserError(f"--index {place}: holds something that is no index; give a folder of its own")
 
 
 def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
@@ -151,32 +186,40 @@ def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
     return index
 
 
-def _follow_folder(index: TrackIndex, pool: Pool, catalogue: Path, progress: Progress) -> TrackIndex:
-    now = {track.path: track for track in _listing(catalogue, index.folder)}
-    if not now:
-        raise UserError(f"{catalogue}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
+def _follow_folder(index: TrackIndex, pool: Pool, folder: AudioFolder, progress: Progress) -> TrackIndex:
+    if not folder.files:
+        raise UserError(folder.nothing())
+    files, now = _listing(folder)
     done = {track.path for track, _ in index.rejected if _unchanged(track, now)}
     stale = len(done) < len(index.rejected)
     for part in index.parts:
         here = [track.path for track in index.tracks(part) if _unchanged(track, now)]
         done.update(here)
         stale |= len(here) < part.rows
+    if stale or len(done) < len(now):
+        _require_place(index.folder)
     if stale:
         index = _drop(index, now)
     fresh = iter([track for path, track in now.items() if path not in done])
     with progress.stage("indexing", len(now)) as bar:
         bar(len(done), "")
         while slice_ := list(islice(fresh, ROWS_A_PART)):
-            index = _append(index, pool, slice_, bar, len(done))
+            index = _append(index, pool, [(track, files[track.path]) for track in slice_], bar, len(done))
             done.update(track.path for track in slice_)
     return index
 
 
-def _listing(catalogue: Path, index: Path) -> Iterator[Track]:
-    for path in sorted(audio_files(catalogue)):
-        if index not in path.parents:
-            status = path.stat()
-            yield Track(str(path.relative_to(catalogue)), status.st_size, status.st_mtime_ns)
+def _listing(folder: AudioFolder) -> tuple[dict[str, Path], dict[str, Track]]:
+    """Where the files are that are there now, and what they are, by their path below the folder as text."""
+    files, tracks = {}, {}
+    for file in folder.files:
+        path = as_text(str(file.relative_to(folder.root)))
+        try:
+            status = file.stat()
+        except OSError:  # deleted since the scan
+            continue
+        files[path], tracks[path] = file, Track(path, status.st_size, status.st_mtime_ns)
+    return files, tracks
 
 
 def _unchanged(track: Track, now: dict[str, Track]) -> bool:
@@ -198,17 +241,20 @@ def _drop(index: TrackIndex, now: dict[str, Track]) -> TrackIndex:
     return read_index(index.folder)
 
 
-def _append(index: TrackIndex, pool: Pool, tracks: Sequence[Track], bar: Bar, before: int) -> TrackIndex:
+def _append(index: TrackIndex, pool: Pool, tracks: Sequence[tuple[Track, Path]], bar: Bar, before: int) -> TrackIndex:
     kept: list[Track] = []
     h: list[NDArray[np.float32]] = []
     rejected: list[tuple[Track, str]] = []
-    stream = embed_stream(pool, (index.file(track) for track in tracks))
-    for number, (track, file) in enumerate(zip(tracks, stream, strict=True), 1):
-        if file.reason is None:
-            kept.append(Track(track.path, track.size, track.mtime_ns, sha256(index.file(track))))
-            h.append(file.mean_E)
-        else:
-            rejected.append((track, file.reason))
+    stream = embed_stream(pool, (path for _, path in tracks))
+    for number, ((track, path), file) in enumerate(zip(tracks, stream, strict=True), 1):
+        try:
+            with rejecting(str(path)):
+                if file.reason is not None:
+                    raise AudioError(file.reason)
+                kept.append(replace(track, sha256=sha256(path)))
+                h.append(file.mean_E)
+        except AudioError as error:
+            rejected.append((track, str(error)))
         bar(before + number, f"{len(index.rejected) + len(rejected)} rejected" if rejected or index.rejected else "")
     with rewriting(index) as writer:
         for part in index.parts:
@@ -243,20 +289,3 @@ def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
                 raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
             writer.add([Track(path) for path in batch["path"].to_pylist()], h_DE)
     return read_index(index.folder)
-
-
-def _same(index: TrackIndex, queries: Sequence[Path]) -> list[set[int]]:
-    """Rows of the catalogue that are each query itself: at its path, or with its bytes."""
-    paths, digests = [query.resolve() for query in queries], [sha256(query) for query in queries]
-    rows: list[set[int]] = [set() for _ in queries]
-    first = 0
-    for part in index.parts:
-        for row, track in enumerate(index.tracks(part), first):
-            for i, (path, digest) in enumerate(zip(paths, digests, strict=True)):
-                # A name first: resolving every path of a catalogue would ask the disk for each.
-                if track.sha256 == digest or (
-                    path.name == Path(track.path).name and index.file(track).resolve() == path
-                ):
-                    rows[i].add(row)
-        first += part.rows
-    return rows

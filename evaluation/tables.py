@@ -1,10 +1,11 @@
 """The report's other tables as text, for every form of it: corruption, equivariance, published figures, splits."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.report import number
+from evaluation.comparison import compared, differences_from, explained
+from evaluation.report import SUBJECT, number
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,44 @@ class TextTable:
     title: str
     head: list[str]
     rows: list[list[str]]
+    caption: str = ""
+    verdicts: list[str] = field(default_factory=list)
+    """Of each row of a comparison: better, worse or unclear."""
 
 
 def extra_tables(tree: Mapping[str, Any]) -> list[TextTable]:
     """All but the metrics, in the order of a report."""
     return [
+        *comparisons(tree),
         *_corrupted(tree.get("robustness", {})),
         *_equivariance(tree.get("equivariance", {})),
         *_published(tree.get("published", [])),
         _splits(tree["tasks"]),
     ]
+
+
+def comparisons(tree: Mapping[str, Any]) -> Iterator[TextTable]:
+    """Paired differences from every encoder that the report compares with."""
+    places = tree["provenance"].get("evaluation", {}).get("against", {})
+    for name in compared(tree):
+        found = differences_from(tree, name)
+        rows = [
+            [
+                one.metric,
+                number(one.own),
+                number(one.other),
+                number(one.value, sign=True),
+                f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]",
+                number(one.p),
+                number(one.p_holm),
+                one.verdict,
+            ]
+            for one in found
+        ]
+        head = ["metric", SUBJECT, name, "difference", "interval", "p", "p (Holm)", "verdict"]
+        where = f", {places[name]}" if name in places else ""
+        title = f"Difference from {name}{where}"
+        yield TextTable(title, head, rows, explained(tree), [one.verdict for one in found])
 
 
 def _corrupted(robustness: Mapping[str, Any]) -> Iterator[TextTable]:
@@ -51,7 +80,7 @@ def _equivariance(found: Mapping[str, Any]) -> Iterator[TextTable]:
             span = f"[{number(row['low'])}, {number(row['high'])}]"
             rows.append([model, number(row["value"]), span, f"{row['error']:.2f} {row['unit']}"])
         title = f"Transformation read from two embeddings: {axis}"
-        yield TextTable(title, ["model", "R²", "interval", "mean error"], rows)
+        yield TextTable(title, ["model", "R²", "interval (percentiles over tracks)", "mean error"], rows)
 
 
 def _published(found: list[Mapping[str, Any]]) -> Iterator[TextTable]:

@@ -19,6 +19,10 @@ STOP_EVERY = 5
 """One train artist in so many is stopped on where the validation split is reported."""
 
 
+class EmptyColumnError(UserError):
+    """A column without a single value."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The known targets of one task, over all splits."""
@@ -77,7 +81,10 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
     known_K = _known(values, task)
     rows_K = np.flatnonzero(known_K)
     if not len(rows_K):
-        raise UserError(f"task {name}: no clip has a value in column {task.column}")
+        raise EmptyColumnError(
+            f"task {name}: no clip has a value in column {task.column}; build the shards from labels with some, "
+            f"or leave the task out where it cannot run with tasks.{name}.optional=true"
+        )
     track_K = np.asarray(index.track, np.str_)[rows_K]
     artist = [index.artist[row] for row in rows_K]
     artist_K = np.array([f"artist {a}" if a else f"track {t}" for a, t in zip(artist, track_K, strict=True)], np.str_)
@@ -112,7 +119,7 @@ def _expect(index: ShardIndex, name: str, task: Task, *kinds: str) -> str:
     problem = f"is {kind}" if kind else "is not in the shards"
     raise UserError(
         f"task {name}: column {task.column} {problem}, kind {task.kind} needs a {' or '.join(kinds)} one; "
-        f"the set has {known}"
+        f"the set has {known}" + ("" if kind else f"; leave the task out of such sets with tasks.{name}.optional=true")
     )
 
 

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from cluster.settings import Config
-from trainers.augment.corruptions import CORRUPTIONS
-from trainers.augment.parameters import AugmentConfig
+from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
 
 Kind = Literal["tags", "class", "key", "tempo", "number"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config):
-    """One target column and how it is judged. The defaults are those of 2407.13840 §4.3 as EVALUATION.md reads them."""
+    """One target column and how it is judged. The defaults are those of arXiv:2407.13840, §4.3."""
 
     column: str
     """Target column of the shards; ``artist`` names the index's own column."""
@@ -172,9 +171,9 @@ class RobustnessConfig(Config):
     """The chain of severity 2, at evaluation quality unless its own ``quality`` says otherwise."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.corruptions) - set(CORRUPTIONS))
+        unknown = sorted(set(self.corruptions) - set(CORRUPTION_NAMES))
         if unknown:
-            raise ValueError(f"corruptions must be of {', '.join(CORRUPTIONS)}, got {', '.join(unknown)}")
+            raise ValueError(f"corruptions must be of {', '.join(CORRUPTION_NAMES)}, got {', '.join(unknown)}")
         if any(severity < 0 for severity in self.severities):
             raise ValueError(f"severities must be ≥ 0, got {self.severities}")
 
@@ -202,6 +201,9 @@ class EquivarianceConfig(Config):
             raise ValueError(f"rates must be > 0, got {self.rates}")
         if self.probe and not self.asked:
             raise ValueError("probe needs semitones, rates or both to predict")
+        for name in ("semitones", "rates"):
+            if self.probe and len(set(getattr(self, name))) == 1:
+                raise ValueError(f"probe needs two different {name} to tell apart, got {getattr(self, name)}")
         if self.clips < 2:
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
 

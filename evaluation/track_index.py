@@ -23,19 +23,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.locks import sole_writer
 from cluster.settings import UserError
 from cluster.storage import atomic_folder, sha256, write_atomic
 from evaluation.retrieval import Part as Searchable
 from evaluation.retrieval import flat, search_parts, unit_rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ABOUT = "index.json"
 MAX_ABOUT_BYTES = 64 << 20
 FAISS_HEADER_BYTES = 256
 """At most; behind it stand the rows as float32."""
 ROWS_A_PART = 8192
 _NAME = re.compile(r"part-\d{5}")
-_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("sha256", pa.string())])
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("sha256", pa.string()),
+        ("track", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,12 @@ class Track:
     """One row's file as it was when it was embedded; size −1 and no SHA-256 where only its embedding is known."""
 
     path: str
+    """Of a clip of a set of shards, its key."""
     size: int = -1
     mtime_ns: int = -1
     sha256: str = ""
+    track: str = ""
+    """Of a clip of a set of shards; empty for a file."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class TrackIndex:
     root: str
     """Folder that the tracks' paths are relative to; empty where they stand as they are."""
     source: str = ""
-    """What a catalogue of embeddings was when it was read; empty for a folder of audio."""
+    """What a catalogue of embeddings, or a set of shards, was when it was read; empty for a folder of audio."""
     parts: tuple[Part, ...] = ()
     rejected: tuple[tuple[Track, str], ...] = ()
     """Files that could not be read, and why."""
@@ -122,6 +134,11 @@ class TrackIndex:
                 found |= {row: tracks[row - first] for row in here}
             first += part.rows
         return found
+
+    @property
+    def of_shards(self) -> bool:
+        """Whether the rows are clips of a set of shards, not files."""
+        return self.source.startswith("shards ")
 
     def file(self, track: Track) -> Path:
         """Where a track's file is."""
@@ -212,8 +229,12 @@ class Writer:
 
 @contextmanager
 def rewriting(index: TrackIndex) -> Iterator[Writer]:
-    """Write an index anew beside its place; it takes the place of the earlier one when the block ends well."""
-    with atomic_folder(index.folder) as partial:
+    """Write an index anew beside its place; it takes the place of the earlier one when the block ends well.
+
+    Raises:
+        UserError: if another process writes it.
+    """
+    with sole_writer(index.folder, "give another --index"), atomic_folder(index.folder) as partial:
         writer = Writer(partial, index)
         yield writer
         writer.finish()

@@ -85,13 +85,28 @@ def test_a_folder_of_music_becomes_a_judged_encoder(
 
     tasks = tmp_path / "tasks.yaml"
     tasks.write_text("tasks:\n  tags: {column: tags, kind: tags, probe: true}\nseeds: 1\n")
-    assert run("evaluate", folder, tasks, f"data.shards={shards}", "--out", tmp_path / "report") == 0
+    capsys.readouterr()
+    asked = ("evaluate", folder, tasks, f"data.shards={shards}", "--out", tmp_path / "report")
+    assert run(*asked) == 0
+    ending = "".join(capsys.readouterr().out.split())
+    assert (
+        "".join(map(str, ["counterpoint", *asked[:4], "--against", "NAME=RUN", "--out", tmp_path / "report"])) in ending
+    )
+    assert run(*asked, "--against", f"same={folder}", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"]["page"] == str(tmp_path / "report" / "report.html")
+    assert all(command.startswith("counterpoint ") for command in told["next"])
     report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["metrics"] == told["metrics"]
     assert {"tags/auroc", "tags/ap"} <= report["metrics"].keys()
+    for row in report["differences"]["same"].values():  # a run and itself
+        assert (row["value"], row["low"], row["high"], row["p_holm"]) == (0, 0, 0, 1)
     assert {p.name for p in (tmp_path / "report").iterdir()} >= {"report.json", "report.md", "report.html"}
 
-    table = tmp_path / "tones.parquet"
-    assert run("embed", folder, music / "tone 0.wav", music / "tone 1.wav", "--out", table) == 0
+    table, some = tmp_path / "tones.parquet", tmp_path / "some"
+    some.mkdir()
+    (some / "tone 1.wav").write_bytes((music / "tone 1.wav").read_bytes())
+    assert run("embed", folder, music / "tone 0.wav", some, "--out", table) == 0
     import pandas
 
     frame = pandas.read_parquet(table)
@@ -349,3 +364,94 @@ def test_damaged_shards_exit_1_with_every_problem(
     problems = json.loads(capsys.readouterr().out)
     assert problems
     assert problems[0]["shard"] == tar.name
+
+
+PLACES: dict[str, Callable[[Path], Path]] = {
+    "a file": lambda home: home / "file",
+    "below a file": lambda home: home / "file" / "deep" / "out",
+    "a folder": lambda home: home / "folder",
+    "too long": lambda home: home / ("n" * 300),
+    "takes no files": lambda _: Path("/proc/counterpoint-out"),
+    "relative": lambda _: Path("file/out"),
+}
+FOLDERS = ["a file", "below a file", "too long", "takes no files", "relative"]
+FILES = ["a folder", "below a file", "too long", "takes no files", "relative"]
+OF_COMMANDS: list[tuple[list[str], str, list[object]]] = [
+    (FOLDERS, "--out", ["evaluate", "nowhere", ROOT / "conf/evaluation/tiny.yaml", "--out", "{}"]),
+    (FOLDERS, "cache", ["evaluate", "nowhere", ROOT / "conf/evaluation/tiny.yaml", "cache={}", "--out", "new"]),
+    (FILES, "--out", ["embed", "nowhere", "file", "--out", "{}"]),
+    (FOLDERS, "--out", ["export", "nowhere", "--out", "{}"]),
+    (FOLDERS, "--out", ["views", ROOT / "conf/pretrain/tiny.yaml", "data.labelled=nowhere", "--out", "{}"]),
+    (FOLDERS, "--out", ["quickstart", "--out", "{}"]),
+    (FOLDERS, "sweep.dir", ["sweep", ROOT / "conf/sweep/quickstart.yaml", "sweep.dir={}"]),
+    (FOLDERS, "study.dir", ["study", ROOT / "conf/study/evidence.yaml", "study.dir={}", "--scale", "tiny"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "words"),
+    [
+        pytest.param(kind, key, words, id=f"{words[0]} {key} {kind}")
+        for kinds, key, words in OF_COMMANDS
+        for kind in kinds
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_else_is_looked_at(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    key: str,
+    words: list[object],
+) -> None:
+    """Nothing else that these commands name is there, and none of them comes to notice it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    place = PLACES[kind](tmp_path)
+    error = refused(capsys, run(*(str(word).replace("{}", str(place)) for word in words)))
+    assert f"error {key} {place}: " in error
+    assert ".partial" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_runs_folder_that_cannot_be_is_refused_before_training(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(run, music, tmp_path / "shards") == 0
+    (tmp_path / "file").write_text("old")
+    preset = ROOT / "conf/pretrain/open_music.yaml"
+    places = [f"data.labelled={tmp_path / 'shards'}", f"data.unlabelled={tmp_path / 'shards'}"]
+    for kind in FOLDERS[:4]:
+        place = PLACES[kind](tmp_path)
+        capsys.readouterr()
+        error = refused(capsys, run("pretrain", preset, *places, f"run.dir={place}", *TINY))
+        assert f"error run.dir {place}: " in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "music", "shards"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["outputs/b"], "--against outputs/b: give the other encoder a name: --against NAME=outputs/b"),
+        (["b="], "--against b=: give the other encoder a name"),
+        (["b=x", "b=y"], "--against b=y: b is taken; give every encoder a name of its own"),
+        (["a.b=x"], "--against a.b=x: a name is of letters, digits, _ and -"),
+        (["untrained=x"], "against cannot be called untrained"),
+        (["b=nowhere"], "nowhere"),
+    ],
+)
+def test_another_encoder_needs_a_name_of_its_own(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    words = [word for one in given for word in ("--against", one)]
+    code = run("evaluate", "nowhere", ROOT / "conf/evaluation/tiny.yaml", *words, "--out", tmp_path / "out")
+    assert message in refused(capsys, code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_query_is_kept_or_its_track_left_out_but_not_both(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run("search", "nowhere", ".", "song.wav", "--keep-query", "--exclude-track")
+    assert "give one of them" in refused(capsys, code)

@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are part of the method, not of how the work is split (SCIENCE §3).
+"""BatchNorm whose statistics are part of the method, not of how the work is split (docs/training.md).
 
 `sync` normalises by the mean and variance of the global batch. `micro` normalises micro-batches of a fixed number of
 rows, each by its own: the definition that K chunks on one rank and K ranks share, and under which gradient caching is
@@ -303,7 +303,7 @@ def running_statistics(model: nn.Module, running: Running) -> Iterator[None]:
 def move_running_statistics(layers: Iterable[GlobalNorm]) -> None:
     """Move running statistics towards the mean over all batches collected on all ranks, with one all-reduce.
 
-    Statistics that are not finite leave them as they were, as a masked update leaves the weights (FAULTS 37).
+    Statistics that are not finite leave them as they were, as a masked update leaves the weights (docs/faults.md, 37).
     """
     parts = {layer: layer.collected for layer in layers if layer.collected is not None}
     local = [layer for layer in parts if not layer.knows_all_ranks]

@@ -1,5 +1,7 @@
 """The batches of an experiment, as the loop, the driver, the plan and the listening page open them."""
 
+import torch
+
 from cluster.settings import UserError
 from data_shards.loader import BatchLoader
 from data_shards.records import SAMPLE_RATE
@@ -7,7 +9,14 @@ from trainers.config import ExperimentConfig
 from trainers.views import window_frames
 
 
-def open_batches(config: ExperimentConfig, *, rank: int = 0, world: int = 1, frames: int | None = None) -> BatchLoader:
+def open_batches(
+    config: ExperimentConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    frames: int | None = None,
+    device: torch.device | None = None,
+) -> BatchLoader:
     """The loader of one rank; a context manager.
 
     Args:
@@ -15,13 +24,15 @@ def open_batches(config: ExperimentConfig, *, rank: int = 0, world: int = 1, fra
         rank: of ``world`` ranks.
         world: number of ranks.
         frames: samples of a window; None for what the views need.
+        device: where the views are made; batches for a GPU are read into page-locked memory.
 
     Raises:
         UserError: if the sets cannot be opened, the ranks do not share the batch evenly, or the shards have another
             rate than augmentation and front-end are made for.
     """
     frames = frames or window_frames(config.views, config.augment)
-    loader = BatchLoader(config.data, frames=frames, seed=config.seed, rank=rank, world=world)
+    pinned = device is not None and device.type == "cuda"
+    loader = BatchLoader(config.data, frames=frames, seed=config.seed, rank=rank, world=world, pin_memory=pinned)
     if (rate := loader.rate) != SAMPLE_RATE:
         given = zip(
             ("labelled", "unlabelled"), (config.data.labelled, config.data.unlabelled), loader.sets, strict=True

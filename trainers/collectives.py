@@ -125,9 +125,11 @@ def barrier(*, timeout_s: float | None = None, group: Group = None) -> None:
     if "gloo" not in str(dist.get_backend(group)):
         dist.barrier(group=group)
         return
-    wait = None if timeout_s is None else timedelta(seconds=timeout_s)
+    # The group's own method: before torch 2.14 dist.monitored_barrier refuses one of cpu:gloo,cuda:nccl by its name.
+    meeting: Any = group or dist.group.WORLD
+    wait = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
     try:
-        dist.monitored_barrier(group=group, timeout=wait, wait_all_ranks=True)
+        meeting.monitored_barrier(wait_all_ranks=True, **wait)
     except RuntimeError as error:
         raise RunError(f"rank {rank(group)}: not every rank reached the barrier: {error}") from error
 

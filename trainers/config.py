@@ -10,11 +10,12 @@ from cluster.tracking_config import TrackingConfig
 from data_shards.data_config import DataConfig
 from data_shards.records import SAMPLE_RATE
 from trainers.augment.parameters import AugmentConfig
-from trainers.frontend import FrontendConfig, least_samples, num_bands
-from trainers.losses.objective import LossConfig
-from trainers.model import EncoderConfig, HeadConfig
-from trainers.optim import OptimConfig
-from trainers.views import ViewsConfig
+from trainers.constant_loss import check_settings_can_learn
+from trainers.frontend_config import FrontendConfig, least_samples, num_bands
+from trainers.losses.loss_config import LossConfig
+from trainers.model_config import EncoderConfig, HeadConfig
+from trainers.optim_config import OptimConfig
+from trainers.views_config import ViewsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class ExperimentConfig(Config):
                 f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
             )
         self._check_size()
+        check_settings_can_learn(self)
         if self.loss.objective == "contrastive":
             return
         if self.data.b_s != 1:
@@ -149,6 +151,7 @@ MAY_DIFFER_ON_RESUME = (
     "data.cache_gb",
     "data.checksums",
     "data.max_replaced",
+    "augment.kernel",
     "loss.exchange",
     "loss.kernel",
     "loss.tile",

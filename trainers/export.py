@@ -17,10 +17,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from cluster.outputs import require_replaceable_folder
 from cluster.settings import RunError, UserError
 from cluster.storage import atomic_folder, sha256, write_atomic
-from trainers.frozen import ABOUT, SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
+from trainers.frozen import SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
 from trainers.model_card import model_card, read_figures
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS
 
 PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"
@@ -57,6 +59,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
         UserError: for a bad source, report or folder.
         RunError: if a program computes something else than the encoder.
     """
+    require_replaceable_folder(out, "--out")
     found = open_encoder(source)
     figures = read_figures(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):

@@ -4,66 +4,18 @@ Shape suffixes: N rows, T samples, F bands, S frames, K bins of the transform.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from math import log
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cluster.settings import Config
+from trainers.frontend_config import MULE, MULE_RATE, FrontendConfig, MelScale
 
-MelScale = Literal["slaney", "htk"]
 _SLANEY_BREAK_HZ = 1000.0
 _SLANEY_HZ_A_MEL = 200 / 3
 _SLANEY_LOG_STEP = log(6.4) / 27
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrontendConfig(Config):
-    """The default mel is small enough for two CPU cores: 64 bands every 20 ms at 22,050 Hz."""
-
-    kind: Literal["wave", "mel", "mule", "nnaudio_mel", "nnaudio_stft", "nnaudio_cqt"] = "wave"
-    """``wave`` hands on the samples (SampleCNN, TUNe+), ``mel`` is a log-mel spectrogram, ``mule`` that of MULE with
-    its own bands and lengths, ``nnaudio_*`` are nnAudio's transforms, whose kernels may learn."""
-    n_fft: int = 1024
-    """Length of the transform, samples."""
-    window: int | None = None
-    """Length of the Hann window, samples, at most ``n_fft``; None for ``n_fft``."""
-    hop: int = 441
-    """Between frames, samples."""
-    num_mels: int = 64
-    """Bands; of ``nnaudio_cqt`` semitones."""
-    min_hz: float = 0.0
-    """Lower edge of the lowest band; the lowest tone of ``nnaudio_cqt``, C1 where this is 0."""
-    max_hz: float | None = None
-    """Upper edge of the highest band; None for half the sample rate."""
-    scale: MelScale = "slaney"
-    """``slaney``: linear below 1 kHz, bands of equal area; ``htk``: logarithmic, bands of height 1."""
-    compression: float = 10_000.0
-    """C of log(1 + C · power); the larger, the nearer to a logarithm."""
-    trainable: bool = False
-    """Learn the transform's kernels and mel bands; ``nnaudio_*`` only. The front-end is then part of the encoder: views
-    are waves, and its kernels are in gradients, snapshots and exports."""
-
-    def __post_init__(self) -> None:
-        for name in ("n_fft", "hop", "num_mels", "compression"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.window is not None and not 0 < self.window <= self.n_fft:
-            raise ValueError(f"window must be in (0, n_fft = {self.n_fft}], got {self.window}")
-        if self.trainable and not self.kind.startswith("nnaudio"):
-            raise ValueError(f"trainable needs kind nnaudio_mel, nnaudio_stft or nnaudio_cqt, got {self.kind}")
-        if self.min_hz < 0 or (self.max_hz is not None and self.max_hz <= self.min_hz):
-            raise ValueError(f"min_hz and max_hz must be 0 <= min_hz < max_hz, got {self.min_hz} and {self.max_hz}")
-        self._check_unread()
-
-    def _check_unread(self) -> None:
-        """Refuse a setting that the kind does not read: it would silently be another experiment."""
-        given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
-        unread = [name for name in given if name in UNREAD.get(self.kind, ())]
-        if unread:
-            raise ValueError(f"kind={self.kind} does not read {', '.join(unread)}; leave it out")
 
 
 def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
@@ -77,26 +29,6 @@ def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
 def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
     """The configured transform itself, from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S)."""
     return FRONTENDS[config.kind](config, rate)
-
-
-def num_bands(config: FrontendConfig) -> int:
-    """F of the configured transform."""
-    if config.kind == "nnaudio_stft":
-        return config.n_fft // 2 + 1
-    bands: int = _MULE["num_mels"] if config.kind == "mule" else config.num_mels
-    return bands
-
-
-def least_samples(config: FrontendConfig, rate: int, frames: int) -> int:
-    """Samples of the shortest wave at ``rate`` Hz that a spectrogram's front-end turns into ``frames`` frames.
-
-    >>> least_samples(FrontendConfig(kind="mel"), 22_050, 16), least_samples(FrontendConfig(kind="mule"), 22_050, 300)
-    (6615, 65929)
-    """
-    if config.kind != "mule":
-        return max(1, (frames - 1) * config.hop)
-    needed: int = (frames - 1) * _MULE["hop"]
-    return max(1, 1 + (needed - 1) * rate // _MULE_RATE)  # resampling rounds a length up
 
 
 class LogMel(nn.Module):
@@ -175,13 +107,13 @@ class MuleMel(nn.Module):
     def __init__(self, config: FrontendConfig, rate: int) -> None:
         super().__init__()
         self.rate = rate
-        self.mel = LogMel(replace(config, kind="mel", **_MULE), _MULE_RATE)
+        self.mel = LogMel(replace(config, kind="mel", **MULE), MULE_RATE)
 
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Log-mel spectrogram (N, 96, S), a frame every 10 ms."""
         from torchaudio.functional import resample
 
-        out: Tensor = self.mel(resample(wave_NT, self.rate, _MULE_RATE))
+        out: Tensor = self.mel(resample(wave_NT, self.rate, MULE_RATE))
         return out
 
 
@@ -229,21 +161,8 @@ def _nnaudio(config: FrontendConfig, rate: int) -> nn.Module:
     return transform
 
 
-_MULE_RATE = 16_000
-_MULE: dict[str, Any] = {
-    **{"n_fft": 2048, "window": 400, "hop": 160},
-    **{"num_mels": 96, "min_hz": 0.0, "max_hz": 8000.0, "scale": "htk"},
-}
 _LOWEST_CQT_HZ = 32.70
 """C1."""
-
-UNREAD: dict[str, tuple[str, ...]] = {
-    "wave": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale", "compression"),
-    "mule": ("n_fft", "window", "hop", "num_mels", "min_hz", "max_hz", "scale"),
-    "nnaudio_stft": ("num_mels", "min_hz", "max_hz", "scale"),
-    "nnaudio_cqt": ("n_fft", "window", "max_hz", "scale"),
-}
-"""Settings that have no effect on a kind."""
 
 FRONTENDS: dict[str, Callable[[FrontendConfig, int], nn.Module]] = {
     "wave": nn.Identity,  # takes and ignores any arguments

@@ -26,9 +26,10 @@ from data_shards.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
 from trainers.frontend import build_frontend
 from trainers.model import build_encoder
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 
-WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+WEIGHTS = "encoder.safetensors"
 """What an exported folder is loaded from: weights of the encoder alone, and everything else there is to know of it."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."

@@ -29,7 +29,7 @@ from trainers.augment.spectral import KINDS
 from trainers.augment.words import in_words
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
-from trainers.frontend import FrontendConfig
+from trainers.frontend_config import FrontendConfig
 from trainers.views import FULL_SCALE, ViewMaker, Views, read_frames, window_frames
 
 SAID = "said.json"

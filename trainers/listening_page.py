@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from cluster.outputs import require_writable_file, require_writable_folder
 from cluster.storage import write_atomic
 from data_shards.page import POLICY, STYLE
 from data_shards.preview import data_uri, mp3_uri, png
@@ -64,6 +65,8 @@ def tell(config: ExperimentConfig, folder: Path, *, step: int, clips: int | None
     """
     name = f"step-{step}" if clips else f"effects-step-{step}"
     sounds, page = folder / name, folder / f"{name}.html"
+    require_writable_folder(folder, "--out")
+    require_writable_file(page, "--out")
     demand_own(sounds)
     heard = hear_step(config, step=step, clips=clips) if clips else [hear_effects(config, step=step)]
     facts = _facts(config, heard[0], step) | ({} if clips else {"views": EFFECTS_SAID})

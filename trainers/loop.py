@@ -5,7 +5,7 @@ Reading order: `pretrain.py` → here → `step.py` → `losses/`.
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,14 +15,19 @@ from torch import Tensor
 
 from cluster.memory import keep_freed_memory
 from cluster.provenance import provenance
-from cluster.settings import RunError, UserError, flatten, to_tree
+from cluster.settings import RunError, UserError, flatten, to_tree, validate
 from cluster.storage import write_atomic
 from data_shards.loader import MAX_NAMED, BatchLoader
 from trainers import collectives
 from trainers.batches import open_batches
-from trainers.config import MANIFEST, ExperimentConfig, may_differ_on_resume
+from trainers.config import MANIFEST, ExperimentConfig, matches, may_differ_on_resume
+from trainers.constant_loss import ADAM_EPSILON
+from trainers.kernel_choice import KernelChoice
+from trainers.losses.objective import ContrastiveLoss
 from trainers.metrics_log import MetricsLog
 from trainers.neighbours import QuickScore
+from trainers.optim import learning_rate
+from trainers.optim_config import OptimConfig
 from trainers.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import Learner, Learnt
 from trainers.views import ViewMaker, Views, ViewStream, stream_views
@@ -31,12 +36,18 @@ STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
 QUICK = "quick/knn"
 """Figure of the steps that are scored, every `run.quick_every` and the last."""
+STILL_STEPS = 100
+"""A run whose first steps, so many or all it has, have no gradient is ended: nothing will ever move."""
 GIB = 1 << 30
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
 
 
 class DivergedError(RunError):
     """The loss is not finite; every rank raises it at the same step."""
+
+
+class NothingToLearnError(RunError):
+    """The gradient vanishes from the first step on; every rank raises it at the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +85,15 @@ def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_vi
     """
     if world.device.type == "cpu":
         keep_freed_memory()
-    with open_batches(config, rank=world.rank, world=world.size) as loader:
+    with open_batches(config, rank=world.rank, world=world.size, device=_reads_on(config, world)) as loader:
         trainer = _Trainer(config, world, loader)
         start = trainer.resume()
         return trainer.run(start, reporter, make_views)
+
+
+def _reads_on(config: ExperimentConfig, world: World) -> torch.device:
+    """Where batches go from the loader: to the trainer's device, or through Ray's object store to a pool."""
+    return world.device if config.views.placement == "trainer" else torch.device("cpu")
 
 
 class _Trainer:
@@ -90,6 +106,8 @@ class _Trainer:
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
         self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
         self.clock = 0.0
+        self.still: int | None = 0
+        """Steps without a gradient so far; None after the first with one."""
         self.replaced_before: list[Any] = []
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
 
@@ -103,6 +121,7 @@ class _Trainer:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.learner.resume(last)
             self.replaced_before = last.provenance.get("replaced", [])
+            self._resume_kernels(last.provenance.get("kernels", []))
         start = last.step if last else 0
         if self.log:
             self.log.cut_back(start)
@@ -110,6 +129,20 @@ class _Trainer:
                 link_best(self.folder / "snapshots", last.path)  # the kill may have come between save and link
         collectives.barrier()
         return start
+
+    def _choices(self) -> list[KernelChoice]:
+        """Of the views, and of the loss where it has kernels."""
+        loss = self.learner.model.loss
+        return [self.views.chain.choice, *([loss.choice] if isinstance(loss, ContrastiveLoss) else [])]
+
+    def _resume_kernels(self, recorded: Sequence[Mapping[str, str | None]]) -> None:
+        """Each rank goes on with its own code; other numbers of ranks with kernels where all had them."""
+        for choice in self._choices():
+            names = [rank.get(choice.key) for rank in recorded]
+            if len(names) == self.world.size:
+                choice.resume(names[self.world.rank])
+            else:
+                choice.resume(choice.plain if choice.plain in names else next(iter(names), None))
 
     def run(self, start: int, reporter: Reporter, make_views: ViewStream) -> int:
         """Steps ``start`` … ``optim.steps``. The host reads the figures of a step while the next one is under way."""
@@ -160,6 +193,7 @@ class _Trainer:
         figures = dict(zip(pending.learnt.figures, values, strict=True))
         if figures.pop("finite") < 1:
             self._refuse_nonfinite(pending, figures["loss"])
+        self._refuse_standstill(pending.step, figures)
         # Of rank 0 alone: a GPU knows how long its phases took only after the step was reduced.
         phases = {"data_wait": wait_s, "views": view_s} | pending.learnt.clock.seconds()
         phases["other"] = max(0.0, pending.seconds - sum(phases.values()))
@@ -179,6 +213,7 @@ class _Trainer:
 
     def _save(self, done: int, score: float | None) -> None:
         here = collectives.gather_json(self.loader.replaced)
+        kernels = collectives.gather_json({choice.key: choice.name for choice in self._choices()})
         replaced = [*self.replaced_before, *(one for rank in here for one in rank)][:MAX_NAMED]
         if self.world.rank != 0:
             return
@@ -193,10 +228,22 @@ class _Trainer:
                 "data_hash": self.loader.manifest_hash,
                 "vocabulary": self.loader.vocabulary,
                 "score": score,
-                "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced},
+                "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced, "kernels": kernels},
             },
             keep=self.config.run.keep,
         )
+
+    def _refuse_standstill(self, step: int, figures: Mapping[str, float]) -> None:
+        if self.still is None:
+            return
+        self.still = self.still + 1 if figures["grad_norm"] <= ADAM_EPSILON else None
+        whole = self.still == step + 1 == self.config.optim.steps
+        if self.still == STILL_STEPS or whole:
+            raise NothingToLearnError(
+                f"step {step + 1}: the gradient has been 0 (grad_norm <= {ADAM_EPSILON:g}, loss {figures['loss']:g}) "
+                f"for {self.still} steps, so no weight moves; look at the clips (are all silent or the same?) with "
+                "counterpoint views, and at data.*, views.count, loss.* and head.*"
+            )
 
     def _refuse_nonfinite(self, pending: "_Pending", loss: float) -> None:
         file = self.folder / f"nonfinite-step-{pending.step + 1}-rank-{self.world.rank}.json"
@@ -222,7 +269,7 @@ class _Pending:
 
 
 def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
-    """A folder continues only the experiment that it holds (FAULTS 13).
+    """A folder continues only the experiment that it holds (docs/faults.md, 13).
 
     Raises:
         UserError: names every key that differs and what to do.
@@ -233,11 +280,14 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
     keys = sorted(
         key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key, told)
     )
+    jump = rate_change(last, config)
+    if jump and not any(matches(rule, "optim.steps") for rule in told):
+        keys = sorted([*keys, "optim.steps"])
     if keys:
         changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
         raise UserError(
-            f"{config.run.dir} holds another experiment ({changes}); choose another run.dir, or let it go on as "
-            f"another: run.may_differ='{json.dumps([*told, *keys])}'"
+            f"{config.run.dir} holds another experiment ({changes}{f'; {jump}' if jump else ''}); choose another "
+            f"run.dir, or let it go on as another: run.may_differ='{json.dumps([*told, *keys])}'"
         )
     if last.data_hash != data_hash and not may_differ_on_resume(MANIFEST, told):
         raise UserError(
@@ -245,6 +295,18 @@ def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_has
             f"{data_hash[:12]} now); bring them back, choose another run.dir, or let it go on with these: "
             f"run.may_differ='{json.dumps([*told, MANIFEST])}'"
         )
+
+
+def rate_change(last: Snapshot, config: ExperimentConfig) -> str | None:
+    """What other ``optim.steps`` than those of a snapshot do to the learning rate; None where they do nothing to it."""
+    now, step = config.optim, last.step
+    if now.schedule == "constant" or now.steps == last.config["optim"]["steps"] or step >= now.steps:
+        return None
+    before = validate(OptimConfig, last.config["optim"], str(last.path))
+    return (
+        f"optim.schedule={now.schedule} ends at optim.steps, so the learning rate of step {step + 1} goes from "
+        f"{learning_rate(step, before):.3g} to {learning_rate(step, now):.3g} and reaches 0 at step {now.steps}"
+    )
 
 
 Item = TypeVar("Item")

@@ -3,12 +3,15 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.json_lines import TIME, RowReader, read_rows
 from cluster.storage import write_atomic
 
+METRICS = "metrics.jsonl"
 POLL_S = 0.5
 _log = logging.getLogger(__name__)
 
@@ -21,24 +24,19 @@ class MetricsLog:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def cut_back(self, step: int) -> None:
-        """Drop what was written after ``step``: those steps will be done again."""
+        """Drop what was written after ``step``: those steps will be done again. Damaged lines go too."""
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         write_atomic(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Append a row with its ``step``."""
+        """Append a row with its ``step``; the time is added."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(row)}\n")
+            file.write(f"{json.dumps({**row, TIME: time.time_ns() // 1_000_000})}\n")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows in order. A last line cut off by a kill is not a row."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """Rows in order; damaged lines, and a last line cut off by a kill, are none."""
+    return read_rows(path)
 
 
 class MetricsTail:
@@ -49,15 +47,16 @@ class MetricsTail:
     Args:
         path: the file; it may not be there yet.
         after: rows up to this step are known already.
-        watch: called with each new row. Where it raises, the rest of the rows goes unwatched and the log says so: a run
-            is worth more than its audience.
+        watch: called with each new row. Where it raises, the log says so, once, and the next row is handed on: a run is
+            worth more than its progress bar.
     """
 
     def __init__(self, path: Path, *, after: int, watch: Callable[[Mapping[str, Any]], None]) -> None:
         self.path, self.after, self.watch = path, after, watch
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="metrics-tail", daemon=True)
-        self._seen = (0, 0)
+        self._rows = RowReader(path)
+        self._failed = False
 
     def __enter__(self) -> "MetricsTail":
         self._thread.start()
@@ -68,27 +67,29 @@ class MetricsTail:
         self._thread.join()
 
     def _follow(self) -> None:
-        try:
-            while not self._ended.wait(POLL_S):
-                self._read()
-            self._read()
-        except Exception:
-            _log.exception("the figures of %s after step %d are shown nowhere else", self.path, self.after)
+        while not self._ended.wait(POLL_S):
+            self._hand_on()
+        self._hand_on()
+        self._rows.close()
 
-    def _read(self) -> None:
+    def _hand_on(self) -> None:
         try:
-            found = self.path.stat()
-        except FileNotFoundError:
+            while rows := self._rows.read():
+                for row in rows:
+                    self._give(row)
+        except OSError as error:  # storage that does not answer now
+            self._warn(error)
+
+    def _give(self, row: Mapping[str, Any]) -> None:
+        if row["step"] <= self.after:
             return
-        inode, offset = self._seen
-        if inode != found.st_ino or offset > found.st_size:
-            offset = 0
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            whole = file.read().rpartition(b"\n")[0]
-        self._seen = (found.st_ino, offset + len(whole) + bool(whole))
-        for line in whole.splitlines():
-            row = json.loads(line)
-            if row["step"] > self.after:
-                self.after = row["step"]
-                self.watch(row)
+        self.after = row["step"]
+        try:
+            self.watch(row)
+        except Exception as error:
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            _log.warning("%s: a row after step %d was not shown (%s)", self.path, self.after, error, exc_info=error)

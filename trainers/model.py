@@ -3,23 +3,24 @@
 Shape suffixes: N views of this rank, C tags, E encoder width, D width of the head's output: projections or C logits.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cluster.settings import Config
 from data_shards.records import SAMPLE_RATE
 from trainers.batch_norm import convert_batch_norm
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
-from trainers.encoders.nfnet import SlowFastNfnet, check_channels
+from trainers.encoders.nfnet import SlowFastNfnet
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
-from trainers.frontend import FrontendConfig, build_transform
-from trainers.losses.objective import ContrastiveLoss, LossConfig, SupervisedLoss, build_loss
+from trainers.frontend import build_transform
+from trainers.frontend_config import FrontendConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss, SupervisedLoss, build_loss
+from trainers.model_config import PROJECTION_WIDTH, EncoderConfig, HeadConfig
 
 ENCODERS: dict[str, type[Encoder]] = {
     "sample_cnn": SampleCnn,
@@ -27,70 +28,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "mel_cnn": MelCnn,
     "nfnet": SlowFastNfnet,
 }
-_NNAUDIO = ("nnaudio_mel", "nnaudio_stft", "nnaudio_cqt")
-FRONTENDS: dict[str, tuple[str, ...]] = {
-    "sample_cnn": ("wave",),
-    "tune_plus": ("wave",),
-    "mel_cnn": ("mel", "mule", *_NNAUDIO),
-    "nfnet": ("mule", "mel", *_NNAUDIO),
-}
-"""The front-ends that an encoder can read, its own first."""
-SIZED = ("mel_cnn", "nfnet")
-"""Encoders whose channels may be chosen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig(Config):
-    """Which network embeds a view."""
-
-    name: Literal["sample_cnn", "tune_plus", "mel_cnn", "nfnet"] = "sample_cnn"
-    """SampleCNN and TUNe+ read the waveform, Mel-CNN and SlowFast NFNet a log-mel spectrogram (docs/encoders.md)."""
-    channels: int | None = None
-    """Channels of the first block (mel_cnn: 16 unless given, width 32 times this) or stage (nfnet: 256, a multiple of
-    16 and at least 48, width 6.75 times this); the other encoders have one size."""
-    batch_norm: Literal["sync", "micro"] = "sync"
-    """Statistics of the global batch, or of fixed-size micro-batches (SCIENCE §3)."""
-
-    def __post_init__(self) -> None:
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels must be >= 1, got {self.channels}")
-        if self.channels is not None and self.name not in SIZED:
-            raise ValueError(f"channels is a setting of {' and '.join(SIZED)}; leave it out for {self.name}")
-        if self.channels is not None and self.name == "nfnet":
-            check_channels(self.channels)
-
-    @property
-    def reads(self) -> Literal["wave", "mel"]:
-        """What the network reads: waves (N, T) or spectrograms (N, F, S)."""
-        return "wave" if "wave" in self.frontends else "mel"
-
-    @property
-    def shortest(self) -> tuple[int, ...]:
-        """Least size of a view: its samples, or its bands and frames."""
-        return ENCODERS[self.name].shortest
-
-    @property
-    def frontends(self) -> tuple[str, ...]:
-        """The front-ends that the network can read, its own first."""
-        return FRONTENDS[self.name]
-
-
-PROJECTION_WIDTH = 128
-"""D of the paper's head."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig(Config):
-    """The head: Linear, ReLU, Linear, no bias (SCIENCE §3). A supervised one ends in an output a tag."""
-
-    hidden: int = 512
-    """Width of the hidden layer."""
-    width: int | None = None
-    """Contrastive only: width D of the projections that the loss compares, 128 unless given."""
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1 or (self.width is not None and self.width < 1):
-            raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
 
 
 class Projected(NamedTuple):

@@ -1,17 +1,22 @@
 """The model card of an exported encoder: what it is, what it was made from, how to load it, what it cannot do."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster.settings import UserError, to_tree
-from data_shards.index import read_index
+from data_shards.index import ShardIndex, read_index
 from data_shards.problems import ShardError
-from data_shards.show import summarise
+from data_shards.sampler import Sampler
 from trainers.augment.parameters import AugmentConfig
 from trainers.config import ExperimentConfig
 from trainers.frozen import EncoderFiles, FrozenEncoder
+from trainers.views import window_frames
 
 MAX_REPORT_BYTES = 64 << 20
 NOT_USED = "-"
@@ -73,35 +78,70 @@ def read_figures(report: Path, hash: str) -> list[Figure]:
     return figures
 
 
-def describe_data(config: ExperimentConfig, data_hash: str) -> list[str]:
-    """A line a set of shards: name, manifest hash, and size and licences where the shards are still at their place."""
-    hashes = data_hash.split(":")
+def describe_data(config: ExperimentConfig, data_hash: str, *, step: int) -> list[str]:
+    """A line a set of shards: name, manifest hash, and the clips that ``step`` steps drew from it, by split.
+
+    Sizes and licences are told where the shards are still at their place, and count nothing but what was drawn from.
+    """
+    hashes = dict(zip(("labelled", "unlabelled"), data_hash.split(":"), strict=False))
+    opened = {role: _open(getattr(config.data, role), manifest) for role, manifest in hashes.items()}
+    indexes = {role: found for role, found in opened.items() if isinstance(found, ShardIndex)}
+    drawn = _streams(config, indexes)
+    labelled = config.data.num_labelled
+    a_step = {"labelled": labelled, "unlabelled": config.data.batch - labelled}
     lines = []
-    for role, place, manifest in zip(
-        ("labelled", "unlabelled"), (config.data.labelled, config.data.unlabelled), hashes, strict=False
-    ):
-        if manifest == NOT_USED or place is None:
+    for role, found in opened.items():
+        if found is None:
             lines.append(f"{role}: none")
-        else:
-            lines.append(f"{role}: `{Path(place).name}`, manifest `{manifest}`; {_size_and_licences(place, manifest)}")
+            continue
+        what = found
+        if isinstance(found, ShardIndex):
+            what = _size_and_licences(found, drawn.get(role), draws=step * a_step[role])
+        lines.append(f"{role}: `{Path(getattr(config.data, role)).name}`, manifest `{hashes[role]}`; {what}")
     return lines
 
 
-def _size_and_licences(place: str, manifest: str) -> str:
-    lost = "licences not known: the shards of this manifest are not where the run read them"
+def _open(place: str | None, manifest: str) -> ShardIndex | str | None:
+    """The index of a set, why it cannot be read, or None for a set that a run did not draw from."""
+    if manifest == NOT_USED or place is None:
+        return None
     if "://" in place:
         return "licences not read: the shards are remote, `counterpoint shards show` tells them"
+    lost = "licences not known: the shards of this manifest are not where the run read them"
     try:
         index = read_index(Path(place))
     except ShardError:
         return lost
-    if index.manifest_hash != manifest:
-        return lost
-    facts = summarise(index)
-    stated = sum(facts["licences"].values())
-    licences = [f"{name} ({count:,})" for name, count in facts["licences"].items()]
-    licences += [f"not stated ({facts['clips'] - stated:,})"] if stated < facts["clips"] else []
-    return f"{facts['clips']:,} clips, {facts['hours']:.1f} h; licences (clips): {', '.join(licences)}"
+    return index if index.manifest_hash == manifest else lost
+
+
+def _streams(config: ExperimentConfig, indexes: Mapping[str, ShardIndex]) -> dict[str, NDArray[np.int64]]:
+    """Rows of each set that its stream draws from; empty where a set that decides them is not there."""
+    frames = window_frames(config.views, config.augment)
+    try:
+        sampler = Sampler(
+            config.data, indexes.get("labelled"), indexes.get("unlabelled"), seed=config.seed, frames=frames
+        )
+    except UserError:
+        return {}
+    streams = zip(("labelled", "unlabelled"), sampler.streams, strict=True)
+    return {role: stream.rows for role, stream in streams if stream}
+
+
+def _size_and_licences(index: ShardIndex, drawn: NDArray[np.int64] | None, *, draws: int) -> str:
+    rows = index.rows("train") if drawn is None else drawn
+    if drawn is None:
+        size = f"at most the {len(rows):,} clips of split train"
+    else:  # an epoch draws every clip once: the first draws are of different clips
+        size = f"drew {min(len(rows), draws):,} of {len(rows):,} clips"
+    splits = ", ".join(
+        f"{split} {int((index.split[rows] == split).sum()):,} of {count:,}"
+        for split, count in index.manifest["splits"].items()
+    )
+    hours = float(index.frames[rows].sum()) / index.manifest["rate"] / 3600
+    counts = Counter("not stated" if licence is None else str(licence) for licence in index.licence[rows])
+    licences = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
+    return f"{size}, {hours:.1f} h (drawn from by split: {splits}); licences (clips): {licences}"
 
 
 def model_card(
@@ -169,7 +209,7 @@ the input `wave`. The number of views N is free, their length is not: cut longer
 def _training(found: EncoderFiles, config: ExperimentConfig) -> str:
     loss = {name: value for name, value in to_tree(config.loss).items() if name not in ("tile", "exchange")}
     lines = [
-        *describe_data(config, found.data_hash),
+        *describe_data(config, found.data_hash, step=found.step),
         f"batches: {config.data.batch} clips, {config.views.count} views each, b_s = {config.data.b_s:g}, "
         f"p_s = {config.data.p_s:g}",
         f"steps: {found.step:,} of {config.optim.steps:,}, learning rate {config.optim.learning_rate:g}",

@@ -1,80 +1,128 @@
-"""What a run would do, told before it takes anything: configuration, realised shares, epochs, memory, time."""
+"""What a run would do, before it takes anything: warnings, memory, time, shares and epochs, then the configuration."""
 
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
+from cluster.progress import SILENT, Progress
 from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import to_tree
-from data_shards.loader import BatchLoader
-from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
+from trainers.footprint import Step, extrapolate, measure_steps
+from trainers.loop import rate_change
+from trainers.model_config import PROJECTION_WIDTH
 from trainers.pretrain import check, world_sizes
 from trainers.snapshot import last_snapshot
-from trainers.step import Learner
-from trainers.views import ViewMaker
 
-MEASURED_STEPS = 2
+BUDGET_S = 25.0
+"""What measuring takes at most, about, so that a dry run ends within half a minute."""
+MANY_EPOCHS = 200
 MIB = 1 << 20
 
 
-def plan(config: ExperimentConfig) -> dict[str, Any]:
-    """The resolved configuration and what follows from it; two real steps of one worker are timed on this machine.
+def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: float = BUDGET_S) -> dict[str, Any]:
+    """What follows from a configuration; small steps of one worker are measured on this machine in another process.
 
     Args:
         config: validated; relative folders count from here.
+        progress: shows the sizes that are measured.
+        budget_s: seconds that measuring may take, about.
 
     Returns:
-        Plain JSON types: ``config``, ``data``, ``worker``, ``estimate``.
+        Plain JSON types: ``warnings``, ``estimate``, ``worker``, ``data`` and, last, ``config``.
 
     Raises:
         UserError: if the data, the batch or the run's folder do not allow the run.
+        RunError: if not even a small step could be measured.
     """
     shares, _ = check(config)
     world = world_sizes(config)[-1]
-    with open_batches(config, world=world) as loader:
-        measured = _measure(config, loader, world)
-    last = last_snapshot(Path(config.run.dir) / "snapshots")
-    remaining = config.optim.steps - (last.step if last else 0)
     clips = config.data.batch // world
+    gpu = uses_gpu(config.resources, num_gpus())
+    with progress.stage("measuring steps", clips) as bar:
+        steps = measure_steps(
+            config,
+            clips=clips,
+            gpu=gpu,
+            threads=threads_per_worker(config.resources),
+            budget_s=budget_s,
+            watch=lambda step: bar(min(step.clips, clips), f"{step.clips} clips take {step.seconds:.2f} s"),
+        )
+    worker = _worker(config, extrapolate(steps, clips), steps[-1].clips, world=world, gpu=gpu)
+    last = last_snapshot(Path(config.run.dir) / "snapshots")
+    done = last.step if last else 0
+    jump = rate_change(last, config) if last else None
+    hours = max(0, config.optim.steps - done) * worker["seconds_a_step"] / 3600
+    estimate = {
+        "steps_done": done,
+        "steps_left": config.optim.steps - done,
+        "hours": round(hours, 3),
+        "basis": f"steps of one worker of up to {steps[-1].clips} of its {clips} clips on this machine; exchange "
+        "between workers is not in it",
+    }
+    warnings = [*repeats(shares), *_memory_warnings(worker, config, gpu=gpu), *([jump] if jump else [])]
     return {
-        "config": to_tree(config),
+        "warnings": warnings,
+        "estimate": estimate,
+        "worker": worker,
         "data": shares,
-        "worker": {"clips_a_step": clips, "views_a_step": clips * config.views.count, **measured},
-        "estimate": {
-            "steps_done": last.step if last else 0,
-            "steps_left": remaining,
-            "hours": round(max(0, remaining) * measured["seconds_a_step"] / 3600, 3),
-            "basis": "two steps of one worker on this machine; exchange between workers is not in it",
-        },
+        "config": to_tree(config),
     }
 
 
-def _measure(config: ExperimentConfig, loader: BatchLoader, world: int) -> dict[str, Any]:
-    gpu = uses_gpu(config.resources, num_gpus())
-    device = torch.device("cuda" if gpu else "cpu")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_per_worker(config.resources))
-    resident = psutil.Process().memory_info().rss
-    learner = Learner(config, num_tags=len(loader.vocabulary), device=device)
-    maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
-    seconds = []
-    try:
-        for step, batch in enumerate(loader.batches(0, MEASURED_STEPS)):
-            began = time.perf_counter()
-            views = maker.make(batch, step=step, seed=config.seed)
-            float(learner.learn(views, step).figures["loss"])  # waits for a GPU
-            seconds.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(before)
-    peak = torch.cuda.max_memory_allocated(device) if gpu else psutil.Process().memory_info().rss - resident
+def repeats(summary: Mapping[str, Any]) -> list[str]:
+    """What to know about a run whose batches, or whose steps, show the same clips again and again.
+
+    Args:
+        summary: of the sampler.
+    """
+    found = []
+    batch, labelled = summary["batch"], summary["labelled_a_batch"]
+    for name, drawn in (("labelled", labelled), ("unlabelled", batch - labelled)):
+        clips, epochs = summary[f"{name}_clips"], summary[f"{name}_epochs"]
+        if drawn > clips > 0:
+            found.append(
+                f"every batch repeats clips: it draws {drawn:,} {name} clips and data.{name} has {clips:,}; lower "
+                f"data.batch (now {batch:,}) or data.b_s, or give more clips"
+            )
+        elif epochs >= MANY_EPOCHS:
+            found.append(
+                f"the run goes {epochs:,.0f} times through the {clips:,} {name} clips; lower optim.steps or give more"
+            )
+    return found
+
+
+def _worker(config: ExperimentConfig, step: Step, measured: int, *, world: int, gpu: bool) -> dict[str, Any]:
+    """What one worker's step takes; several workers also keep DDP's buckets and the projections of all."""
+    rows = config.data.batch * config.views.count
+    shared = 4 * (step.parameters + 2 * rows * (config.head.width or PROJECTION_WIDTH)) if world > 1 else 0
+    gpu_bytes, host_bytes = (step.gpu_bytes + shared, step.host_bytes) if gpu else (0, step.host_bytes + shared)
     return {
         "of": world,
         "device": "GPU" if gpu else "CPU",
-        "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
-        "memory_mib": round(peak / MIB),
-        "seconds_a_step": round(min(seconds), 3),
+        "clips_a_step": step.clips,
+        "views_a_step": step.clips * config.views.count,
+        "parameters": step.parameters,
+        "memory_mib": round((gpu_bytes or host_bytes) / MIB),
+        **({"host_memory_mib": round(host_bytes / MIB)} if gpu else {}),
+        "memory_of": "peak of the worker's process" if not gpu else "peak that torch reserves on the GPU",
+        "measured_clips": measured,
+        "seconds_a_step": round(step.seconds, 3),
     }
+
+
+def _memory_warnings(worker: Mapping[str, Any], config: ExperimentConfig, *, gpu: bool) -> list[str]:
+    if gpu:
+        import torch
+
+        there, needed = torch.cuda.get_device_properties(0).total_memory / MIB, worker["memory_mib"]
+    else:
+        there, needed = psutil.virtual_memory().total / MIB, worker["memory_mib"] * worker["of"]
+    if needed <= there:
+        return []
+    return [
+        f"{worker['of']} worker(s) need {needed:,} MiB and this machine has {there:,.0f} MiB; lower data.batch (now "
+        f"{config.data.batch:,}), set optim.micro_batch with encoder.batch_norm=micro, or spread workers over machines"
+    ]

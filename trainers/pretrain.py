@@ -1,12 +1,14 @@
 """Pretraining as a user starts it: Ray Train around `loop.train`, or this process alone.
 
-The driver owns the folder, the tracker and the signals; workers own the numbers. Figures travel through the run's
-metrics.jsonl, which survives every restart, so an outage of Ray or of MLflow loses none of them.
+The driver owns the folder, the tracker and the signals; workers own the numbers. Metrics travel through the run's
+metrics.jsonl, which survives every restart: the tracker and the progress bar follow the file, so an outage of Ray or of
+MLflow loses none of them.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -15,8 +17,9 @@ from typing import Any
 
 import torch
 
-from cluster.mlflow_pages import curve_name
-from cluster.resources import threads_per_worker, uses_gpu
+from cluster.locks import sole_writer
+from cluster.outputs import require_writable_folder
+from cluster.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.settings import UserError, flatten, to_tree
 from cluster.signals import on_request_to_stop
 from cluster.storage import write_atomic
@@ -24,13 +27,16 @@ from cluster.tracking import Tracker, set_aside
 from trainers import collectives
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, refuse_another_experiment, train
-from trainers.metrics_log import MetricsLog, MetricsTail, read_metrics
+from trainers.constant_loss import check_data_can_be_learned
+from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_change, refuse_another_experiment, train
+from trainers.metrics_log import METRICS, MetricsLog, MetricsTail, read_metrics
 from trainers.neighbours import check_quick
 from trainers.run_page import describe, log_encoder
 from trainers.snapshot import last_snapshot
-from trainers.step import check_network
+from trainers.step import check_kernels, check_network
 from trainers.worker_failures import absent_named
+
+_log = logging.getLogger(__name__)
 
 Watcher = Callable[[Mapping[str, Any]], None]
 """Told every row of metrics.jsonl, in order, once."""
@@ -49,20 +55,42 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
         0 when done, 143 when SIGTERM or SIGINT asked for a snapshot and an orderly end.
 
     Raises:
-        UserError: if the data, the batch or the folder do not allow it; nothing has started then.
+        UserError: if the data, the batch or the folder do not allow it, or another process runs in the folder; nothing
+            has started then.
         RunError: if training failed, with the remedy.
     """
-    config = _with_absolute_paths(config)
+    config = _with_absolute_paths(world_of_torchrun(config))
     folder = Path(config.run.dir)
     summary, data_hash = check(config)
-    last = last_snapshot(folder / "snapshots")
-    if last is not None and last.step >= config.optim.steps:
-        return EXIT_DONE
-    folder.mkdir(parents=True, exist_ok=True)
     stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
     if config.resources.num_workers == 0 and _torchrun()[0] > 0:
         with stoppable:
-            return _in_process(config)  # rank 0 keeps the account
+            return _in_process(config)  # rank 0 locks the folder and tracks the run
+    if _is_done(config):
+        return EXIT_DONE
+    with sole_writer(folder, "choose another run.dir"):
+        return _drive(config, summary, data_hash, stoppable, watch=watch, parent=parent)
+
+
+def _is_done(config: ExperimentConfig) -> bool:
+    last = last_snapshot(Path(config.run.dir) / "snapshots")
+    return last is not None and last.step >= config.optim.steps
+
+
+def _drive(
+    config: ExperimentConfig,
+    summary: Mapping[str, Any],
+    data_hash: str,
+    stoppable: AbstractContextManager[None],
+    *,
+    watch: Watcher | None,
+    parent: Path | None,
+) -> int:
+    """What the driver does once the folder is its own: track, watch, train."""
+    folder = Path(config.run.dir)
+    last = last_snapshot(folder / "snapshots")  # another start may have saved one while this one was checked
+    if last is not None and (changed := rate_change(last, config)):
+        _log.warning("%s: %s", folder, changed)
     (folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier start that never came to see it
     if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
         return EXIT_PREEMPTED
@@ -72,33 +100,22 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
             key: value for key, value in settings.items() if not may_differ_on_resume(key, config.run.may_differ)
         }
         set_aside(config.tracking, folder, deciding)
+    done = last.step if last else 0
+    # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
+    MetricsLog(folder / METRICS).cut_back(done)
     with Tracker(config.tracking, folder, parent=parent) as tracker:
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
         describe(tracker, config, {})
-        tail = _tail(folder / "metrics.jsonl", last.step if last else 0, tracker, watch)
+        tail = MetricsTail(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
         with stoppable, tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
-        describe(tracker, config, max(read_metrics(folder / "metrics.jsonl"), key=itemgetter("step"), default={}))
+        describe(tracker, config, max(read_metrics(folder / METRICS), key=itemgetter("step"), default={}))
         if code == EXIT_DONE and config.tracking.enabled and parent is None:  # a trial's snapshot is there to export
             log_encoder(tracker, folder)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
-
-
-def _tail(path: Path, done: int, tracker: Tracker, watch: Watcher | None) -> MetricsTail:
-    """Rows after step ``done`` as they are written, for the tracker and whoever else watches."""
-
-    def forward(row: Mapping[str, Any]) -> None:
-        figures = {curve_name(key): value for key, value in row.items() if key != "step"}
-        tracker.metrics(figures, step=int(row["step"]))
-        if watch:
-            watch(row)
-
-    # Rows of an attempt that left no snapshot are nobody's: their steps will be done again, perhaps otherwise.
-    MetricsLog(path).cut_back(done)
-    return MetricsTail(path, after=done, watch=forward)
 
 
 def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
@@ -110,12 +127,21 @@ def check(config: ExperimentConfig) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: names what does not fit and the nearest that does.
     """
+    config = world_of_torchrun(config)
+    folder = Path(config.run.dir)
+    if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it takes a name that is too long
+        require_writable_folder(folder, "run.dir")
     world = world_sizes(config)[-1]
     _check_micro_batch(config, world)
     with open_batches(config, world=world) as loader:
-        last = last_snapshot(Path(config.run.dir) / "snapshots")
+        last = last_snapshot(folder / "snapshots")
         if last is not None:
             refuse_another_experiment(last, config, loader.manifest_hash)
+        if last is None or last.step < config.optim.steps:  # a finished run is only looked at
+            require_writable_folder(folder, "run.dir")
+        check_data_can_be_learned(config, loader)
+        if config.resources.use_gpu == "no" or not (config.resources.num_workers or num_gpus()):
+            check_kernels(config, num_tags=len(loader.vocabulary), device=torch.device("cpu"))
         check_network(config, num_tags=len(loader.vocabulary), fresh=last is None)
         if config.run.quick_every:
             check_quick(config)
@@ -141,6 +167,25 @@ def world_sizes(config: ExperimentConfig) -> list[int]:
             f"data.batch={batch} evenly; {', '.join(map(str, sizes))} do"
         )
     return fitting
+
+
+def world_of_torchrun(config: ExperimentConfig) -> ExperimentConfig:
+    """The experiment as a rank of torchrun runs it: the ranks are there already, Ray is not started in each of them.
+
+    ``resources.num_workers`` may be 0, its default of 1, or the number of ranks.
+
+    Raises:
+        UserError: if it asks for another number of workers than torchrun started.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return config
+    asked, size = config.resources.num_workers, _torchrun()[1]
+    if asked not in (0, 1, size) or config.resources.min_workers is not None or config.views.placement == "pool":
+        raise UserError(
+            f"torchrun started {size} ranks, and resources.num_workers={asked}, resources.min_workers and "
+            "views.placement=pool ask Ray for others; leave them out under torchrun, or start without it"
+        )
+    return replace(config, resources=replace(config.resources, num_workers=0))
 
 
 def _torchrun() -> tuple[int, int]:

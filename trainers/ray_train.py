@@ -19,7 +19,7 @@ from cluster.resources import ResourcesConfig, train_environment, uses_gpu, work
 from cluster.session import Session, ray_session
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
-from trainers.loop import DivergedError, World, train
+from trainers.loop import DivergedError, NothingToLearnError, World, train
 from trainers.view_pool import ViewPool, demand_room, num_processes
 from trainers.views import stream_views
 from trainers.worker_failures import absent_named, explain, note_place
@@ -127,7 +127,7 @@ def _worker(tree: dict[str, Any]) -> dict[str, Any]:
     try:
         with absent_named():
             return {"code": train(config, world, _ToRay(), make_views=make_views)}
-    except (DivergedError, UserError) as error:
+    except (DivergedError, NothingToLearnError, UserError) as error:
         return {"refused": str(error), "users": isinstance(error, UserError)}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.mlflow_pages import NOTE, description, figures_table, settings_table
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, description, figures_table, settings_table
 from trainers.config import ExperimentConfig
 
 _log = logging.getLogger(__name__)

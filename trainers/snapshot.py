@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from cluster.settings import UserError
 from cluster.storage import atomic_folder, remove_partials, replace_link, sha256, write_atomic
+from trainers.places import STATE, find_snapshot
 
 SCHEMA_VERSION = 1
-MODEL, OPTIMIZER, STATE, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "state.json", "checksums.json"
+MODEL, OPTIMIZER, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "checksums.json"
 AVERAGE = "average.safetensors"
 MAX_STATE_BYTES = 4 << 20
 _ANOTHER = "take another step-N beside it (a run goes on from the one that snapshots/last links to)"
@@ -157,9 +158,9 @@ def open_snapshot(path: Path | str) -> Snapshot:
         path: a snapshot folder, the link ``last``, or a run's folder that holds ``snapshots/last``.
 
     Raises:
-        UserError: if there is none, a file is missing, or a checksum disagrees (FAULTS 42).
+        UserError: if there is none, a file is missing, or a checksum disagrees (docs/faults.md, 42).
     """
-    folder = _find(Path(path)).resolve()
+    folder = find_snapshot(Path(path)).resolve()
     try:
         sums = json.loads(_small(folder / CHECKSUMS))
         record = json.loads(_small(folder / STATE))
@@ -200,13 +201,6 @@ def last_snapshot(folder: Path) -> Snapshot | None:
         left = ", ".join(path.name for path in there) or "none"
         raise UserError(f"{last} points at {last.readlink()}, which is gone; snapshots there: {left}; {choice}")
     return open_snapshot(there[-1]) if there else None  # a kill between the first snapshot and its link
-
-
-def _find(path: Path) -> Path:
-    for candidate in (path, path / "last", path / "snapshots" / "last"):
-        if (candidate / STATE).is_file():
-            return candidate
-    raise UserError(f"{path}: no snapshot here; give a step-N folder, the link last, or a run's folder")
 
 
 def _small(file: Path) -> str:

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from cluster.resources import multiplies_bfloat16
 from cluster.settings import UserError
 from trainers import collectives
+from trainers.augment.chain import obstacle as views_obstacle
 from trainers.averaging import WeightAverage
 from trainers.checkpointing import checkpoint_first
 from trainers.config import ExperimentConfig
 from trainers.figures import alignment_and_uniformity, effective_rank, watched
 from trainers.gradient_cache import backward_in_chunks
+from trainers.losses.fused import obstacle as losses_obstacle
 from trainers.model import ContrastiveModel, Projector, build_model
+from trainers.model_config import PROJECTION_WIDTH
 from trainers.optim import build_optimizer, learning_rate
 from trainers.phases import PhaseClock
 from trainers.views import Views
@@ -56,6 +59,7 @@ class Learner:
     """
 
     def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
+        check_kernels(config, num_tags=num_tags, device=device)
         self.optim, self.num_views, self.device = config.optim, config.views.count, device
         model = self.model = _build(config, num_tags).to(device)
         if config.optim.channels_last:
@@ -96,7 +100,7 @@ class Learner:
     def learn(self, views: Views, step: int, *, closely: bool = False) -> Learnt:
         """Forward, backward and update; of the loss only the number of labelled rows is read back to the host.
 
-        A loss or gradient that is not finite leaves weights and optimiser untouched (FAULTS 37); the caller sees
+        A loss or gradient that is not finite leaves weights and optimiser untouched (fault 37); the caller sees
         ``finite`` = 0 one step later and stops.
 
         Args:
@@ -160,6 +164,26 @@ class Learner:
             self.average.update(step)
         figures |= {"loss": loss, "grad_norm": norm.detach()}
         return finite
+
+
+def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
+    """Whether kernels that are asked for by name can run where a rank trains.
+
+    Raises:
+        UserError: names the setting, why they cannot, and what to set.
+    """
+    if config.loss.kernel == "fused":
+        width = config.head.width or PROJECTION_WIDTH
+        labels = torch.empty(0, num_tags, dtype=torch.bool)
+        problem = losses_obstacle(torch.empty(0, width, device=device), labels, config.loss.epsilon)
+        if problem:
+            raise UserError(f"loss.kernel=fused cannot run: {problem}; set loss.kernel to auto or tiles")
+    views = config.views
+    if config.augment.kernel == "fused" and not (views.placement == "pool" and views.pool_gpus):
+        on = device if views.placement == "trainer" else "cpu"
+        problem = views_obstacle(torch.empty(0, 0, dtype=torch.int16, device=on))
+        if problem:
+            raise UserError(f"augment.kernel=fused cannot run: {problem}; set augment.kernel to auto or torch")
 
 
 def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> None:

@@ -9,54 +9,27 @@ may read, T samples of a view, F bands, S frames, C tags.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster.settings import Config
 from data_shards.records import SAMPLE_RATE, Batch
 from trainers.augment.chain import FRAME, AugmentChain, Rows
 from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.draws import uniforms
 from trainers.augment.parameters import AugmentConfig
-from trainers.frontend import FrontendConfig, build_frontend
+from trainers.frontend import build_frontend
+from trainers.frontend_config import FrontendConfig
+from trainers.views_config import ViewsConfig
 
 NEAR_S = 5.0
 """MULE's positives lie at most this far apart (arXiv:2210.03799, 2401.08889)."""
 FULL_SCALE = 32_768.0
 MARGIN_FRAMES = 1
 """Vocoder frames that a stretched view reads beyond its end: its last ones then hear music."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewsConfig(Config):
-    """How many views of a clip, how long, and from where."""
-
-    count: int = 2
-    """M, views a clip, ≥ 1."""
-    samples: int = 59_049
-    """T, samples a view; 3^10 is SampleCNN's, 2.7 s at 22,050 Hz."""
-    pair: Literal["adjacent", "near"] = "adjacent"
-    """``adjacent``: two side by side, more anywhere in M segments; ``near``: at most 5 s apart."""
-    chunk: int = 256
-    """Rows at once: bounds the memory that making views takes."""
-    placement: Literal["trainer", "pool"] = "trainer"
-    """Who makes them: each training worker its own, or Ray actors one step ahead of it. The numbers are the same."""
-    pool_workers: int = 1
-    """Actors of each training worker under ``pool``, ≥ 1; each makes whole steps, and so many are made ahead."""
-    pool_gpus: float = 0.0
-    """GPUs Ray reserves for an actor, in [0, 1]; 0 = it works on ``resources.cpus_per_worker`` cores."""
-
-    def __post_init__(self) -> None:
-        for name in ("count", "samples", "chunk", "pool_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.pool_gpus <= 1:
-            raise ValueError(f"pool_gpus must be in [0, 1], got {self.pool_gpus}")
 
 
 def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
@@ -131,6 +104,7 @@ class ViewMaker:
             rows = slice(first, first + self.views.chunk)
             drawn = parameters.rows(rows)
             parts.append(self._chunk(wave_BW, batch.frames_B, clip_N[rows], start_N[rows], drawn))
+        self.chain.choice.settle()
         return Views(
             input_N=torch.cat(parts),
             clip_id_N=batch.clip_id_B.to(self.device, non_blocking=True).repeat(M),
@@ -147,12 +121,16 @@ class ViewMaker:
     def _chunk(
         self, wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor, drawn: ViewParameters
     ) -> Tensor:
+
+        def plain() -> Tensor:
+            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
+            return self.chain.apply_plain(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+
         if self.chain.is_fused(wave_BW):
             rows = Rows(wave_BW, clip_n, start_n, _left(frames_B, clip_n, start_n), self.reads, 1 / FULL_SCALE)
-            wave_nT = self.chain.apply_fused(rows, drawn, self.views.samples)
+            wave_nT = self.chain.apply_checked(rows, drawn, self.views.samples, plain)
         else:
-            segment_nL = _segments(wave_BW, frames_B, clip_n, start_n, self.reads)
-            wave_nT = self.chain.apply(segment_nL.float() / FULL_SCALE, drawn, self.views.samples)
+            wave_nT = plain()
         out: Tensor = self.frontend(wave_nT)
         return out
 

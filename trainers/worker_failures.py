@@ -76,7 +76,7 @@ def note_place(folder: Path, place: Mapping[str, Any]) -> None:
 
 
 def explain(error: Exception, folder: Path, logs: str) -> RunError:
-    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (FAULTS 36).
+    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (docs/faults.md, 36).
 
     Args:
         error: what Ray Train raised.

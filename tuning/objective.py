@@ -6,13 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.locks import sole_writer
 from cluster.settings import RunError, UserError, to_tree, validate
-from data_shards.reader import ShardSet
-from evaluation.evaluate import evaluate_encoders
 from evaluation.judge import metric_names
-from evaluation.publish import publish
-from evaluation.report import SUBJECT
-from evaluation.targets import parts_of, read_target
 from evaluation.tasks import EvaluationConfig
 from tuning.sweep_config import ObjectiveConfig, read_evaluation
 
@@ -55,21 +51,29 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 
 
 def check_targets(config: EvaluationConfig) -> None:
-    """Refuse shards without the tasks' columns, or without clips of the validation split, before anything is trained.
+    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained.
 
     Raises:
         UserError: names the task and what is missing.
     """
+    from data_shards.reader import ShardSet
+    from evaluation.answerable import why_not
+    from evaluation.targets import parts_of, read_target
+
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
         for name, task in config.tasks.items():
-            for split, part in parts_of(read_target(shards.index, name, task), "valid").items():
+            target = read_target(shards.index, name, task)
+            for split, part in parts_of(target, "valid").items():
                 held = "valid" if split == "test" else "train"
                 if not len(part) and (task.probe or split == "test"):
                     raise UserError(
                         f"objective: task {name} needs clips of split {held} with a value in column {task.column}, and "
                         f"{config.data.shards} has none; build the shards with that split"
                     )
+            reason = why_not(name, task, target, config)
+            if reason is not None:
+                raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
 def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
@@ -84,11 +88,15 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
     Raises:
         RunError: if a metric is undefined.
     """
+    from evaluation.evaluate import evaluate_encoders
+    from evaluation.publish import publish
+    from evaluation.report import SUBJECT
     from trainers.frozen import load_encoder
 
     trained = load_encoder(run_dir, evaluation.device)
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
-    report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
+    with sole_writer(out, "choose another sweep.dir"):
+        report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
     publish(report, objective=metrics if evaluation.judged == "valid" else ())  # a test value is no objective
     shutil.rmtree(out / "embeddings", ignore_errors=True)  # a sweep keeps one snapshot a trial, from which they come
     values = [report.tree["metrics"][metric]["value"] for metric in metrics]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.outputs import require_writable_folder
 from cluster.progress import Progress
 from cluster.settings import ROOT, PreemptedError, load_config
 from data_shards.build import BuildConfig, build
@@ -46,6 +47,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     Raises:
         PreemptedError: if pretraining was asked to stop.
     """
+    require_writable_folder(out, "--out")
     labelled, unlabelled = build_sets(out / "shards", progress)
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})

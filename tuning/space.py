@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from cluster.refusals import Refusals
 from cluster.settings import Config, UserError, put, to_tree, validate
 from trainers.config import ExperimentConfig
 
@@ -164,7 +165,12 @@ def read_space(tree: Mapping[str, Mapping[str, Any]], where: str) -> Space:
     """
     if not tree:
         raise UserError(f"{where}: space is empty; give it a line like loss.temperature: {{log_uniform: [0.02, 0.5]}}")
-    return {path: _read(path, spec, f"{where}: space.{path}") for path, spec in tree.items()}
+    refusals, space = Refusals(), {}
+    for path, spec in tree.items():
+        with refusals.noted():
+            space[path] = _read(path, spec, f"{where}: space.{path}")
+    refusals.demand_none()
+    return space
 
 
 def _read(path: str, spec: Mapping[str, Any], where: str) -> Distribution:
@@ -224,9 +230,12 @@ def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callab
     Raises:
         UserError: names the path, the value and the remedy.
     """
+    refusals = Refusals()
     for path, distribution in space.items():
-        for value in distribution.ends():
-            _check_values({path: value}, distribution, base, where, check)
+        with refusals.noted():  # of the values of one path the first that does not fit
+            for value in distribution.ends():
+                _check_values({path: value}, distribution, base, where, check)
+    refusals.demand_none()
     for (one, first), (two, second) in itertools.combinations(space.items(), 2):
         if {one.split(".")[0]} != {two.split(".")[0]}:
             continue  # sections are independent but for what the single ends have shown

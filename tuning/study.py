@@ -4,26 +4,26 @@ Reading order: `study_config` (what a study is) → `study_plan` (its runs) → 
 `study_results` (the table) → `study_report` (its files).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.cores import num_cores
-from cluster.mlflow_pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
+from cluster.locks import sole_writer
 from cluster.progress import Progress
 from cluster.resources import num_gpus
-from cluster.settings import PreemptedError, RunError, load_config, to_tree
+from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
 from cluster.tracking_config import TrackingConfig, store_uri
 from data_shards.build import BuildConfig, build
 from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.frozen import load_encoder
-from trainers.model import PROJECTION_WIDTH
+from trainers.model_config import PROJECTION_WIDTH
 from tuning.scaling import Step, project
 from tuning.study_config import StudySettings
-from tuning.study_plan import Plan, make_plan, read_study
+from tuning.study_plan import Plan
 from tuning.study_report import write_study
 from tuning.study_results import CHANGE, collect, late_median, study_tree
 from tuning.study_runs import Ended, is_done, run_all
@@ -41,37 +41,25 @@ class StudyResult:
     tracking: str
 
 
-def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
-    """Resolve a study without taking anything.
-
-    Args:
-        name: of conf/study, or a YAML file.
-        scale: paper, small or tiny, as the study has them.
-        overrides: ``study.*`` settle where and how; all other keys are of every row's experiment.
-
-    Raises:
-        UserError: for whatever does not fit, before anything is made.
-    """
-    own = {key.removeprefix("study."): value for key, value in overrides.items() if key.startswith("study.")}
-    rest = {key: value for key, value in overrides.items() if not key.startswith("study.")}
-    settings = load_config(StudySettings, None, {"dir": f"outputs/study/{Path(name).stem}-{scale}"} | own)
-    return make_plan(read_study(name), scale, settings, rest), settings
-
-
 def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> StudyResult:
     """Run what is not done yet, and write the table of what is.
 
     Args:
-        plan: of `plan_study`.
+        plan: of `study_plan.plan_study`.
         settings: folder, rows at once.
         progress: told of all stages.
 
     Raises:
+        UserError: if another process runs in the study's folder.
         PreemptedError: if it was asked to stop; the same command resumes.
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    with sole_writer(folder, "choose another study.dir"):
+        return _run_alone(plan, settings, folder, progress)
+
+
+def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Progress) -> StudyResult:
     build_corpora(plan, folder / "shards", progress)
     plan = _tracked(plan, folder)
     tracking = plan.runs[0].experiment.tracking

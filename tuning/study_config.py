@@ -65,6 +65,8 @@ class Claim(Config):
     """Row it is compared with; ``untrained`` is the network of the first row at its first weights."""
     sign: Literal["higher", "lower"]
     """The direction that was claimed."""
+    more_seeds: str = ""
+    """What runs of more seeds gave, shown beside the verdict of one; empty where none were made."""
 
 
 @dataclass(frozen=True, kw_only=True)

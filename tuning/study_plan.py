@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.outputs import require_writable_folder
+from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
 from evaluation.tasks import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
@@ -66,6 +68,24 @@ class Plan:
     """What the scale changes: key → the paper's value, this one's."""
 
 
+def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
+    """Resolve a study without taking anything.
+
+    Args:
+        name: of conf/study, or a YAML file.
+        scale: paper, small or tiny, as the study has them.
+        overrides: ``study.*`` settle where and how; all other keys are of every row's experiment.
+
+    Raises:
+        UserError: for whatever does not fit, before anything is made.
+    """
+    own = {key.removeprefix("study."): value for key, value in overrides.items() if key.startswith("study.")}
+    rest = {key: value for key, value in overrides.items() if not key.startswith("study.")}
+    settings = load_config(StudySettings, None, {"dir": f"outputs/study/{Path(name).stem}-{scale}"} | own)
+    require_writable_folder(Path(settings.dir), "study.dir")
+    return make_plan(read_study(name), scale, settings, rest), settings
+
+
 def read_study(name: str) -> Study:
     """A study of conf/study by name, or a YAML file of one's own."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "conf" / "study" / f"{name}.yaml"
@@ -121,21 +141,20 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
             are not there; before anything is made.
     """
     here = scaled(study, scale)
+    refusals = Refusals()
     own = sorted(set(overrides) & set(NOT_OF_A_ROW))
     if own:
-        raise UserError(
-            f"{', '.join(own)}: a study sets these itself; study.dir, study.seeds and study.sets decide them"
-        )
+        refusals.add(f"{', '.join(own)}: a study sets these itself; study.dir, study.seeds and study.sets decide them")
     rows = rows_of(here)
-    _check_claims(here, rows)
+    _check_claims(here, rows, refusals)
     sets = corpus_sets(study.scales[scale], Path(settings.dir).absolute() / "shards") | settings.sets
-    _check_sets(here, rows, sets)
+    _check_sets(here, rows, sets, refusals)
     seeds = settings.seeds or here.seeds
-    runs = [
-        _run(here, row, seed, settings=settings, sets=sets, overrides=overrides)
-        for row in rows
-        for seed in range(seeds)
-    ]
+    runs = []
+    for row, seed in itertools.product(rows, range(seeds)):
+        with refusals.noted():
+            runs.append(_run(here, row, seed, settings=settings, sets=sets, overrides=overrides))
+    refusals.demand_none()
     return Plan(
         study=here,
         scale=scale,
@@ -175,7 +194,9 @@ def _run(
     folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
     own = {"seed": seed, "run.dir": str(folder)}
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
-    experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
+    refusals = Refusals()
+    with refusals.noted():
+        experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
     judges = []
     for judge in study.judges:
         if judge.rows and row.name not in judge.rows:
@@ -183,25 +204,27 @@ def _run(
         # One cache for all: rows of one seed begin with the same untrained network.
         cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
         keys = judge.set | cache | _filled({"data.shards": judge.shards}, sets)
-        judges.append((judge, load_config(EvaluationConfig, ROOT / judge.preset, keys)))
+        with refusals.noted():
+            judges.append((judge, load_config(EvaluationConfig, ROOT / judge.preset, keys)))
+    refusals.demand_none()
     return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, judges=tuple(judges))
 
 
 def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:
     """``$NAME`` replaced by the folder of that set."""
-    return {key: sets[value[1:]] if _is_set(value) else value for key, value in keys.items()}
+    return {key: sets.get(value[1:], value) if _is_set(value) else value for key, value in keys.items()}
 
 
 def _is_set(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("$")
 
 
-def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str]) -> None:
+def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str], refusals: Refusals) -> None:
     values = [PLACES | study.set | row.overrides for row in rows]
     asked = [value for keys in values for value in keys.values()] + [judge.shards for judge in study.judges]
     missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets))
     if missing:
-        raise UserError(
+        refusals.add(
             f"this study needs the shards of {', '.join(missing)}: "
             f"{' '.join(f'study.sets.{name}=DIR' for name in missing)}, made by `counterpoint shards build`"
         )
@@ -217,21 +240,22 @@ def _joined(parts: Iterator[Overrides]) -> Overrides:
     return joined
 
 
-def _check_claims(study: Study, rows: list[Row]) -> None:
+def _check_claims(study: Study, rows: list[Row], refusals: Refusals) -> None:
     names = {row.name for row in rows}
     columns = dict.fromkeys(study.figures, names)
     for judge in study.judges:
         unknown = sorted(set(judge.rows) - names)
         if unknown:
-            raise UserError(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
+            refusals.add(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
         columns |= {column: {*(judge.rows or names), "untrained"} for column in judge.metrics}
     for claim in study.claims:
         if claim.metric not in columns:
-            raise UserError(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
+            refusals.add(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
+            continue
         for name in (claim.row, claim.over):
             if name not in columns[claim.metric]:
                 known = ", ".join(sorted(columns[claim.metric]))
-                raise UserError(f"claim {claim.says!r}: no row {name}; {claim.metric} has {known}")
+                refusals.add(f"claim {claim.says!r}: no row {name}; {claim.metric} has {known}")
 
 
 def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

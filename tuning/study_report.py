@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from cluster.storage import write_atomic
 from evaluation.canvas import LIGHT, canvas, legend, plain
-from evaluation.report import number
+from evaluation.judge import JACKKNIFE
+from evaluation.report import number, span
 from tuning.study_config import COLUMNS, Plot
 
 ASIDE = 0.08
@@ -50,9 +51,7 @@ def markdown(tree: Mapping[str, Any]) -> str:
                 cells.append(_figure(row["published"].get(column)))
         lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
     lines += ["", _how_sure(tree)]
-    if tree["claims"]:
-        lines += ["", "| claim | difference | p (Holm) | |", "|---|---|---|---|"]
-        lines += [_claim(claim) for claim in tree["claims"]]
+    lines += _claims(tree["claims"])
     lines += [f"\n**Failed** {name}: {reason}" for name, reason in tree["failed"].items()]
     if tree["missing"]:
         lines += ["", f"Not done yet: {', '.join(tree['missing'])}."]
@@ -176,7 +175,7 @@ def _cell(found: Mapping[str, float | None] | None) -> str:
         return "–"
     if found["low"] is None:
         return _figure(found["value"])
-    return f"{number(found['value'])} [{number(found['low'])}, {number(found['high'])}]"
+    return f"{number(found['value'])} {span(found)}"
 
 
 def _figure(value: float | None) -> str:
@@ -186,8 +185,22 @@ def _figure(value: float | None) -> str:
     return number(value) if abs(value) < 1 else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line a claim; beside the verdict of one seed stands what more seeds gave, where that is known."""
+    if not claims:
+        return []
+    seeds = min((claim["seeds"] for claim in claims if claim["seeds"]), default=0)
+    known = seeds == 1 and any(claim["more_seeds"] for claim in claims)
+    head = ["claim", "difference", "p (Holm)", f"{seeds} seed{'s' * (seeds > 1)}" if seeds else ""]
+    head += ["more seeds gave"] * known
+    lines = ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return lines + [_claim(claim) + (f" {claim['more_seeds'] or '–'} |" if known else "") for claim in claims]
+
+
 def _claim(claim: Mapping[str, Any]) -> str:
     verdict = {True: "holds", False: "not shown", None: "undecided: a row is missing"}[claim["holds"]]
+    if claim["holds"] and claim["seeds"] == 1:
+        verdict = "holds for one seed, which says nothing of others"
     if claim["holds"] is None:
         return f"| {claim['says']} | – | – | {verdict} |"
     span = f"[{number(claim['low'], sign=True)}, {number(claim['high'], sign=True)}]"
@@ -199,7 +212,15 @@ def _how_sure(tree: Mapping[str, Any]) -> str:
     if not any(found["low"] is not None for row in tree["rows"] for found in row["values"].values()):
         return "Medians over the second half of each run's steps."
     training = " and of training seeds" if seeds > 1 else "; one seed of training, whose variance they do not hold"
-    return f"Intervals: 95 %, paired bootstrap of test tracks (artists where known){training}."
+    jackknifed = [
+        column
+        for column in tree["columns"]
+        if any(row["values"].get(column, {}).get("interval") == JACKKNIFE for row in tree["rows"])
+    ]
+    words = f"Intervals: 95 %, percentiles of a paired bootstrap of test tracks (artists where known){training}."
+    if jackknifed:
+        words += f" Of {' and '.join(jackknifed)} a row's own is the jackknife's around the bias-corrected value."
+    return words
 
 
 def _words(value: Any) -> str:

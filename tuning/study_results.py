@@ -104,7 +104,13 @@ def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
     judged: list[dict[str, Any]] = []
     p_values: dict[int, float] = {}
     for number, claim in enumerate(claims):
-        entry: dict[str, Any] = {name: getattr(claim, name) for name in ("says", "metric", "row", "over", "sign")}
+        entry: dict[str, Any] = {
+            name: getattr(claim, name) for name in ("says", "metric", "row", "over", "sign", "more_seeds")
+        }
+        entry["seeds"] = min(
+            (lines[name].seeds for name in (claim.row, claim.over) if name in lines and name not in BASELINES),
+            default=0,
+        )
         if {claim.row, claim.over} <= set(lines):
             row, over = (lines[name].values[claim.metric].values_R for name in (claim.row, claim.over))
             delta_R = row - over

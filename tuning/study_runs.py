@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.pool_workers import end_with_parent
 from cluster.progress import Bar, Progress
 from cluster.settings import RunError, UserError, first_line
 from cluster.storage import write_atomic
@@ -60,7 +61,7 @@ def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> E
     (parent / STOP_FILE).unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     with (
-        ProcessPoolExecutor(min(parallel, len(todo)), mp_context=context, initializer=_leave_signals_alone) as pool,
+        ProcessPoolExecutor(min(parallel, len(todo)), mp_context=context, initializer=_start_worker) as pool,
         progress.stage("study", sum(run.experiment.optim.steps for run in todo)) as bar,
         _watched(todo, bar),
         asked_to_stop(parent, lambda: [run.folder for run in todo], ended.stop),
@@ -122,9 +123,10 @@ def _note(future: Future[int], run: Run, ended: Ended) -> None:
         ended.failed[run.folder] = f"{type(error).__name__}: {first_line(error)}"
 
 
-def _leave_signals_alone() -> None:
-    """Ctrl-C reaches every process of the terminal; the study's own decides what it means."""
+def _start_worker() -> None:
+    """Ctrl-C reaches every process of the terminal; the study's own decides what it means, and is not outlived."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 @contextmanager

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.mlflow_pages import NOTE, description, objective_name, picture, trials_link
+from cluster.locks import sole_writer
 from cluster.progress import Bar, Progress
 from cluster.session import Session, ray_session
 from cluster.settings import RunError, flatten, to_tree
 from cluster.storage import write_atomic
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
 from cluster.tracking_config import store_uri
 from tuning.study import build_corpus
 from tuning.sweep_confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep_jobs import Curve, Job, concurrent, need, wanted
-from tuning.sweep_journal import SweepJournal, alone, claim
+from tuning.sweep_journal import SweepJournal, claim
 from tuning.sweep_outcome import SweepResult, importances, note, rows_of, write_best, write_table
 from tuning.sweep_plan import SweepPlan, check_data
 
@@ -42,7 +43,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         RunError: if no trial could be judged.
     """
     config, folder = plan.config, plan.folder
-    with alone(folder):
+    with sole_writer(folder, "choose another sweep.dir"):
         claim(folder, plan.identity())
         if plan.build:
             for name, corpus in config.corpora.items():

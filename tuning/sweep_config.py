@@ -132,7 +132,24 @@ def load_sweep(path: Path, overrides: Sequence[str]) -> SweepConfig:
             raise UserError(f"{key}: write {key.removeprefix('experiment.')}=…, as for pretrain")
         else:
             put(tree["experiment"], key, value)
-    return validate(SweepConfig, tree, str(path))
+    try:
+        return validate(SweepConfig, tree, str(path))
+    except UserError as error:
+        raise UserError("\n".join([str(error), *_also_wrong(tree, str(path))])) from None
+
+
+def _also_wrong(tree: Mapping[str, Any], where: str) -> list[str]:
+    """What is wrong in the experiment of a sweep whose own keys are wrong: one message names all."""
+    from trainers.config import ExperimentConfig
+
+    preset, given = tree.get("preset"), tree["experiment"]
+    if not isinstance(given, dict) or not isinstance(preset, str | None):
+        return []
+    try:
+        validate(ExperimentConfig, experiment_tree(SweepConfig(preset=preset, experiment=given)), where)
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def experiment_tree(config: SweepConfig) -> dict[str, Any]:

@@ -4,11 +4,8 @@ Tune runs trials and forgets; what was tried, what came of it and what was under
 driver was killed is handed out again under its number, so it goes on in its folder from its last snapshot.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,23 +173,3 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise UserError(f"{folder} holds another sweep ({'; '.join(changed)}); choose another sweep.dir")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One driver at a time in a folder.
-
-    Raises:
-        UserError: if another process has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(f"{folder}: another sweep is running there; wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        os.close(handle)

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.outputs import require_writable_folder
+from cluster.refusals import Refusals
 from cluster.resources import ResourcesConfig, num_gpus
 from cluster.settings import UserError, flatten, put, to_tree, validate
 from cluster.tracking_config import store_uri
-from data_shards.index import INDEX_NAME
+from data_shards.places import INDEX_NAME
 from data_shards.sampler import check_world
 from evaluation.tasks import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from trainers.pretrain import check
 from tuning.objective import check_targets, objective_evaluation, on_split
 from tuning.space import Space, Value, check_space, defaults, describe, place, read_space, tried
 from tuning.sweep_config import SweepConfig, experiment_tree
 from tuning.sweep_jobs import Job, need, wanted
-from tuning.sweep_journal import SAMPLERS
 
 PLACES = ("data.labelled", "data.unlabelled", "data.cache", "init_from")
 
@@ -104,8 +104,13 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         UserError: one message that names the thing and the remedy.
     """
     folder = Path(config.sweep.dir).expanduser().absolute()
-    _refuse_owned(config, where)
-    space = read_space(config.space, where)
+    refusals = Refusals()
+    with refusals.noted():
+        require_writable_folder(Path(config.sweep.dir).expanduser(), "sweep.dir")
+    _refuse_owned(config, where, refusals)
+    space: Space = {}
+    with refusals.noted():
+        space = read_space(config.space, where)
     base = experiment_tree(config)
     given = flatten(base)
     composed = bool(config.corpora) and not given.get("data.labelled")
@@ -116,13 +121,17 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     for path in PLACES:
         if isinstance(there := flatten(base).get(path), str):
             put(base, path, _absolute(there))
-    experiment = validate(ExperimentConfig, base, where)
-    check_space(space, base, where, _check_batch)
-    _check_stop(config, experiment, where)
-    judged_on = config.objective.shards or experiment.data.labelled
-    evaluation = objective_evaluation(config.objective, _absolute(judged_on) if judged_on else None)
-    if not evaluation.data.shards:
-        raise UserError(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
+    judged_on = config.objective.shards or flatten(base).get("data.labelled")
+    with refusals.noted():
+        evaluation = objective_evaluation(config.objective, _absolute(judged_on) if judged_on else None)
+    if not judged_on:
+        refusals.add(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
+    with refusals.noted():
+        experiment = validate(ExperimentConfig, base, where)
+        with refusals.noted():
+            _check_stop(config, experiment, where)
+        check_space(space, base, where, _check_batch)
+    refusals.demand_none()
     built = not composed or all((Path(base["data"][name]) / INDEX_NAME).exists() for name in ("labelled", "unlabelled"))
     plan = SweepPlan(
         config=config,
@@ -144,6 +153,8 @@ def check_data(plan: SweepPlan, where: str) -> None:
     Raises:
         UserError: names what does not fit.
     """
+    from trainers.pretrain import check  # torch is imported here: what the keys alone tell is refused before
+
     check_targets(plan.evaluation)
 
     def check_tree(tree: Mapping[str, Any]) -> None:
@@ -161,12 +172,14 @@ def check_data(plan: SweepPlan, where: str) -> None:
 
 def describe_plan(plan: SweepPlan) -> dict[str, Any]:
     """What --dry-run prints; two steps of the preset are timed where its shards are there."""
+    import optuna
+
+    from tuning.sweep_journal import SAMPLERS
+
     config, settings = plan.config, plan.config.sweep
     gpus = num_gpus()
     one, at_a_time = need(plan.resources, gpus), wanted(settings.concurrency, plan.resources)
     sampler = SAMPLERS[settings.sampler](settings.seed, settings.startup)
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     asked = optuna.create_study(sampler=sampler, directions=["maximize"] * len(config.objective.metrics)).ask(
         {path: distribution.optuna() for path, distribution in plan.space.items()}
@@ -232,9 +245,9 @@ def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -
         raise UserError(f"{where}: stop.grace_steps={stop.grace_steps} must be < optim.steps={steps}, or nothing stops")
 
 
-def _refuse_owned(config: SweepConfig, where: str) -> None:
+def _refuse_owned(config: SweepConfig, where: str, refusals: Refusals) -> None:
     for key in flatten(config.experiment):
         if key.startswith("tracking."):
-            raise UserError(f"{where}: write {key} beside experiment, for the sweep and its trials together")
+            refusals.add(f"{where}: write {key} beside experiment, for the sweep and its trials together")
         if key in ("run.dir", "run.keep"):
-            raise UserError(f"{where}: {key} is the sweep's; trials lie in sweep.dir with one snapshot each")
+            refusals.add(f"{where}: {key} is the sweep's; trials lie in sweep.dir with one snapshot each")

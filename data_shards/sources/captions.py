@@ -9,8 +9,8 @@ from pathlib import Path
 from cluster.settings import UserError
 from data_shards.archives import find_tree
 from data_shards.audio import FileAudio
+from data_shards.audio_folder import suffixes
 from data_shards.records import Audio, Clip
-from data_shards.sources.folder import AUDIO_SUFFIXES
 from data_shards.sources.listing import Listing, count_note, first_below, read_table, require_columns, split_counts
 
 MUSICCAPS = ("musiccaps-public.csv", "musiccaps.csv")
@@ -31,7 +31,8 @@ def read_musiccaps(root: Path) -> Listing:
         UserError: names row and column of what is wrong.
     """
     table, audio = first_below(root, *MUSICCAPS), first_below(root, "audio")
-    files = {file.stem: file.name for file in sorted(audio.iterdir()) if file.suffix.lower() in AUDIO_SUFFIXES}
+    known = suffixes()
+    files = {file.stem: file.name for file in sorted(audio.iterdir()) if file.suffix.lower() in known}
     clips = []
     total = 0
     for number, row in read_table(table, delimiter=","):

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree
 from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, first_below, read_table, require_columns, split_counts
 
@@ -29,6 +29,7 @@ def read_emomusic(root: Path) -> Listing:
     static = first_below(root, "static_annotations.csv", "annotations/static_annotations.csv")
     targets = _targets(static)
     clips = []
+    tree = FolderTree(root)
     for number, row in read_table(songs, delimiter=","):
         require_columns(songs, row, ["song_id", "Artist", "Mediaeval 2013 set"])
         song, artist = row["song_id"].strip(), row["Artist"].strip()
@@ -38,7 +39,7 @@ def read_emomusic(root: Path) -> Listing:
         clips.append(
             Clip(
                 key=f"emomusic-{song}",
-                audio=FileAudio(str(root), f"clips_45seconds/{song}.mp3"),
+                audio=tree.audio(f"clips_45seconds/{song}.mp3"),
                 track=song,
                 artist=artist or None,
                 split="test" if test else artist_split(artist),

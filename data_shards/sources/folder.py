@@ -1,25 +1,38 @@
 """Any folder of audio, with a CSV or Parquet file of labels or without: one's own music.
 
 The table's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
-Lists of tags or captions are separated by ``|``. What kind a target column is can be given; otherwise it is guessed
-from its values, and the guess is reported.
+Lists of tags or captions are separated by ``|`` unless the table says otherwise. What kind a target column is can be
+given; otherwise it is guessed from its values, and the guess is reported.
 """
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from cluster.settings import UserError
+from data_shards.archives import FolderTree
 from data_shards.audio import FileAudio
+from data_shards.audio_folder import AudioFolder, scan_folder
+from data_shards.path_text import as_text
 from data_shards.records import Clip, Split
+from data_shards.sources.cells import is_missing, split_list, to_number
+from data_shards.sources.columns import (
+    KINDS,
+    Column,
+    Kind,
+    given_columns,
+    guess_columns,
+    hints,
+    missing_line,
+    tags_of,
+)
 from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
+from data_shards.text import fold
 
-Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]
-RESERVED = (*REQUIRED, "artist", "licence")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "valid": "valid",
@@ -27,10 +40,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "valid",
     "test": "test",
 }
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
-CAPTION_NAMES = ("caption", "captions")
-MAX_WORD, MAX_NAME = 16, 40
-"""Characters: a class is at most so long; a longer text is no class even if it comes often."""
+NAMED_PATHS = 5
+"""As many paths that lead to no file are named."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +49,41 @@ class FolderListing:
     """What a folder holds."""
 
     clips: tuple[Clip, ...]
+    folder: AudioFolder
+    """What the scan found and passed over."""
     kinds: Mapping[str, Kind]
     """Every target column and what it was taken for."""
     guessed: bool
     """Whether the kinds were guessed from the values."""
     unlisted: int = 0
     """Audio files below the folder that the table does not name; they are left out."""
+    missing: str | None = None
+    """What was taken as missing, with counts."""
+    hints: tuple[str, ...] = ()
+    """What probably is not meant as it was read, each with a remedy."""
 
     def report(self) -> str:
-        """The columns by kind, one line each, and what is left out."""
+        """The columns by kind, one line each, what is missing or left out, and hints."""
         if not self.kinds and not self.guessed:
-            return "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
-        kinds = ("multilabel", "categorical", "numeric", "captions", "ignored")
-        columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in kinds}
+            what = "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
+            return "\n".join([what, *self.folder.report()])
+        columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in KINDS}
         how = (
             "guessed from the values; say otherwise with --multilabel, --categorical, --numeric, --captions"
             if self.guessed
             else "as given"
         )
-        lines = [f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in kinds]
-        left = f"{self.unlisted:,} audio files of the folder are not in the table and are left out"
-        return "\n".join([*lines, left] if self.unlisted else lines)
+        lines = [f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in KINDS]
+        if self.missing:
+            lines.append(self.missing)
+        if self.unlisted:
+            lines.append(f"{self.unlisted:,} audio files of the folder are not in the table and are left out")
+        return "\n".join([*lines, *self.folder.report(), *self.hints])
 
 
 def read_folder(
     audio: Path,
-    labels: Path | None = None,
+    labels: Path | LabelTable | None = None,
     *,
     multilabel: Sequence[str] | None = None,
     categorical: Sequence[str] | None = None,
@@ -74,7 +94,8 @@ def read_folder(
 
     Args:
         audio: the folder.
-        labels: CSV or Parquet file; None takes every audio file below the folder, unlabelled, for training.
+        labels: CSV or Parquet file, or the table that `read_labels` made of it; None takes every audio file below the
+            folder, unlabelled, for training.
         multilabel: columns that hold sets of tags. If any of the four is given, other columns are left out.
         categorical: columns that hold one class.
         numeric: columns that hold a number.
@@ -85,45 +106,35 @@ def read_folder(
     """
     if not audio.is_dir():
         raise UserError(f"{audio}: no such folder; --audio is the folder that holds the audio files")
-    given = {"multilabel": multilabel, "categorical": categorical, "numeric": numeric, "captions": captions}
+    given: dict[Kind, Sequence[str] | None] = {
+        "multilabel": multilabel,
+        "categorical": categorical,
+        "numeric": numeric,
+        "captions": captions,
+    }
+    found = scan_folder(audio)
     if labels is None:
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
-        return FolderListing(tuple(_unlabelled(audio)), {}, False)
-    table = read_labels(labels)
-    rows = table.rows
-    kinds: dict[str, Kind]
-    if all(names is None for names in given.values()):
-        kinds = {column: _guess(table, column) for column in table.columns if column not in RESERVED}
-    else:
-        kinds = _given_kinds(labels, table, given)
-    clips = tuple(_clip(audio, labels, row, kinds) for row in rows)
-    _check_paths(labels, rows)
+        return FolderListing(tuple(_unlabelled(found)), found, {}, False)
+    table = labels if isinstance(labels, LabelTable) else read_labels(labels)
+    guessed = all(names is None for names in given.values())
+    columns = guess_columns(table) if guessed else given_columns(table, given)
+    tree = FolderTree(audio)
+    clips = tuple(_clip(tree, table, row, columns) for row in table.rows)
+    _check_paths(table, clips)
     listed = {clip.audio.name for clip in clips}
-    unlisted = sum(str(file) not in listed for file in audio_files(audio))
-    return FolderListing(clips, kinds, all(names is None for names in given.values()), unlisted)
-
-
-def guess_kind(column: str, values: Sequence[str]) -> Kind:
-    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes.
-
-    >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
-    ('multilabel', 'numeric', 'categorical')
-    >>> guess_kind("comment", ["a very slow and sad song", "a fast song"]), guess_kind("tags", ["calm"])
-    ('ignored', 'multilabel')
-    >>> guess_kind("caption", ["a slow song|slow and sad"])
-    'captions'
-    """
-    known = [value for value in values if value]
-    if column in CAPTION_NAMES:
-        return "captions"
-    if column == "tags" or any("|" in value for value in known):
-        return "multilabel"
-    if known and all(_is_number(value) for value in known):
-        return "numeric"
-    longest = max(map(len, known), default=0)
-    repeated = 2 * len(set(known)) <= len(known)
-    return "categorical" if 0 < longest <= MAX_WORD or (known and repeated and longest <= MAX_NAME) else "ignored"
+    unlisted = [name for file in found.files if (name := str(file)) not in listed]
+    lost = _lost(table, clips, [os.path.relpath(name, audio) for name in unlisted])
+    return FolderListing(
+        clips,
+        found,
+        {name: column.kind for name, column in columns.items()},
+        guessed,
+        len(unlisted),
+        missing_line(table, columns),
+        (*lost, *hints(table, columns)),
+    )
 
 
 def key_of(path: str) -> str:
@@ -135,106 +146,86 @@ def key_of(path: str) -> str:
     'Some_Artist_01_Song-...'
     """
     readable = re.sub(r"[^A-Za-z0-9-]+", "_", str(PurePosixPath(path).with_suffix(""))).strip("_")[-70:]
-    return f"{readable}-{hashlib.blake2b(path.encode(), digest_size=8).hexdigest()}"
+    return f"{readable}-{hashlib.blake2b(path.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
 
 
-def _unlabelled(audio: Path) -> Iterator[Clip]:
-    files = sorted(audio_files(audio))
-    if not files:
-        raise UserError(f"{audio}: no audio files below it; known are {', '.join(AUDIO_SUFFIXES)}")
-    for file in files:
-        path = file.relative_to(audio).as_posix()
-        if any("\ud800" <= sign <= "\udfff" for sign in path):  # what stands for a byte that is no UTF-8
-            raise UserError(f"{path!a} below {audio}: the name is not UTF-8; rename the file")
-        yield Clip(key=key_of(path), audio=FileAudio(str(audio), path), track=path)
+def _unlabelled(found: AudioFolder) -> Iterator[Clip]:
+    if not found.files:
+        raise UserError(found.nothing())
+    for file in found.files:
+        path = file.relative_to(found.root).as_posix()
+        yield Clip(key=key_of(path), audio=FileAudio(str(found.root), path), track=as_text(path))
 
 
-def audio_files(audio: Path) -> list[Path]:
-    """Audio below a folder.
-
-    Hidden files are left out: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies.
-    """
-    found = (file for file in audio.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(audio).parts)]
-
-
-def _guess(table: LabelTable, column: str) -> Kind:
-    if column in table.lists and column not in CAPTION_NAMES:
-        return "multilabel"
-    return guess_kind(column, [row.cells[column] for row in table.rows])
-
-
-def _given_kinds(path: Path, table: LabelTable, given: Mapping[str, Sequence[str] | None]) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {column: "ignored" for column in table.columns if column not in RESERVED}
-    options: tuple[Kind, ...] = ("multilabel", "categorical", "numeric", "captions")
-    for kind in options:
-        for column in given[kind] or ():
-            if column not in kinds:
-                raise UserError(
-                    f"{path}, row 1: no column {column} for --{kind}; there are {', '.join(kinds) or 'none'}"
-                )
-            if kinds[column] != "ignored":
-                raise UserError(f"column {column} is given as --{kinds[column]} and as --{kind}")
-            if column in table.lists and kind not in ("multilabel", "captions"):
-                raise UserError(
-                    f"{path}: column {column} holds lists; give it as --multilabel or --captions, not as --{kind}"
-                )
-            kinds[column] = kind
-    return kinds
-
-
-def _clip(audio: Path, labels: Path, row: Row, kinds: Mapping[str, Kind]) -> Clip:
+def _clip(tree: FolderTree, table: LabelTable, row: Row, columns: Mapping[str, Column]) -> Clip:
     cells = row.cells
 
     def fail(column: str, what: str) -> UserError:
-        return UserError(f"{labels}, row {row.number}, column {column}: {what}")
+        return UserError(f"{table.path}, row {row.number}, column {column}: {what}")
+
+    def of_kind(kind: Kind) -> list[tuple[str, Column]]:
+        return [(name, column) for name, column in columns.items() if column.kind == kind]
 
     for column in REQUIRED:
-        if not cells[column]:
-            raise fail(column, "is empty")
-    path = PurePosixPath(cells["path"])
-    if path.is_absolute() or ".." in path.parts or "\0" in cells["path"]:
-        raise fail("path", f"{cells['path']!r} must lead to a file below {audio}")
+        if is_missing(cells[column], table.missing_words):
+            what = f"{cells[column]!r} stands for a missing value" if cells[column] else "is empty"
+            raise fail(column, f"{what}; every clip needs one")
+    path = _path_below(tree.root, cells["path"])
+    if path is None:
+        raise fail("path", f"{cells['path']!r} must lead to a file below {tree.root}, the folder given as --audio")
+    audio = tree.audio(path)
     split = SPLIT_NAMES.get(cells["split"].lower())
     if split is None:
         raise fail("split", f"{cells['split']!r}; known are {', '.join(SPLIT_NAMES)}")
-    numeric = {}
-    for column in (name for name, kind in kinds.items() if kind == "numeric"):
-        if cells[column] and not _is_number(cells[column]):
-            raise fail(column, f"{cells[column]!r} is not a number; leave the cell empty where it is unknown")
-        numeric[column] = float(cells[column]) if cells[column] else math.nan
+    numbers = {name: to_number(cells[name], decimal_comma=of.decimal_comma) for name, of in of_kind("numeric")}
+    for name, number in numbers.items():
+        if number is None and cells[name]:
+            raise fail(name, f"{cells[name]!r} is not a number; leave the cell empty where it is unknown")
     return Clip(
-        key=key_of(path.as_posix()),
-        audio=FileAudio(str(audio), path.as_posix()),
+        key=key_of(audio.path),
+        audio=audio,
         track=cells["track_id"],
         artist=cells.get("artist") or None,
         split=split,
-        multilabel={name: _tags(cells[name]) for name, kind in kinds.items() if kind == "multilabel"},
-        categorical={name: cells[name] or None for name, kind in kinds.items() if kind == "categorical"},
-        numeric=numeric,
-        captions=tuple(text for name, kind in kinds.items() if kind == "captions" for text in _parts(cells[name])),
+        multilabel={name: tags_of(cells[name], of, table.missing_words) for name, of in of_kind("multilabel")},
+        categorical={name: cells[name] or None for name, _ in of_kind("categorical")},
+        numeric={name: math.nan if number is None else number for name, number in numbers.items()},
+        captions=tuple(text for name, of in of_kind("captions") for text in split_list(cells[name], of.how)),
         licence=cells.get("licence") or None,
     )
 
 
-def _check_paths(labels: Path, rows: Sequence[Row]) -> None:
+def _path_below(root: Path, cell: str) -> str | None:
+    """A path of the table relative to the folder, or None where it leads out of it; absolute ones may lie below it."""
+    if "\0" in cell:
+        return None
+    path = Path(os.path.normpath(cell))
+    if path.is_absolute():
+        for below in (root.absolute(), root.resolve()):
+            if path.is_relative_to(below):
+                path = path.relative_to(below)
+                break
+    return None if path.is_absolute() or path.parts[:1] in ((), ("..",)) else path.as_posix()
+
+
+def _check_paths(table: LabelTable, clips: Sequence[Clip]) -> None:
     first: dict[str, int] = {}
-    for row in rows:
-        path = PurePosixPath(row.cells["path"]).as_posix()
-        if first.setdefault(path, row.number) != row.number:
-            raise UserError(f"{labels}, row {row.number}, column path: {path} stands in row {first[path]} already")
+    for row, clip in zip(table.rows, clips, strict=True):
+        if first.setdefault(clip.audio.name, row.number) != row.number:
+            path, other = row.cells["path"], first[clip.audio.name]
+            raise UserError(f"{table.path}, row {row.number}, column path: {path} stands in row {other} already")
 
 
-def _tags(cell: str) -> tuple[str, ...]:
-    return tuple(sorted(set(_parts(cell))))
-
-
-def _parts(cell: str) -> list[str]:
-    return [part.strip() for part in cell.split("|") if part.strip()]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+def _lost(table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
+    """A hint for paths of the table that lead to no file, each with an unlisted file whose name looks the same."""
+    lost = [row for row, clip in zip(table.rows, clips, strict=True) if not Path(clip.audio.name).exists()]
+    if not lost:
+        return []
+    alike = {fold(path): path for path in unlisted}
+    named = []
+    for row in lost[:NAMED_PATHS]:
+        path = row.cells["path"]
+        other = alike.get(fold(path.replace("\\", "/")))
+        named.append(f"{path!r} in row {row.number}" + (f" (did you mean {other!r}?)" if other else ""))
+    more = f", and {len(lost) - len(named):,} more" if len(lost) > len(named) else ""
+    return [f"hint: {len(lost):,} paths of the table lead to no file below the folder: {', '.join(named)}{more}"]

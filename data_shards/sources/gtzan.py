@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree
 from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, split_counts
 
@@ -22,6 +22,7 @@ def read_gtzan(audio: Path, splits: Path) -> Listing:
         UserError: a list is missing, or names something that is not ``GENRE/NAME``.
     """
     clips = []
+    tree = FolderTree(audio)
     for name, split in LISTS.items():
         try:
             lines = (splits / name).read_text(encoding="utf-8").split("\n")
@@ -35,7 +36,7 @@ def read_gtzan(audio: Path, splits: Path) -> Listing:
             if not slash or not file.startswith(f"{genre}.") or "/" in file:
                 raise UserError(f"{splits / name}, row {number}: {path!r} is not of the form GENRE/GENRE.NUMBER.wav")
             stem = file.rpartition(".")[0].replace(".", "-")
-            audio_file = FileAudio(str(audio), path)
+            audio_file = tree.audio(path)
             clips.append(
                 Clip(key=f"gtzan-{stem}", audio=audio_file, track=path, split=split, categorical={"genre": genre})
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree
 from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, read_table, require_columns, split_counts
 
@@ -39,6 +39,7 @@ def read_jamendo(audio: Path, splits: Path, *, subset: Subset = "top50tags", qua
         UserError: names file, row and column of what is wrong.
     """
     clips = []
+    tree = FolderTree(audio)
     for name, split in SPLITS.items():
         table = splits / f"autotagging_{subset}-{name}.tsv"
         for number, row in read_table(table, spread=True):
@@ -50,7 +51,7 @@ def read_jamendo(audio: Path, splits: Path, *, subset: Subset = "top50tags", qua
             clips.append(
                 Clip(
                     key=f"jamendo-{row['TRACK_ID'].removeprefix('track_')}",
-                    audio=FileAudio(str(audio), path),
+                    audio=tree.audio(path),
                     track=row["TRACK_ID"],
                     artist=row["ARTIST_ID"],
                     split=split,

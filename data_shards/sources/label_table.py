@@ -1,14 +1,21 @@
-"""One's own table of labels, CSV or Parquet, as text cells, read strictly (FAULTS 29)."""
+"""One's own table of labels, CSV or Parquet, as text cells in one form, read strictly (docs/faults.md, 29)."""
 
+import codecs
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 from cluster.settings import UserError
+from data_shards.sources.cells import BRACKETS, MISSING, SEPARATOR
+from data_shards.text import tidy
 
 REQUIRED = ("path", "split", "track_id")
+RESERVED = (*REQUIRED, "artist", "licence")
+DELIMITERS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -21,49 +28,118 @@ class Row:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The table; every row has a cell for every column."""
+    """The table; every row has a cell for every column. Paths are as written, all other cells are tidy."""
 
+    path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     lists: frozenset[str] = frozenset()
     """Columns of Parquet that hold lists; their cells are joined by ``|``."""
+    delimiter: str = ","
+    """Between the cells of a CSV."""
+    separator: str | None = None
+    """How cells list their values, where it was given: one sign, or `BRACKETS`."""
+    missing_words: tuple[str, ...] = MISSING
+    missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By column, the words that were taken as missing and made empty, with their counts; "empty" for empty cells."""
+
+    def values(self, column: str) -> list[str]:
+        """The known cells of a column."""
+        return [cell for row in self.rows if (cell := row.cells[column])]
 
 
-def read_labels(path: Path) -> LabelTable:
-    """Read a table by its suffix: ``.parquet``, anything else is CSV.
+def read_labels(path: Path, *, separator: str | None = None, missing: Sequence[str] = MISSING) -> LabelTable:
+    """Read a table by its suffix: ``.parquet``, anything else is CSV with ``,``, ``;`` or tabs between its cells.
+
+    Args:
+        path: the file.
+        separator: how cells list their values: one sign, or ``brackets``; None = ``|``, or brackets where every cell of
+            the column has them.
+        missing: words that mean that a value is not known, in any case.
 
     Raises:
         UserError: names the file, the row, and the column where it is one.
     """
+    if separator is not None and separator != BRACKETS and (len(separator) != 1 or separator.isalnum()):
+        raise UserError(f"--list-separator {separator!r}: give one sign such as ';', or {BRACKETS} for ['a', 'b']")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}; --labels is a CSV or Parquet file with the columns {', '.join(REQUIRED)}")
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     if not table.rows:
         raise UserError(f"{path}: no rows below the header")
-    return table
+    return _without_missing(replace(table, separator=separator, missing_words=tuple(missing)))
+
+
+def _without_missing(table: LabelTable) -> LabelTable:
+    """Words for missing values become empty cells; those of columns that every row needs are refused later, by row."""
+    counts: dict[str, Counter[str]] = {column: Counter() for column in table.columns if column not in REQUIRED}
+    words = frozenset(word.casefold() for word in table.missing_words)
+    rows = []
+    for row in table.rows:
+        cells = dict(row.cells)
+        for column, count in counts.items():
+            cell = cells[column]
+            if not cell or cell.casefold() in words:
+                count[cell or "empty"] += 1
+                cells[column] = ""
+        rows.append(Row(row.number, cells))
+    return replace(table, rows=tuple(rows), missing={column: count for column, count in counts.items() if count})
 
 
 def _read_csv(path: Path) -> LabelTable:
     header: list[str] = []
     rows: list[Row] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            _check_header(path, header)
+        delimiter = _delimiter(path)
+        with _open(path) as file:
+            reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
+            header = _header(path, next(reader, []))
             for number, cells in enumerate(reader, start=2):
-                if not cells:
-                    continue  # an empty line, as editors leave at the end
+                if not any(map(str.strip, cells)):
+                    continue  # an empty line, or one of empty cells, as editors and spreadsheets leave at the end
                 if len(cells) != len(header):
-                    raise UserError(f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns")
-                rows.append(Row(number, {name: cell.strip() for name, cell in zip(header, cells, strict=True)}))
+                    quote = f'; quote a cell that holds {delimiter!r}: "rock{delimiter} pop"'
+                    raise UserError(
+                        f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns"
+                        f"{quote if len(cells) > len(header) else ''}"
+                    )
+                named = zip(header, cells, strict=True)
+                rows.append(Row(number, {name: _tidy_cell(name, cell) for name, cell in named}))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeError) as error:
         row = len(rows) + 2 if header else 1
         raise UserError(f"{path}, row {row}: not CSV in UTF-8: {error}") from None
-    return LabelTable(tuple(header), tuple(rows))
+    return LabelTable(path, tuple(header), tuple(rows), delimiter=delimiter)
+
+
+def _open(path: Path) -> TextIO:
+    """As UTF-8; as UTF-16 where its mark stands at the start, as in the "Unicode text" of spreadsheets."""
+    with path.open("rb") as file:
+        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
+
+
+def _delimiter(path: Path) -> str:
+    """The sign that parts the header into most of the columns it must have."""
+    found = {}
+    for delimiter in DELIMITERS:
+        with _open(path) as file:
+            reader = csv.reader(file, skipinitialspace=True, delimiter=delimiter)
+            header = [_column_name(name) for name in next(reader, [])]
+            found[delimiter] = sum(name in header for name in REQUIRED)
+    return max(DELIMITERS, key=lambda delimiter: found[delimiter])
+
+
+def _column_name(name: str) -> str:
+    """Tidy; the names that this program knows in small letters."""
+    name = tidy(name)
+    return name.lower() if name.lower() in RESERVED else name
+
+
+def _tidy_cell(column: str, cell: str) -> str:
+    return cell.strip() if column == "path" else tidy(cell)
 
 
 def _read_parquet(path: Path) -> LabelTable:
@@ -74,14 +150,15 @@ def _read_parquet(path: Path) -> LabelTable:
         table = pa.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    _check_header(path, table.column_names)
-    lists = {field.name for field in table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)}
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    header = _header(path, table.column_names)
+    kinds = zip(header, table.schema.types, strict=True)
+    lists = {name for name, kind in kinds if pa.types.is_list(kind) or pa.types.is_large_list(kind)}
+    columns = {name: column.to_pylist() for name, column in zip(header, table.columns, strict=True)}
     rows = [
         Row(number + 1, {name: _cell(path, number + 1, name, cells[number]) for name, cells in columns.items()})
         for number in range(table.num_rows)
     ]
-    return LabelTable(tuple(table.column_names), tuple(rows), frozenset(lists))
+    return LabelTable(path, tuple(header), tuple(rows), frozenset(lists), delimiter="")
 
 
 def _cell(path: Path, number: int, column: str, value: object) -> str:
@@ -91,20 +168,28 @@ def _cell(path: Path, number: int, column: str, value: object) -> str:
         parts = [_cell(path, number, column, part) for part in value]
         if any("|" in part for part in parts):
             raise UserError(f"{path}, row {number}, column {column}: {value!r}: a tag may not hold '|'")
-        return "|".join(parts)
+        return SEPARATOR.join(part for part in parts if part)
     if not isinstance(value, str | int | float):
         raise UserError(
             f"{path}, row {number}, column {column}: a {type(value).__name__}; text, number or list of text"
         )
-    return str(value).strip()
+    return _tidy_cell(column, str(value))
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if not header:
+def _header(path: Path, names: Sequence[str]) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        UserError: one that is needed is missing, or one stands twice or is empty.
+    """
+    header = [_column_name(name) for name in names]
+    if not any(header):
         raise UserError(f"{path}: empty; it needs a header with {', '.join(REQUIRED)}")
     missing = [name for name in REQUIRED if name not in header]
     if missing:
-        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {', '.join(header)}")
-    twice = sorted({name or "(no name)" for name in header if list(header).count(name) > 1 or not name})
+        there = ", ".join(header)
+        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {there}")
+    twice = sorted({name or "(no name)" for name in header if header.count(name) > 1 or not name})
     if twice:
-        raise UserError(f"{path}, row 1: column {', '.join(twice)} stands twice or has no name")
+        raise UserError(f"{path}, row 1: column {', '.join(twice)} stands twice or has no name; name every column once")
+    return header

@@ -5,11 +5,12 @@ import gzip
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.settings import UserError
 from data_shards.records import Clip, Split
+from data_shards.text import tidy
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,28 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+
+def tidied(listing: Listing) -> Listing:
+    """The listing with `tidy` text of labels, tag orders, tracks, artists, licences and captions."""
+
+    def known(text: str | None) -> str | None:
+        return (tidy(text) or None) if text else text
+
+    def of(clip: Clip) -> Clip:
+        return replace(
+            clip,
+            track=tidy(clip.track),
+            artist=known(clip.artist),
+            licence=known(clip.licence),
+            multilabel={tidy(name): tuple(dict.fromkeys(map(tidy, tags))) for name, tags in clip.multilabel.items()},
+            categorical={tidy(name): known(value) for name, value in clip.categorical.items()},
+            numeric={tidy(name): value for name, value in clip.numeric.items()},
+            captions=tuple(map(tidy, clip.captions)),
+        )
+
+    orders = {tidy(column): tuple(map(tidy, tags)) for column, tags in listing.vocabularies.items()}
+    return Listing(tuple(map(of, listing.clips)), orders, listing.notes)
 
 
 def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> Iterator[tuple[int, dict[str, str]]]:

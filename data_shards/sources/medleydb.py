@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree
 from data_shards.records import Clip
 from data_shards.sources.listing import Listing, count_note, first_below, split_by_group, split_counts
 
@@ -48,7 +48,8 @@ def read_medleydb(root: Path) -> Listing:
     files = sorted(metadata.glob("*_METADATA.yaml"))
     if not files:
         raise UserError(f"{metadata}: no TRACK_METADATA.yaml")
-    there = [file for file in files if (audio / file.name.removesuffix("_METADATA.yaml")).is_dir()]
+    tree = FolderTree(audio)
+    there = [file for file in files if (audio / tree.spelled(file.name.removesuffix("_METADATA.yaml"))).is_dir()]
     if not there:
         raise UserError(f"{audio}: no folder of any of the {len(files)} recordings of {metadata}")
     stems = [stem for file in there for stem in _stems(file)]
@@ -61,7 +62,7 @@ def read_medleydb(root: Path) -> Listing:
     clips = [
         Clip(
             key=f"medleydb-{Path(stem.path).stem}",
-            audio=FileAudio(str(audio), stem.path),
+            audio=tree.audio(stem.path),
             track=stem.recording,
             artist=stem.artist,
             split=split,

@@ -1,7 +1,7 @@
 """MagnaTagATune as published: ``mp3.zip.001`` to ``003`` or the tree of MP3s, and two tables with tabs.
 
 Splits go by the first folder: 0–b train, c validation, d–f test. The variants that papers use are named presets:
-results on different ones must not be compared (EVALUATION.md).
+results on different ones must not be compared (docs/evaluation.md).
 """
 
 from collections import Counter

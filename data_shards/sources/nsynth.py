@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio import FileAudio
+from data_shards.archives import FolderTree
 from data_shards.records import Clip, Split
 from data_shards.sources.listing import Listing, count_note, split_counts
 
@@ -24,7 +24,7 @@ def read_nsynth(folder: Path) -> Listing:
 
 
 def _notes(folder: Path, split: Split) -> Iterator[Clip]:
-    table = folder / "examples.json"
+    table, tree = folder / "examples.json", FolderTree(folder)
     try:
         notes = json.loads(table.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -35,7 +35,7 @@ def _notes(folder: Path, split: Split) -> Iterator[Clip]:
         try:
             yield Clip(
                 key=f"nsynth-{name}",
-                audio=FileAudio(str(folder), f"audio/{name}.wav"),
+                audio=tree.audio(f"audio/{name}.wav"),
                 track=str(note["instrument_str"]),
                 split=split,
                 multilabel={"qualities": tuple(sorted(note["qualities_str"]))},

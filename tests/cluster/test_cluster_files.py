@@ -59,7 +59,7 @@ def test_every_node_demands_the_token_and_the_dashboard_stays_on_loopback(path: 
 
 
 def test_the_kuberay_job_has_what_its_operator_needs() -> None:
-    """There is no offline validator for KubeRay: the fields of STACK.md, one Ray version, the token from a secret."""
+    """There is no offline validator for KubeRay: the fields that it needs, one Ray version, the token from a secret."""
     tree = load(RAYJOB)
     spec = tree["spec"]
     groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]]

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cluster import mlflow_store
-from cluster.tracking import Tracker
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking import Tracker, store
+from cluster.tracking.config import TrackingConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 SAMPLES, WIDTH = 64, 3
@@ -42,7 +41,7 @@ def test_a_model_that_cannot_be_written_holds_up_nothing(
     def refuse(*_: Any, **__: Any) -> None:
         raise KeyError("MLflow has moved")
 
-    monkeypatch.setattr(mlflow_store, "write_model", refuse)
+    monkeypatch.setattr(store, "write_model", refuse)
     tracker = Tracker(TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics_s=0.0), tmp_path / "run")
     tracker.model(program, samples=SAMPLES, width=WIDTH, step=40)
     tracker.metrics({"1 train/loss": 1.0}, 40)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from cluster import mlflow_pages as pages
-from cluster.tracking import Tracker
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking import Tracker, pages
+from cluster.tracking.config import TrackingConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 COLUMNS = (
@@ -174,4 +173,4 @@ def test_settings_are_those_that_differ_and_a_bar_breaks_no_table() -> None:
     ],
 )
 def test_mlflows_pages_still_know_the_word(scripts: str, word: str) -> None:
-    assert word in scripts, f"MLflow's pages know {word} no more; cluster/mlflow_pages.py relies on it"
+    assert word in scripts, f"MLflow's pages know {word} no more; cluster/tracking/pages.py relies on it"

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from cluster import storage
@@ -125,7 +127,7 @@ for count in range(10**9):
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_kill_9_during_a_save_never_leaves_a_broken_target(tmp_path: Path, kills: int) -> None:
-    """FAULTS 41: every file of a folder is of one save, the single file too, the link leads to it."""
+    """Faults 41: every file of a folder is of one save, the single file too, the link leads to it."""
     for kill in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -154,18 +156,36 @@ def _busy_wait(kill: int, home: Path) -> None:
         file.exists()
 
 
-def test_partials_of_the_living_and_of_other_machines_stay(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host = storage._host()
-    dead = tmp_path / f".a@{host}+{gone.pid}+0.partial"
-    alive = tmp_path / f".a@{host}+{os.getpid()}+0.partial"
-    elsewhere = tmp_path / f".a@another-{host}+{gone.pid}+0.partial"
-    for path in (dead, alive, elsewhere):
-        path.write_text("half")
+WRITE = """
+import sys
+from pathlib import Path
+from cluster.storage import atomic_file, atomic_folder
+with atomic_file(Path(sys.argv[1], "file")) as file, atomic_folder(Path(sys.argv[1], "folder")) as folder:
+    file.write_text("half")
+    (folder / "part").write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
 
-    assert remove_partials(tmp_path) == [dead.name]
-    assert names(tmp_path) == sorted([alive.name, elsewhere.name])
+
+def test_partials_of_living_writers_stay_and_those_of_killed_ones_go(tmp_path: Path) -> None:
+    """Whatever host name and process number the writer has: containers share both."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    written = [name for name in names(tmp_path) if name.endswith(".partial")]
+    assert len(written) == 2
+    assert remove_partials(tmp_path) == []
+    assert set(written) < set(names(tmp_path))
+    writer.kill()
+    writer.wait()
+    writer.stdin.close()
+    writer.stdout.close()
+    assert sorted(remove_partials(tmp_path)) == written
+    assert names(tmp_path) == []
 
 
 def test_storage_that_recovers_in_time_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,3 +227,73 @@ def test_what_no_waiting_mends_is_not_tried_again() -> None:
 )
 def test_credentials_never_show(shown: str, uri: str) -> None:
     assert without_credentials(uri) == shown
+
+
+def _write(kind: str, path: Path) -> None:
+    if kind == "link":
+        replace_link(path, "elsewhere")
+    elif kind == "table":
+        with atomic_file(path) as temporary:
+            parquet.write_table(pa.table({"a": [1]}), temporary)
+    elif kind == "folder":
+        with atomic_folder(path) as temporary:
+            (temporary / "weights").write_text("new")
+    else:
+        write_atomic(path, "new")
+
+
+def _places(home: Path) -> dict[str, Path]:
+    (home / "file").write_text("old")
+    (home / "taken" / "deep").mkdir(parents=True)
+    return {
+        "a parent is a file": home / "file" / "out",
+        "a grandparent is a file": home / "file" / "more" / "out",
+        "too long a name": home / ("n" * 250),
+        "a file system that takes no files": Path("/proc/counterpoint-out"),
+        "the other kind": home / "taken",
+    }
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "a parent is a file",
+        "a grandparent is a file",
+        "too long a name",
+        "a file system that takes no files",
+        "the other kind",
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "table", "folder", "link"])
+def test_an_error_names_the_place_that_was_asked_for_and_never_a_temporary_file(
+    tmp_path: Path, kind: str, place: str
+) -> None:
+    path = _places(tmp_path)[place]
+    if place == "the other kind" and kind == "folder":
+        path = tmp_path / "file"
+    with pytest.raises(RunError) as refused:
+        _write(kind, path)
+    words = str(refused.value)
+    assert ".partial" not in words
+    assert words.startswith(f"{path}: ")
+    assert "choose" in words
+    assert names(tmp_path) == ["file", "taken"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_an_error_of_something_else_in_the_block_is_left_as_it_is(tmp_path: Path) -> None:
+    absent = FileNotFoundError(errno.ENOENT, "No such file", "/music/song.wav")
+    for error in (absent, ValueError("broken"), KeyError(1)):
+        with pytest.raises(type(error)) as kept, atomic_file(tmp_path / "out"):
+            raise error
+        assert kept.value is error
+    assert names(tmp_path) == []
+
+
+def test_a_librarys_own_error_about_the_temporary_file_names_the_place(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match=r"index: cannot be written \(could not open .*/index/part for writing\)"),
+        atomic_folder(tmp_path / "index") as temporary,
+    ):
+        raise RuntimeError(f"could not open {temporary}/part for writing")  # faiss
+    assert names(tmp_path) == []

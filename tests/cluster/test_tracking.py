@@ -1,6 +1,7 @@
 """Laws of the tracker: nothing lost, nothing twice, no secret, no waiting."""
 
 import errno
+import io
 import json
 import logging
 import os
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from cluster.mlflow_pages import run_page
-from cluster.mlflow_store import MlflowStore
+from cluster.json_lines import read_rows
 from cluster.settings import PreemptedError, UserError, validate
-from cluster.spool import Spool
-from cluster.tracking import Tracker, replay, set_aside
-from cluster.tracking_config import TrackingConfig, default_store, store_uri, with_key
-from cluster.tracking_sender import Sender
+from cluster.tracking import Tracker, replay, replay_below, set_aside, store
+from cluster.tracking.account import Account
+from cluster.tracking.config import TrackingConfig, connection_uri, default_store, store_uri, with_key
+from cluster.tracking.pages import NOTE, run_page, trials_link
+from cluster.tracking.sender import Sender
+from cluster.tracking.store import MlflowStore
+from trainers.metrics_log import MetricsLog
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 QUIET = {"system_metrics_s": 0.0}
@@ -196,14 +199,14 @@ def test_what_mlflow_refuses_for_good_holds_up_nothing(
     run = client.get_run(run_id(outputs / "refused"))
     assert run.data.metrics == {"loss": 1.0}
     assert run.info.status == "FINISHED"
-    assert "MLflow refuses params, it is left out" in caplog.text
+    assert f"MLflow refuses parameter {'x' * 400}, it is left out" in caplog.text
 
 
 def test_system_load_is_sampled_beside_the_run(outputs: Path, client: Any) -> None:
     tracker = Tracker(config(outputs, system_metrics_s=1.0), outputs / "load")
     sampled = tracker._system
     assert sampled is not None
-    while "system/cpu_utilization_percentage" not in tracker._told.get("steps", {}):
+    while "system/cpu_utilization_percentage" not in tracker._account.last_steps:
         sampled.join(0.05)
     tracker.close()
 
@@ -286,11 +289,11 @@ def test_sending_again_changes_nothing(outputs: Path, client: Any, tmp_path: Pat
 
 
 def test_two_processes_cannot_tell_of_one_run(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "run" / "tracking")
+    account = Account(tmp_path / "run")
 
     with pytest.raises(UserError, match="another process is running there"):
         Tracker(TrackingConfig(uri="sqlite:////nowhere/mlflow.db"), tmp_path / "run")
-    spool.close()
+    account.close()
 
 
 def test_a_tracker_that_is_off_leaves_no_trace(tmp_path: Path) -> None:
@@ -338,68 +341,127 @@ def test_impossible_settings_are_refused(field: str, value: Any) -> None:
         TrackingConfig(**{field: value})
 
 
-def test_a_spool_keeps_its_order_through_new_files_and_torn_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def rows_of(path: Path) -> list[int]:
+    return [row["step"] for row in read_rows(path)]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_row_damages_no_other(
+    outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cluster.spool.KEEP_BYTES", 100)
-    taken: list[int] = []
-    for start in range(0, 60, 20):
-        spool = Spool(tmp_path)
-        for number in range(start, start + 20):
-            spool.put({"number": number})
-            if number % 7 == 0:
-                records, mark = spool.take(3)
-                taken += [record["number"] for record in records]
-                spool.mark(mark)
-        os.write(spool._file, b'{"number": 10')  # a kill in the middle of a line
-        spool.close()
-    spool = Spool(tmp_path)
-    taken += [record["number"] for record in spool.take()[0]]
-    spool.close()
-
-    assert taken == list(range(60))
-
-
-def test_a_disk_that_fills_up_in_the_middle_of_a_line_damages_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = os.write
+    """And the row waits in memory until there is room."""
     room = [10]
+    opened = Path.open
 
-    def short(handle: int, line: memoryview) -> int:
-        if not room[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        part = written(handle, line[: room[0]])
-        room[0] -= part
-        return part
+    class Small(io.FileIO):
+        def write(self, line: Any) -> int:
+            if not room[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            part = super().write(line[: room[0]]) or 0
+            room[0] -= part
+            return part
 
-    spool = Spool(tmp_path)
-    spool.put({"number": 0})
-    with monkeypatch.context() as full:
-        full.setattr("cluster.spool.os.write", short)
-        with pytest.raises(OSError, match="No space left"):
-            spool.put({"number": 1})
-        room[0] = 1 << 20
-        spool.put({"number": 2})
-    records, _ = spool.take()
-    spool.close()
+    def small(path: Path, mode: str = "r", **options: Any) -> Any:
+        return Small(path, mode) if mode == "ab" else opened(path, mode, **options)
 
-    assert records == [{"number": 0}, {"number": 2}]
+    run_dir = outputs / "full disk"
+    with Tracker(config(outputs), run_dir) as tracker:
+        tracker.metrics({"score": 0.0}, 0)
+        with monkeypatch.context() as full:
+            full.setattr("cluster.tracking.account.Path.open", small)
+            tracker.metrics({"score": 1.0}, 1)
+            assert rows_of(run_dir / "tracking/metrics.jsonl") == [0]
+            room[0] = 1 << 20
+            tracker.metrics({"score": 2.0}, 2)
+        assert tracker.close(wait_s=120)
+    assert "No space left" in caplog.text
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "score")] == [0, 1, 2]
 
 
-def test_a_damaged_line_is_named_once_and_holds_up_nothing(
+DAMAGED = [
+    b'{"step": 2, "lo',
+    b"\xff\xfe\x00",
+    b"NaN",
+    b"[]",
+    b'{"step": "2"}',
+    b'{"step": 2, "loss": "low"}',
+    b"",
+    b"[" * 9999,
+]
+
+
+def test_damaged_rows_are_skipped_and_counted_and_hold_up_nothing(
     outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spool = Spool(outputs / "damaged" / "tracking")
-    os.write(spool._file, b'{"kind": "par{"kind": "tags", "values": {}}\n\xff\n')
-    spool.close()
-    with caplog.at_level(logging.WARNING), Tracker(config(outputs), outputs / "damaged") as tracker:
-        tracker.metrics({"loss": 1.0}, 1)
+    """In both files; the last line of the driver's own was cut off by a kill."""
+    run_dir = outputs / "damaged"
+    damaged = b"\n".join(DAMAGED)
+    (run_dir / "tracking").mkdir(parents=True)
+    (run_dir / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 0.5}\n' + damaged + b'\n{"step": 3, "loss": 0.25}\n')
+    (run_dir / "tracking/metrics.jsonl").write_bytes(b'{"step": 1, "score": 1}\n{"step": 2, "sc')
+    with caplog.at_level(logging.WARNING), Tracker(config(outputs), run_dir) as tracker:
+        tracker.metrics({"score": 3.0}, 3)
         assert tracker.close(wait_s=120)
+    points = {key: client.get_metric_history(run_id(run_dir), key) for key in ("1 train/loss", "score")}
+    assert [(point.step, point.value) for point in points["1 train/loss"]] == [(1, 0.5), (3, 0.25)]
+    assert [(point.step, point.value) for point in points["score"]] == [(1, 1.0), (3, 3.0)]
+    assert f"{run_dir}: {len(DAMAGED) + 1} damaged lines were skipped" in caplog.text
 
-    assert client.get_run(run_id(outputs / "damaged")).data.metrics == {"loss": 1.0}
-    named = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
-    assert [line.split()[5] for line in named] == ["0", "44"]
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"uri": 1}', '{"uri": "sqlite:///x", "sent": 3}'])
+def test_a_damaged_account_keeps_no_run_from_resuming(outputs: Path, content: str) -> None:
+    folder = outputs / f"damaged account {len(content)}"
+    (folder / "tracking").mkdir(parents=True)
+    (folder / "tracking/state.json").write_text(content)
+    with Tracker(config(outputs), folder) as tracker:
+        assert tracker.close(wait_s=120)
+    assert (folder / "tracking/state.damaged").read_text() == content
+
+
+def test_rows_of_the_training_are_sent_as_they_stand_in_its_file(outputs: Path, client: Any) -> None:
+    """A worker that restarts cuts the file back and repeats steps: they are not sent twice."""
+    run_dir = outputs / "trained"
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    for first, last in ((1, 5), (4, 9)):
+        log.cut_back(first - 1)
+        with Tracker(config(outputs), run_dir) as tracker:
+            for step in range(first, last):
+                log.write({"step": step, "loss": float(10 * first + step)})
+            assert tracker.close(wait_s=120)
+    points = client.get_metric_history(run_id(run_dir), "1 train/loss")
+    assert [(point.step, point.value) for point in points] == [(s, 10.0 + s) for s in range(1, 5)] + [
+        (s, 40.0 + s) for s in range(5, 9)
+    ]
+    assert "time_ms" not in client.get_run(run_id(run_dir)).data.metrics
+
+
+def test_a_cursor_that_was_lost_after_sending_doubles_nothing(outputs: Path, client: Any) -> None:
+    run_dir = outputs / "lost cursor"
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    log.write({"step": 1, "loss": 0.5})
+    for step in (1, 2):
+        with Tracker(config(outputs), run_dir) as tracker:
+            tracker.metrics({"score": 0.5}, step)
+            assert tracker.close(wait_s=120)
+        mark = run_dir / "tracking/state.json"
+        state = json.loads(mark.read_text())
+        state["sent"] |= {"step": -1, "own_bytes": 0, "facts": 0, "status": None}
+        mark.write_text(json.dumps(state))
+    assert replay(run_dir)
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")] == [1]
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "score")] == [1, 2]
+
+
+def test_another_experiment_gets_the_whole_run(outputs: Path, client: Any) -> None:
+    run_dir = outputs / "moved"
+    for number, experiment in enumerate(("one", "other")):
+        with Tracker(config(outputs, experiment=experiment), run_dir) as tracker:
+            tracker.params({"seed": 3})
+            tracker.metrics({"score": float(number)}, number)
+            assert tracker.close(wait_s=120)
+    run = client.get_run(run_id(run_dir))
+    assert client.get_experiment(run.info.experiment_id).name == "other"
+    assert run.data.params == {"seed": "3"}
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "score")] == [0.0, 1.0]
 
 
 def test_a_sender_that_dies_has_not_sent_everything(
@@ -411,13 +473,170 @@ def test_a_sender_that_dies_has_not_sent_everything(
     assert f"wait in {outputs / 'unsent' / 'tracking'}" in caplog.text
 
 
-def test_sent_records_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.spool.KEEP_BYTES", 100)
-    spool = Spool(tmp_path)
-    for number in range(60):
-        spool.put({"number": number})
-        spool.mark(spool.take()[1])
-    size = sum(path.stat().st_size for path in tmp_path.glob("records-*"))
-    spool.close()
+@pytest.mark.parametrize("gone", ["experiment", "run"])
+def test_what_was_deleted_in_mlflow_is_an_outage_with_a_remedy(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture, gone: str
+) -> None:
+    """Nothing counts as sent; once it is restored, everything is."""
+    run_dir = outputs / f"deleted {gone}"
+    home = config(outputs, experiment=f"of a deleted {gone}")
+    with Tracker(home, run_dir) as tracker:
+        assert tracker.close(wait_s=120)
+    run = client.get_run(run_id(run_dir))
+    client.delete_experiment(run.info.experiment_id) if gone == "experiment" else client.delete_run(run.info.run_id)
+    with Tracker(home, run_dir) as tracker:
+        tracker.params({"seed": 1})
+        tracker.metrics({"score": 0.5}, 1)
+        MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
+        assert not tracker.close(wait_s=1)
+    assert "restore the run or its experiment in MLflow" in caplog.text
+    assert f"counterpoint replay '{run_dir}'" in caplog.text
+    assert "left out" not in caplog.text
 
-    assert size <= 120
+    if gone == "experiment":
+        client.restore_experiment(run.info.experiment_id)
+    else:
+        client.restore_run(run.info.run_id)
+    assert list(replay_below(run_dir)) == [(run_dir, "sent")]
+    found = client.get_run(run_id(run_dir))
+    assert found.info.run_id == run.info.run_id
+    assert found.data.metrics == {"1 train/loss": 0.5, "score": 0.5}
+    assert found.data.params == {"seed": "1"}
+
+
+def test_a_name_that_mlflow_refuses_is_an_outage_and_another_name_takes_the_log(outputs: Path, client: Any) -> None:
+    run_dir = outputs / "long name"
+    with Tracker(config(outputs, experiment="x" * 600), run_dir) as tracker:
+        tracker.metrics({"score": 0.5}, 1)
+        assert not tracker.close(wait_s=1)
+    with Tracker(config(outputs), run_dir) as tracker:
+        assert tracker.close(wait_s=120)
+    assert client.get_run(run_id(run_dir)).data.metrics == {"score": 0.5}
+
+
+def test_columns_are_curves_in_groups_and_replay_sends_the_same_names(outputs: Path, client: Any) -> None:
+    """What the driver names itself keeps its name, and metrics.jsonl its columns."""
+    run_dir = outputs / "groups"
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5, "share/encoder": 0.75, "hardness": 2.0})
+    with Tracker(config(outputs), run_dir) as tracker:
+        tracker.metrics({"6 evaluation/tags.ap": 0.25}, 1)
+        assert tracker.close(wait_s=120)
+    sent = client.get_run(run_id(run_dir)).data.metrics
+    named = {"1 train/loss": 0.5, "5 time/share.encoder": 0.75, "4 views/hardness": 2.0, "6 evaluation/tags.ap": 0.25}
+    assert sent == named
+    (row,) = read_rows(run_dir / "metrics.jsonl")
+    assert {"step", "loss", "share/encoder", "hardness"} < row.keys()
+
+    account = Account(run_dir)
+    account.set_home(account.state["uri"], "replayed")
+    account.close()
+    assert replay(run_dir)
+    run = client.get_run(run_id(run_dir))
+    assert client.get_experiment(run.info.experiment_id).name == "replayed"
+    assert run.data.metrics == named
+
+
+def test_a_view_and_a_description_are_sent_to_another_experiment_too(outputs: Path, client: Any) -> None:
+    run_dir = outputs / "viewed"
+    for experiment in ("viewed", "viewed elsewhere"):
+        with Tracker(config(outputs, experiment=experiment), run_dir) as tracker:
+            if experiment == "viewed":
+                tracker.view(["0 objective/tags.ap"], ["optim.learning_rate"])
+                tracker.tags({NOTE: trials_link("Trials")})
+            assert tracker.close(wait_s=120)
+    run = client.get_run(run_id(run_dir))
+    tags = client.get_experiment(run.info.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{run.info.run_id}"])
+    assert view["selectedColumns"] == ["metrics.`0 objective/tags.ap`", "params.`optim.learning_rate`"]
+    assert f"runs?viewStateShareKey={run.info.run_id}&" in run.data.tags[NOTE]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, ZeroDivisionError])
+@pytest.mark.parametrize(("kind", "name"), [("view", "view"), ("file", "file plan.txt"), ("metrics", "metric bad")])
+def test_an_error_that_nobody_foresaw_leaves_out_one_record_by_name(
+    outputs: Path,
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: type[Exception],
+    kind: str,
+    name: str,
+) -> None:
+    own = store._SENDERS[kind]
+
+    def fail(client: Any, run: str, records: Any) -> None:
+        if kind != "metrics" or any("bad" in record["values"] for record in records):
+            raise error("nobody foresaw it")
+        own(client, run, records)
+
+    monkeypatch.setitem(store._SENDERS, kind, fail)
+    run_dir = outputs / f"unforeseen {kind} {error.__name__}"
+    (outputs / "plan.txt").write_text("plan")
+    with Tracker(config(outputs), run_dir) as tracker:
+        tracker.view(["loss"], [])
+        tracker.artifact(outputs / "plan.txt")
+        tracker.params({"seed": 1})
+        for step in (1, 2):
+            tracker.metrics({"score": float(step), "bad": 1.0}, step)
+        assert tracker.close(wait_s=120)
+    assert f"MLflow refuses {name}, it is left out: {error.__name__}('nobody foresaw it')" in caplog.text
+    run = client.get_run(run_id(run_dir))
+    assert run.data.params == {"seed": "1"}
+    assert run.data.metrics["score"] == 2.0
+    assert run.info.status == "FINISHED"
+
+
+def test_one_metric_that_mlflow_never_takes_is_left_out_by_name_and_counted(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir, bad = outputs / "bad metric", "m" * 300
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    with caplog.at_level(logging.WARNING), Tracker(config(outputs), run_dir) as tracker:
+        for step in range(1, 31):
+            log.write({"step": step, "loss": float(step), bad: 1.0})
+        assert tracker.close(wait_s=120)
+    assert f"left out: metric 4 views/{bad} (30)" in caplog.text
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")] == list(range(1, 31))
+
+
+def test_a_database_error_or_a_missing_right_is_an_outage(
+    outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST, PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
+
+    for code, word in (
+        (BAD_REQUEST, ""),
+        (TEMPORARILY_UNAVAILABLE, "Once it is back"),
+        (PERMISSION_DENIED, "USERNAME"),
+    ):
+        run_dir = outputs / f"refused {code}"
+
+        def refuse(*_: Any, code: int = code, **__: Any) -> None:
+            raise MlflowException("database is locked", code)
+
+        with monkeypatch.context() as away:
+            for name in ("log_batch", "set_tag", "create_run"):
+                away.setattr(f"mlflow.tracking.MlflowClient.{name}", refuse)
+            with Tracker(config(outputs), run_dir) as tracker:
+                tracker.metrics({"score": 0.5}, 1)
+                assert not tracker.close(wait_s=1)
+        assert word in caplog.text
+        assert replay(run_dir)
+        assert client.get_run(run_id(run_dir)).data.metrics == {"score": 0.5}
+
+
+def test_a_store_in_a_folder_of_any_name_has_the_run_and_its_files(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path / "a b?c=1&d#e%20f+ü"
+    (tmp_path / "report.md").write_text("# report")
+    with Tracker(TrackingConfig(uri=f"sqlite:///{folder}/m.db", system_metrics_s=0), tmp_path / "run") as tracker:
+        tracker.artifact(tmp_path / "report.md")
+        assert tracker.close(wait_s=240)
+    assert (folder / "m.db").is_file()
+    assert [path.parent.name for path in folder.rglob("report.md")] == ["artifacts"]
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "run", "report.md"}
+    client: Any = MlflowClient(connection_uri(f"sqlite:///{folder}/m.db"))
+    assert [file.path for file in client.list_artifacts(run_id(tmp_path / "run"))] == ["report.md"]

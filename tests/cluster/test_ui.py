@@ -71,7 +71,7 @@ def test_no_secret_stands_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
 def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     store = "postgresql://ann:hunter2@db/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    started: list[tuple[list[str], str]] = []
+    started: list[tuple[list[str], dict[str, str]]] = []
 
     class Ended:
         """A server that ended at once."""
@@ -79,7 +79,7 @@ def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: p
         returncode = 3
 
         def __init__(self, command: list[str], env: dict[str, str], **_: object) -> None:
-            started.append((command, env[ui.SERVED_VARIABLE]))
+            started.append((command, env))
 
         def poll(self) -> int:
             return 3
@@ -90,7 +90,8 @@ def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: p
     ) as said:
         ui.serve_ui("postgresql://db/runs", port=_free_port())
     ((command, given),) = started
-    assert given == store
+    assert given[ui.SERVED_VARIABLE] == store
+    assert given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"  # else nine processes more
     assert "hunter2" not in " ".join(command) + str(said.value)
 
 
@@ -182,5 +183,11 @@ def test_a_password_is_made_where_none_is_given_and_kept_to_its_owner(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [("127.0.0.1", {})], indirect=True)
-def test_pages_on_loopback_ask_for_nothing(page: tuple[str, psutil.Process, Path]) -> None:
-    assert answer(page[0]) == 200
+def test_pages_on_loopback_ask_for_nothing_and_leave_nothing(page: tuple[str, psutil.Process, Path]) -> None:
+    url, process, _ = page
+    assert answer(url) == 200
+    family = process.children(recursive=True)
+    assert len(family) == 3  # a supervisor, MLflow's command and its one server
+    assert sum(each.memory_full_info().pss for each in (process, *family)) < 600 << 20
+    process.terminate()
+    assert psutil.wait_procs([*family, process], timeout=60)[1] == []

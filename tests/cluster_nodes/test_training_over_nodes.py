@@ -76,7 +76,7 @@ def place(folder: Path, rank: int) -> Any:
 def test_a_node_killed_in_mid_run_changes_no_number(
     nodes: Any, whole: Whole, words: Callable[..., list[str]], unbroken: Path, tmp_path: Path
 ) -> None:
-    """FAULTS 33 between machines; also: the exit code, the output and the working directory of a submitted job."""
+    """Faults 33 between machines; also: the exit code, the output and the working directory of a submitted job."""
     whole()
     folder = tmp_path / "broken"
     job = nodes.popen("desk", ["counterpoint", "submit", "--cluster", nodes.url, "--", *words(folder)])
@@ -98,7 +98,7 @@ def test_a_node_killed_in_mid_run_changes_no_number(
 def test_an_elastic_run_goes_on_with_the_node_that_is_left_and_grows_again(
     nodes: Any, whole: Whole, words: Callable[..., list[str]], unbroken: Path, tmp_path: Path
 ) -> None:
-    """FAULTS 38 under Ray: 2 → 1 → 2 workers, the same global batches."""
+    """Faults 38 under Ray: 2 → 1 → 2 workers, the same global batches."""
     whole()
     folder = tmp_path / "elastic"
     changed = {"resources__min_workers": 1, "resources__resize_every_s": 5, "optim__steps": 5000}
@@ -132,7 +132,7 @@ def await_world(folder: Path, size: int, process: subprocess.Popen[str]) -> None
 
 @pytest.mark.parametrize("token", ["", "f" * 64], ids=["no token", "wrong token"])
 def test_a_submission_without_the_token_is_refused_in_one_message(nodes: Any, tmp_path: Path, token: str) -> None:
-    """FAULTS 48, from another machine."""
+    """Faults 48, from another machine."""
     shown = {"RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
     done = nodes.run("desk", ["counterpoint", "submit", "--cluster", nodes.url, "--", "doctor"], **shown)
 

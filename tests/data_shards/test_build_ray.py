@@ -103,7 +103,7 @@ def test_a_task_whose_worker_dies_runs_again(make_folder: MakeFolder, tmp_path: 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (ZeroDivisionError("by zero"), RunError, r"shard-00001\.tar: songs/failing\.mp3: ZeroDivisionError: by zero"),
+        (ZeroDivisionError("by zero"), UserError, r"songs/failing\.mp3: cannot be decoded: ZeroDivisionError: by zero"),
         (RunError("the disk is full"), RunError, r"shard-00001\.tar: the disk is full"),
         (UserError("give another folder"), UserError, r"\Agive another folder"),
     ],

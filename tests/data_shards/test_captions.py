@@ -12,8 +12,9 @@ import pytest
 
 from cluster.settings import UserError
 from data_shards.build import BuildConfig, build
-from data_shards.index import MANIFEST_NAME, manifest_hash, read_index
+from data_shards.index import manifest_hash, read_index
 from data_shards.index_writer import index_shards
+from data_shards.places import MANIFEST_NAME
 from data_shards.problems import ShardError
 from data_shards.scan import parse_labels
 from data_shards.show import describe, summarise

@@ -1,4 +1,4 @@
-"""The laws of sampling (SCIENCE §4): every clip once an epoch, whatever the ranks and kills; exact, nested shares."""
+"""The laws of sampling: every clip once an epoch, whatever the ranks and kills; exact, nested shares."""
 
 import random
 from collections.abc import Callable
@@ -240,7 +240,7 @@ def test_a_stream_with_share_zero_needs_no_shards(make_index: MakeIndex) -> None
         Sampler(DataConfig(), index, None, seed=0)
 
 
-# --- refusals (FAULTS 39) ---
+# --- refusals (Faults 39) ---
 
 
 @pytest.mark.parametrize(

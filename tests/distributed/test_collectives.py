@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cluster.settings import RunError
@@ -124,6 +125,21 @@ def everybody_comes() -> None:
 
 def test_a_barrier_lets_everybody_through(ranks: Ranks) -> None:
     assert ranks(2, everybody_comes) == [None, None]
+
+
+def everybody_comes_where_torch_refuses_mixed_groups() -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("monitored_barrier is only implemented for GLOO backend.")  # as torch 2.11 says
+
+    dist.monitored_barrier, before = refuse, dist.monitored_barrier
+    try:
+        collectives.barrier(timeout_s=30.0)
+    finally:
+        dist.monitored_barrier = before
+
+
+def test_a_barrier_does_not_need_torchs_check_of_the_groups_name(ranks: Ranks) -> None:
+    ranks(2, everybody_comes_where_torch_refuses_mixed_groups)
 
 
 def rank_one_raises() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers import collectives
-from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 Ranks = Callable[..., list[Any]]

@@ -79,7 +79,7 @@ def test_what_a_worker_cannot_do_reaches_the_user_as_one_message(make_config: Ma
 
 @pytest.mark.slow
 def test_a_worker_without_memory_is_tried_again_and_then_told_which_batch_to_try(make_config: MakeConfig) -> None:
-    """FAULTS 36: a head whose weights no machine holds, 256 TB."""
+    """Faults 36: a head whose weights no machine holds, 256 TB."""
     config = make_config(resources__num_workers=1, resources__max_failures=1, head__hidden=10**12)
     place, done = Path(config.run.dir) / "workers" / "rank-0.json", threading.Event()
     tried: set[int] = set()
@@ -104,7 +104,7 @@ def test_a_worker_without_memory_is_tried_again_and_then_told_which_batch_to_try
 def test_a_frozen_worker_is_named_with_its_machine_and_log_and_the_run_goes_on_without_waiting_for_it(
     make_config: MakeConfig,
 ) -> None:
-    """FAULTS 34 under Ray: the time-out is the run's own, and who did not come is said."""
+    """Faults 34 under Ray: the time-out is the run's own, and who did not come is said."""
     config = make_config(
         resources__num_workers=2, resources__max_failures=0, resources__collective_timeout_s=5, optim__steps=500
     )

@@ -106,6 +106,7 @@ def test_a_run_resumed_on_the_same_ranks_ends_with_the_same_bits(
 def test_torchrun_trains_as_any_two_ranks_do(ranks: Ranks, config: ExperimentConfig, tmp_path: Path) -> None:
     two = run(ranks, 2, config, dir=str(tmp_path / "two"))
     tree = flatten(to_tree(replace(config, run=replace(config.run, dir=str(tmp_path / "torchrun")))))
+    tree["resources.num_workers"] = 1  # the default: the world is torchrun's, no rank starts Ray
     words = [f"{key}={json.dumps(value)}" for key, value in tree.items()]
     (tmp_path / "preset.yaml").write_text("")
     command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "counterpoint", "pretrain"]

@@ -1,4 +1,4 @@
-"""FAULTS 34: a rank that is frozen or gone is named by those that are left."""
+"""Faults 34: a rank that is frozen or gone is named by those that are left."""
 
 import json
 import os

@@ -4,14 +4,26 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from evaluation.confidence import draw_resamples, holm, interval, jackknife_interval, two_sided_p
+from evaluation.confidence import Resamples, draw_resamples, holm, interval, jackknife_interval, two_sided_p
 from evaluation.metrics import auroc_and_ap, macro
+
+
+def weights_of(drawn: Resamples) -> NDArray[np.float64]:
+    return np.concatenate(list(drawn.blocks()))
+
+
+def left_out_of(drawn: Resamples) -> NDArray[np.float64]:
+    return np.concatenate(list(drawn.left_out_blocks()))
+
+
+def means(drawn: Resamples, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return drawn.measure(lambda weights: weights @ values / weights.sum(1))
 
 
 def test_clips_of_one_cluster_are_drawn_together() -> None:
     clusters = ["a", "b", "a", "c", "b", "a"]
     drawn = draw_resamples(clusters, resamples=200, seeds=1, rng=np.random.default_rng(0))
-    weights = drawn.weights_RK
+    weights = weights_of(drawn)
     assert (weights[0] == 1).all()
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 1] == weights[:, 4]).all()
@@ -33,7 +45,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         rng = np.random.default_rng(trial)
         effect = np.repeat(rng.normal(size=40), 5)  # 40 clusters of 5 equal clips
         drawn = draw_resamples([str(i // 5) for i in range(200)], resamples=300, seeds=1, rng=rng)
-        _, low, high = interval(drawn.weights_RK @ effect / drawn.weights_RK.sum(1), 0.9)
+        _, low, high = interval(means(drawn, effect), 0.9)
         covered += low <= 0 <= high
     assert binomtest(covered, 200, 0.88).pvalue > 0.01
 
@@ -44,7 +56,7 @@ def test_ignoring_the_clusters_would_make_the_interval_too_narrow() -> None:
     width = {}
     for name, clusters in (("clustered", [str(i // 5) for i in range(200)]), ("rows", [str(i) for i in range(200)])):
         drawn = draw_resamples(clusters, resamples=1000, seeds=1, rng=np.random.default_rng(0))
-        _, low, high = interval(drawn.weights_RK @ effect / drawn.weights_RK.sum(1), 0.95)
+        _, low, high = interval(means(drawn, effect), 0.95)
         width[name] = high - low
     assert width["clustered"] > 1.8 * width["rows"]
 
@@ -54,7 +66,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     one = rng.random(100)
     other = one + 0.01 * rng.normal(size=100) - 0.02
     drawn = draw_resamples([str(i) for i in range(100)], resamples=500, seeds=1, rng=rng)
-    mean = [drawn.weights_RK @ values / drawn.weights_RK.sum(1) for values in (one, other)]
+    mean = [means(drawn, values) for values in (one, other)]
     _, low, high = interval(mean[0] - mean[1], 0.95)
     assert 0 < low < 0.02 < high
     assert high - low < 0.1 * (interval(mean[0], 0.95)[2] - interval(mean[0], 0.95)[1])
@@ -70,7 +82,7 @@ def test_the_jackknife_of_a_mean_is_the_textbook_interval_and_holds_its_value() 
     rng = np.random.default_rng(0)
     x = rng.random(30)
     drawn = draw_resamples([str(i) for i in range(30)], resamples=100, seeds=1, rng=rng)
-    left_out = drawn.left_out_GK @ x / drawn.left_out_GK.sum(1)
+    left_out = left_out_of(drawn) @ x / left_out_of(drawn).sum(1)
     value, low, high = jackknife_interval(float(x.mean()), left_out, 0.0, 0.95)
     reach = float(student.ppf(0.975, 29)) * x.std(ddof=1) / 30**0.5
     assert (value, low, high) == pytest.approx((x.mean(), x.mean() - reach, x.mean() + reach))
@@ -80,7 +92,7 @@ def test_the_jackknife_of_a_mean_is_the_textbook_interval_and_holds_its_value() 
 
 def test_whole_clusters_are_left_out() -> None:
     clusters = [str(i // 3) for i in range(600)]
-    left_out = draw_resamples(clusters, resamples=100, seeds=1, rng=np.random.default_rng(0)).left_out_GK
+    left_out = left_out_of(draw_resamples(clusters, resamples=100, seeds=1, rng=np.random.default_rng(0)))
     assert left_out.shape == (100, 600)
     assert ((left_out == 0).sum(0) == 1).all()  # every clip once
     assert (left_out.reshape(100, 200, 3).std(2) == 0).all()
@@ -107,7 +119,7 @@ def test_average_precision_on_a_small_set_is_covered_where_percentiles_miss(
         scores, truth = draw(clips, rng)
         kept = truth.any(0)
         drawn = draw_resamples([str(i) for i in range(clips)], resamples=200, seeds=1, rng=rng)
-        weights = np.concatenate([drawn.weights_RK, drawn.left_out_GK])
+        weights = np.concatenate([weights_of(drawn), left_out_of(drawn)])
         values = macro(auroc_and_ap(scores[:, kept], truth[:, kept], weights)[1])
         _, low, high = interval(values[:201], 0.95)
         before += low <= goal <= high

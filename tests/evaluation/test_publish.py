@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.settings import to_tree
-from cluster.spool import Spool
 from cluster.tracking import Tracker
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.account import Account
+from cluster.tracking.config import TrackingConfig
 from evaluation.publish import publish
 from evaluation.report import Report
 
@@ -96,6 +96,21 @@ def test_a_judged_run_describes_itself_and_names_the_set_that_judged_it(run: Pat
     assert found.data.metrics["0 objective/tags.ap"] == 0.5
 
 
+def test_the_difference_from_another_encoder_is_published_as_a_group_of_its_own(run: Path) -> None:
+    found = report(run, run, 200, 0.5)
+    delta = {"value": 0.1, "low": 0.05, "high": 0.2, "p": 0.01, "p_holm": 0.02}
+    models = ("untrained", "other")
+    found.tree["baselines"] = {model: {"tags/ap": row(0.4)} for model in models}
+    found.tree["differences"] = {model: {"tags/ap": dict(delta)} for model in models}
+    publish(found, "compared")
+    for end, value in (("", 0.1), (".low", 0.05), (".high", 0.2), (".p_holm", 0.02)):
+        assert shown(run, f"6 evaluation-compared-against-other/tags.ap{end}")[0] == [(200, value)]
+    assert shown(run, "6 evaluation-compared-against-untrained/tags.ap")[0] == []
+    note = json.loads((run / "tracking/state.json").read_text())["tags"]["mlflow.note.content"]
+    assert "| metric | trained | untrained | difference from untrained |" in note
+    assert "| `tags/ap` | .500 | .400 | +.100 [+.050, +.200] | .020 | better |" in note
+
+
 def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -119,10 +134,10 @@ def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
 def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another process tells of the run; an old snapshot has a password in its configuration."""
     made = report(run, run, 200, 0.5)
-    spool = Spool(run / "tracking")
+    account = Account(run)
     with caplog.at_level(logging.WARNING):
         assert publish(made) is None
-        spool.close()
+        account.close()
         assert "is not shown in MLflow" in caplog.text
         assert "another process is running there" in caplog.text
         made.tree["provenance"]["pretraining"]["config"]["tracking"]["uri"] = "http://ann:hunter2@h"

@@ -1,17 +1,19 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from evaluation.judge import Judged
 from evaluation.latex import latex
 from evaluation.markdown import markdown
-from evaluation.report import Report, build_tree, csv_text, number, rows_of, write_report
+from evaluation.report import Report, build_tree, csv_text, intervals, number, rows_of, write_report
 from evaluation.score import Scored
 from evaluation.tasks import EvaluationConfig
 
@@ -122,3 +124,46 @@ def test_the_tracker_gets_plain_finite_numbers(tree: dict[str, Any], tmp_path: P
 )
 def test_numbers_read_well(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.fixture
+def jackknifed() -> dict[str, Any]:
+    """An AP that reads high: its interval ends at the value, around a bias-corrected one far below."""
+    rng = np.random.default_rng(0)
+    left_out = 0.33 + 0.001 * rng.random(40)
+    judged = {
+        model: Judged(np.array([0.325, 0.3, 0.35]), {}, left_out) for model in ("trained", "untrained", "constant")
+    }
+    plain = {model: Judged(np.array([0.5, 0.4, 0.6]), {}) for model in ("trained", "untrained", "constant")}
+    task = replace(scored({}), metrics={"ap": judged, "auroc": plain}, conventions={"ap": "step sum", "auroc": "area"})
+    return build_tree({"tags": task}, config=EvaluationConfig(), left_out={}, provenance={})
+
+
+def test_every_form_shows_the_bias_corrected_value_and_names_the_interval(
+    jackknifed: dict[str, Any], tmp_path: Path
+) -> None:
+    row = jackknifed["metrics"]["tags/ap"]
+    assert row["low"] < row["corrected"] < row["high"] == row["value"] == 0.325
+    assert row["interval"] == "jackknife"
+    assert "corrected" not in jackknifed["metrics"]["tags/auroc"]
+    report = write_report(jackknifed, tmp_path)
+    shown = f"bias-corrected {number(row['corrected'])}"
+    caption = (
+        "95% intervals: paired percentiles of the clustered bootstrap; "
+        "of ap the jackknife over groups of clusters, its bias removed, which lies around the bias-corrected value"
+    )
+    page = " ".join(Reader((tmp_path / "report.html").read_text()).text)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(report.table())
+    forms = [page, (tmp_path / "report.md").read_text(), (tmp_path / "report.tex").read_text(), console.export_text()]
+    for text in forms:
+        assert shown in text
+        assert caption in " ".join(text.split()).replace(r"\%", "%")
+    rows = list(csv.DictReader(io.StringIO(csv_text(jackknifed))))
+    assert [(r["interval"], bool(r["corrected"])) for r in rows[:2]] == [("jackknife", True), ("percentile", False)]
+    assert row["convention"] == "step sum; 95% interval: jackknife over groups of clusters, its bias removed"
+    assert f"{caption} (open)" in page  # the figure's own caption
+
+
+def test_a_caption_without_a_jackknife_names_none(tree: dict[str, Any]) -> None:
+    assert intervals(tree) == "95% intervals: paired percentiles of the clustered bootstrap"

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from cluster.settings import UserError
+from data_shards.build import BuildConfig, build
+from data_shards.sources.folder import key_of, read_folder
 from evaluation import search, track_index
 from evaluation.catalogue import ENCODER, embed_files, embed_stream
 from evaluation.pool import Pool
@@ -113,7 +115,7 @@ def test_a_query_of_the_catalogue_is_left_out_by_path_and_by_content_unless_aske
         (answer,) = search_catalogue(pool, music, [query], k=9).answers
         assert len(answer.nearest) == 8
         assert not {"3.wav", "twin.wav"} & set(names(answer.nearest))
-    (kept,) = search_catalogue(pool, music, [own], k=2, keep_query=True).answers
+    (kept,) = search_catalogue(pool, music, [own], k=2, leave_out="nothing").answers
     assert sorted(names(kept.nearest)) == ["3.wav", "twin.wav"]
     assert kept.nearest[0].cosine == pytest.approx(1, abs=1e-5)
 
@@ -197,7 +199,7 @@ def test_a_damaged_part_is_named_before_it_is_read(music: Path, pool: Pool, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema_version": 2},
+        {"schema_version": 1},
         {"width": 0},
         {"parts": [{"name": "../../etc/passwd", "rows": 1, "vectors": "", "tracks": ""}]},
         {"parts": [{"name": "part-00000", "rows": -1, "vectors": "", "tracks": ""}]},
@@ -249,3 +251,84 @@ def test_what_cannot_be_searched_is_named(
     tone(tmp_path / "query.wav", 600)
     with pytest.raises(UserError, match=words):
         search_catalogue(pool, tmp_path / catalogue, [tmp_path / query], k=k)
+
+
+PARTS = ["song_0.wav", "song_1.wav", "song (2).wav", "song.flac", "songs_1.wav", "other_1.wav", "1-01.wav", "1-02.wav"]
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Parts of two songs, two tracks of a disc, and a song of the same name in another folder."""
+    monkeypatch.setattr(search, "INDEXES", tmp_path / "indexes")
+    for number, name in enumerate(PARTS):
+        tone(tmp_path / "parts" / "x" / name, 300 * 1.1**number)
+    tone(tmp_path / "parts" / "y" / "song_0.wav", 900)
+    return tmp_path / "parts"
+
+
+def test_the_other_parts_of_a_query_can_be_left_out_by_their_names(parts: Path, pool: Pool, tmp_path: Path) -> None:
+    query = parts / "x" / "song_1.wav"
+    copy = Path(shutil.copy(query, tmp_path / "another name.wav"))
+    table = embed_files(pool, sorted(file for file in parts.rglob("*.*")), tmp_path / "parts.parquet").path
+    expected = {"x/songs_1.wav", "x/other_1.wav", "x/1-01.wav", "x/1-02.wav", "y/song_0.wav"}
+    for catalogue, asked in ((parts, query), (parts, copy), (table, query)):
+        (answer,) = search_catalogue(pool, catalogue, [asked], k=9, leave_out="track").answers
+        assert {Path(hit.path).relative_to(parts).as_posix() for hit in answer.nearest} == expected
+    (answer,) = search_catalogue(pool, parts, [query], k=9).answers
+    assert len(answer.nearest) == 8
+    (answer,) = search_catalogue(pool, parts, [parts / "x" / "1-01.wav"], k=9, leave_out="track").answers
+    assert "1-02.wav" in names(answer.nearest)
+
+
+def test_each_query_leaves_out_its_own_track_alone(parts: Path, pool: Pool) -> None:
+    queries = [parts / "x" / "song_0.wav", parts / "x" / "other_1.wav"]
+    one, other = search_catalogue(pool, parts, queries, k=9, leave_out="track").answers
+    assert "other_1.wav" in names(one.nearest)
+    assert "other_1.wav" not in names(other.nearest)
+    assert "song_1.wav" in names(other.nearest)
+
+
+def test_a_set_of_shards_is_a_catalogue_whose_tracks_can_be_left_out(music: Path, pool: Pool, tmp_path: Path) -> None:
+    files = sorted(music.rglob("*.wav"))
+    rows = [f"{file.relative_to(music)},train,t{number // 3}" for number, file in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,split,track_id", *rows]) + "\n")
+    shards = tmp_path / "shards"
+    build(read_folder(music, tmp_path / "labels.csv").clips, shards, BuildConfig(workers=1))
+    query = files[4]  # of track t1: files 3, 4 and 5
+    key = [key_of(file.relative_to(music).as_posix()) for file in files]
+    asked = {how: search_catalogue(pool, shards, [query], k=20, leave_out=how) for how in ("nothing", "query", "track")}
+    found = {how: {hit.path for hit in answered.answers[0].nearest} for how, answered in asked.items()}
+    assert found["nothing"] == set(key)
+    assert found["query"] == set(key) - {key[4]}
+    assert found["track"] == set(key) - set(key[3:6])
+    assert asked["nothing"].answers[0].nearest[0].path == key[4]
+    heard = pool[ENCODER].heard
+    search_catalogue(pool, shards, [query], k=1)
+    assert pool[ENCODER].heard == heard + 3  # the query alone: the index is kept
+
+
+def test_a_set_of_shards_that_was_built_again_is_read_again(music: Path, pool: Pool, tmp_path: Path) -> None:
+    files, shards = sorted(music.rglob("*.wav")), tmp_path / "shards"
+    for count in (4, 6):
+        clips = read_folder(music).clips[:count]
+        shutil.rmtree(shards, ignore_errors=True)
+        build(clips, shards, BuildConfig(workers=1))
+        assert len(search_catalogue(pool, shards, [files[0]], k=20).index) == count
+
+
+@pytest.mark.parametrize("kind", ["music", "songs.parquet", "shards"])
+def test_an_index_never_takes_the_place_of_something_else(music: Path, tmp_path: Path, kind: str) -> None:
+    encoder = Bands()
+    pool, files = Pool({ENCODER: encoder}), sorted(music.rglob("*.wav"))
+    embed_files(pool, files, tmp_path / "songs.parquet")
+    build(read_folder(music).clips, tmp_path / "shards", BuildConfig(workers=1))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_text("a cat")
+    encoder.heard = 0
+    with pytest.raises(UserError, match=r"--index .*photos: holds something that is no index"):
+        search_catalogue(pool, tmp_path / kind, [files[0]], k=1, place=photos)
+    with pytest.raises(UserError, match=r"--index .*cat\.jpg: is a file, not a folder"):
+        search_catalogue(pool, tmp_path / kind, [files[0]], k=1, place=photos / "cat.jpg")
+    assert (photos / "cat.jpg").read_text() == "a cat"
+    assert encoder.heard == 0

@@ -1,4 +1,4 @@
-"""FAULTS 18–28 at ingest: an audio file becomes sound mono int16, or is refused with the reason."""
+"""Faults 18–28 at ingest: an audio file becomes sound mono int16, or is refused with the reason."""
 
 import struct
 import time
@@ -19,7 +19,7 @@ from data_shards.records import Clip
 
 RATE = 22_050
 MAX_FILE_S = 1.0
-"""CPU time that reading one file may take, however it was damaged (FAULTS 23)."""
+"""CPU time that reading one file may take, however it was damaged (Faults 23)."""
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 
 

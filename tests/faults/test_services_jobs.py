@@ -1,4 +1,4 @@
-"""FAULTS 48 and the laws of jobs, on a real Ray head of this test alone: own ports, own folder, own token."""
+"""Faults 48 and the laws of jobs, on a real Ray head of this test alone: own ports, own folder, own token."""
 
 import os
 import shutil

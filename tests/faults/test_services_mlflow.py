@@ -1,4 +1,4 @@
-"""FAULTS 45: MLflow is away before or during a run; the run goes on, and its log is replayed when it is back."""
+"""Faults 45: MLflow is away before or during a run; the run goes on, and its log is replayed when it is back."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ import pytest
 import requests
 
 import counterpoint
-from cluster import mlflow_store
 from cluster.settings import UserError
-from cluster.spool import Spool
 from cluster.tracking import Tracker, replay, replay_below
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking import store as mlflow_store
+from cluster.tracking.account import Account
+from cluster.tracking.config import TrackingConfig
 from cluster.ui import SERVED_VARIABLE, ui_command
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
@@ -67,8 +67,8 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
         connected(self, records)
 
     monkeypatch.setattr(mlflow_store.MlflowStore, "send", send)
-    monkeypatch.setattr("cluster.tracking_sender.SEND_INTERVAL_S", 0.02)
-    monkeypatch.setattr("cluster.tracking_sender.LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("cluster.tracking.sender.SEND_INTERVAL_S", 0.02)
+    monkeypatch.setattr("cluster.tracking.sender.LONGEST_WAIT_S", 0.1)
     return switch
 
 
@@ -82,7 +82,7 @@ def test_an_outage_during_a_run_loses_and_doubles_nothing(store: str, tmp_path: 
     outage["on"] = False
 
     assert tracker.close(wait_s=120)
-    assert _points(store, tracker._state["run_id"]) == list(range(1, STEPS + 1))
+    assert _points(store, _run_id(tmp_path / "run")) == list(range(1, STEPS + 1))
 
 
 def test_a_log_that_could_not_be_sent_waits_and_is_replayed(
@@ -116,13 +116,13 @@ def test_all_that_waits_below_a_folder_is_sent_parents_first(
     for tracker in ended:
         _train(tracker, range(1, 4))
         assert not tracker.close(wait_s=0.05)
-    running = Spool(trials[2] / "tracking")
-    running.put({"kind": "status", "status": "RUNNING"})
-    running.mark(0)
+    running = Account(trials[2])
+    running.set_home(store, "counterpoint")
+    with running.changing() as state:
+        state["facts"] = 1
     for account in (trials[3] / "tracking", trials[4] / "tracking"):
         account.mkdir(parents=True)
-        (account / "records-0.jsonl").touch()
-        (account / "state.json").write_text('{"generation": 0, "offset": 0}')
+        (account / "state.json").write_text("{}")
     (trials[4] / "tracking" / "state.json").write_text("{")
 
     outage["on"] = False
@@ -139,7 +139,7 @@ def test_all_that_waits_below_a_folder_is_sent_parents_first(
     running.close()
     for run in (sweep, *trials[:2]):
         assert _points(store, _run_id(run)) == [1, 2, 3]
-    with pytest.raises(UserError, match=r"no run that tells MLflow of itself"):
+    with pytest.raises(UserError, match=r"no run that is tracked in MLflow"):
         list(replay_below(tmp_path / "nowhere"))
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_ended_during_an_outage_is_opened_again_at_once(
 
 def test_a_request_that_never_ends_keeps_no_folder(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it brings late, or the next opener brings again, is one run with every point once."""
-    monkeypatch.setattr("cluster.tracking_sender.LAST_REQUEST_S", 0.05)
+    monkeypatch.setattr("cluster.tracking.sender.LAST_REQUEST_S", 0.05)
     under_way, answered = threading.Event(), threading.Event()
     connected = mlflow_store.MlflowStore.send
 
@@ -264,7 +264,7 @@ def test_a_real_server_killed_and_restarted_has_every_point_once(server: Server,
     tracker = Tracker(TrackingConfig(uri=server.uri, system_metrics_s=0), tmp_path / "run")
     _train(tracker, range(1, 101))
     server.start()
-    while "run_id" not in tracker._state:
+    while tracker.run_id is None:
         time.sleep(0.1)
     _train(tracker, range(101, 201))
     server.kill()
@@ -275,8 +275,8 @@ def test_a_real_server_killed_and_restarted_has_every_point_once(server: Server,
     _train(tracker, range(301, STEPS + 1))
 
     assert tracker.close(wait_s=120)
-    assert _points(server.uri, tracker._state["run_id"]) == list(range(1, STEPS + 1))
-    page = f"{server.uri}/#/experiments/{tracker._state['experiment_id']}/runs/{tracker._state['run_id']}"
+    assert _points(server.uri, _run_id(tmp_path / "run")) == list(range(1, STEPS + 1))
+    page = f"{server.uri}/#/experiments/{tracker._account.state['experiment_id']}/runs/{tracker.run_id}"
     assert tracker.url.partition("?")[0] == page
 
 

@@ -1,4 +1,4 @@
-"""FAULTS 47: storage that cannot be reached stops the work after bounded attempts, with its URI."""
+"""Faults 47: storage that cannot be reached stops the work after bounded attempts, with its URI."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

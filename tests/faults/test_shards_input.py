@@ -1,4 +1,4 @@
-"""FAULTS 29, 31, 32 and a cluster that is not there at the door of `counterpoint shards build`.
+"""Faults 29, 31, 32 and a cluster that is not there at the door of `counterpoint shards build`.
 
 One message with place and remedy, nothing made.
 """

@@ -1,4 +1,4 @@
-"""FAULTS 4, 5, 17, 23: the strict reader under fire."""
+"""Faults 4, 5, 17, 23: the strict reader under fire."""
 
 import tarfile
 import time
@@ -13,7 +13,7 @@ from data_shards.scan import scan_shard
 
 MakeSet = Callable[..., Path]
 MAX_SHARD_S = 0.1
-"""CPU time that reading a shard of 15 kB may take, however it was damaged (FAULTS 23)."""
+"""CPU time that reading a shard of 15 kB may take, however it was damaged (Faults 23)."""
 
 
 @pytest.mark.timeout(60)

@@ -1,4 +1,4 @@
-"""FAULTS 6, 9, 13, 27, 30 while a run reads: damage is replaced, named and counted; what is gone stops the run."""
+"""Faults 6, 9, 13, 27, 30 while a run reads: damage is replaced, named and counted; what is gone stops the run."""
 
 import shutil
 from collections.abc import Callable

@@ -22,7 +22,8 @@ from trainers.encoders.normalizer_free import (
 )
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.encoders.tune_plus import TunePlus
-from trainers.model import ENCODERS, FRONTENDS, EncoderConfig, build_encoder
+from trainers.model import ENCODERS, build_encoder
+from trainers.model_config import FRONTENDS, EncoderConfig
 
 SMALL = 48
 """Channels of the smallest NFNet: a thirtieth of F0's parameters."""

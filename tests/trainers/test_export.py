@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,17 @@ from torch import Tensor
 import trainers.export
 from cluster.settings import RunError, UserError, load_config, to_tree
 from cluster.storage import sha256
+from data_shards.build import BuildConfig, build
 from data_shards.index import read_index
+from data_shards.sampler import chosen_share
+from data_shards.sources.synthetic import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.export import CARD, ONNX, PROGRAM, TOLERANCE, Exported, export_encoder
 from trainers.frontend import build_frontend
-from trainers.frozen import ABOUT, WEIGHTS, load_encoder, open_encoder, untrained_encoder
+from trainers.frozen import WEIGHTS, load_encoder, open_encoder, untrained_encoder
 from trainers.model import build_model
-from trainers.model_card import model_card
+from trainers.model_card import describe_data, model_card
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS, save_snapshot
 
 SMALL = ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel", "views.samples=16384"]
@@ -133,7 +137,7 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(small: Made) -> None:
         "mel_cnn, 128-dimensional",
         "22,050 Hz, 16,384 samples",
         "64 bands (slaney)",
-        f"manifest `{manifest}`; 12 clips",
+        f"manifest `{manifest}`; at most the 12 clips of split train",
         "licences (clips):",
         "unlabelled: none",
         "steps: 7 of",
@@ -153,6 +157,34 @@ def test_a_card_admits_what_it_does_not_know(small: Made, tmp_path: Path) -> Non
     card = model_card(open_encoder(snapshot), load_encoder(snapshot), files={}, left_out={}, figures=[])
     assert "licences not known: the shards of this manifest are not where the run read them" in card
     assert "without an evaluation report" in card
+
+
+def test_a_card_counts_the_clips_that_were_drawn_from_and_no_others(tmp_path: Path) -> None:
+    clips = list(corpus(SyntheticConfig(tracks=40, seconds=4.0, valid_share=0.25, test_share=0.25, seed=5)))
+    clips = [replace(clip, licence="CC0" if clip.split == "train" else "all rights reserved") for clip in clips]
+    build(clips, tmp_path / "set", BuildConfig(workers=1))
+    index = read_index(tmp_path / "set")
+    train, whole = len(index.rows("train")), len(index)
+    assert 10 < train < whole
+    data = [f"data.{name}={tmp_path / 'set'}" for name in ("labelled", "unlabelled")]
+    data += ["data.p_s=0.5", "data.batch=4", "data.b_s=0.5"]
+
+    def lines(step: int, *more: str) -> list[str]:
+        config = load_config(ExperimentConfig, None, [*SMALL, *data, *more])
+        used = [index.manifest_hash if count else "-" for count in (config.data.b_s > 0, config.data.b_s < 1)]
+        return describe_data(config, ":".join(used), step=step)
+
+    (alone,) = [line for line in lines(1000, "data.b_s=0") if line.startswith("unlabelled")]
+    splits = index.manifest["splits"]
+    by_split = f"train {train} of {train}, valid 0 of {splits['valid']}, test 0 of {splits['test']}"
+    assert f"drew {train} of {train} clips" in alone
+    assert by_split in alone
+    assert f"licences (clips): CC0 ({train})" in alone
+    assert "all rights reserved" not in alone
+    assert f"drew 8 of {train} clips" in lines(2, "data.b_s=0")[1]
+    kept = int(chosen_share(index.id_hash[index.rows("train")], 0.5).sum())
+    assert 0 < kept < train
+    assert f"drew {kept} of {kept} clips" in lines(1000, "data.b_s=1")[0]
 
 
 def test_an_export_of_an_export_is_the_same(small: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers.figures import CLIPS, alignment_and_uniformity, effective_rank, watched
-from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -69,7 +70,7 @@ def test_equal_views_are_aligned_and_orthogonal_rows_are_uniform() -> None:
 
 
 def dense_weights(clip_id: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
-    """w of SCIENCE §1, pair by pair."""
+    """w of arXiv:2407.13840, Eq. 3, pair by pair."""
     n = len(clip_id)
     weight = torch.zeros(n, n)
     for i in range(n):

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from trainers.config import ExperimentConfig
-from trainers.frontend import FrontendConfig, build_frontend, build_transform
+from trainers.frontend import build_frontend, build_transform
+from trainers.frontend_config import FrontendConfig
 from trainers.frozen import load_encoder, untrained_encoder
-from trainers.model import EncoderConfig, build_encoder
+from trainers.model import build_encoder
+from trainers.model_config import EncoderConfig
 from trainers.pretrain import pretrain
 
 RATE = 22_050

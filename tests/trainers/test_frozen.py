@@ -13,8 +13,9 @@ from cluster.settings import ROOT, UserError, load_config, to_tree
 from cluster.storage import sha256
 from trainers.config import ExperimentConfig
 from trainers.frontend import build_frontend
-from trainers.frozen import ABOUT, WEIGHTS, FrozenEncoder, load_encoder, untrained_encoder
+from trainers.frozen import WEIGHTS, FrozenEncoder, load_encoder, untrained_encoder
 from trainers.model import build_encoder, build_model
+from trainers.places import ABOUT
 from trainers.snapshot import CHECKSUMS, save_snapshot
 
 SMALL = ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel", "views.samples=16384", "seed=5"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainers.losses import fused, semi_supervised
 from trainers.losses.fused import SHARED_BYTES, even_splits
-from trainers.losses.objective import LossConfig
+from trainers.losses.loss_config import LossConfig
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from trainers.batch_norm import convert_batch_norm
 from trainers.gradient_cache import backward_in_chunks
-from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss
 
 CLIPS, VIEWS, MICRO_CLIPS = 12, 2, 2
 

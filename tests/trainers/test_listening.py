@@ -22,7 +22,7 @@ from trainers.augment.parameters import PRESETS
 from trainers.augment.spectral import KINDS
 from trainers.augment.words import in_words
 from trainers.config import ExperimentConfig
-from trainers.frontend import FrontendConfig
+from trainers.frontend_config import FrontendConfig
 from trainers.listening import Heard, HeardClip, Sound, hear_effects, hear_step, pcm
 from trainers.listening_page import MAX_VERSIONS, tell, write_listening_page
 from trainers.views import ViewMaker, Views, stream_views, window_frames

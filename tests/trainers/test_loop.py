@@ -1,6 +1,7 @@
 """The training loop in one process, without Ray: what it keeps, what it refuses, and how it ends."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from trainers.config import ExperimentConfig
 from trainers.loop import STOP_FILE, DivergedError, World, train
 from trainers.metrics_log import read_metrics
 from trainers.optim import build_optimizer
-from trainers.pretrain import pretrain
+from trainers.plan import plan
+from trainers.pretrain import check, pretrain
 from trainers.snapshot import open_snapshot
 from trainers.step import Learner, Learnt
 
@@ -108,7 +110,8 @@ import json, os, sys
 from cluster.settings import validate
 from trainers import loop
 from trainers.config import ExperimentConfig
-from trainers.pretrain import pretrain
+from trainers.plan import plan
+from trainers.pretrain import check, pretrain
 
 def die_after(owner, name, kind, step_of):
     original = getattr(owner, name)
@@ -182,6 +185,34 @@ def test_a_folder_refuses_another_experiment_by_its_keys(make_config: MakeConfig
     pretrain(make_config(optim__steps=2))
     with pytest.raises(UserError, match=rf"{key.replace('__', '.')}: .* there, .* now"):
         pretrain(make_config(optim__steps=4, **{key: value}))
+
+
+def test_a_cosine_that_would_jump_is_refused_unless_the_steps_may_differ_and_is_then_described(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    cosine = {"optim__schedule": "cosine", "optim__learning_rate": 1e-3}
+    pretrain(make_config(**cosine, optim__steps=2))
+    assert pretrain(make_config(**cosine, optim__steps=2)) == 0
+    assert pretrain(make_config(**cosine, optim__steps=1)) == 0  # it has been done
+    jump = r"the learning rate of step 3 goes from 0 to 0\.0005 and reaches 0 at step 4"
+    for refuse in (check, pretrain, plan):
+        with pytest.raises(
+            UserError, match=rf"optim.steps: 2 there, 4 now; .*{jump}.*may_differ='\[\"optim.steps\"\]'"
+        ):
+            refuse(make_config(**cosine, optim__steps=4))
+    assert not caplog.messages
+    assert pretrain(make_config(**cosine, optim__steps=4, run__may_differ=["optim.steps"])) == 0
+    (line,) = caplog.messages
+    assert re.search(jump, line)
+    rates = [row["learning_rate"] for row in read_metrics(Path(make_config().run.dir) / "metrics.jsonl")]
+    assert rates == pytest.approx([1e-3, 5e-4, 5e-4, 1e-3 * 0.5 * (1 - 2**-0.5)])
+
+
+def test_a_constant_rate_goes_on_with_more_steps(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    warm = {"optim__warmup_steps": 3}
+    pretrain(make_config(**warm, optim__steps=2))
+    assert pretrain(make_config(**warm, optim__steps=4)) == 0
+    assert not caplog.messages
 
 
 def test_a_folder_goes_on_as_another_experiment_where_it_is_told_what_may_differ(

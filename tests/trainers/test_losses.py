@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trainers import collectives
-from trainers.losses.objective import ContrastiveLoss, LossConfig
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.pairs import Pair, Recipe, clip_codes, known_clips, make_block, sort_rows, weight_tile
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 

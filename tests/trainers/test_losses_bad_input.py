@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainers.losses.objective import LossConfig
+from trainers.losses.loss_config import LossConfig
 from trainers.losses.semi_supervised import semi_supervised_contrastive_loss
 
 

@@ -61,6 +61,36 @@ def test_a_watcher_that_fails_is_told_and_ends_no_run(tmp_path: Path, caplog: py
     assert "No space left on device" in caplog.text
 
 
+def test_a_watcher_that_fails_once_is_given_the_rows_that_follow(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def watch(row: Mapping[str, Any]) -> None:
+        if row["step"] == 2:
+            raise ValueError("a broken progress bar")
+        seen.append(row["step"])
+
+    with MetricsTail(tmp_path / "metrics.jsonl", after=0, watch=watch):
+        written(tmp_path / "metrics.jsonl", 1, 5)
+    assert seen == [1, 3, 4]
+
+
+def test_damaged_lines_are_counted_and_neither_end_a_tail_nor_keep_a_run_from_resuming(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    seen: list[int] = []
+    with MetricsTail(path, after=0, watch=lambda row: seen.append(row["step"])):
+        written(path, 1, 3)
+        with path.open("ab") as file:
+            file.write(b'{"step": 3, "lo\n\xff\x00\nNaN\n[3]\n{"step": 3.5}\n{"loss": 1}\n{"step": 3, "loss": null}\n')
+        written(path, 3, 5)
+    assert seen == [1, 2, 3, 4]
+    MetricsLog(path).cut_back(3)
+    assert f"{path}: 7 damaged lines were skipped" in caplog.text
+    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
+    assert len(path.read_bytes().splitlines()) == 3
+
+
 def test_the_tail_reads_what_was_written_just_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     seen: list[Any] = []

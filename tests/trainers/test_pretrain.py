@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cluster.locks import sole_writer
 from cluster.settings import UserError
 from cluster.tracking import Tracker
 from data_shards.build import BuildConfig, build
@@ -18,7 +20,7 @@ from trainers.frontend import build_frontend
 from trainers.metrics_log import MetricsLog
 from trainers.model import build_encoder
 from trainers.plan import plan
-from trainers.pretrain import check, pretrain, world_sizes
+from trainers.pretrain import check, pretrain, world_of_torchrun, world_sizes
 from trainers.worker_failures import explain, note_place
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -28,6 +30,29 @@ def test_workers_that_do_not_divide_the_batch_are_refused_before_ray_starts(make
     with pytest.raises(UserError, match="3 ranks do not divide"):
         pretrain(make_config(resources__num_workers=3))
     assert not Path(make_config().run.dir).exists()
+
+
+@pytest.mark.parametrize("asked", [0, 1, 4])
+def test_under_torchrun_the_world_is_torchruns(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    config = make_config(resources__num_workers=asked)
+    assert world_of_torchrun(config) is config
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert world_of_torchrun(config).resources.num_workers == 0
+
+
+@pytest.mark.parametrize(
+    "keys", [{"resources__num_workers": 3}, {"resources__num_workers": 4, "resources__min_workers": 2}]
+)
+def test_workers_of_ray_under_torchrun_are_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, keys: dict[str, int]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"torchrun started 4 ranks, and resources.num_workers=\d.*leave them out"):
+        check(make_config(**keys))
 
 
 def test_a_share_that_rounds_to_nothing_is_refused_with_sizes_that_work(make_config: MakeConfig) -> None:
@@ -133,6 +158,19 @@ def test_figures_of_an_attempt_without_a_snapshot_are_told_to_nobody(make_config
     assert pretrain(config, watch=told.append) == 0
     assert [row["step"] for row in told] == [1, 2, 3]
     assert all(row["loss"] < 99 for row in told)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_folder_that_another_process_trains_in_is_left_alone(make_config: MakeConfig, tracked: bool) -> None:
+    config = make_config(optim__steps=1)
+    config = replace(config, tracking=replace(config.tracking, enabled=tracked))
+    folder = Path(config.run.dir)
+    with sole_writer(folder, "wait"):
+        (folder / "stop").touch()  # a request to the run under way
+        with pytest.raises(UserError, match=f"{folder}: another process is running there.*or choose another run.dir"):
+            pretrain(config)
+        assert sorted(path.name for path in folder.iterdir()) == ["lock", "stop"]
+    assert pretrain(config) == 0
 
 
 @pytest.mark.parametrize(("b_s", "read"), [(0.5, ["labelled", "unlabelled"]), (0, ["unlabelled"])])

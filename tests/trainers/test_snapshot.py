@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cluster.settings import ROOT, UserError
-from trainers.snapshot import CHECKSUMS, MODEL, OPTIMIZER, STATE, last_snapshot, open_snapshot, save_snapshot
+from trainers.places import STATE
+from trainers.snapshot import CHECKSUMS, MODEL, OPTIMIZER, last_snapshot, open_snapshot, save_snapshot
 
 ABOUT: dict[str, Any] = {"config": {"seed": 1}, "data_hash": "d" * 64, "provenance": {"python": "3"}}
 
@@ -164,7 +165,7 @@ print(after.step, torn)
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_kill_9_during_a_save_leaves_the_last_and_the_best_snapshot_whole(tmp_path: Path, kills: int) -> None:
-    """FAULTS 41."""
+    """Faults 41."""
     command = [sys.executable, "-c", KILLED_SAVES, str(tmp_path / "snapshots"), str(kills)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1700)
     assert done.returncode == 0, done.stderr
@@ -191,7 +192,7 @@ print(open_snapshot(folder).step, sorted(path.name for path in folder.iterdir())
 
 
 def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stands(tmp_path: Path) -> None:
-    """FAULTS 40, on a file system of 900 KiB of this process's own."""
+    """Faults 40, on a file system of 900 KiB of this process's own."""
     mount = f"mount -t tmpfs -o size=900k none {tmp_path}"
     apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:

@@ -12,7 +12,8 @@ from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.figures import alignment_and_uniformity, watched
 from trainers.loop import World, train
-from trainers.optim import OptimConfig, learning_rate
+from trainers.optim import learning_rate
+from trainers.optim_config import OptimConfig
 from trainers.snapshot import open_snapshot
 from trainers.step import Learner
 from trainers.views import Views

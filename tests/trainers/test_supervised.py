@@ -15,7 +15,7 @@ from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.frozen import load_encoder, untrained_encoder
 from trainers.loop import World, train
-from trainers.losses.objective import LossConfig
+from trainers.losses.loss_config import LossConfig
 from trainers.losses.supervised import supervised_loss
 from trainers.metrics_log import read_metrics
 from trainers.snapshot import open_snapshot

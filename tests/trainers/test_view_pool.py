@@ -19,7 +19,8 @@ from trainers.metrics_log import read_metrics
 from trainers.pretrain import pretrain
 from trainers.snapshot import open_snapshot
 from trainers.view_pool import ViewPool, demand_room, num_processes
-from trainers.views import ViewMaker, Views, ViewsConfig, stream_views, window_frames
+from trainers.views import ViewMaker, Views, stream_views, window_frames
+from trainers.views_config import ViewsConfig
 
 MakeConfig = Callable[..., ExperimentConfig]
 CLUSTER = Session(address="", dashboard="", local=False, nodes=1, cores=8, cpus=8.0, gpus=2, logs="")

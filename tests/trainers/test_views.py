@@ -9,8 +9,9 @@ from torch import Tensor
 
 from data_shards.records import Batch
 from trainers.augment.parameters import PRESETS
-from trainers.frontend import FrontendConfig
-from trainers.views import ViewMaker, ViewsConfig, read_frames, stream_views, window_frames
+from trainers.frontend_config import FrontendConfig
+from trainers.views import ViewMaker, read_frames, stream_views, window_frames
+from trainers.views_config import ViewsConfig
 
 T = 4000
 WAVE = FrontendConfig()

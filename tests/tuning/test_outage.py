@@ -1,4 +1,4 @@
-"""FAULTS 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
+"""Faults 45 from above: MLflow is away from beginning to end, and a sweep, a study and the quickstart end well.
 
 What runs in processes and actors elsewhere runs in this process here, so that nothing but MLflow is missing. Its URI
 holds a password, which must stand nowhere afterwards.
@@ -16,9 +16,11 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.tracking import Tracker
+from cluster.tracking.account import is_waiting
 from data_shards.sources.synthetic import SyntheticConfig
 from tuning import quickstart, study_runs, sweep, sweep_runner
-from tuning.study import plan_study, run_study
+from tuning.study import run_study
+from tuning.study_plan import plan_study
 from tuning.sweep_jobs import Job
 from tuning.sweep_plan import SweepPlan
 from tuning.sweep_trial import run_job
@@ -60,8 +62,9 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def check(folder: Path, trackers: int, said: str) -> None:
     """The logs wait, each in its run's folder, and nobody finds the password."""
-    waiting = {file.parent.parent for file in folder.rglob("tracking/records-*.jsonl") if file.stat().st_size}
-    assert len(waiting) == trackers
+    tracked = {file.parent.parent for file in folder.rglob("tracking/state.json")}
+    assert len(tracked) == trackers
+    assert all(is_waiting(run) for run in tracked)
     found = [path for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
     assert not found
     assert "does not answer" in said

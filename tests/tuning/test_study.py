@@ -13,7 +13,8 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.settings import ROOT
-from tuning.study import StudyResult, plan_study, run_study
+from tuning.study import StudyResult, run_study
+from tuning.study_plan import plan_study
 
 STUDY = """
 title: three rows

@@ -13,7 +13,7 @@ from cluster.settings import UserError
 from evaluation.judge import Judged
 from evaluation.resamples import save_resamples
 from tuning.study_config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
-from tuning.study_plan import Plan, make_plan
+from tuning.study_plan import Plan, make_plan, read_study, scaled
 from tuning.study_report import csv_text, draw, markdown, write_study
 from tuning.study_results import Line, averaged, collect, judge_claims, over_seeds, study_tree
 from tuning.study_runs import DONE, is_done, judged_folder
@@ -251,3 +251,37 @@ def test_what_a_user_wrote_is_a_label_and_no_markup(tmp_path: Path) -> None:
     figure = draw(tree, None)
     figure.savefig(tmp_path / "plot.png")  # a dollar sign would start mathematics that does not end
     assert figure.axes[0].get_yticklabels()[0].get_text() == r"x \$y"
+
+
+def test_a_claim_of_one_seed_says_so_and_what_more_seeds_gave(tmp_path: Path) -> None:
+    claim = replace(CLAIM, more_seeds="three: +.014 [+.001, +.025], p .152, not shown")
+    for seeds, verdict in ((1, "holds for one seed, which says nothing of others"), (2, "holds")):
+        plan = plan_of(tmp_path / str(seeds), seeds=seeds, claims=(claim,))
+        finish(plan, {(row, s): draws(x) for row, x in (("none", 0.3), ("half", 0.4)) for s in range(seeds)})
+        tree = study_tree(plan, collect(plan), {})
+        assert (tree["claims"][0]["holds"], tree["claims"][0]["seeds"]) == (True, seeds)
+        text = markdown(tree)
+        assert f"| {verdict} |" in text
+        assert ("| more seeds gave |" in text) is (seeds == 1)
+        assert (claim.more_seeds in text) is (seeds == 1)
+
+
+def test_a_table_names_the_jackknife_where_a_row_has_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=1)
+    finish(plan, {(row, 0): draws(0.4) for row in ("none", "half")})
+    lines = collect(plan)
+    tree = study_tree(plan, lines, {})
+    assert "jackknife" not in markdown(tree)
+    groups = 0.41 + 0.001 * np.random.default_rng(0).random(20)
+    ap = replace(lines["half"].values["AP"], left_out_G=groups)
+    lines["half"] = replace(lines["half"], values=lines["half"].values | {"AP": ap})
+    text = markdown(study_tree(plan, lines, {}))
+    assert "Of AP a row's own is the jackknife's around the bias-corrected value." in text
+    assert ", bias-corrected ." in text
+
+
+def test_the_tiny_evidence_study_has_what_three_seeds_gave_for_every_claim() -> None:
+    tiny = scaled(read_study("evidence"), "tiny")
+    assert tiny.seeds == 1
+    assert all(claim.more_seeds.startswith("three: ") for claim in tiny.claims)
+    assert not any(claim.more_seeds for claim in scaled(read_study("evidence"), "small").claims)

@@ -9,7 +9,7 @@ import pytest
 from cluster.settings import UserError
 from tuning.space import read_space
 from tuning.sweep_config import SettingsConfig
-from tuning.sweep_journal import SweepJournal, alone, claim
+from tuning.sweep_journal import SweepJournal, claim
 
 SPACE = read_space({"x": {"uniform": [0.0, 1.0]}, "n": {"int": [1, 8]}}, "test")
 
@@ -119,13 +119,6 @@ def test_a_folder_of_another_sweep_is_refused_with_what_differs(tmp_path: Path) 
     claim(tmp_path, identity)
     with pytest.raises(UserError, match=r"sweep.seed: 0 there, 1 now.*choose another sweep.dir"):
         claim(tmp_path, identity | {"sweep": {"seed": 1}})
-
-
-def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(UserError, match="another sweep is running there"), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass
 
 
 def test_trials_that_ray_killed_for_memory_are_handed_out_again_to_a_new_tuner(

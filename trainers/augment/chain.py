@@ -7,6 +7,8 @@ gradient is wanted. Nothing clips in float: at severity 4 peaks reach about twic
 Shape suffixes: n rows, T samples of a view, L samples it may read, B clips, W samples of a window.
 """
 
+import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,11 +20,16 @@ from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee
 from trainers.augment.parameters import AugmentConfig, Stage
 from trainers.augment.phase_vocoder import pitch_time
 from trainers.augment.spectral import Filters, Noise, shape_spectrum
+from trainers.kernel_choice import KernelChoice
 
 CHUNK_ROWS = {"cpu": 4, "cuda": 512}
 """Rows at once: on a CPU what its cache holds, on a GPU what its memory holds."""
 FRAME = {"training": 1024, "evaluation": 2048}
 HOP = 256
+LARGEST_ERROR = 10 ** (-25 / 20)
+"""RMS of the kernels' difference from the tensor code, relative to the view: more is another computation."""
+SILENCE = 1e-5
+"""RMS below which a difference is none, relative to full scale: a third of an int16 step."""
 
 
 class Rows(NamedTuple):
@@ -48,13 +55,14 @@ class AugmentChain:
     Args:
         config: the effects.
         sample_rate: Hz.
-        fused: run in kernels; None: on a GPU, for int16 and float32 without a gradient.
+        fused: run in kernels, or in tensor operations; None: as ``config.kernel`` says.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int, *, fused: bool | None = None) -> None:
         self.config = config
         self.sample_rate = sample_rate
         self.fused = fused
+        self.choice = KernelChoice("augment.kernel", "torch")
 
     def draw(self, slots: Tensor, *, step: int, seed: int, view: int) -> ViewParameters:
         """Draw one view of each slot's clip: see `draw_parameters`."""
@@ -85,12 +93,19 @@ class AugmentChain:
             )
         if self.is_fused(wave):
             everything = Rows(wave, torch.arange(n), torch.zeros(n, dtype=torch.int64), torch.full((n,), L), L)
-            return self.apply_fused(everything, parameters, T)
-        if T == L:
+            out = self.apply_checked(everything, parameters, T, lambda: self.apply_plain(wave, parameters, T))
+            self.choice.settle()
+            return out
+        return self.apply_plain(wave, parameters, T)
+
+    def apply_plain(self, wave: Tensor, parameters: ViewParameters, num_samples: int) -> Tensor:
+        """`apply` in tensor operations, of a wave and parameters that fit each other."""
+        T = num_samples
+        if wave.shape[1] == T:
             return self._run(wave, parameters, T)
         out_nT = wave[:, :T].clone()
         stretched = parameters.tempo != 1
-        for rows, reads in ((~stretched, T), (stretched, L)):
+        for rows, reads in ((~stretched, T), (stretched, wave.shape[1])):
             index = rows.nonzero()[:, 0]
             if len(index):
                 there = index.to(wave.device, non_blocking=True)
@@ -99,11 +114,33 @@ class AugmentChain:
         return out_nT
 
     def is_fused(self, wave: Tensor) -> bool:
-        """Whether a wave of this device, type and wish for a gradient goes through the kernels."""
+        """Whether a wave of this device, type and wish for a gradient goes through the kernels.
+
+        Raises:
+            ValueError: if ``config.kernel`` is fused and the kernels cannot run on it.
+        """
         if self.fused is not None:
             return self.fused
-        wants_gradient = torch.is_grad_enabled() and wave.requires_grad
-        return wave.is_cuda and wave.dtype in (torch.int16, torch.float32) and not wants_gradient
+        if self.config.kernel == "torch":
+            return False
+        problem = obstacle(wave)
+        if self.config.kernel == "fused" and problem:
+            raise ValueError(f"augment.kernel=fused cannot run: {problem}; set augment.kernel to auto or torch")
+        return problem is None and (wave.is_cuda or self.config.kernel == "fused")
+
+    def apply_checked(
+        self, rows: Rows, parameters: ViewParameters, num_samples: int, plain: Callable[[], Tensor]
+    ) -> Tensor:
+        """`apply_fused`; under ``kernel=auto`` with ``plain``, the same by tensor operations, to compare and to fall
+        back on until `KernelChoice.settle`.
+        """
+
+        def fused() -> Tensor:
+            return self.apply_fused(rows, parameters, num_samples)
+
+        if self.fused or self.config.kernel == "fused":
+            return fused()
+        return self.choice.run("views", fused, plain, _difference)
 
     def apply_fused(self, rows: Rows, parameters: ViewParameters, num_samples: int) -> Tensor:
         """`apply` in kernels, on rows out of any windows: float32 (n, T), no gradient."""
@@ -151,6 +188,27 @@ class AugmentChain:
         taps = (drawn.delay, drawn.reflections, drawn.attenuation, drawn.wet)
         config = self.config.delay
         return echo(wave_nL, *taps, first_tap=config.first_tap, output_gain=config.output_gain)
+
+
+def obstacle(wave: Tensor) -> str | None:
+    """Why the kernels cannot run on a wave; None when they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not wave.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the wave is on {wave.device.type}, not on a CUDA device"
+    if wave.dtype not in (torch.int16, torch.float32):
+        return f"the wave is {wave.dtype}, not torch.int16 or torch.float32"
+    return "they have no gradient" if torch.is_grad_enabled() and wave.requires_grad else None
+
+
+def _difference(fused_nT: Tensor, plain_nT: Tensor) -> str | None:
+    """By row, for the phase vocoder turns a rounding error of its input into 42 dB of noise."""
+    if fused_nT.shape != plain_nT.shape:
+        return f"views of shape {tuple(fused_nT.shape)}, not {tuple(plain_nT.shape)}"
+    error_n = (fused_nT - plain_nT).square().mean(1).sqrt()
+    allowed_n = LARGEST_ERROR * plain_nT.square().mean(1).sqrt() + SILENCE
+    wrong = int((~(error_n <= allowed_n)).sum())  # NaN is wrong
+    return f"{wrong} of {len(plain_nT)} views differ from those of the tensor code" if wrong else None
 
 
 def passes(order: tuple[Stage, ...]) -> Iterator[tuple[Stage, ...]]:

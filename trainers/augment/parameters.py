@@ -24,6 +24,8 @@ from trainers.augment.effects import (
 
 Stage = Literal["noise", "filter", "pitch", "delay"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+CORRUPTION_NAMES = ("chorus", "distortion", "splice_out", "reverb", "time_stretch", "compression", "bitcrush")
+"""The corruptions of `trainers.augment.corruptions`; here, because a configuration must not import torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,9 @@ class AugmentConfig(Config):
     """A permutation of noise, filter, pitch (with stretch) and delay."""
     quality: Literal["training", "evaluation"] = "training"
     """Phase vocoder with 1,024-point frames, or 2,048-point frames and a longer reading kernel."""
+    kernel: Literal["auto", "torch", "fused"] = "auto"
+    """Tensor operations, Triton kernels, or ``auto``: the kernels on a GPU where their first batch is that of the
+    tensor operations up to rounding."""
 
     def __post_init__(self) -> None:
         check_p("augment", self.p)

@@ -61,7 +61,7 @@ def pitch_time(
     Raises:
         ValueError: if ``hop`` does not fit ``n_fft``, or the shapes disagree.
 
-    Source: SCIENCE §2; Laroche & Dolson, "Improved phase vocoder time-scale modification of audio", 1999.
+    Source: Laroche & Dolson, "Improved phase vocoder time-scale modification of audio", 1999.
     """
     N, T = wave.shape
     if n_fft % hop or hop * 4 > n_fft:

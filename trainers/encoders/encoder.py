@@ -14,8 +14,6 @@ class Encoder(nn.Module):
 
     width: int
     """E."""
-    shortest: tuple[int, ...] = (1, 1)
-    """Least size of a view: its samples, or its bands and frames."""
     has_cpu_road = False
     """Whether a training step on a CPU takes operations of its own, which torch.compile cannot read."""
 

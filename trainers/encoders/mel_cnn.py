@@ -22,8 +22,6 @@ class MelCnn(Encoder):
         channels: of the first block; each further block has twice as many. The width is 32 times this.
     """
 
-    shortest = (16 * POOLED_BANDS, 16)
-
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
         self.width = 8 * channels * POOLED_BANDS

@@ -28,6 +28,7 @@ from trainers.encoders.normalizer_free import (
     activate,
     view_keys,
 )
+from trainers.model_config import check_nfnet_channels
 
 WIDTHS = (1, 2, 6, 6)
 """Channels of the four stages, in units of the first's."""
@@ -43,9 +44,6 @@ FUSED = (2, 8, 16, 32)
 FUSION_KERNEL: Pair = (1, 7)
 DROP = 0.1
 """Stochastic depth grows from 0 towards this from the first block to the last."""
-UNIT, FEWEST = 16, 48
-"""Channels are a multiple of the one, so that the narrow path has whole groups, and at least the other: three inputs a
-group, for standardising two weights leaves nothing but their signs."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class SlowFastNfnet(Encoder):
 
     def __init__(self, channels: int = 256, drop: float = DROP) -> None:
         super().__init__()
-        check_channels(channels)
+        check_nfnet_channels(channels)
         if not 0 <= drop < 1:
             raise ValueError(f"drop must be in [0, 1), got {drop}")
         narrow = channels // CHANNEL_RATIO
@@ -102,12 +100,6 @@ class SlowFastNfnet(Encoder):
             keys = keys[2 * depth :]
         ends = [activate(self.fast_last(fast)), activate(self.slow_last(slow))]
         return torch.cat([end.mean((2, 3)) for end in ends], dim=1)
-
-
-def check_channels(channels: int) -> None:
-    """Refuse a size that a SlowFast NFNet cannot have."""
-    if channels < FEWEST or channels % UNIT:
-        raise ValueError(f"channels of an NFNet must be a multiple of {UNIT}, at least {FEWEST}, got {channels}")
 
 
 class _Stage(nn.Module):

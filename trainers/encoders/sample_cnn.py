@@ -5,7 +5,7 @@ convolutions' kernels want; the stem and its BatchNorm as one product, BatchNorm
 What BatchNorm must know of other ranks are sums, which they exchange.
 
 Shape suffixes: N views, T samples, L frames, C channels, E encoder width.
-Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407.13840) and SCIENCE §3.
+Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407.13840).
 """
 
 from typing import TypeGuard
@@ -32,7 +32,6 @@ class SampleCnn(Encoder):
     """
 
     width = 512
-    shortest = (SHORTEST,)
     has_cpu_road = True
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 Shape suffixes: N views, T samples, C channels, L frames, E encoder width.
 Source: Vélez Vásquez & Burgoyne 2022, "Tailed U-Net: Multi-Scale Music Representation Learning" (ISMIR), as in Guinot
-et al. 2024 (arXiv:2407.13840) and SCIENCE §3. The 2,220,903 parameters counted there include a classification layer
+et al. 2024 (arXiv:2407.13840). The 2,220,903 parameters counted there include a classification layer
 of 512 + 1 that no embedding uses; it is left out here, where it would be a parameter without a gradient.
 """
 
@@ -33,7 +33,6 @@ class TunePlus(Encoder):
     """
 
     width = TAIL[-1]
-    shortest = (SHORTEST,)
 
     def __init__(self) -> None:
         super().__init__()

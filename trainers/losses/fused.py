@@ -11,7 +11,7 @@ Shape suffixes: R rows of a block, L lines of the table of `tiles.Sums`, D proje
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -19,13 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.losses.pairs import Block, Pair, Recipe
+from trainers.kernel_choice import KernelChoice
+from trainers.losses.pairs import Block, Pair, Recipe, tiled
 from trainers.losses.tiles import EXP, MAXIMUM, Gradient, Sums
 
 LARGEST_WIDTH, LARGEST_VOCABULARY = 256, 256
 """Wider rows, or more tags, would not fit into a multiprocessor beside what else a tile needs."""
 SHARED_BYTES = 227 * 1024
 """Shared memory that a program may take on Hopper and on the Blackwell of data centres."""
+TOLERANCES: dict[str, tuple[float, tuple[int, ...]]] = {"sums": (1e-3, (1,)), "gradient": (2e-2, (0, 1))}
+"""Difference from the tiles, relative to the largest number of a line of sums or of the gradient: both walks add the
+same products in float32, but the gradient's factors are rounded to bfloat16."""
 SPARE_BYTES = 2**28
 """What the parts of a split walk may take besides its table."""
 
@@ -84,6 +88,16 @@ class FusedSums(Sums):
 
     def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
         """Add what every row finds among the columns and, where they have a table, every column among the rows."""
+
+        def plain(rows: Tensor, cols: Tensor | None) -> None:
+            super(FusedSums, self).visit(tiled(pair, self.recipe.tile), scalars, rows, cols)
+
+        def fused(rows: Tensor, cols: Tensor | None) -> None:
+            self._launch(pair, scalars, rows, cols)
+
+        _checked(self.recipe.choice, "sums", fused, plain, (row_table, col_table))
+
+    def _launch(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
         from trainers.losses.fused_kernels import sums_kernel
 
         for rows, cols in _roles(pair, scalars, (row_table, col_table), rows_along=1):
@@ -108,6 +122,16 @@ class FusedGradient(Gradient):
 
     def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
         """Add Σ_j H_ij·z_j to the rows and, where they have a table, to the columns."""
+
+        def plain(rows: Tensor, cols: Tensor | None) -> None:
+            super(FusedGradient, self).visit(tiled(pair, self.recipe.tile), scalars, rows, cols)
+
+        def fused(rows: Tensor, cols: Tensor | None) -> None:
+            self._launch(pair, scalars, rows, cols)
+
+        _checked(self.recipe.choice, "gradient", fused, plain, (row_table, col_table))
+
+    def _launch(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
         from trainers.losses.fused_kernels import gradient_kernel
 
         for rows, cols in _roles(pair, scalars, (row_table, col_table), rows_along=0):
@@ -126,6 +150,52 @@ class FusedGradient(Gradient):
             )
             if launch.splits > 1:
                 rows.table.add_(part_KRD.sum(0))
+
+
+Tables = tuple[Tensor, Tensor | None]
+
+
+def _checked(
+    choice: KernelChoice | None,
+    part: str,
+    fused: Callable[[Tensor, Tensor | None], None],
+    plain: Callable[[Tensor, Tensor | None], None],
+    tables: Tables,
+) -> None:
+    """Fill the tables by kernels that agree with the tiles, else by the tiles.
+
+    Both work on copies, so that kernels that fail half-way leave nothing behind. Every rank decides for itself and no
+    collective depends on it.
+    """
+    if choice is None:
+        fused(*tables)
+        return
+    row_table, col_table = tables
+
+    def on_copies(visit: Callable[[Tensor, Tensor | None], None]) -> Tables:
+        rows = row_table.clone()
+        cols = rows if col_table is row_table else None if col_table is None else col_table.clone()
+        visit(rows, cols)
+        return rows, cols
+
+    made = choice.run(
+        part, lambda: on_copies(fused), lambda: on_copies(plain), lambda a, b: _difference(a, b, *TOLERANCES[part])
+    )
+    row_table.copy_(made[0])
+    if col_table is not None and made[1] is not None and col_table is not row_table:
+        col_table.copy_(made[1])
+
+
+def _difference(fused: Tables, plain: Tables, allowed: float, dim: tuple[int, ...]) -> str | None:
+    for made, expected in zip(fused, plain, strict=True):
+        if made is None or expected is None:
+            continue
+        same = (made == expected) | (made.isnan() & expected.isnan())
+        scale = expected.where(expected.isfinite(), 0).abs().amax(dim, keepdim=True)
+        wrong = int((~((made - expected).abs() <= allowed * scale) & ~same).sum())
+        if wrong:
+            return f"{wrong} of {made.numel()} numbers differ from those of the tensor code"
+    return None
 
 
 class _Side(NamedTuple):

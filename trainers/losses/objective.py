@@ -7,57 +7,16 @@ Shape suffixes: n rows of this rank (clips times views), d width of the head's o
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from cluster.settings import Config
 from trainers import collectives
 from trainers.collectives import Group
-from trainers.losses.semi_supervised import Contrast, check_settings, contrast
+from trainers.kernel_choice import KernelChoice
+from trainers.losses.loss_config import LossConfig
+from trainers.losses.semi_supervised import Contrast, contrast
 from trainers.losses.supervised import supervised_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig(Config):
-    """What is learned, and which pairs are positives; the defaults are the paper's (SCIENCE §1)."""
-
-    objective: Literal["contrastive", "bce", "cross_entropy"] = "contrastive"
-    """Contrastive, or the end-to-end baseline: tags by binary cross-entropy, one class by cross-entropy. The latter
-    take the labelled stream alone (``data.b_s=1``), one output a tag, and none of the settings below."""
-    temperature: float = 0.1
-    """Softmax temperature, no unit, > 0; where a learnable one starts."""
-    learnable: bool = False
-    """Train the temperature, as the exponential of a parameter."""
-    positives: Literal["criterion", "weighing"] = "criterion"
-    """Besides the views of a clip: pairs that share enough tags, or every pair by its share of common tags."""
-    criterion: int = 1
-    """Tags that two rows must share to be positives (the paper's C)."""
-    normaliser: Literal["mass", "count"] = "mass"
-    """Divide an anchor's terms by the sum of its positive weights, or by the number of its positives."""
-    epsilon: float = 0.0
-    """Added to each probability inside its logarithm; the released code has 1e-6, the paper none."""
-    tile: int = 512
-    """Rows of a square tile of the pair matrix: 256–512 suit a CPU's cache, thousands a GPU."""
-    exchange: Literal["gather", "ring"] = "gather"
-    """How ranks meet: all rows in every rank's memory, or blocks travelling in a ring."""
-    kernel: Literal["auto", "tiles", "fused"] = "auto"
-    """How pairs are walked: in tiles of tensor operations, or by Triton kernels that choose tiles of their own; auto
-    takes the kernels for bfloat16 products on a GPU that can run them."""
-
-    def __post_init__(self) -> None:
-        check_settings(self.temperature, self.criterion, self.epsilon, self.tile)
-        if self.kernel == "fused" and self.epsilon > 0:
-            raise ValueError("kernel=fused has no walk for epsilon > 0; set kernel to auto or tiles")
-        if self.kernel == "fused" and self.tile != type(self).tile:
-            raise ValueError("tile is a setting of kernel=tiles; kernel=fused chooses tiles of its own")
-        if self.objective == "contrastive":
-            return
-        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        for name in given[1:]:
-            raise ValueError(f"{name} is a setting of objective=contrastive; leave it out for {self.objective}")
 
 
 class ContrastiveLoss(nn.Module):
@@ -70,6 +29,7 @@ class ContrastiveLoss(nn.Module):
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self.config = config
+        self.choice = KernelChoice("loss.kernel", "tiles")
         start = torch.tensor(math.log(config.temperature))
         self.log_temperature = nn.Parameter(start) if config.learnable else None
 
@@ -117,6 +77,7 @@ class ContrastiveLoss(nn.Module):
             exchange=config.exchange,
             kernel=config.kernel,
             group=group,
+            choice=self.choice,
         )
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.kernel_choice import KernelChoice
+
 ROOM = 128
 """Rows of zeros behind the tables of fused walks, so that no kernel reads past an end: the longest tile."""
 SMALLEST_PRODUCT = 32
@@ -21,7 +23,7 @@ SMALLEST_PRODUCT = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The settings of one evaluation of the loss, checked by the caller (SCIENCE §1)."""
+    """The settings of one evaluation of the loss, checked by the caller."""
 
     weighing: bool
     """Positives weigh α_ij = 2·C_ij / (C_i + C_j); otherwise 1 from ``criterion`` shared tags on."""
@@ -36,6 +38,8 @@ class Recipe:
     """Multiply rows as bfloat16 and add the products up in float32."""
     fused: bool = False
     """Walk by the kernels of `fused`."""
+    choice: KernelChoice | None = None
+    """Compares the kernels with the tiles, and falls back on those; None trusts the kernels."""
 
     @property
     def careful(self) -> bool:
@@ -132,6 +136,19 @@ def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_
     if z_RD.device.type == "cpu":
         spans = [_span(codes) for codes in torch.split(clip_code_R, recipe.tile)]
     return Block(z_RD, factor_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
+
+
+def tiled(pair: Pair, tile: int) -> Pair:
+    """A pair of blocks of fused walks as walks over tiles read it."""
+    return pair._replace(rows=_tiled(pair.rows, tile), cols=_tiled(pair.cols, tile))
+
+
+def _tiled(block: Block, tile: int) -> Block:
+    rows, width = block.z_RD.shape
+    num_labelled = block.num_labelled
+    behind = min(rows, num_labelled + tile) - num_labelled if num_labelled else 0
+    tags_LC = functional.pad(block.tags_LC[:num_labelled].to(block.z_RD.dtype), (0, 0, 0, behind))
+    return block._replace(factor_RD=block.factor_RD[:rows, :width], tags_LC=tags_LC, num_tags_L=tags_LC.sum(1))
 
 
 def padded(table: Tensor) -> Tensor:

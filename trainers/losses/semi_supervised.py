@@ -14,7 +14,6 @@ labelled, and the temperature with them.
 Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,7 +21,9 @@ from torch import Tensor
 
 from trainers import collectives
 from trainers.collectives import Group
+from trainers.kernel_choice import KernelChoice
 from trainers.losses.fused import obstacle
+from trainers.losses.loss_config import check_numbers, check_temperature
 from trainers.losses.pairs import Recipe
 from trainers.losses.streaming import GlobalLoss, Request
 
@@ -113,8 +114,12 @@ def contrast(
     exchange: Literal["gather", "ring"],
     kernel: Literal["auto", "tiles", "fused"],
     group: Group,
+    choice: KernelChoice | None = None,
 ) -> Contrast:
-    """`semi_supervised_contrastive_loss`, with the positives it counted on the way."""
+    """`semi_supervised_contrastive_loss`, with the positives it counted on the way.
+
+    ``choice`` keeps what ``kernel=auto`` found out about the kernels; None for that of this process.
+    """
     _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
     check_settings(temperature, criterion, epsilon, tile)
     problem = _problem(z, clip_id, labels)
@@ -134,14 +139,19 @@ def contrast(
         online=1 / tau > LARGEST_EXPONENT[z.dtype],
         half=half,
         fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
+        choice=(choice or _CHOICE) if kernel == "auto" else None,
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
     loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
     assert isinstance(loss, Tensor)
+    if recipe.choice:
+        recipe.choice.settle()
     return Contrast(loss, positives_n, sum(num_labelled))
 
 
+_CHOICE = KernelChoice("kernel", "tiles")
+"""Of this process, for calls of `semi_supervised_contrastive_loss`; a run has its own."""
 _CHOICES = {
     "positives": ("criterion", "weighing"),
     "normaliser": ("mass", "count"),
@@ -164,18 +174,7 @@ def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, 
         check_temperature(temperature)
     elif temperature.device.type == "cpu":
         check_temperature(temperature.detach().item())
-    if criterion < 1:
-        raise ValueError(f"criterion must be >= 1, got {criterion}")
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be >= 0, got {epsilon:g}")
-    if tile < 1:
-        raise ValueError(f"tile must be >= 1, got {tile}")
-
-
-def check_temperature(value: float) -> None:
-    """Refuse one that is not a positive number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"temperature must be > 0, got {value:g}")
+    check_numbers(criterion, epsilon, tile)
 
 
 def _requires_grad(temperature: float | Tensor) -> bool:

@@ -37,7 +37,7 @@ class Request(NamedTuple):
 
 
 class GlobalLoss(torch.autograd.Function):
-    """Value and gradient of SCIENCE §1 for unnormalised projections and the inverse temperature."""
+    """Value and gradient of arXiv:2407.13840, Eq. 3, for unnormalised projections and the inverse temperature."""
 
     @staticmethod
     def forward(ctx: Any, z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor]:

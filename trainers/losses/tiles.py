@@ -20,7 +20,7 @@ LOG2_E = 1 / math.log(2)
 """Where no maximum is subtracted, exp(s) is 2^(s · LOG2_E): the factor is free in a product, and a CPU takes half the
 time for a power of two."""
 LSE, PULL, PUSH = range(3)
-"""Lines of the scalars of `Gradient`: lse_i, a_i and b_i of SCIENCE §1 (a_i without exp(−lse_i) when careful)."""
+"""Lines of the scalars of `Gradient`: lse_i, a_i = A_i·exp(−lse_i)/N (A_i/N when careful) and b_i = 1/(D_i·N)."""
 
 
 class Walk(Protocol):

@@ -12,8 +12,9 @@ from data_shards.records import Batch
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS, AugmentConfig
 from trainers.augment.spectral import random_phases
-from trainers.frontend import FrontendConfig
-from trainers.views import ViewMaker, ViewsConfig, stream_views, window_frames
+from trainers.frontend_config import FrontendConfig
+from trainers.views import ViewMaker, stream_views, window_frames
+from trainers.views_config import ViewsConfig
 
 RATE, T = 22_050, 59_049
 PAPER = PRESETS["paper"]

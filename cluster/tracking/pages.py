@@ -48,13 +48,14 @@ def curve_name(column: str) -> str:
     return f"{group}/{column.replace('/', '.')}"
 
 
-def evaluation_name(metric: str, preset: str | None = None) -> str:
-    """A report's metric as MLflow's curve.
+def evaluation_name(metric: str, preset: str | None = None, *, against: str | None = None) -> str:
+    """A report's metric as MLflow's curve, or its difference from that of the encoder ``against``.
 
-    >>> evaluation_name("tags/ap"), evaluation_name("tags/ap", "mtat")
-    ('6 evaluation/tags.ap', '6 evaluation-mtat/tags.ap')
+    >>> evaluation_name("tags/ap"), evaluation_name("tags/ap", "mtat", against="mert")
+    ('6 evaluation/tags.ap', '6 evaluation-mtat-against-mert/tags.ap')
     """
-    return f"{EVALUATION}{f'-{preset}' if preset else ''}/{metric.replace('/', '.')}"
+    group = "-".join([EVALUATION, *([preset] if preset else []), *(["against", against] if against else [])])
+    return f"{group}/{metric.replace('/', '.')}"
 
 
 def objective_name(metric: str) -> str:

@@ -1,4 +1,4 @@
-"""Records of a spool into MLflow. Sending a record twice changes nothing, so a replay after an outage needs no memory.
+"""Records of a run into MLflow. Sending a record twice changes nothing, so a replay after an outage needs no memory.
 
 Names, parameters and tags are overwritten with what they are, a metric with the same key, time, step and value is one
 row in MLflow's store, files and datasets go to the same place.
@@ -7,21 +7,25 @@ row in MLflow's store, files and datasets go to the same place.
 import getpass
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cluster.mlflow_model import log_model, write_model
-from cluster.mlflow_pages import EXPERIMENT_KIND, NOTE, PARENT, placed, saved_view
 from cluster.settings import RunError, UserError
 from cluster.storage import without_credentials
-from cluster.tracking_config import with_key
+from cluster.tracking.config import connection_uri, store_file
+from cluster.tracking.model import log_model, write_model
+from cluster.tracking.pages import EXPERIMENT_KIND, NOTE, PARENT, placed, saved_view
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
-_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
+"""Of one record, where the run itself is taken; the last two by a server that is older than the client."""
+_NO_ANSWER = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"}
+_NO_RIGHT = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT_S = 5.0
 REQUEST_S = 10
@@ -32,7 +36,7 @@ Record = Mapping[str, Any]
 
 
 class Refused(RunError):
-    """MLflow will never take this record: sending it again is no use."""
+    """MLflow takes others of the run, but never this record: sending it again is no use."""
 
 
 class MlflowStore:
@@ -48,19 +52,22 @@ class MlflowStore:
         """Bring records into the store, in order.
 
         Raises:
-            Refused: if the store refuses one for good.
-            Exception: whatever MLflow raises while it cannot be reached; send again later.
+            Refused: if the store takes others of the run, but one of these never; so too where sending one raises what
+                nobody foresaw, for the rest of the log must not wait for it.
+            Exception: whatever MLflow raises while it cannot be reached or refuses the run (deleted, or its experiment;
+                no right to write; out of date): send again later.
         """
         from mlflow.exceptions import MlflowException
 
-        try:
-            run = self._run()
-            for kind, group in _grouped(records):
+        run = self._run()
+        for kind, group in _grouped(records):
+            try:
                 _SENDERS[kind](self._client, run, group)
-        except MlflowException as error:
-            if error.error_code in _REFUSED:
-                raise Refused(str(error.message)) from error
-            raise
+            except Exception as error:
+                if not _is_of_record(error):
+                    raise
+                self._client.set_tag(run, RUN_TAG, self._state["identity"])  # raises where the run itself is refused
+                raise Refused(str(error) if isinstance(error, (Refused, MlflowException)) else repr(error)) from error
 
     def _run(self) -> str:
         """The MLflow run's id: known, found by its tag, or made."""
@@ -69,6 +76,7 @@ class MlflowStore:
             known = self._state.get("run_id")
             if known is not None and not self._has(known):
                 del self._state["run_id"]
+                raise ConnectionError(f"the run {known} was deleted for good; all is sent anew, to another")
         if "run_id" not in self._state:
             home = _experiment_id(self._client, self._experiment, self._uri)
             mark = self._state["identity"]
@@ -95,6 +103,19 @@ class MlflowStore:
         return True
 
 
+def _is_of_record(error: Exception) -> bool:
+    """Whether an error may be that of a record alone: MLflow refuses it, or a plain Python error that nobody foresaw.
+
+    The libraries of stores have errors of their own for an outage, and those of the system are OSErrors.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSED
+    plain = type(error).__module__ == "builtins" and not isinstance(error, (OSError, MemoryError))
+    return plain or isinstance(error, Refused)
+
+
 def _user() -> str:
     """Who runs this; in a container the number of a user may have no name."""
     try:
@@ -105,7 +126,7 @@ def _user() -> str:
 
 def _import_mlflow() -> None:
     """Import here, in the thread that makes the store: two threads that import MLflow at once break it for good."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries; MLflow alone blocks 247 s
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the sender retries; MLflow alone blocks 247 s
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
@@ -125,10 +146,36 @@ def trouble(uri: str) -> str:
         return ""
     requests = import_module("requests")
     try:
-        requests.get(f"{with_key(uri).rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
+        requests.get(f"{connection_uri(uri).rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S).raise_for_status()
     except requests.RequestException as error:
         return without_credentials(str(error))
     return ""
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """Whether MLflow answered, and will answer the same until somebody changes something."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code not in _NO_ANSWER
+
+
+def remedy(error: Exception | None, uri: str) -> str:
+    """What to do so that a run is taken again.
+
+    Args:
+        error: of the last attempt; None where there was no answer.
+        uri: of the store, without credentials.
+    """
+    if "database schema" in str(error):
+        return f"upgrade the store with: mlflow db upgrade {shlex.quote(uri)}"
+    if not is_refusal(error):
+        return "is it up and reachable? Once it is back"
+    if getattr(error, "error_code", "") in _NO_RIGHT:
+        return "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of a user who may write there"
+    return (
+        "restore the run or its experiment in MLflow if it was deleted, or continue the run with another "
+        "tracking.experiment (or tracking.name, where the name is refused)"
+    )
 
 
 def valid_key(key: str) -> str:
@@ -143,18 +190,18 @@ def valid_key(key: str) -> str:
 def _connect(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=with_key(uri))
+    file = store_file(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=connection_uri(uri))
 
 
 def _experiment_id(client: Any, name: str, uri: str) -> str:
     """Of an experiment by name; a new one in a local store keeps its files beside the database."""
     from mlflow.exceptions import MlflowException
 
-    files = None
-    if uri.startswith("sqlite:///"):
-        files = Path(uri.removeprefix("sqlite:///")).parent.joinpath("mlartifacts", valid_key(name)).as_uri()
+    file = store_file(uri)
+    files = file.parent.joinpath("mlartifacts", valid_key(name)).as_uri() if file is not None else None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

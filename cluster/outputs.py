@@ -1,0 +1,134 @@
+"""Output places are tried before work begins: hours of work must not end at a folder that cannot be written.
+
+Nothing is created: where a place does not exist yet, the nearest folder above it is tried, since that is where the
+folders in between will be made.
+"""
+
+import errno
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from cluster.settings import UserError
+
+PROBE_BYTES = 4096
+"""As much is written to find a full disk: a block of most file systems."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> None:
+    """Refuse a folder that files could not be written to; it may exist or not.
+
+    Args:
+        path: what the user gave.
+        key: the option or setting that it was given as, for the message: ``--out``, ``run.dir``.
+        replaced: the folder is made beside its place and renamed, as by `cluster.storage.atomic_folder`.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+
+    >>> require_writable_folder(Path("/dev/null/set"), "--out")
+    Traceback (most recent call last):
+    cluster.settings.UserError: --out /dev/null/set: /dev/null is a file, not a folder; give another folder
+    """
+    remedy = "give another folder"
+    _require_writable(path, key, path, remedy)
+    if replaced:
+        _require_writable(path, key, path.absolute().parent, remedy)
+
+
+def require_writable_file(path: Path, key: str) -> None:
+    """Refuse a file that could not be written or replaced; it may exist or not.
+
+    Args:
+        path: what the user gave.
+        key: the option or setting that it was given as, for the message: ``--out``.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+
+    >>> require_writable_file(Path("/tmp"), "--page")
+    Traceback (most recent call last):
+    cluster.settings.UserError: --page /tmp: is a folder; give a file, for example in it
+    """
+    remedy = "give another file"
+    try:
+        if path.is_dir():
+            raise UserError(f"{key} {path}: is a folder; give a file, for example in it")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{key} {path}: is a device or a pipe, not a file; {remedy}")
+    except OSError as error:
+        raise _refusal(path, key, path, error, remedy) from None
+    _require_writable(path, key, path.parent, remedy)
+
+
+def require_replaceable_folder(path: Path, key: str) -> None:
+    """Refuse a folder that could not be written beside its place and renamed, as `cluster.storage.atomic_folder` does.
+
+    Args:
+        path: what the user gave; it may exist or not.
+        key: the option or setting that it was given as, for the message: ``--out``.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+    """
+    require_writable_folder(path, key, replaced=True)
+    if path.is_mount():
+        raise UserError(f"{key} {path}: is a mount point, which cannot be replaced; give a folder in it")
+
+
+def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
+    """Refuse an output that is, or holds, what the command reads; an output inside of it is fine.
+
+    Args:
+        path: the output that the user gave.
+        key: the option or setting that it was given as.
+        source: what is read.
+        source_key: its option or setting.
+
+    Raises:
+        UserError: names both.
+    """
+    if source.resolve().is_relative_to(path.resolve()):
+        what = "is" if path.resolve() == source.resolve() else "holds"
+        raise UserError(f"{key} {path}: {what} the {source_key} {source}, which is only read; give another place")
+
+
+def _require_writable(path: Path, key: str, folder: Path, remedy: str) -> None:
+    """Try the folder ``folder``, or the nearest one above it that is there."""
+    there = folder.absolute()
+    try:
+        while not _exists(there):
+            there = there.parent
+        if not there.is_dir():
+            what = "is a link that leads nowhere" if not there.exists() else "is a file, not a folder"
+            raise UserError(f"{key} {path}: {'' if there == path.absolute() else f'{there} '}{what}; {remedy}")
+        longest = max((path.name, *folder.absolute().relative_to(there).parts), key=lambda name: len(os.fsencode(name)))
+        # As long as the name of what is written beside its place and renamed, see `cluster.storage.atomic_file`.
+        prefix = f".{longest}@{socket.gethostname()}+{os.getpid()}+000000"
+        with tempfile.NamedTemporaryFile(dir=there, prefix=prefix, suffix=".partial", buffering=0) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _refusal(path, key, there, error, remedy) from None
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is anything, a link that leads nowhere too; a name that is too long or forbidden raises."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _refusal(path: Path, key: str, folder: Path, error: Exception, remedy: str) -> UserError:
+    code = getattr(error, "errno", None)
+    if code in _FULL:
+        return UserError(f"{key} {path}: the disk is full; make room, or {remedy}")
+    if code == errno.ENAMETOOLONG:
+        return UserError(f"{key} {path}: the name is too long for this file system; {remedy}")
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"{key} {path}: {folder} cannot be written ({reason}); make it writable, or {remedy}")

@@ -1,0 +1,196 @@
+"""What the columns of a table of labels hold: their kinds, as given or guessed, how cells are read, and hints."""
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.settings import UserError
+from data_shards.sources.cells import (
+    BRACKETS,
+    SEPARATOR,
+    has_decimal_commas,
+    is_bracketed,
+    is_missing,
+    split_list,
+    to_number,
+)
+from data_shards.sources.label_table import RESERVED, LabelTable
+
+Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]
+KINDS: tuple[Kind, ...] = ("multilabel", "categorical", "numeric", "captions", "ignored")
+CAPTION_NAMES = ("caption", "captions")
+MAX_WORD, MAX_NAME = 16, 40
+"""Characters: a class is at most so long; a longer text is no class even if it comes often."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the cells of a column are read."""
+
+    kind: Kind
+    how: str = SEPARATOR
+    """Of lists: the separator, or `BRACKETS`."""
+    decimal_comma: bool = False
+    """Of numbers."""
+
+
+def guess_columns(table: LabelTable) -> dict[str, Column]:
+    """What every column that is not reserved probably holds."""
+    names = (name for name in table.columns if name not in RESERVED)
+    return {name: _column(table, name, _guess(table, name)) for name in names}
+
+
+def given_columns(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -> dict[str, Column]:
+    """The columns as the options say; the others are ignored.
+
+    Raises:
+        UserError: no such column, two kinds for one, or a list that is no list of tags or captions.
+    """
+    kinds: dict[str, Kind] = {name: "ignored" for name in table.columns if name not in RESERVED}
+    for kind, names in given.items():
+        for name in names or ():
+            if name not in kinds:
+                raise UserError(
+                    f"{table.path}, row 1: no column {name} for --{kind}; there are {', '.join(kinds) or 'none'}"
+                )
+            if kinds[name] != "ignored":
+                raise UserError(f"column {name} is given as --{kinds[name]} and as --{kind}")
+            if name in table.lists and kind not in ("multilabel", "captions"):
+                raise UserError(
+                    f"{table.path}: column {name} holds lists; give it as --multilabel or --captions, not as --{kind}"
+                )
+            kinds[name] = kind
+    return {name: _column(table, name, kind) for name, kind in kinds.items()}
+
+
+def guess_kind(column: str, values: Sequence[str], *, how: str = SEPARATOR, decimal_comma: bool = False) -> Kind:
+    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes.
+
+    >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
+    ('multilabel', 'numeric', 'categorical')
+    >>> guess_kind("comment", ["a very slow and sad song", "a fast song"]), guess_kind("tags", ["calm"])
+    ('ignored', 'multilabel')
+    >>> guess_kind("caption", ["a slow song|slow and sad"])
+    'captions'
+    """
+    known = [value for value in values if value]
+    if column in CAPTION_NAMES:
+        return "captions"
+    if known and all(to_number(value, decimal_comma=decimal_comma) is not None for value in known):
+        return "multilabel" if column == "tags" else "numeric"
+    if column == "tags" or any(is_bracketed(value) if how == BRACKETS else how in value for value in known):
+        return "multilabel"
+    longest = max(map(len, known), default=0)
+    repeated = 2 * len(set(known)) <= len(known)
+    return "categorical" if 0 < longest <= MAX_WORD or (known and repeated and longest <= MAX_NAME) else "ignored"
+
+
+def tags_of(cell: str, column: Column, missing: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a cell, sorted; words for missing values are none."""
+    return tuple(sorted({part for part in split_list(cell, column.how) if not is_missing(part, missing)}))
+
+
+def missing_line(table: LabelTable, columns: Mapping[str, Column]) -> str | None:
+    """What was taken as missing, by column, with counts: ``missing values: bpm 1 (NA)``."""
+    counts = {name: Counter(words) for name, words in table.missing.items()}
+    for name, column in columns.items():
+        if column.kind == "multilabel":
+            parts = (part for cell in table.values(name) for part in split_list(cell, column.how))
+            inside = Counter(part for part in parts if is_missing(part, table.missing_words))
+            if inside:
+                counts[name] = counts.get(name, Counter()) + inside
+    if not counts:
+        return None
+    told = (
+        f"{name} {sum(words.values()):,} ({', '.join(_counted(word, words) for word in sorted(words))})"
+        for name, words in counts.items()
+    )
+    return f"missing values: {'; '.join(told)}"
+
+
+def hints(table: LabelTable, columns: Mapping[str, Column]) -> tuple[str, ...]:
+    """What probably is not as the table's author means it, each with the option that changes it."""
+    told = (_hint(table, name, column) for name, column in columns.items())
+    return tuple(hint for hint in told if hint)
+
+
+def _counted(word: str, words: Mapping[str, int]) -> str:
+    return word if len(words) == 1 else f"{word} {words[word]:,}"
+
+
+def _column(table: LabelTable, name: str, kind: Kind) -> Column:
+    values = table.values(name)
+    if kind == "numeric":
+        return Column(kind, decimal_comma=has_decimal_commas(values, table.delimiter))
+    how = _how(table, name, values)
+    # A sentence may hold any separator that tags have.
+    return Column(kind, how if kind == "multilabel" or how == BRACKETS else SEPARATOR)
+
+
+def _how(table: LabelTable, name: str, values: Sequence[str]) -> str:
+    if name in table.lists:
+        return SEPARATOR
+    if table.separator is None and values and all(map(is_bracketed, values)):
+        return BRACKETS
+    return table.separator or SEPARATOR
+
+
+def _guess(table: LabelTable, name: str) -> Kind:
+    if name in table.lists and name not in CAPTION_NAMES:
+        return "multilabel"
+    values = table.values(name)
+    comma = has_decimal_commas(values, table.delimiter)
+    return guess_kind(name, values, how=_how(table, name, values), decimal_comma=comma)
+
+
+def _hint(table: LabelTable, name: str, column: Column) -> str | None:
+    if column.decimal_comma:
+        return f"hint: {name}: commas are read as decimal points"
+    if column.how == BRACKETS and column.how != table.separator:
+        return f"hint: {name}: cells in brackets are read as lists; --list-separator '|' reads each as one value"
+    if name in table.lists or column.kind in ("captions", "numeric"):
+        return None
+    cells = [(row.number, cell) for row in table.rows if (cell := row.cells[name])]
+    if column.kind != "multilabel" and (hint := _number_hint(name, cells)):
+        return hint
+    if any(column.how != BRACKETS and column.how in cell for _, cell in cells):
+        return None
+    bracketed = [(row, cell) for row, cell in cells if is_bracketed(cell)]
+    if bracketed and column.how != BRACKETS:
+        return _list_hint(name, bracketed, BRACKETS, column)
+    for sign in (";", ",", SEPARATOR):
+        listed = [(row, cell) for row, cell in cells if sign in cell]
+        if listed and column.how not in (sign, BRACKETS) and _may_be_lists([c for _, c in cells], sign, column.kind):
+            return _list_hint(name, listed, sign, column)
+    return None
+
+
+def _number_hint(name: str, cells: Sequence[tuple[int, str]]) -> str | None:
+    others = [(row, cell) for row, cell in cells if to_number(cell) is None]
+    if not 0 < 2 * len(others) <= len(cells):
+        return None
+    row, other = others[0]
+    return (
+        f"hint: {name}: {len(cells) - len(others):,} of {len(cells):,} values are numbers, but {other!r} in row {row} "
+        f"is not, so the column is not numeric; correct it, or give it to --missing where it stands for a missing value"
+    )
+
+
+def _list_hint(name: str, listed: Sequence[tuple[int, str]], how: str, column: Column) -> str:
+    row, cell = listed[0]
+    taken = "each is read as one tag" if column.kind == "multilabel" else f"the column is {column.kind}"
+    more = "" if column.kind == "multilabel" else f" --multilabel {name}"
+    return (
+        f"hint: {name}: {len(listed):,} cells look like lists, as {cell!r} in row {row}, but {taken}, since lists are "
+        f"separated by {column.how}; did you mean --list-separator {shlex.quote(how)}{more}?"
+    )
+
+
+def _may_be_lists(cells: Sequence[str], sign: str, kind: Kind) -> bool:
+    """Titles and sentences hold commas too; the values of lists are short, and come again."""
+    if kind == "multilabel":
+        return True
+    parts = [part for cell in cells for part in split_list(cell, sign)]
+    return max(map(len, parts), default=0) <= MAX_NAME and 2 * len(set(parts)) <= len(parts)

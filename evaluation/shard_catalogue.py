@@ -1,0 +1,45 @@
+"""A set of shards as a catalogue of `counterpoint search`: a row a clip, by its key, with the clip's track."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cluster.progress import Progress
+from data_shards.places import MANIFEST_NAME
+from data_shards.reader import ShardSet
+from evaluation.catalogue import ENCODER
+from evaluation.embed import embed_shards
+from evaluation.pool import Pool
+from evaluation.tasks import Chunking, EvaluationConfig, EvaluationData
+from evaluation.track_index import ROWS_A_PART, Track, TrackIndex, read_index, rewriting
+
+
+def is_shard_set(folder: Path) -> bool:
+    """Whether a folder is a set of shards."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def shards_stamp(folder: Path) -> str:
+    """What an index says that a set of shards was when it was read."""
+    with ShardSet.open(folder) as shards:
+        return f"shards {shards.manifest_hash}"
+
+
+def index_shards(index: TrackIndex, pool: Pool, folder: Path, *, progress: Progress) -> TrackIndex:
+    """Embed every clip of a set, resampled to the encoder's rate where it has another, and write the index.
+
+    Args:
+        index: where to, and of which encoder.
+        pool: of one encoder.
+        folder: of the shards.
+        progress: told of the clips.
+    """
+    config = EvaluationConfig(data=EvaluationData(shards=str(folder)), chunking=Chunking(resample=True))
+    with ShardSet.open(folder) as shards:
+        table = embed_shards(shards, pool, config, progress=progress)[ENCODER]
+        names = [str(name) for name in shards.index.track]
+    tracks = [Track(key, track=name) for key, name in zip(table.keys, names, strict=True)]
+    with rewriting(index) as writer:
+        for at in range(0, len(tracks), ROWS_A_PART):
+            writer.add(tracks[at : at + ROWS_A_PART], np.asarray(table.h_KE[at : at + ROWS_A_PART]))
+    return read_index(index.folder)

@@ -1,0 +1,89 @@
+"""Keys ``encoder.*`` and ``head.*``: the networks. No torch here: a wrong key is refused before torch is imported."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.settings import Config
+
+_NNAUDIO = ("nnaudio_mel", "nnaudio_stft", "nnaudio_cqt")
+FRONTENDS: dict[str, tuple[str, ...]] = {
+    "sample_cnn": ("wave",),
+    "tune_plus": ("wave",),
+    "mel_cnn": ("mel", "mule", *_NNAUDIO),
+    "nfnet": ("mule", "mel", *_NNAUDIO),
+}
+"""The front-ends that an encoder can read, its own first."""
+SIZED = ("mel_cnn", "nfnet")
+"""Encoders whose channels may be chosen."""
+SHORTEST: dict[str, tuple[int, ...]] = {
+    "sample_cnn": (3**10,),
+    "tune_plus": (3**10,),
+    "mel_cnn": (64, 16),
+    "nfnet": (1, 1),
+}
+"""Least size of a view that an encoder does not pool down to nothing: its samples, or its bands and frames."""
+NFNET_UNIT, NFNET_FEWEST = 16, 48
+"""An NFNet's channels are a multiple of the first, so that the narrow path has whole groups, and at least the second:
+three inputs a group, for standardising two weights leaves nothing but their signs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """Which network embeds a view."""
+
+    name: Literal["sample_cnn", "tune_plus", "mel_cnn", "nfnet"] = "sample_cnn"
+    """SampleCNN and TUNe+ read the waveform, Mel-CNN and SlowFast NFNet a log-mel spectrogram (docs/encoders.md)."""
+    channels: int | None = None
+    """Channels of the first block (mel_cnn: 16 unless given, width 32 times this) or stage (nfnet: 256, a multiple of
+    16 and at least 48, width 6.75 times this); the other encoders have one size."""
+    batch_norm: Literal["sync", "micro"] = "sync"
+    """Statistics of the global batch, or of fixed-size micro-batches (docs/training.md)."""
+
+    def __post_init__(self) -> None:
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"channels must be >= 1, got {self.channels}")
+        if self.channels is not None and self.name not in SIZED:
+            raise ValueError(f"channels is a setting of {' and '.join(SIZED)}; leave it out for {self.name}")
+        if self.channels is not None and self.name == "nfnet":
+            check_nfnet_channels(self.channels)
+
+    @property
+    def reads(self) -> Literal["wave", "mel"]:
+        """What the network reads: waves (N, T) or spectrograms (N, F, S)."""
+        return "wave" if "wave" in self.frontends else "mel"
+
+    @property
+    def shortest(self) -> tuple[int, ...]:
+        """Least size of a view: its samples, or its bands and frames."""
+        return SHORTEST[self.name]
+
+    @property
+    def frontends(self) -> tuple[str, ...]:
+        """The front-ends that the network can read, its own first."""
+        return FRONTENDS[self.name]
+
+
+PROJECTION_WIDTH = 128
+"""D of the paper's head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(Config):
+    """The head: Linear, ReLU, Linear, no bias (arXiv:2407.13840). A supervised one ends in an output a tag."""
+
+    hidden: int = 512
+    """Width of the hidden layer."""
+    width: int | None = None
+    """Contrastive only: width D of the projections that the loss compares, 128 unless given."""
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or (self.width is not None and self.width < 1):
+            raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
+
+
+def check_nfnet_channels(channels: int) -> None:
+    """Refuse a size that a SlowFast NFNet cannot have."""
+    if channels < NFNET_FEWEST or channels % NFNET_UNIT:
+        raise ValueError(
+            f"channels of an NFNet must be a multiple of {NFNET_UNIT}, at least {NFNET_FEWEST}, got {channels}"
+        )

@@ -1,0 +1,36 @@
+"""Whether a place holds an encoder, told without reading it: torch is not imported for a wrong path."""
+
+from pathlib import Path
+
+from cluster.nearest import did_you_mean
+from cluster.settings import UserError
+
+STATE = "state.json"
+"""File of every snapshot."""
+ABOUT = "encoder.json"
+"""File of every exported encoder."""
+_MARKS = (f"snapshots/last/{STATE}", ABOUT, STATE)
+
+
+def find_snapshot(path: Path) -> Path:
+    """The folder of a snapshot: the path itself, the link ``last`` in it, or that of the run that lies there.
+
+    Raises:
+        UserError: if there is none; names the nearest.
+    """
+    for candidate in (path, path / "last", path / "snapshots" / "last"):
+        if (candidate / STATE).is_file():
+            return candidate
+    raise UserError(
+        f"{path}: no snapshot here; give a step-N folder, the link last, or a run's folder{did_you_mean(path, *_MARKS)}"
+    )
+
+
+def check_encoder(path: Path) -> None:
+    """Refuse a place that holds neither a snapshot nor an exported encoder.
+
+    Raises:
+        UserError: names the nearest.
+    """
+    if not (path / ABOUT).is_file():
+        find_snapshot(path)
