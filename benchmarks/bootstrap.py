@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.bootstrap [--clips 1000 10000 100000] [--rounds 3]``.
 
 "Plain" holds the weights of all resamples, and the cumulative sums of all of them for each tag; it is how the package
-did it before. "Blocks" is `evaluation.metrics.scoring`. Both ways take turns, each in its own process; CPU-seconds are
+did it before. "Blocks" is `evaluation.metrics.scoring`. Both ways take turns, each in a process of its own; CPU-seconds are
 medians over the rounds. Memory is the rise of the peak of resident memory over what the process held with its inputs.
 The two give the same values to 1e-12 (`tests/evaluation/metrics/test_confidence.py`).
 """

@@ -64,7 +64,7 @@ def require_writable_file(path: Path, key: str) -> None:
 
 
 def require_replaceable_folder(path: Path, key: str) -> None:
-    """Refuse a folder that could not be written beside its place and renamed, as `storage.atomic_folder` does.
+    """Refuse a folder that could not be written beside its place and renamed, as `cluster.files.storage.atomic_folder` does.
 
     Args:
         path: what the user gave; it may exist or not.

@@ -4,8 +4,7 @@ A process's peak never goes down, and includes what its imports take; so a new p
 notes its peak after each, and stops when the next would leave its time or half of the free memory. Peak and time are
 lines in the number of clips: activations, views and windows are, and everything else does not depend on it.
 
-Run as ``python -m trainers.checks.footprint`` it is that process: a request on stdin, a line of JSON for
-every size on stdout.
+Run as ``python -m trainers.checks.footprint`` it is that process: a request on stdin, a line of JSON for every size on stdout.
 """
 
 import json

@@ -65,10 +65,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
     encoder = load_encoder(source)
-    module = _Embedder(encoder)
-    program = torch.export.export(
-        module, (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
-    )
+    program = _program(encoder)
     program.example_inputs = None  # the one part of a .pt2 that would be a pickle
     with atomic_folder(out) as partial:
         files = {
@@ -79,8 +76,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
         # Not save_file: its files are readable by their owner alone.
         (partial / WEIGHTS).write_bytes(save({name: tensor.contiguous() for name, tensor in found.state.items()}))
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
-        torch.export.save(program, partial / PROGRAM)
-        differences = {PROGRAM: _difference(encoder, torch.export.load(partial / PROGRAM).module(), PROGRAM)}
+        differences = {PROGRAM: _write_program(program, encoder, partial / PROGRAM)}
         left_out: dict[str, str] = {}
         try:
             differences[ONNX] = _write_onnx(program, encoder, partial / ONNX)
@@ -93,6 +89,28 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None)
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
     made = {name: out / file for name, file in names.items() if file not in left_out}
     return Exported(out, made, left_out, differences)
+
+
+def save_program(encoder: FrozenEncoder, file: Path) -> None:
+    """Write a torch.export program from wave to embedding, any number of views, with its example input.
+
+    The example is what ``torch.load(weights_only=True)`` takes: MLflow refuses a program in which it is left out.
+
+    Raises:
+        RunError: if it computes something else than the encoder.
+    """
+    _write_program(_program(encoder), encoder, file)
+
+
+def _program(encoder: FrozenEncoder) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
+    )
+
+
+def _write_program(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
+    torch.export.save(program, file)
+    return _difference(encoder, torch.export.load(file).module(), PROGRAM)
 
 
 class _Embedder(nn.Module):
