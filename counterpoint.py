@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.settings import UserError, load_config
+    from data_shards.audio.decode import audio_file
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trainers.losses.projected import LossResult, Projected
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
-    from trainers.views.views import ViewMaker
+    from trainers.views.views import ViewMaker, window_frames
 
 __all__ = [
     "AugmentChain",
@@ -46,6 +47,7 @@ __all__ = [
     "UserError",
     "ViewMaker",
     "ViewsConfig",
+    "audio_file",
     "augment_presets",
     "contrastive_loss",
     "embed_files",
@@ -54,6 +56,7 @@ __all__ = [
     "load_config",
     "load_encoder",
     "pretrain",
+    "window_frames",
 ]
 
 _PLACES = {
@@ -70,6 +73,7 @@ _PLACES = {
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
+    "audio_file": "data_shards.audio.decode",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
     "embed_files": "evaluation.embeddings.catalogue",
@@ -78,6 +82,7 @@ _PLACES = {
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
+    "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""
 

@@ -72,7 +72,7 @@ class ViewMaker:
     Args:
         views: how many, how long, from where.
         augment: the chain.
-        frontend: what the encoder reads.
+        frontend: what the encoder reads; the waveform by default.
         rate: Hz of the windows.
         device: where views are made.
     """
@@ -81,7 +81,7 @@ class ViewMaker:
         self,
         views: ViewsConfig,
         augment: AugmentConfig,
-        frontend: FrontendConfig,
+        frontend: FrontendConfig | None = None,
         *,
         rate: int = SAMPLE_RATE,
         device: torch.device | str = "cpu",
@@ -93,7 +93,7 @@ class ViewMaker:
         self.own = OwnAugmentations(augment.extra)
         self.reads = read_frames(views, augment)
         self.margin = _margin(augment)
-        self.frontend: nn.Module = build_frontend(frontend, rate).to(self.device)
+        self.frontend: nn.Module = build_frontend(frontend or FrontendConfig(), rate).to(self.device)
 
     @torch.no_grad()
     def make(self, batch: Batch, *, step: int, seed: int) -> Views:
