@@ -1,6 +1,5 @@
 """The generated pages of docs/: `python -m commands.reference` writes them, a test compares them with the code."""
 
-import re
 from pathlib import Path
 
 import counterpoint
@@ -42,26 +41,32 @@ def configuration_page() -> str:
     ]
     for root, where in ROOTS.items():
         lines += ["", f"## {root}", "", f"Used by: {where}."]
-        section = None
-        for row in keys_in(root):
-            own = row.key.rpartition(".")[0].split(".")[0] or "top level"
-            if own.removesuffix("[]") != section:
-                section = own.removesuffix("[]")
-                lines += ["", f"### {root}: {section}", "", "| key | type | range | default | meaning |"]
-                lines += ["|---|---|---|---|---|"]
-            lines.append(_row(row))
+        for section, rows in _by_section(keys_in(root)).items():
+            lines += ["", f"### {root}: {section}", "", "| key | type, range, default | meaning |", "|---|---|---|"]
+            lines += [_row(row) for row in rows]
     return "\n".join(lines) + "\n"
 
 
+def _by_section(rows: list[Key]) -> dict[str, list[Key]]:
+    """Rows by the first part of their keys, keys of no section first."""
+    parts = {row.key.partition(".")[0].removesuffix("[]") for row in rows if "." in row.key}
+    sections: dict[str, list[Key]] = {"top level": []}
+    for row in rows:
+        first = row.key.partition(".")[0].removesuffix("[]")
+        sections.setdefault(first if first in parts else "top level", []).append(row)
+    return {section: found for section, found in sections.items() if found}
+
+
 def _row(row: Key) -> str:
-    default = "" if row.default == NEEDED else f"`{row.default}`"
-    choices = " \\| ".join(f"`{word}`" for word in row.type.split(" | ")) if " | " in row.type else row.type
-    return f"| `{row.key}` | {choices} | {row.range} | {default} | {_cell(row.meaning)} |"
+    choices = row.type.split(" | ")
+    kind = ", ".join(f"`{word}`" for word in choices) if len(choices) > 1 else row.type
+    default = "" if row.default == NEEDED else f"; default `{row.default}`"
+    return f"| `{row.key}` | {kind}{row.range and ', '}{_cell(row.range)}{default} | {_cell(row.meaning)} |"
 
 
 def _cell(text: str) -> str:
     """Text that a table's cell shows as it is."""
-    return re.sub(r"([|<])", r"\\\1", text)
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def command_line_page() -> str:
