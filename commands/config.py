@@ -38,8 +38,8 @@ def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False)
         raise UserError(f"no configuration {root!r}{hint}; known are {', '.join(ROOTS)}")
     found = {name: _matching(name, keys_in(name), key) for name in ([root] if root else ROOTS)}
     if as_json:
-        rows = {name: [asdict(row) for row in rows] for name, rows in found.items()}
-        tell(rows[root] if root else rows)
+        trees = {name: [asdict(row) for row in rows] for name, rows in found.items()}
+        tell(trees[root] if root else trees)
         return
     for name, rows in found.items():
         if root is None:
