@@ -19,7 +19,7 @@ from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
 from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.encoders.config import PROJECTION_WIDTH
-from trainers.losses.contrastive.fused import obstacle as losses_obstacle
+from trainers.losses.contrastive.launch import obstacle as losses_obstacle
 from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Projector, build_model
 from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched

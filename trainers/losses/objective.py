@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from cluster.entry_points import create, import_factory, is_entry_point
 from cluster.settings import UserError
 from trainers.distributed import collectives
-from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.config import OUTPUTS, LossConfig, Outputs
-from trainers.losses.contrastive.loss import Contrast, contrast
+from trainers.losses.contrastive.agreement import Rows
+from trainers.losses.contrastive.loss import contrast
 from trainers.losses.projected import LossResult, Projected
 from trainers.losses.supervised import supervised_loss
 
@@ -52,7 +52,10 @@ class ContrastiveLoss(nn.Module):
             6's 87.5% is 8 rows with one positive each.
         """
         labels_NC = batch.labels_NC
-        loss, positives_N, num_labelled = self._contrast(batch.z_ND, batch.clip_id_N, labels_NC, batch.group)
+        rows = Rows(batch.z_ND, batch.clip_id_N, labels_NC)
+        loss, positives_N, num_labelled = contrast(
+            rows, self.temperature, self.config.contrast, batch.group, self.choice
+        )
         world = collectives.world_size(batch.group)
         mean = positives_N.mean()
         metrics = {"positives": mean, "sparsity": 1 - mean / (world * len(positives_N))}
@@ -61,24 +64,6 @@ class ContrastiveLoss(nn.Module):
             inside = positives_N.where(labels_NC.any(1), 0).sum()
             metrics["sparsity_labelled"] = 1 - inside * world / num_labelled**2
         return LossResult(loss, metrics)
-
-    def _contrast(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group) -> Contrast:
-        config = self.config
-        return contrast(
-            z,
-            clip_id,
-            labels,
-            temperature=self.temperature,
-            positives=config.positives,
-            criterion=config.criterion,
-            normaliser=config.normaliser,
-            epsilon=config.epsilon,
-            tile=config.tile,
-            exchange=config.exchange,
-            kernel=config.kernel,
-            group=group,
-            choice=self.choice,
-        )
 
 
 class SupervisedLoss(nn.Module):

@@ -1,4 +1,5 @@
-"""The walks over pairs as Triton kernels: a program owns a tile of rows and meets the column tiles of its split.
+"""Sums and gradient over pairs as Triton kernels: a program owns a tile of rows and loops over the column tiles of its
+split.
 
 Nothing is shared between programs, so no sum depends on which of them runs first. Columns start with the labelled ones:
 a first loop multiplies tags, a second one does not. A tile that may hold rows of the program's own clips (the spans of
