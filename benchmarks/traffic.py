@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainers.augment.chain import FRAME, HOP, AugmentChain
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters
 from trainers.augment.parameters import AugmentConfig
+from trainers.augment.passes import FRAME, HOP
 from trainers.augment.resampling import SPLINE_REACH
 from trainers.augment.spectral import transform_length
 

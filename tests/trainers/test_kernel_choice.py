@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cluster.settings import UserError
 from data_shards.format.records import Batch
-from trainers.augment import chain as chains
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS
+from trainers.augment.passes import Rows
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.kernel_choice import KernelChoice
@@ -52,7 +52,7 @@ class Kernels:
     def __init__(self, broken: Callable[[Tensor], Tensor] = lambda wave: wave) -> None:
         self.broken, self.launches = broken, 0
 
-    def apply(self, chain: AugmentChain, rows: chains.Rows, drawn: Any, num_samples: int) -> Tensor:
+    def apply(self, chain: AugmentChain, rows: Rows, drawn: Any, num_samples: int) -> Tensor:
         self.launches += 1
         index = rows.start_n[:, None] + torch.arange(rows.length) % rows.frames_n[:, None]
         wave = rows.wave_BW[rows.row_n[:, None], index.clamp(max=rows.wave_BW.shape[1] - 1)].float() * rows.scale

@@ -21,7 +21,7 @@ from trainers.augment.phase_vocoder import (
     _settled,
     pitch_time,
 )
-from trainers.augment.spectral import KINDS, Filters, Noise, fast_length, random_phases, shape_spectrum
+from trainers.augment.spectral import KINDS, Filters, Noise, random_phases, shape_spectrum
 
 RATE = 22_050
 
@@ -329,9 +329,3 @@ class TestDelay:
         gain = torch.tensor([[0.5, 0.2, 0.1], [0.0, 0.3, 0.2], [0.1, 0.1, 0.1]])
         sliced = _add_by_slices(wave.clone(), wave, offset, gain)
         torch.testing.assert_close(sliced, _add_by_gather(wave.clone(), wave, offset, gain))
-
-
-def test_fast_lengths_are_the_smallest_with_small_factors() -> None:
-    smooth = sorted(2**a * 3**b * 5**c for a in range(13) for b in range(9) for c in range(6))
-    for least in (1, 2, 7, 11, 97, 1000, 4097):
-        assert fast_length(least) == next(value for value in smooth if value >= least)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from trainers.augment import phase_vocoder, spectral
-from trainers.augment.chain import AugmentChain, Rows
+from trainers.augment.chain import AugmentChain
 from trainers.augment.delay import echo
 from trainers.augment.drawing import ViewParameters
 from trainers.augment.parameters import PRESETS, AugmentConfig
+from trainers.augment.passes import Rows
 from trainers.augment.resampling import SPLINE_REACH, read_spline
 
 pytest.importorskip("triton")
