@@ -141,14 +141,14 @@ def test_kernels_asked_for_by_name_are_refused_where_they_cannot_run(make_config
     message = r"augment.kernel=fused cannot run: .*; set augment.kernel to auto or torch"
     with pytest.raises(ValueError, match=message):
         AugmentChain(replace(PAPER, kernel="fused"), 22_050).is_fused(torch.zeros(1, 10, dtype=torch.float64))
-    for change, said in (
+    for change, refusal in (
         ({"augment__kernel": "fused"}, message),
         ({"loss__kernel": "fused"}, r"loss.kernel=fused cannot run: .*; set loss.kernel to auto or tiles"),
     ):
         config = make_config(**change)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=refusal):
             check(config)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=refusal):
             train(config, World(), Quiet())
 
 
@@ -256,7 +256,7 @@ def test_a_resumed_choice_is_the_recorded_one() -> None:
     assert not other.fell_back
 
 
-def test_a_fallback_is_told_when_the_steps_before_were_of_the_kernels(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fallback_is_reported_when_the_steps_before_were_of_the_kernels(caplog: pytest.LogCaptureFixture) -> None:
     choice = KernelChoice("loss.kernel", "tiles")
     choice.resume("fused")
     assert choice.run("sums", lambda: 1.0, lambda: 2.0, lambda *_: "they differ") == 2

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainers.augment.delay import echo
 from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz
+from trainers.augment.dsp.delay import echo
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.dsp.spectral import Filters, Noise, shape_spectrum
 from trainers.augment.parameters import AugmentConfig, Stage
 from trainers.augment.passes import CHUNK_ROWS, FRAME, HOP, Rows, passes
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.spectral import Filters, Noise, shape_spectrum
 from trainers.kernel_choice import KernelChoice
 
 LARGEST_ERROR = 10 ** (-25 / 20)

@@ -1,5 +1,4 @@
-"""Corruptions that no training chain holds: what an encoder meets only when its robustness is judged
-(arXiv:2407.13840, §9.4).
+"""Corruptions outside the training chain, for evaluating robustness (arXiv:2407.13840, §9.4).
 
 Each takes a batch and parameters of shape (n,), on the wave's device. Definitions are those of pedalboard (JUCE)
 and torch-audiomentations, whose settings the paper's released code names; `CORRUPTIONS` holds those settings.
@@ -15,8 +14,8 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from trainers.augment.draws import uniforms
-from trainers.augment.phase_vocoder import pitch_time
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.philox import uniforms
 
 _FREEVERB_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
 _FREEVERB_ALLPASSES = (556, 441, 341, 225)

@@ -15,13 +15,13 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from trainers.augment import spectral
 from trainers.augment.drawing import ViewParameters, noise_knee_hz
+from trainers.augment.dsp import spectral
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.dsp.resampling import SPLINE_REACH, spline_degree
 from trainers.augment.kernels import segments, spectrum, turning, vocoder
 from trainers.augment.parameters import AugmentConfig, Stage
 from trainers.augment.passes import CHUNK_ROWS, FRAME, HOP, Rows, passes
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.resampling import SPLINE_REACH, spline_degree
 
 ROWS_STEP = 8
 """Rows of the long transform come in multiples of this: cuFFT plans anew for every count that it has not met."""

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cluster.entry_points import create
 from cluster.settings import UserError
-from trainers.augment.draws import uniforms
 from trainers.augment.parameters import ExtraConfig
+from trainers.augment.philox import uniforms
 
 Reads = Literal["wave", "spectrogram"]
 

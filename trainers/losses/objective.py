@@ -1,4 +1,4 @@
-"""What a step learns from: the contrastive loss, or the end-to-end supervised baselines of Table 2, behind one call.
+"""The objectives: the contrastive loss, the end-to-end supervised baselines of Table 2, and losses of users.
 
 An objective is a module from `Projected` to `LossResult`; its gradient is W times this rank's part of the global one,
 since DDP averages over W ranks. A user's own is named by ``module:factory``.
@@ -74,7 +74,7 @@ class SupervisedLoss(nn.Module):
         self.config = config
 
     def forward(self, batch: Projected) -> LossResult:
-        """The loss, and no metrics: whose view a row is does not matter here."""
+        """The loss, and no metrics: this loss compares no views."""
         assert batch.labels_NC is not None
         loss = supervised_loss(batch.z_ND, batch.labels_NC, objective=self.config.objective, group=batch.group)
         return LossResult(loss, {})
@@ -100,18 +100,18 @@ class OwnLoss(nn.Module):
         """
         found = self.inner(batch)
         if not isinstance(found, LossResult):
-            raise self._refused(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
+            raise self._error(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
         if not isinstance(found.loss, Tensor) or found.loss.ndim != 0:
-            raise self._refused(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
+            raise self._error(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
         for metric, value in found.metrics.items():
             if not isinstance(value, Tensor) or value.ndim != 0:
-                raise self._refused(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
+                raise self._error(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
             if metric in RESERVED_METRICS:
-                raise self._refused(f"its metric {metric} has the name of a metric of every step; rename it")
+                raise self._error(f"its metric {metric} has the name of a metric of every step; rename it")
         metrics = {metric: value.detach() for metric, value in found.metrics.items()}
         return LossResult(found.loss, metrics)
 
-    def _refused(self, why: str) -> UserError:
+    def _error(self, why: str) -> UserError:
         return UserError(f"loss.objective={self.name}: on rank {collectives.rank()}, {why}")
 
 

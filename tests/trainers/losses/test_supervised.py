@@ -1,4 +1,4 @@
-"""The end-to-end baselines: parity with the definitions, unlabelled rows, and the road from training to an encoder."""
+"""The end-to-end baselines: parity with the definitions, unlabelled rows, and the way from training to an encoder."""
 
 import math
 from collections.abc import Callable

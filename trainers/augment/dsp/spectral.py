@@ -88,17 +88,17 @@ def shape_spectrum(
 
 
 def _forward(wave_nT: Tensor, size: int) -> Tensor:
-    spectrum: Tensor = torch.fft.rfft(_in_company(wave_nT), size)
+    spectrum: Tensor = torch.fft.rfft(_at_least_two_rows(wave_nT), size)
     return spectrum[: len(wave_nT)]
 
 
 def _inverse(spectrum_nK: Tensor, size: int, num_samples: int) -> Tensor:
-    wave: Tensor = torch.fft.irfft(_in_company(spectrum_nK), size)
+    wave: Tensor = torch.fft.irfft(_at_least_two_rows(spectrum_nK), size)
     return wave[: len(spectrum_nK), :num_samples]
 
 
-def _in_company(rows: Tensor) -> Tensor:
-    """A single row twice: MKL rounds it otherwise than among others, and a vocoder behind makes much of a last bit."""
+def _at_least_two_rows(rows: Tensor) -> Tensor:
+    """A single row twice: MKL rounds a single transform differently, and a vocoder after it amplifies the last bit."""
     return rows.repeat(2, 1) if len(rows) == 1 else rows
 
 
