@@ -33,7 +33,7 @@ def ray() -> Iterator[None]:
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

@@ -35,7 +35,7 @@ PAPER, T = PRESETS["paper"], 3000
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

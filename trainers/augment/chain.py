@@ -34,7 +34,7 @@ class AugmentChain:
     Args:
         config: the effects.
         sample_rate: Hz.
-        fused: run in kernels, or in tensor operations; None: as ``config.kernel`` says.
+        fused: run in kernels, or in tensor operations; None: by ``config.kernel``.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int, *, fused: bool | None = None) -> None:

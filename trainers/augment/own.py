@@ -133,5 +133,5 @@ def try_augmentation(step: OwnAugmentation, rows: Tensor) -> None:
     if not torch.equal(first, second):
         raise UserError(
             f"{step.key}: two calls with the same rows and numbers differ, so it draws numbers of its own; use the "
-            "uniform numbers that it is given (num_draws says how many), or a resumed run would see other views"
+            "uniform numbers that it is given (num_draws of them), or a resumed run would have other views"
         )

@@ -112,7 +112,7 @@ class DividingPolicy(ElasticScalingPolicy):
 
 
 def _worker(tree: dict[str, Any]) -> dict[str, Any]:
-    """Runs in every Ray Train worker, with its process group. An error that all ranks raise alike is returned: no retry."""
+    """Runs in every Ray Train worker, with its process group; returns an error that all ranks raise alike: no retry."""
     config = validate(ExperimentConfig, tree, "the driver")
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())

@@ -60,7 +60,7 @@ class TunePlus(Encoder):
         return torch.mean(self.frames(wave_NT)[-1], dim=2)
 
     def frames(self, wave_NT: Tensor) -> list[Tensor]:
-        """The output of every level, in the order of computation: five down, four up, four down again, five of the tail."""
+        """The output of every level in the order of computation: five down, four up, four down, five of the tail."""
         x = wave_NT[:, None, : wave_NT.shape[1] // STEP * STEP]
         outputs: list[Tensor] = []
         for level, block in enumerate(self.down):

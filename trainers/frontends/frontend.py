@@ -70,7 +70,7 @@ class LogMel(nn.Module):
             return_complex=True,
         )
         square_NKS2 = torch.view_as_real(spectrum_NKS[:, : self.num_bins]).square()
-        # The same bits as .sum(-1), which on a CPU copies the spectrum and takes three (64 waves) to seven times (4) as long.
+        # The same bits as .sum(-1), which copies the spectrum on a CPU: 3 times as long at 64 waves, 7 times at 4.
         power_NKS = square_NKS2[..., 0] + square_NKS2[..., 1]
         return torch.log1p(config.compression * (self.filters_FK @ power_NKS))
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.augment import phase_vocoder, spectral
 from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters
+from trainers.augment.dsp import phase_vocoder, spectral
 from trainers.augment.dsp.delay import echo
 from trainers.augment.dsp.resampling import SPLINE_REACH, read_spline
 from trainers.augment.parameters import PRESETS, AugmentConfig
