@@ -25,8 +25,8 @@ from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters, join
+from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import EFFECTS, AugmentConfig
-from trainers.augment.spectral import KINDS
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.format.records import SAMPLE_RATE, Batch
-from trainers.augment.chain import FRAME, AugmentChain, Rows
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters, join
-from trainers.augment.draws import uniforms
 from trainers.augment.own import ExtraDraws, OwnAugmentations
 from trainers.augment.parameters import AugmentConfig
+from trainers.augment.passes import FRAME, Rows
+from trainers.augment.philox import uniforms
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.views.config import ViewsConfig
