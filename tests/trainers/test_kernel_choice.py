@@ -14,6 +14,7 @@ from data_shards.format.records import Batch
 from trainers.augment import chain as chains
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.kernel_choice import KernelChoice
@@ -24,7 +25,6 @@ from trainers.losses.contrastive import loss as semi_supervised
 from trainers.losses.contrastive.pairs import Pair, tiled
 from trainers.losses.contrastive.tiles import Gradient, Sums
 from trainers.losses.objective import ContrastiveLoss
-from trainers.pretrain import check
 from trainers.state.snapshot import open_snapshot
 from trainers.views.config import ViewsConfig
 from trainers.views.views import ViewMaker, window_frames
@@ -34,7 +34,7 @@ PAPER, T = PRESETS["paper"], 3000
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 
