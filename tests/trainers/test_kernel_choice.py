@@ -14,6 +14,7 @@ from data_shards.format.records import Batch
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS
 from trainers.augment.passes import Rows
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.kernel_choice import KernelChoice
@@ -25,7 +26,6 @@ from trainers.losses.contrastive.pairs import Pair, tiled
 from trainers.losses.contrastive.tiles import Gradient, Sums
 from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.projected import Projected
-from trainers.pretrain import check
 from trainers.state.snapshot import open_snapshot
 from trainers.views.config import ViewsConfig
 from trainers.views.views import ViewMaker, window_frames

@@ -21,7 +21,7 @@ from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
 from trainers.loop import DivergedError, NothingToLearnError, World, train
-from trainers.views.pool import ViewPool, demand_room, num_processes
+from trainers.views.pool import ViewPool, num_processes, require_gpus
 from trainers.views.views import stream_views
 
 
@@ -42,7 +42,7 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     resources = config.resources
     os.environ.update(train_environment(resources))
     with ray_session(workers=num_processes(config), cpus_per_worker=resources.cpus_per_worker) as session:
-        demand_room(config, session)
+        require_gpus(config, session)
         trainer = _trainer(config, sizes, session)
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
