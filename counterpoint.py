@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
     from evaluation.config import EvaluationConfig
-    from evaluation.embeddings.catalogue import embed_files
+    from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.kinds.kind import TaskKind
+    from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
@@ -43,6 +45,7 @@ __all__ = [
     "ExperimentConfig",
     "LossResult",
     "Projected",
+    "TaskKind",
     "UserError",
     "ViewMaker",
     "ViewsConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "load_config",
     "load_encoder",
     "pretrain",
+    "search",
 ]
 
 _PLACES = {
@@ -67,17 +71,19 @@ _PLACES = {
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
     "Projected": "trainers.losses.projected",
+    "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
-    "embed_files": "evaluation.embeddings.catalogue",
+    "embed_files": "evaluation.embeddings.files",
     "evaluate": "evaluation.evaluate",
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
+    "search": "evaluation.search.query",
 }
 """Where each public name is defined, and what it is called there if not the same."""
 

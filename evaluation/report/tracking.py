@@ -7,24 +7,25 @@ from cluster.settings import RunError, UserError, validate
 from cluster.tracking import Tracker
 from cluster.tracking_config import TrackingConfig
 from evaluation.report.comparison import compared, differences_from
-from evaluation.report.report import Report, shortest
+from evaluation.report.rows import shortest
+from evaluation.report.write import Report
 
 _log = logging.getLogger(__name__)
 
 
-def publish(report: Report, preset: str | None = None) -> str | None:
+def log_report(report: Report, preset: str | None = None) -> str | None:
     """Add a report to the tracked run of its snapshot.
 
-    What was published before stays: a snapshot judged again has both values in its curves. A report that lies in a
+    What was logged before stays: a snapshot evaluated again has both values in its curves. A report that lies in a
     folder of its own keeps its files apart under that folder's name.
 
     Args:
         report: of `evaluate`.
-        preset: name of the evaluation, where a run may be judged by several: its values are a group of their own.
+        preset: name of the evaluation, where a run may have several: its values are a group of their own.
 
     Returns:
-        Where to look at it, or None where the encoder's run is not here or was not tracked, or cannot be told: a
-        warning says why, for the report itself is whole.
+        Where to look at it, or None where the encoder's run is not here or was not tracked, or the tracker fails: a
+        warning gives the reason, for the report itself is whole.
     """
     about = report.tree["provenance"]
     if about.get("snapshot") is None:  # a user's encoder: no run of ours made it
