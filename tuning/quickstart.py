@@ -13,8 +13,8 @@ from data_shards.format.records import Clip
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate
-from evaluation.report.publish import publish
-from evaluation.report.report import Report
+from evaluation.report.tracking import log_report
+from evaluation.report.write import Report
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 
@@ -59,7 +59,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
         raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
     report = evaluate(out, tasks, out, progress=progress)
-    tracking = publish(report) or "off"
+    tracking = log_report(report) or "off"
     return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracking)
 
 

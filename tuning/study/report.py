@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
-from evaluation.metrics.scoring import JACKKNIFE
+from evaluation.metrics.samples import JACKKNIFE
 from evaluation.report.canvas import LIGHT, canvas, legend, plain
-from evaluation.report.report import number, span
+from evaluation.report.rows import number, span
 from tuning.study.config import COLUMNS, Plot
 
 ASIDE = 0.08

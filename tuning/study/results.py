@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from evaluation.analyses.robustness import CLEAN
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, holm, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.metrics.scoring import Judged
-from evaluation.report.report import REFERENCE, SUBJECT
+from evaluation.metrics.samples import MetricSamples
+from evaluation.report.rows import REFERENCE
 from trainers.state.metrics_log import read_metrics
 from tuning.study.config import Claim, Study
 from tuning.study.plan import Plan, Run
@@ -29,7 +30,7 @@ LEVEL = 0.95
 CHANGE = " change under "
 BASELINES = (REFERENCE, "constant")
 """Models that a report has besides the run's own; those of a column's first report stand for all."""
-Values = dict[str, Judged]
+Values = dict[str, MetricSamples]
 """Column → values on the test set and its resamples; one entry for figures of the training log."""
 
 
@@ -140,7 +141,7 @@ def over_seeds(values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_R
 
 
-def averaged(runs: Sequence[Judged]) -> Judged:
+def averaged(runs: Sequence[MetricSamples]) -> MetricSamples:
     """Runs of several training seeds as one: the mean, in which the seeds are drawn as well.
 
     The groups that the jackknife leaves out are the same in all of them, and the spread of the runs holds that of their
@@ -149,7 +150,7 @@ def averaged(runs: Sequence[Judged]) -> Judged:
     values_SR = np.stack([one.values_R for one in runs])
     groups = [one.left_out_G for one in runs if one.left_out_G is not None]
     spread = float(values_SR[:, 0].var(ddof=1)) / len(runs) if len(runs) > 1 else runs[0].seed_variance
-    return Judged(over_seeds(values_SR), {}, np.mean(groups, 0) if len(groups) == len(runs) else None, spread)
+    return MetricSamples(over_seeds(values_SR), {}, np.mean(groups, 0) if len(groups) == len(runs) else None, spread)
 
 
 def late_median(run: Run, figure: str) -> float:
@@ -174,11 +175,13 @@ def _read(run: Run, study: Study, model: str) -> Values:
         found = load_resamples(judged_folder(run, number) / RESAMPLES)
         values |= {column: _metric(found, metric, model) for column, metric in judge.metrics.items()}
     if study.figures and model == SUBJECT:
-        values |= {column: Judged(np.array([late_median(run, figure)]), {}) for column, figure in study.figures.items()}
+        values |= {
+            column: MetricSamples(np.array([late_median(run, figure)]), {}) for column, figure in study.figures.items()
+        }
     return values
 
 
-def _metric(found: Mapping[str, Mapping[str, Judged]], metric: str, model: str) -> Judged:
+def _metric(found: Mapping[str, Mapping[str, MetricSamples]], metric: str, model: str) -> MetricSamples:
     """A metric of a report; ``tags/ap change under reverb`` is its relative change from clean audio."""
     name, changed, condition = metric.partition(CHANGE)
     wanted = [f"{name} under {condition}", f"{name} under {CLEAN}"] if changed else [metric]
@@ -186,8 +189,8 @@ def _metric(found: Mapping[str, Mapping[str, Judged]], metric: str, model: str) 
     if missing:
         raise UserError(f"the report has no metric {missing[0]}; it has {', '.join(found)}")
     if any(model not in found[key] for key in wanted):  # a constant is not an encoder that could hear corrupted audio
-        return Judged(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
+        return MetricSamples(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
     if not changed:
         return found[metric][model]
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
-        return Judged(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})
+        return MetricSamples(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})

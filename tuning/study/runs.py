@@ -79,7 +79,7 @@ def work(run: Run, parent: Path) -> int:
         0, or 143 if it was asked to stop first.
     """
     from evaluation.evaluate import evaluate
-    from evaluation.report.publish import publish
+    from evaluation.report.tracking import log_report
     from trainers.pretrain import pretrain
 
     if (parent / STOP_FILE).exists():
@@ -89,7 +89,7 @@ def work(run: Run, parent: Path) -> int:
         return code
     for number, (judge, config) in enumerate(run.judges):
         report = evaluate(run.folder, config, judged_folder(run, number), trust_code=True)
-        publish(report, Path(judge.preset).stem)
+        log_report(report, Path(judge.preset).stem)
     write_atomic(run.folder / DONE, json.dumps({"fingerprint": run.fingerprint, "row": run.row, "seed": run.seed}))
     return EXIT_DONE
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from cluster.files.storage import write_atomic
 from cluster.progress import Bar
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.report.report import SUBJECT
 from tuning.study.results import LEVEL, averaged
 from tuning.sweep.jobs import Curve, Job
 

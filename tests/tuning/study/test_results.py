@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from evaluation.metrics.resamples import save_resamples
-from evaluation.metrics.scoring import Judged
+from evaluation.metrics.samples import MetricSamples
 from tuning.study.config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
 from tuning.study.plan import Plan, make_plan, read_study, scaled
 from tuning.study.report import csv_text, draw, markdown, write_study
@@ -51,15 +51,15 @@ def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> No
         if (run.row, run.seed) not in values:
             continue
         ap_R = values[run.row, run.seed]
-        models = {name: Judged(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
+        models = {name: MetricSamples(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
         judged_folder(run, 0).mkdir(parents=True)
         heard = dict(models)
-        models["constant"] = Judged(ap_R * 0 + 0.05, {})
+        models["constant"] = MetricSamples(ap_R * 0 + 0.05, {})
         save_resamples(
             {
                 "tags/ap": models,
                 "tags/ap under clean": heard,
-                "tags/ap under reverb": {name: Judged(0.5 * one.values_R, {}) for name, one in heard.items()},
+                "tags/ap under reverb": {name: MetricSamples(0.5 * one.values_R, {}) for name, one in heard.items()},
             },
             judged_folder(run, 0) / "resamples.parquet",
         )
@@ -76,7 +76,7 @@ def draws(centre: float, seed: int = 0) -> NDArray[np.float64]:
 
 
 def lines_of(**centres: float) -> dict[str, Line]:
-    return {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
+    return {name: Line(values={"AP": MetricSamples(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
 
 
 def test_pairing_sees_a_difference_that_the_rows_own_intervals_hide(tmp_path: Path) -> None:
@@ -122,7 +122,8 @@ def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_to
     """The percentiles lie above the value, as on few positives; without the groups they would be the interval."""
     left_out = [np.array([0.50, 0.52, 0.48, 0.50]), np.array([0.54, 0.52, 0.56, 0.54])]
     runs = [
-        Judged(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9) for x, g in zip((0.5, 0.54), left_out, strict=True)
+        MetricSamples(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9)
+        for x, g in zip((0.5, 0.54), left_out, strict=True)
     ]
     both = averaged(runs)
     assert both.left_out_G is not None
@@ -226,7 +227,7 @@ def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None
     finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
     for run in plan.runs[:2]:
         save_resamples(
-            {"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet"
+            {"key/weighted@10": {"trained": MetricSamples(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet"
         )
     with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
         collect(plan)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics.resamples import RESAMPLES, save_resamples
-from evaluation.metrics.scoring import Judged
+from evaluation.metrics.samples import MetricSamples
 from tuning.sweep.confirm import compare, verdict
 
 
@@ -16,7 +16,7 @@ def run_dirs(folder: Path, name: str, values_SR: np.ndarray[tuple[int, int], np.
     for seed, values_R in enumerate(values_SR):
         run = folder / f"{name}-{seed}"
         (run / "judged").mkdir(parents=True)
-        save_resamples({"tags/ap": {"trained": Judged(values_R, {})}}, run / "judged" / RESAMPLES)
+        save_resamples({"tags/ap": {"trained": MetricSamples(values_R, {})}}, run / "judged" / RESAMPLES)
         made.append(run)
     return made
 

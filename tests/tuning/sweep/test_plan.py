@@ -77,8 +77,8 @@ def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan:
     assert job.experiment["data"]["b_s"] == 0.375
     assert (job.experiment["run"]["keep"], job.folder.name) == (1, "007")
     assert job.experiment["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
-    assert job.evaluation["judged"] == "valid"
-    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["judged"] == "test"
+    assert job.evaluation["split"] == "valid"
+    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["split"] == "test"
     assert type(job).unpacked(job.packed()) == job
 
 

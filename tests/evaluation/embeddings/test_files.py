@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cluster.settings import RunError, UserError
-from evaluation.embeddings.catalogue import embed_files
+from evaluation.embeddings.files import embed_files
 
 
 class Level:

@@ -10,7 +10,8 @@ Shape suffixes: N chunks, T samples, E encoder width.
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 
 from cluster.entry_points import import_factory, is_entry_point
 from cluster.settings import UserError
-from evaluation.embeddings.embed import Encoder
+from evaluation.config import WorkersConfig
+from evaluation.encoders.devices import check_device
+from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.pool import Pool, open_pool
 
 SOURCE = "encoder"
-"""What messages call a command's word for an encoder."""
+"""What messages call the argument that names an encoder."""
 NEEDED = ("width", "rate", "samples")
 UNTRAINED_SEED = 0
 """Of the first weights of ``factory(untrained=True)``: the same at every call, so its embeddings are kept."""
@@ -58,7 +62,7 @@ class UserEncoder(nn.Module):
 
 
 def is_factory(source: Path | str) -> bool:
-    """Whether a command's word means ``module:factory``; whatever exists on disk does not.
+    """Whether an argument means ``module:factory``; whatever exists on disk does not.
 
     >>> is_factory("my_module:factory"), is_factory("outputs/run"), is_factory("s3://bucket/run")
     (True, False, False)
@@ -86,7 +90,7 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
 
 
 def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any | None:
-    """The same network before it learned anything, or None where a user's factory cannot make it."""
+    """The same network with its first weights, or None where a user's factory cannot make it."""
     if not is_factory(source):
         from trainers.inference.frozen import untrained_encoder
 
@@ -97,10 +101,32 @@ def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool =
     return _checked(str(source), factory, {"untrained": True}).to(device)
 
 
-def as_encoder(value: Any) -> Encoder:
-    """For the type checker: what `load_any` returned."""
-    encoder: Encoder = value
-    return encoder
+@contextmanager
+def open_encoder(
+    source: Path | str | Encoder | Pool, *, workers: int = 0, device: str | None = None, trust_code: bool = False
+) -> Iterator[Pool]:
+    """A pool of one encoder, called `ENCODER`, in this process or in Ray workers, which end with the block.
+
+    Args:
+        source: as of `load_any`, or an encoder, or a pool that is used as it is.
+        workers: Ray workers; 0 is this process.
+        device: of this process's encoder; the CPU by default.
+        trust_code: import the user's own code that a snapshot names.
+
+    Raises:
+        UserError: names what is missing, or a device beside workers.
+    """
+    if isinstance(source, Pool):
+        yield source
+        return
+    if workers and device is not None:
+        raise UserError(
+            "--device is of this process; --workers take a GPU each where there are enough: give one of them"
+        )
+    check_device(device or "cpu")
+    encoder = load_any(source, device or "cpu", trust_code=trust_code) if isinstance(source, Path | str) else source
+    with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:
+        yield pool
 
 
 def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) -> UserEncoder:
@@ -158,6 +184,6 @@ def _try(source: str, encoder: UserEncoder) -> None:
             f"{source}: its call failed on (2, {encoder.samples}) float32 ({type(error).__name__}: {error})"
         ) from error
     if h_NE.shape != (2, encoder.width):
-        raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width says (2, {encoder.width})")
+        raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width is (2, {encoder.width})")
     if not torch.isfinite(h_NE).all():
         raise UserError(f"{source}: its embedding of quiet noise is not finite")

@@ -6,6 +6,7 @@ Shape suffixes: N chunks of a batch, P chunks of a file, T samples of a chunk, E
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,23 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.files.locks import sole_file_writer
+from cluster.files.outputs import require_writable_file
 from cluster.files.storage import atomic_file
-from cluster.progress import SILENT, Progress
+from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import RunError, UserError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
 from data_shards.format.text import as_text
 from evaluation.config import Chunking
 from evaluation.embeddings.cache import embedding_array
-from evaluation.embeddings.embed import PCM_SCALE, Encoder, chunk_spans, in_batches, make_chunk, run_encoder
+from evaluation.embeddings.embed import PCM_SCALE, chunk_spans, in_batches, make_chunk, run_encoder
+from evaluation.embeddings.inputs import expand
+from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
+from evaluation.encoders.sources import open_encoder
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024
 BATCH = 64
 """Chunks an encoder sees at once."""
 FILES_A_JOB = 8
-ENCODER = "encoder"
-"""Its name in a pool of one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Embedded:
     rows: int
     rejected: dict[str, str]
     """Files that could not be read, and why; none unless they were allowed."""
+    passed_over: dict[str, Any] = field(default_factory=dict)
+    """What the scans of folders left out, by folder and kind, as JSON types."""
+    notes: tuple[str, ...] = ()
+    """The same as lines of text, with what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -75,41 +82,60 @@ class _Rows:
 
 
 def embed_files(
-    encoder: Encoder | Pool,
-    files: Sequence[Path | str],
-    out: Path,
+    source: Path | str | Encoder | Pool,
+    files: Sequence[Path | str] | Path | str,
+    out: Path | str,
     *,
     timeline: bool = False,
     skip_unreadable: bool = False,
+    workers: int = 0,
+    device: str | None = None,
+    trust_code: bool = False,
     progress: Progress = SILENT,
 ) -> Embedded:
-    """Embed files of any format and rate, in their order; row groups are written as they come.
+    """Embed audio files and folders of any format and rate, in their order; row groups are written as they come.
 
     Args:
-        encoder: frozen, or a pool of workers that holds it as `ENCODER`.
-        files: audio files.
+        source: a snapshot, a run's folder or ``module:factory``; or an encoder, or a pool that holds it as `ENCODER`.
+        files: audio files, folders of them, or both.
         out: Parquet file with columns path and embedding (mean over chunks), or path, start_s and embedding.
         timeline: a row a chunk instead of a row a file.
         skip_unreadable: name unreadable files in the result instead of stopping at the first.
-        progress: told of the files that are done.
+        workers: Ray workers that decode and embed; 0 is this process alone.
+        device: of this process's encoder.
+        trust_code: import the user's own code that a snapshot names.
+        progress: counts the files that are done.
 
     Raises:
-        UserError: names a file that cannot be read, or says that another process writes ``out``; nothing is written
-            then.
+        UserError: names a file that cannot be read, or an output that another process writes; nothing is written then.
         RunError: names a file whose embedding is not finite.
     """
-    if not files:
+    places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
+    if not places:
         raise UserError("no files to embed")
+    out = Path(out)
+    require_writable_file(out, "--out")
+    with sole_file_writer(out, "give another --out"):
+        inputs = expand(places, missing_ok=skip_unreadable)
+        with (
+            open_encoder(source, workers=workers, device=device, trust_code=trust_code) as pool,
+            progress.stage("embedding", len(inputs.files)) as bar,
+        ):
+            schema = _schema(pool[ENCODER], timeline=timeline)
+            rows, rejected = _write(embed_stream(pool, inputs.files), out, schema, bar, skip_unreadable=skip_unreadable)
+    return Embedded(out, rows, rejected, inputs.passed_over(), tuple(inputs.report()))
+
+
+def _write(
+    stream: Iterable[EmbeddedFile], out: Path, schema: pa.Schema, bar: Bar, *, skip_unreadable: bool
+) -> tuple[int, dict[str, str]]:
+    """Write embedded files as they come: the number of rows, and why files have none."""
+    timeline = "start_s" in schema.names
     rejected: dict[str, str] = {}
-    pool = encoder if isinstance(encoder, Pool) else Pool({ENCODER: encoder})
-    schema, rows, count = _schema(pool[ENCODER], timeline=timeline), _Rows(), 0
-    with (
-        sole_file_writer(out, "give another --out"),
-        progress.stage("embedding", len(files)) as bar,
-        atomic_file(out) as temporary,
-    ):
+    rows, count = _Rows(), 0
+    with atomic_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
-            for done, file in enumerate(embed_stream(pool, files), 1):
+            for done, file in enumerate(stream, 1):
                 bar(done, file.path)
                 if file.reason is None:
                     rows.add(file, timeline=timeline)
@@ -122,8 +148,8 @@ def embed_files(
             count += _flush(writer, rows, schema)
         if not count:
             first, why = next(iter(rejected.items()))
-            raise UserError(f"none of the {len(files)} files can be read; the first: {first}: {why}")
-    return Embedded(out, count, rejected)
+            raise UserError(f"none of the {len(rejected)} files can be read; the first: {first}: {why}")
+    return count, rejected
 
 
 def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:

@@ -16,10 +16,12 @@ from torch import Tensor
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.folder import key_of, read_folder
-from evaluation.embeddings.catalogue import ENCODER, embed_files, embed_stream
+from evaluation.embeddings.files import embed_files, embed_stream
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
-from evaluation.search import search, track_index
-from evaluation.search.search import search_catalogue, update_index
+from evaluation.search import index_update, track_index
+from evaluation.search.index_update import update_index
+from evaluation.search.query import Hit, search_catalogue
 from evaluation.search.track_index import read_index
 
 RATE = 22_050
@@ -49,7 +51,7 @@ def tone(path: Path, hz: float, seconds: float = 0.5) -> Path:
 @pytest.fixture
 def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nine tones in two folders; the index of a search without --index falls into the test's folder."""
-    monkeypatch.setattr(search, "INDEXES", tmp_path / "indexes")
+    monkeypatch.setattr(index_update, "INDEXES", tmp_path / "indexes")
     folder = tmp_path / "music"
     for number in range(9):
         tone(folder / ("low" if number < 5 else "high") / f"{number}.wav", 220 * 1.25**number)
@@ -61,7 +63,7 @@ def pool() -> Pool:
     return Pool({ENCODER: Bands()})
 
 
-def names(hits: Iterable[search.Hit]) -> list[str]:
+def names(hits: Iterable[Hit]) -> list[str]:
     return [Path(hit.path).name for hit in hits]
 
 
@@ -125,7 +127,7 @@ def test_cutting_the_index_into_parts_changes_nothing(
 ) -> None:
     query = tone(tmp_path / "query.wav", 500)
     whole = search_catalogue(pool, music, [query], k=9)
-    monkeypatch.setattr(search, "ROWS_A_PART", 2)
+    monkeypatch.setattr(index_update, "ROWS_A_PART", 2)
     cut = search_catalogue(pool, music, [query], k=9, place=tmp_path / "cut")
     assert len(cut.index.parts) == 5
     assert names(cut.answers[0].nearest) == names(whole.answers[0].nearest)
@@ -150,7 +152,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
                 raise KeyboardInterrupt
             return super().__call__(wave_NT)
 
-    monkeypatch.setattr(search, "ROWS_A_PART", 4)
+    monkeypatch.setattr(index_update, "ROWS_A_PART", 4)
     with pytest.raises(KeyboardInterrupt):
         update_index(Pool({ENCODER: Fails()}), music, tmp_path / "index")
     encoder = Bands()
@@ -259,7 +261,7 @@ PARTS = ["song_0.wav", "song_1.wav", "song (2).wav", "song.flac", "songs_1.wav",
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Parts of two songs, two tracks of a disc, and a song of the same name in another folder."""
-    monkeypatch.setattr(search, "INDEXES", tmp_path / "indexes")
+    monkeypatch.setattr(index_update, "INDEXES", tmp_path / "indexes")
     for number, name in enumerate(PARTS):
         tone(tmp_path / "parts" / "x" / name, 300 * 1.1**number)
     tone(tmp_path / "parts" / "y" / "song_0.wav", 900)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
-from evaluation.metrics.functions import (
+from evaluation.metrics.weighted import (
     auroc_and_ap,
     key_scores,
     macro,

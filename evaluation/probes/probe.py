@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.config import EvaluationConfig, Kind, Task
+from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.metrics.scoring import Values
-from evaluation.probes.fit import Head, ProbeData, TrainedHeads, train_heads
-from evaluation.targets.columns import Target
+from evaluation.kinds.kind import Values, kind_of
+from evaluation.probes.training import Head, ProbeData, TrainedHeads, train_heads
+from evaluation.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def fit_scale(values: NDArray[np.float64] | NDArray[np.float32]) -> Scale:
 
 @dataclass(frozen=True)
 class HeadEpochs:
-    """How long one model's heads learned, seed after seed."""
+    """How long one model's heads were trained, seed after seed."""
 
     best: list[int]
     """Epoch of the weights that answer, from 1."""
@@ -59,7 +59,7 @@ class Probe:
     inputs: tuple[Scale | None, ...]
     """Scaling of each model's embeddings."""
     target: Scale | None
-    """Scaling of numeric targets; tempi are fitted as log2."""
+    """Scaling of numeric targets, those of `TaskKind.probe_target`."""
     aggregate: str
 
     def answer(self, tables: Mapping[str, EmbeddingTable], rows_K: NDArray[np.int64]) -> dict[str, Values]:
@@ -67,7 +67,7 @@ class Probe:
         return {model: self._decode(self._outputs(a, tables[model], rows_K)) for a, model in enumerate(self.models)}
 
     def epochs(self) -> dict[str, HeadEpochs]:
-        """How long every model's heads learned."""
+        """How long every model's heads were trained."""
         rows = {model: self.trained.rows(a) for a, model in enumerate(self.models)}
         return {
             model: HeadEpochs([self.trained.epochs[h] for h in of_model], [self.trained.ran[h] for h in of_model])
@@ -82,7 +82,7 @@ class Probe:
         chunks = [np.arange(end - length, end) for length, end in zip(lengths, ends, strict=True)]
         out_SPC = self._predict(model, table.chunks_PE[np.concatenate(chunks)])
         if self.aggregate == "probabilities":
-            out_SPC = _probabilities(self.task.kind, out_SPC)
+            out_SPC = kind_of(self.task).probabilities(out_SPC)
         sums: NDArray[np.float64] = np.add.reduceat(out_SPC, np.cumsum(lengths) - lengths, axis=1)
         return np.asarray(sums / lengths[:, None])
 
@@ -91,12 +91,9 @@ class Probe:
         return np.asarray(self.trained.predict(model, x_KE).double().cpu().numpy())
 
     def _decode(self, out_SKC: NDArray[np.float64]) -> Values:
-        if self.task.kind == "tags":
-            return out_SKC
-        if self.target is None:
-            return np.asarray(out_SKC.argmax(-1), np.int64)
-        values_SK = out_SKC[..., 0] * self.target.deviation + self.target.mean
-        return np.exp2(values_SK) if self.task.kind == "tempo" else values_SK
+        if self.target is not None:
+            out_SKC = out_SKC[..., 0] * self.target.deviation + self.target.mean
+        return kind_of(self.task).decode(out_SKC)
 
 
 def fit_probe(
@@ -110,22 +107,23 @@ def fit_probe(
         tables: embeddings of the whole set by model.
         config: seeds, device and how chunks are averaged.
     """
-    train, valid = parts["train"], parts["valid"]
-    target = fit_scale(_numbers(task.kind, train)) if task.kind in ("tempo", "number") else None
+    kind, train, valid = kind_of(task), parts["train"], parts["valid"]
+    values = kind.probe_target(train.values)
+    target = fit_scale(values) if values.dtype.kind == "f" else None
     inputs = tuple(fit_scale(table.h_KE[train.rows_K]) if task.standardise else None for table in tables.values())
     data = []
     for part in (train, valid):
         scaled = [_scaled(table.h_KE[part.rows_K], s) for table, s in zip(tables.values(), inputs, strict=True)]
         x_AKE = torch.from_numpy(np.stack(scaled))
-        y_K = torch.from_numpy(part.values if target is None else target.apply(_numbers(task.kind, part)))
+        y_K = torch.from_numpy(_scaled(kind.probe_target(part.values), target))
         data.append(ProbeData(x_AKE.to(config.device), y_K.to(config.device)))
     heads = [Head(model, config.seed + seed) for model in range(len(tables)) for seed in range(config.seeds)]
     trained = train_heads(task, data[0], data[1], max(1, len(train.classes)), heads)
     return Probe(task, trained, tuple(tables), inputs, target, config.chunking.aggregate)
 
 
-def _scaled(h_KE: NDArray[np.float32], scale: Scale | None) -> NDArray[np.float32]:
-    return h_KE if scale is None else scale.apply(h_KE)
+def _scaled(values: Values, scale: Scale | None) -> Values:
+    return values if scale is None else scale.apply(values)
 
 
 def by_width(tables: Mapping[str, EmbeddingTable]) -> list[dict[str, EmbeddingTable]]:
@@ -134,18 +132,3 @@ def by_width(tables: Mapping[str, EmbeddingTable]) -> list[dict[str, EmbeddingTa
     for model, table in tables.items():
         groups.setdefault(table.h_KE.shape[1], {})[model] = table
     return list(groups.values())
-
-
-def _numbers(kind: Kind, part: Target) -> NDArray[np.float64]:
-    values_K = np.asarray(part.values, np.float64)
-    return np.log2(values_K) if kind == "tempo" else values_K
-
-
-def _probabilities(kind: Kind, out_SPC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In float64: the saturation of a float32 sigmoid makes ties."""
-    if kind == "tags":
-        return np.asarray(1 / (1 + np.exp(-out_SPC)))
-    if kind in ("class", "key"):
-        raised = np.exp(out_SPC - out_SPC.max(-1, keepdims=True))
-        return np.asarray(raised / raised.sum(-1, keepdims=True))
-    return out_SPC

@@ -1,4 +1,4 @@
-"""The tracks of a catalogue that sound nearest to a query: `counterpoint search`.
+"""The index of a catalogue, built once and brought up to date.
 
 A catalogue is a folder of audio, a set of shards, the Parquet of `counterpoint embed`, or a saved index. The index of
 the first three is built once; a folder's is brought up to date at every search: new and changed files are embedded,
@@ -7,7 +7,7 @@ those that are gone leave. It grows a part at a time, so a search that was kille
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,91 +24,13 @@ from cluster.settings import UserError
 from data_shards.audio.decode import AudioError, rejecting
 from data_shards.audio.scan import AudioFolder, scan_folder
 from data_shards.format.text import as_text
-from evaluation.embeddings.catalogue import ENCODER, embed_stream
-from evaluation.embeddings.embed import Encoder
+from evaluation.embeddings.files import embed_stream
+from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
-from evaluation.search.same_track import LeaveOut, own_rows
 from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
 
 INDEXES = Path("outputs/indexes")
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A track and how near it is."""
-
-    path: str
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found for one query."""
-
-    query: str
-    nearest: tuple[Hit, ...]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Answers to all queries, and where they came from."""
-
-    answers: tuple[Answer, ...]
-    index: TrackIndex
-    folder: AudioFolder | None
-    """What the scan of the catalogue found and passed over; None where it is no folder of audio."""
-
-
-def search_catalogue(
-    pool: Pool,
-    catalogue: Path,
-    queries: Sequence[Path],
-    *,
-    k: int,
-    place: Path | None = None,
-    leave_out: LeaveOut = "query",
-    progress: Progress = SILENT,
-) -> Found:
-    """Bring the index of a catalogue up to date and ask it.
-
-    Args:
-        pool: of one encoder, called `ENCODER`.
-        catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
-        queries: audio files.
-        k: tracks wanted for each, ≥ 1.
-        place: folder of the index; by default one for each catalogue and encoder below outputs/indexes.
-        leave_out: the query itself (at its path, or with its bytes) is no answer, or its whole track is none, see
-            `own_rows`; or nothing is left out.
-        progress: told of what is embedded.
-
-    Raises:
-        UserError: for a catalogue or a query that cannot be read, or an index of another encoder.
-    """
-    if k < 1:
-        raise UserError(f"-k must be ≥ 1, got {k}")
-    for query in queries:
-        if not query.is_file():
-            what = "is a folder; a query is an audio file" if query.is_dir() else "no such file"
-            raise UserError(f"{query}: {what}")
-    index, folder = follow_catalogue(pool, catalogue, place, progress=progress)
-    if not len(index):
-        why = f"; the first: {index.rejected[0][0].path}: {index.rejected[0][1]}" if index.rejected else ""
-        raise UserError(f"{catalogue}: no track in it can be embedded{why}")
-    embedded = list(embed_stream(pool, queries))
-    for file in embedded:
-        if file.reason:
-            raise UserError(f"{file.path}: {file.reason}")
-    left_out = own_rows(index, queries, leave_out)
-    cosine_Qk, row_Qk = index.search(np.stack([file.mean_E for file in embedded]), k + max(map(len, left_out)))
-    rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
-    tracks = index.track_of(row for found in rows for row in found)
-    answers = []
-    for i, query in enumerate(queries):
-        near = dict(zip(row_Qk[i].tolist(), cosine_Qk[i].tolist(), strict=True))
-        hits = (Hit(str(index.file(tracks[row])), round(near[row], 6)) for row in rows[i])
-        answers.append(Answer(as_text(str(query)), tuple(hits)))
-    return Found(tuple(answers), index, folder)
 
 
 def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT) -> TrackIndex:
@@ -123,9 +45,9 @@ def follow_catalogue(
 
     Args:
         pool: of one encoder.
-        catalogue: see `search_catalogue`.
+        catalogue: see `evaluation.search.query.search`.
         place: folder of the index.
-        progress: told of what is embedded.
+        progress: counts what is embedded.
     """
     encoder: Encoder = pool[ENCODER]
     if catalogue.is_dir() and is_index(catalogue):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.figures import Drawn
-from evaluation.report.report import SUBJECT, Row, intervals, reference, rows_of
+from evaluation.report.rows import Row, intervals, reference, text_rows
 from evaluation.report.tables import TextTable, extra_tables
 
 STYLE = """
@@ -73,7 +74,7 @@ def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
         "<h2>Figures</h2>",
         *(_figure(drawn) for drawn in figures.values()),
         *(_words(table) for table in tables if not table.verdicts),
-        _conventions(rows_of(tree)),
+        _conventions(text_rows(tree)),
         _notes(tree),
         "<h2>Provenance</h2><details><summary>Encoder, shards, configuration, versions</summary>"
         f"<pre>{escape(json.dumps(about, indent=1, ensure_ascii=False))}</pre></details>",
@@ -101,7 +102,7 @@ def _table(tree: Mapping[str, Any]) -> str:
     titles = "".join(f"<th>{escape(word)}</th>" for word in head)
     lines = [f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>']
     task = ""
-    for row in rows_of(tree):
+    for row in text_rows(tree):
         name, _, metric = row.metric.partition("/")
         if name != task:
             task = name

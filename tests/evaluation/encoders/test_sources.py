@@ -11,9 +11,9 @@ import torch
 
 from cluster.settings import UserError
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, EvaluationData, Task
-from evaluation.encoders.loading import load_any, untrained_any
+from evaluation.encoders.sources import load_any, untrained_any
 from evaluation.evaluate import evaluate
-from evaluation.report.publish import publish
+from evaluation.report.tracking import log_report
 
 MakeShards = Callable[..., Path]
 QUICK = ConfidenceConfig(resamples=100)
@@ -132,13 +132,13 @@ def test_a_handcrafted_encoder_needs_no_weights_but_a_hash(module: Path) -> None
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("no_such_module:factory", "no module no_such_module in .*work or installed"),
-        ("needs_more:factory", "no module a_module_that_is_not_here which needs_more imports"),
-        ("my_encoders:tin", "my_encoders has no function tin; did you mean my_encoders:tiny?"),
-        ("my_encoders:not_a_function", "has no function not_a_function"),
+        ("no_such_module:factory", "no module no_such_module in .*work or on PYTHONPATH"),
+        ("needs_more:factory", "needs_more imports a_module_that_is_not_here, which is not installed"),
+        ("my_encoders:tin", "my_encoders has no tin; did you mean my_encoders:tiny?"),
+        ("my_encoders:not_a_function", "not_a_function is a int, not a function or class"),
         ("my_encoders:broken", r"the factory failed \(OSError: no weights at /models\)"),
         ("my_encoders:wordless", r"an? Encoder without rate, samples, a call; an encoder has width, rate in Hz"),
-        ("my_encoders:narrow", r"its call gave \(2, 5\), its width says \(2, 4\)"),
+        ("my_encoders:narrow", r"its call gave \(2, 5\), its width is \(2, 4\)"),
         ("my_encoders:counted", r"rate must be a whole number > 0, got 22050\.5"),
         ("my_encoders:half", "Mfcc without weights needs a hash"),
         ("my_encoders:nan", "its embedding of quiet noise is not finite"),
@@ -163,7 +163,7 @@ def test_an_evaluation_says_whether_there_is_an_untrained_row(
     report = evaluate("my_encoders:tiny", config_for(shards), tmp_path / "tiny")
     assert "untrained" in report.tree["baselines"]
     assert report.tree["provenance"]["untrained"] == "factory(untrained=True)"
-    assert publish(report) is None  # no run of ours made it
+    assert log_report(report) is None  # no run of ours made it
     config = config_for(shards, chunking=Chunking(resample=True))
     report = evaluate("my_encoders:mfcc", config, tmp_path / "mfcc")
     assert set(report.tree["baselines"]) == {"random", "constant"}
@@ -171,11 +171,11 @@ def test_an_evaluation_says_whether_there_is_an_untrained_row(
     assert "difference from random" in (tmp_path / "mfcc" / "report.md").read_text()
 
 
-def test_an_encoder_of_another_rate_is_refused_or_hears_resampled_audio(
+def test_an_encoder_of_another_rate_is_refused_or_gets_resampled_audio(
     module: Path, make_shards: MakeShards, tmp_path: Path
 ) -> None:
     shards = make_shards(60, frames=11_025)
-    with pytest.raises(UserError, match=r"22050 Hz, but the encoder hears 16000 Hz; .*chunking\.resample=true"):
+    with pytest.raises(UserError, match=r"22050 Hz, but the encoder expects 16000 Hz; .*chunking\.resample=true"):
         evaluate("my_encoders:mfcc", config_for(shards), tmp_path)
     assert not (tmp_path / "report.json").exists()
     config = config_for(shards, chunking=Chunking(resample=True), against={"tiny": "my_encoders:tiny"})

@@ -11,8 +11,8 @@ from cluster.settings import to_tree
 from cluster.tracking import Tracker
 from cluster.tracking.account import Account
 from cluster.tracking.config import TrackingConfig
-from evaluation.report.publish import publish
-from evaluation.report.report import Report
+from evaluation.report.tracking import log_report
+from evaluation.report.write import Report
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
 
@@ -71,7 +71,7 @@ def shown(run: Path, key: str) -> tuple[list[tuple[int, float]], set[str]]:
 
 def test_an_earlier_snapshot_and_one_judged_again_are_published(run: Path) -> None:
     for step, value in ((200, 0.5), (100, 0.25), (200, 0.75)):
-        assert publish(report(run, run, step, value)) == f"sqlite:///{run.parent / 'mlflow.db'}"
+        assert log_report(report(run, run, step, value)) == f"sqlite:///{run.parent / 'mlflow.db'}"
     points, files = shown(run, "6 evaluation/tags.ap")
     assert points == [(200, 0.5), (100, 0.25), (200, 0.75)]
     assert {"report/report.json", "figures/curve.png"} <= files
@@ -82,7 +82,7 @@ def test_a_judged_run_describes_itself_and_names_the_set_that_judged_it(run: Pat
 
     described = run.parent / "described"
     Tracker(tracked(described), described).close()
-    publish(report(described, described, 200, 0.5), objective=["tags/ap"])
+    log_report(report(described, described, 200, 0.5), objective=["tags/ap"])
     identity = json.loads((described / "tracking/state.json").read_text())["run_id"]
     found = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}").get_run(identity)
     note = found.data.tags["mlflow.note.content"]
@@ -102,7 +102,7 @@ def test_the_difference_from_another_encoder_is_published_as_a_group_of_its_own(
     models = ("untrained", "other")
     found.tree["baselines"] = {model: {"tags/ap": row(0.4)} for model in models}
     found.tree["differences"] = {model: {"tags/ap": dict(delta)} for model in models}
-    publish(found, "compared")
+    log_report(found, "compared")
     for end, value in (("", 0.1), (".low", 0.05), (".high", 0.2), (".p_holm", 0.02)):
         assert shown(run, f"6 evaluation-compared-against-other/tags.ap{end}")[0] == [(200, value)]
     assert shown(run, "6 evaluation-compared-against-untrained/tags.ap")[0] == []
@@ -117,14 +117,14 @@ def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
     killed = run.parent / "killed"
     Tracker(tracked(killed), killed).close("KILLED")
     for _ in range(2):
-        publish(report(killed, killed, 200, 0.5))
+        log_report(report(killed, killed, 200, 0.5))
     identity = json.loads((killed / "tracking/state.json").read_text())["run_id"]
     assert MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}").get_run(identity).info.status == "KILLED"
 
 
 def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
     for preset, value in (("mtat", 0.5), ("gtzan", 0.25)):
-        publish(report(run, run / f"judged by {preset}", 200, value), preset)
+        log_report(report(run, run / f"judged by {preset}", 200, value), preset)
     for preset, value in (("mtat", 0.5), ("gtzan", 0.25)):
         points, files = shown(run, f"6 evaluation-{preset}/tags.ap")
         assert points == [(200, value)]
@@ -136,11 +136,11 @@ def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytes
     made = report(run, run, 200, 0.5)
     account = Account(run)
     with caplog.at_level(logging.WARNING):
-        assert publish(made) is None
+        assert log_report(made) is None
         account.close()
         assert "is not shown in MLflow" in caplog.text
         assert "another process is running there" in caplog.text
         made.tree["provenance"]["pretraining"]["config"]["tracking"]["uri"] = "http://ann:hunter2@h"
-        assert publish(made) is None
+        assert log_report(made) is None
     assert "uri must hold no user, password or key" in caplog.text
     assert "hunter2" not in caplog.text

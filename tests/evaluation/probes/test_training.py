@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.config import Task
-from evaluation.probes import fit as probes
-from evaluation.probes.fit import ORDER, Head, ProbeData, TrainedHeads, train_heads
+from evaluation.probes import training as probes
 from evaluation.probes.heads import Adam, backward, draw_words, forward, loss_gradient, losses, lowest
+from evaluation.probes.training import ORDER, Head, ProbeData, TrainedHeads, train_heads
 
 HEADS = [Head(model, seed) for model in range(2) for seed in range(3)]
 

@@ -8,27 +8,29 @@ from cluster.settings import RunError, UserError, flatten, validate
 from cluster.tracking import Tracker
 from cluster.tracking.pages import NOTE, description, evaluation_name, objective_name, picture, table
 from cluster.tracking_config import TrackingConfig
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.comparison import compared, differences_from
-from evaluation.report.report import SUBJECT, Report, comparison_rows, reference, rows_of, shortest
+from evaluation.report.rows import comparison_rows, reference, shortest, text_rows
+from evaluation.report.write import Report
 from trainers.monitor.run_page import settings_part
 
 _log = logging.getLogger(__name__)
 
 
-def publish(report: Report, preset: str | None = None, *, objective: Sequence[str] = ()) -> str | None:
+def log_report(report: Report, preset: str | None = None, *, objective: Sequence[str] = ()) -> str | None:
     """Add a report to the tracked run of its snapshot.
 
-    What was published before stays: a snapshot judged again has both values in its curves. A report that lies in a
+    What was logged before stays: a snapshot evaluated again has both values in its curves. A report that lies in a
     folder of its own keeps its files apart under that folder's name.
 
     Args:
         report: of `evaluate`.
-        preset: name of the evaluation, where a run may be judged by several: its values are a group of their own.
+        preset: name of the evaluation, where a run may have several: its values are a group of their own.
         objective: metrics that a sweep maximises: they are the run's first group of curves.
 
     Returns:
-        Where to look at it, or None where the encoder's run is not here or was not tracked, or cannot be told: a
-        warning says why, for the report itself is whole.
+        Where to look at it, or None where the encoder's run is not here or was not tracked, or the tracker fails: a
+        warning gives the reason, for the report itself is whole.
     """
     about = report.tree["provenance"]
     if about.get("snapshot") is None:  # a user's encoder: no run of ours made it
@@ -65,7 +67,7 @@ def _short_tables(report: Report) -> list[str]:
     baseline, shown = reference(report.tree), shortest(report.tree)
     rows = [
         [f"`{row.metric}`", f"{row.value} {row.interval}", row.baselines[baseline], row.difference]
-        for row in rows_of(report.tree)
+        for row in text_rows(report.tree)
         if row.metric in shown
     ]
     tables = [table(["metric", SUBJECT, baseline, f"difference from {baseline}"], rows)]

@@ -1,80 +1,22 @@
-"""One JSON, and everything else made from it: Markdown, CSV, LaTeX, an HTML page, figures, a table for the terminal.
+"""The JSON of a report, and its metrics as rows of text, from which every other form is made.
 
 Shape suffix: R resamples + 1.
 """
 
-import csv
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-
-from cluster.files.storage import write_atomic
 from evaluation.config import EvaluationConfig
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
-from evaluation.metrics.scoring import INTERVALS, JACKKNIFE, PERCENTILE, Judged
-from evaluation.report.comparison import add_holm, compared, differences_from
+from evaluation.metrics.samples import INTERVALS, JACKKNIFE, PERCENTILE
+from evaluation.report.comparison import add_holm, differences_from
 from evaluation.scores.score import Scored
 
 SCHEMA_VERSION = 1
-SUBJECT = "trained"
-"""The model that is reported; all others are its baselines."""
 REFERENCE = "untrained"
 """The baseline to beat; chance where a user's encoder has no untrained self."""
-
-FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex")
-DIFFERENCES = {
-    "difference": "value",
-    "difference_low": "low",
-    "difference_high": "high",
-    "p": "p",
-    "p_holm": "p_holm",
-}
-"""Columns of the CSV, and what JSON calls them."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """A finished report and its files."""
-
-    tree: dict[str, Any]
-    """What report.json holds."""
-    folder: Path
-    figures: dict[str, Path]
-    """PNG files by name."""
-
-    def flat(self) -> dict[str, float]:
-        """The values that are defined, by metric."""
-        return {name: row["value"] for name, row in self.tree["metrics"].items() if row["value"] is not None}
-
-    def table(self) -> Table:
-        """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
-        names = [reference(self.tree), "constant"]
-        table = Table(
-            "metric", SUBJECT, *names, f"difference from {names[0]}", box=SIMPLE, caption=intervals(self.tree)
-        )
-        shown = shortest(self.tree)
-        for row in rows_of(self.tree):
-            if row.metric in shown:
-                baselines = [row.baselines[name] for name in names]
-                table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
-        return table
-
-    def comparisons(self) -> list[Table]:
-        """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
-        tables = []
-        for name in compared(self.tree):
-            head, rows = comparison_rows(self.tree, name)
-            table = Table(*head, box=SIMPLE)
-            for row in rows:
-                table.add_row(*row)
-            tables.append(table)
-        return tables
 
 
 @dataclass(frozen=True)
@@ -103,19 +45,19 @@ def build_tree(
         left_out: optional tasks that did not run, and why.
         provenance: of encoder, shards and software.
     """
-    models = list(dict.fromkeys(m for task in scored.values() for judged in task.metrics.values() for m in judged))
+    models = list(dict.fromkeys(m for task in scored.values() for row in task.metrics.values() for m in row))
     tables: dict[str, dict[str, Any]] = {model: {} for model in models}
     differences: dict[str, dict[str, Any]] = {model: {} for model in models if model != SUBJECT}
     level = config.confidence.level
     for name, task in scored.items():
-        for metric, judged in task.metrics.items():
-            for model, one in judged.items():
+        for metric, by_model in task.metrics.items():
+            for model, one in by_model.items():
                 row = one.row(level)
                 about: dict[str, Any] = {"n": task.n, "clusters": task.clusters}
                 about["convention"] = f"{task.conventions[metric]}; {level:.0%} interval: {INTERVALS[row['interval']]}"
                 tables[model][f"{name}/{metric}"] = row | about
                 if model != SUBJECT:
-                    delta_R = judged[SUBJECT].values_R - one.values_R
+                    delta_R = by_model[SUBJECT].values_R - one.values_R
                     differences[model][f"{name}/{metric}"] = as_row(delta_R, level) | {"p": two_sided_p(delta_R)}
     add_holm(differences, config.claims)
     return {
@@ -153,7 +95,7 @@ def reference(tree: Mapping[str, Any]) -> str:
     return REFERENCE if REFERENCE in tree["baselines"] else "random"
 
 
-def rows_of(tree: Mapping[str, Any]) -> list[Row]:
+def text_rows(tree: Mapping[str, Any]) -> list[Row]:
     """The report's metrics as rows of text, in their order."""
     rows = []
     for metric, own in tree["metrics"].items():
@@ -186,48 +128,12 @@ def number(value: float | None, *, sign: bool = False) -> str:
     return ("" if text == ".000" else "−" if value < 0 else "+" if sign else "") + text
 
 
-def csv_text(tree: Mapping[str, Any]) -> str:
-    """A row a metric and model; differences are of the reported encoder less the row's model."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    ends = ("value", "low", "high", "interval")
-    writer.writerow(["metric", "model", *ends, "corrected", *DIFFERENCES, "n", "convention"])
-    for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
-        for metric, row in metrics.items():
-            delta = tree["differences"].get(model, {}).get(metric, {})
-            found = [row[end] for end in ends] + [row.get("corrected")]
-            found += [delta.get(name) for name in DIFFERENCES.values()]
-            writer.writerow([metric, model, *found, row["n"], row["convention"]])
-    return out.getvalue()
-
-
-def write_report(tree: dict[str, Any], folder: Path) -> Report:
-    """Write every form of a report, the JSON last: where it stands, the others are whole."""
-    from evaluation.report.figures import draw_figures
-    from evaluation.report.html import html_page
-    from evaluation.report.latex import latex
-    from evaluation.report.markdown import markdown
-
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = draw_figures(tree)
-    figures = {}
-    for name, forms in drawn.items():
-        figures[name] = folder / f"{name}.png"
-        write_atomic(figures[name], forms.png)
-    write_atomic(folder / "report.md", markdown(tree))
-    write_atomic(folder / "report.csv", csv_text(tree))
-    write_atomic(folder / "report.tex", latex(tree))
-    write_atomic(folder / "report.html", html_page(tree, drawn))
-    write_atomic(folder / "report.json", json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
-    return Report(tree, folder, figures)
-
-
 def _task_tree(task: Scored) -> dict[str, Any]:
     tags: dict[str, dict[str, dict[str, float]]] = {}
-    for metric, judged in task.metrics.items():
-        by_model: dict[str, Judged] = {model: one for model, one in judged.items() if one.by_tag}
+    for metric, by_model in task.metrics.items():
         for model, one in by_model.items():
-            tags.setdefault(metric, {})[model] = one.by_tag
+            if one.by_tag:
+                tags.setdefault(metric, {})[model] = one.by_tag
     counts = {f"num_{split}": count for split, count in task.counts.items()}
     epochs = {model: vars(found) for probe in task.probes for model, found in probe.epochs().items()}
     return counts | {"classes": list(task.classes), "masked": list(task.masked), "by_tag": tags, "epochs": epochs}
