@@ -18,7 +18,8 @@ import soxr
 from numpy.typing import NDArray
 
 from cluster.settings import RunError, UserError
-from data_shards.audio.containers import Container, examine, tags_end
+from data_shards.audio.chunks import Container
+from data_shards.audio.containers import examine, tags_end
 from data_shards.audio.pyav import decode_with_av, foreign_format, has_av, no_audio, remedy
 from data_shards.format.text import as_text
 
@@ -31,6 +32,8 @@ MAX_SAMPLES = 1 << 28
 """Samples of all channels that one file may hold: 50 minutes of 44.1 kHz stereo, 1 GiB as float32."""
 BLOCK_FRAMES = 1 << 18
 """Read at once where the length is not known."""
+UNCHECKED = ("AVR", "MAT4", "MAT5", "MPC2K", "PAF", "PVF", "SD2", "SDS", "WVE", "XI")
+"""Formats of samplers and MATLAB, which libsndfile decodes whether they are whole or cut."""
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 MAX_PEAK = 8.0
 """Full scale is 1; lossy decoders overshoot to about 2, a damaged MP3 decodes to 2e5."""
@@ -175,6 +178,8 @@ def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArra
         except soundfile.LibsndfileError as error:
             raise AudioError(f"cannot be decoded: {_unopened(error, head)}") from None
         with opened as file:
+            if file.format in UNCHECKED:
+                raise AudioError(f"is {file.format_info}, in which a cut cannot be found; convert it to FLAC or WAV")
             waves.append(_read_all(file, states_length=container.states_length))
             rates.add(file.samplerate)
     forms = {wave.shape[1] for wave in waves}

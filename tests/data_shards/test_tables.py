@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, ZipTree
+from data_shards.audio.archives import ZipTree
+from data_shards.audio.trees import FolderTree
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.format.records import Clip

@@ -96,3 +96,13 @@ def test_a_cluster_that_cannot_be_joined_is_told_with_what_to_do(
         (audio.parent / "token").write_text(token)
     assert message in refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), "--ray")
     assert not list(audio.parent.glob("set*"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--list-separator", ";"), ("--missing", "?")])
+def test_options_of_a_table_without_a_table_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], audio: Path, option: str, value: str
+) -> None:
+    out = audio.parent / "set"
+    message = refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(out), option, value)
+    assert f"{option}: is how a table of labels is read; add --labels FILE.csv" in message
+    assert not list(audio.parent.glob("set*"))

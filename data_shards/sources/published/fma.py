@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio.archives import Tree, open_tree
+from data_shards.audio.trees import Tree, open_tree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.published.splits import count_note
 from data_shards.sources.published.tables import parse_table, require_columns

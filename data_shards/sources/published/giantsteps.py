@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, Tree, find_tree, open_tree
+from data_shards.audio.trees import FolderTree, Tree, find_tree, open_tree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.download import Remote
 from data_shards.sources.published.splits import count_note, split_counts

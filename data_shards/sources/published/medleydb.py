@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree
+from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing
 from data_shards.sources.published.splits import count_note, split_by_group, split_counts
 from data_shards.sources.published.tables import first_below
