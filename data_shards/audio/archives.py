@@ -124,7 +124,7 @@ def read_member(archive: tuple[str, ...], member: str) -> bytes:
     Raises:
         KeyError: no such member.
         ValueError: it would unpack to more than `MAX_MEMBER_BYTES`.
-        zipfile.BadZipFile: damaged; zipfile raises further errors for what it does not know.
+        zipfile.BadZipFile: damaged; zipfile raises further errors for methods that it does not implement.
     """
     opened = _opened(archive, os.getpid())
     info = opened.getinfo(member)
@@ -134,7 +134,7 @@ def read_member(archive: tuple[str, ...], member: str) -> bytes:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar into a folder so that each entry of its top level appears whole; nothing leaves the folder.
+    """Unpack a tar into a folder so that each entry of its top level appears whole; no member is written outside of it.
 
     Raises:
         UserError: damaged, or a member that would lie outside.

@@ -140,7 +140,7 @@ def _au(file: BinaryIO, size: int) -> Container:
 
 
 def _iff(file: BinaryIO, size: int) -> Container:
-    """AIFF and SVX: libsndfile reads on to the end whatever stands there, so no size is replaced."""
+    """AIFF and SVX: libsndfile reads on to the end of the file, so no size is replaced."""
     position, expected = 12, 0
     file.seek(8)
     form = file.read(4)

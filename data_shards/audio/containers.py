@@ -1,7 +1,7 @@
-"""What an audio file's own container states of its length, against what is there (docs/faults.md 22).
+"""The length that an audio file's container states, compared with the bytes of the file (docs/faults.md 22).
 
-Decoders return short without an error, and estimate where nothing is stated. A size that a writer could not go back to
-fill in (a pipe, a killed recorder) states nothing: such a file is read to its end.
+Decoders return fewer samples without an error, and estimate a length that is not stated. A writer that cannot seek back
+(a pipe, a killed recorder) leaves its size field unfilled: such a file is read to its end.
 """
 
 import io
@@ -20,7 +20,7 @@ SEARCH_BYTES = 1 << 17
 
 
 def examine(file: BinaryIO) -> Container:
-    """What a file states of its length.
+    """Compare the length that a file states with its bytes.
 
     Args:
         file: open for as long as the parts are read.
@@ -98,7 +98,7 @@ def _mpeg(file: BinaryIO, start: int, size: int) -> Container:
             counts = f"{stated.frames:,} frames, {found.num_frames:,} are there"
             return Container(f"truncated: its {stated.name} header promises {counts}")
         appended = found.num_frames > stated.frames + max(2, stated.frames // 100)
-        if stated.name != "VBRI" and not appended:  # libsndfile knows no VBRI
+        if stated.name != "VBRI" and not appended:  # libsndfile does not read VBRI
             if len(found.audio) == 1 and found.start == start and data.startswith((b"ID3", b"\xff")):
                 return AS_IT_IS
             header = data[found.start : found.audio[0][0]]

@@ -109,7 +109,7 @@ class FolderTree:
                 for name in sorted(os.listdir(self.root / folder)):  # noqa: PTH208 half the time of Path
                     names.setdefault(tidy(name), []).append(name)
             except OSError:
-                pass  # no such folder: what reads the file tells it
+                pass  # no such folder: reading the file raises the error
             self._listed[folder] = names
         return self._listed[folder]
 
@@ -140,7 +140,7 @@ def open_tree(root: Path, *names: str) -> Tree:
     """`find_tree`, for what must be there.
 
     Raises:
-        UserError: nothing of that name is there; it says what would be taken.
+        UserError: none of the names is there; the message lists what is accepted.
     """
     tree = find_tree(root, *names)
     if tree is not None:

@@ -1,7 +1,7 @@
-"""Every dataset that has a name: how its clips are listed, its variants, what it needs, where that comes from.
+"""Published datasets by name, and how each is listed and downloaded.
 
-A download is here only where address and hash are published; elsewhere a person gets the files from the page. Nothing
-is imported until a dataset is asked for.
+A dataset can be downloaded where address and hash are published; the files of others come from their page. The module
+of a dataset is imported when it is used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ class Dataset:
     """A published dataset."""
 
     title: str
-    """What a person reads in a list: one line."""
+    """One line for lists."""
     needs: str
-    """What lies below the root."""
+    """The files below the root."""
     page: str
-    """Where a person gets it, with its terms."""
+    """The web page of the files and their terms."""
     read: Callable[[Path, str], "Listing"]
     """Lists the clips: (root, variant)."""
     variants: tuple[str, ...] = ("published",)
@@ -34,7 +34,7 @@ class Dataset:
     remotes: tuple[Remote, ...] = ()
     """What a download fetches for every variant."""
     remotes_of: Mapping[str, Remote] = field(default_factory=dict)
-    """What it fetches for one variant beside."""
+    """Further files of one variant."""
     then: Callable[[Path], Sequence[Remote]] | None = None
     """Further files, which the first ones name with their hashes."""
 
@@ -57,10 +57,10 @@ def list_clips(name: str, root: Path, variant: str) -> "Listing":
 
 
 def download(name: str, root: Path, variant: str, *, progress: Progress = SILENT) -> None:
-    """Fetch a dataset into `root`: what is there already is checked and kept.
+    """Fetch a dataset into `root`: files that exist are checked and kept.
 
     Raises:
-        UserError: no address with a hash is published; it names the page. Or a file there is another one.
+        UserError: no address with a hash is published; it names the page. Or a file there has another hash.
         RunError: a transfer failed.
     """
     dataset = check_variant(name, variant)

@@ -107,7 +107,7 @@ def _require_portable(clip: Clip, place: str) -> None:
     """Refuse audio that no other process could read, or that a second run would not recognise.
 
     Raises:
-        UserError: says what is missing.
+        UserError: names the class and the remedy.
     """
     kind = type(clip.audio)
     if kind.__repr__ is object.__repr__:  # it holds an address: no build could be resumed

@@ -254,5 +254,5 @@ def test_a_cut_file_whose_container_states_its_length_is_refused(
 def test_formats_in_which_a_cut_cannot_be_found_are_refused(tmp_path: Path, container: str) -> None:
     path = tmp_path / "sampler"
     soundfile.write(path, noise(), RATE, format=container, subtype="DPCM_16" if container == "XI" else "PCM_16")
-    with pytest.raises(AudioError, match=r"in which a cut cannot be found|no audio that libsndfile knows"):
+    with pytest.raises(AudioError, match=r"in which a cut cannot be found|libsndfile reads no format"):
         decode(path)

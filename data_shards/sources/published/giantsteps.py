@@ -21,7 +21,7 @@ KEY_NAMES = ("giantsteps-key-dataset", "giantsteps-key-dataset-master")
 MTG_NAMES = ("giantsteps-mtg-key-dataset", "giantsteps-mtg-key-dataset-master")
 TEMPO_NAMES = ("giantsteps-tempo-dataset", "giantsteps-tempo-dataset-master")
 REPLACED = (
-    "GiantSteps key: the paper's split into 961 and 198 was never published; in its place stands the split by artist "
+    "GiantSteps key: the paper's split into 961 and 198 was never published; it is replaced by the split by artist "
     "of Castellon, Donahue, Liang (2021). The 604 test tracks are the published ones"
 )
 PUBLISHED_KEYS = {"train": 961, "valid": 198, "test": 604}

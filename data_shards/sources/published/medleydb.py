@@ -22,7 +22,7 @@ REPLACED = (
     "frequent instruments of what is here, and whole artists chosen by a hash in the paper's shares"
 )
 NO_INSTRUMENTS = ("Main System", "Unlabeled", "fx/processed sound", "sampler", "scratches")
-"""Labels of the metadata that say how a stem was made, not what sounds in it."""
+"""Labels of the metadata that describe how a stem was made, not which instrument plays."""
 LICENCE = "CC BY-NC-SA 4.0"
 
 

@@ -52,7 +52,7 @@ LICENCE = "CC BY 4.0"
 
 
 class Recording(NamedTuple):
-    """A file and what its path says of it."""
+    """A file and the labels in its path."""
 
     path: str
     singer: str
