@@ -103,11 +103,11 @@ def missing_line(table: LabelTable, columns: Mapping[str, Column]) -> str | None
                 counts[name] = counts.get(name, Counter()) + inside
     if not counts:
         return None
-    counts = (
+    lines = (
         f"{name} {sum(words.values()):,} ({', '.join(_counted(word, words) for word in sorted(words))})"
         for name, words in counts.items()
     )
-    return f"missing values: {'; '.join(counts)}"
+    return f"missing values: {'; '.join(lines)}"
 
 
 def hints(table: LabelTable, columns: Mapping[str, Column]) -> tuple[str, ...]:

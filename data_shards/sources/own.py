@@ -90,7 +90,7 @@ def _checked(found: object, place: str) -> Clip:
             elif field == "categorical":
                 require(value is None or (isinstance(value, str) and bool(value)), named, value, "text or None")
             else:
-                number = isinstance(value, Real) and type(value) is not bool and not math.isinf(value)
+                number = not isinstance(value, bool) and isinstance(value, Real) and not math.isinf(value)
                 require(number, named, value, "a finite number, or NaN where unknown")
     require(_is_texts(found.captions), "captions", found.captions, "a tuple of texts")
     readable = callable(getattr(found.audio, "read", None)) and isinstance(getattr(found.audio, "name", None), str)
