@@ -110,7 +110,7 @@ def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
 
 def _follow_folder(index: TrackIndex, pool: Pool, folder: AudioFolder, progress: Progress) -> TrackIndex:
     if not folder.files:
-        raise UserError(folder.nothing())
+        raise UserError(folder.no_files_message())
     files, now = _listing(folder)
     done = {track.path for track, _ in index.rejected if _unchanged(track, now)}
     stale = len(done) < len(index.rejected)

@@ -259,7 +259,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     [(b"<!DOCTYPE html><html>404", "HTML"), (b"%PDF-1.7", "PDF"), (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG image"),
      (b"MThd\0\0\0\x06", "MIDI"), (b"Once upon a time", "begins with b'Once upon a time'")],
 )  # fmt: skip
-def test_what_is_no_audio_is_never_said_not_to_exist(tmp_path: Path, content: bytes, what: str) -> None:
+def test_what_is_no_audio_is_never_reported_as_missing(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "song.mp3").write_bytes(content)
     with pytest.raises(AudioError, match=rf"cannot be decoded: .*{what}") as caught:
         decode(tmp_path / "song.mp3")
