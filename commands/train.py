@@ -15,10 +15,10 @@ from commands.console import (
     console,
     errors,
     made,
+    print_json,
     progress,
     quoted,
     show,
-    tell,
     then,
 )
 
@@ -41,7 +41,7 @@ def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig"
     if config.init_from:
         with refusals.noted():
             check_encoder(Path(config.init_from).expanduser())
-    refusals.demand_none()
+    refusals.require_none()
     return config
 
 
@@ -65,7 +65,7 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
         raise PreemptedError(f"stopped with a snapshot in {folder}/snapshots/last; the same command resumes")
     files = {"snapshot": folder / "snapshots/last", "metrics": folder / "metrics.jsonl"}
     if as_json:
-        tell(files)
+        print_json(files)
         return
     made(**files)
     judge = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
@@ -89,7 +89,7 @@ def views(
     with (errors if as_json else console).status("making views"):
         told = listen(config, out, step=step, clips=None if effects else clips)
     if as_json:
-        tell({"page": told.page, "sounds": told.sounds, "clips": told.clips, "clips_on_page": told.on_page})
+        print_json({"page": told.page, "sounds": told.sounds, "clips": told.clips, "clips_on_page": told.on_page})
         return
     if told.on_page < told.clips:
         console.print(f"the page shows {told.on_page} of {told.clips} clips; all are among the sounds")
@@ -122,7 +122,7 @@ def export(
         errors.print(f"left out {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         left = {"left_out": found.left_out, "differences": found.differences}
-        tell({"folder": found.folder, "files": found.files, **left})
+        print_json({"folder": found.folder, "files": found.files, **left})
         return
     for name, difference in found.differences.items():
         console.print(f"{name} is the encoder to {difference:.1g} of its largest value", highlight=False)
