@@ -7,11 +7,10 @@ import errno
 import os
 import secrets
 import socket
-import sys
-from importlib import import_module
 from pathlib import Path
 
 from cluster.machine.scratch import private_folder
+from cluster.ray_runtime.private import forget_token
 from cluster.settings import UserError
 
 REACH_TIMEOUT_S = 5.0
@@ -98,10 +97,7 @@ def require_token() -> None:
 def use_token() -> None:
     """Make this process show its token, unless RAY_AUTH_MODE disables tokens; Ray's clients do not by themselves."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if "ray" in sys.modules:  # it reads the variable once, when it is imported, and the token once, when it is needed
-        raylet = import_module("ray._raylet")
-        raylet.Config.initialize("")
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
+    forget_token()
 
 
 def reach(address: str) -> None:

@@ -18,6 +18,7 @@ from cluster.entry_points import entry_points_in, import_factory, shipped_module
 from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
 from cluster.ray_runtime.credentials import reach, require_token, use_token
+from cluster.ray_runtime.private import each_shipped, jobs_api_version
 from cluster.settings import ROOT, RunError, UserError, first_line, flatten, read_yaml
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
@@ -65,7 +66,7 @@ class Cluster:
         except Exception as error:  # Ray raises ConnectionError or RuntimeError around every HTTP status
             raise _explained(self.url, error) from error
         theirs, ours = self._client.get_version(), import_module("ray").__version__
-        if theirs != import_module("ray.dashboard.modules.version").CURRENT_VERSION:
+        if theirs != jobs_api_version():
             raise UserError(
                 f"{self.url}: its jobs API is version {theirs}; run Ray {ours} there, as requirements.lock has"
             )
@@ -222,7 +223,6 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
     Raises:
         UserError: if they are more than ``limit_bytes``; names the largest.
     """
-    packaging = import_module("ray._private.runtime_env.packaging")
     sizes: dict[str, int] = {}
 
     def note(path: Path) -> None:
@@ -230,7 +230,7 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
             top = path.relative_to(root).parts[0]
             sizes[top] = sizes.get(top, 0) + path.stat().st_size
 
-    packaging._dir_travel(root, [packaging._get_excludes(root, NEVER_SHIPPED)], note, include_gitignore=True)
+    each_shipped(root, NEVER_SHIPPED, note)
     total = sum(sizes.values())
     if total > limit_bytes:
         largest = sorted(sizes, key=lambda key: sizes[key], reverse=True)[:3]

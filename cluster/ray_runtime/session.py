@@ -17,6 +17,7 @@ from cluster.machine.cores import num_cores
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
 from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
 from cluster.ray_runtime.environment import require_same_versions
+from cluster.ray_runtime.private import set_dashboard_timeout, show_token
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
@@ -97,9 +98,7 @@ def _start_local(needed_cpus: int) -> Any:
     ensure_token()
     use_token()
     os.environ.setdefault(NICENESS, "0")
-    # Ray read the variable of this name when it was imported. It would give up after a minute on a busy machine.
-    constants: Any = import_module("ray._private.ray_constants")
-    constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
+    set_dashboard_timeout(DASHBOARD_S)  # Ray would give up after a minute on a busy machine
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
         options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True}
@@ -155,7 +154,7 @@ def _show_token(address: str) -> None:
     from ray.exceptions import AuthenticationError
 
     try:
-        import_module("ray._raylet").GcsClient(address=address)
+        show_token(address)
     except AuthenticationError as error:
         raise UserError(
             f"{address}: the cluster refuses this token; copy the head's ~/.ray/auth_token, or set RAY_AUTH_TOKEN"

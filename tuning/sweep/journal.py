@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError, flatten
 from tuning.sweep.config import SettingsConfig
+from tuning.sweep.optuna_private import reopen
 from tuning.sweep.space import Space, Value
 
 SCHEMA_VERSION = 1
@@ -74,10 +75,7 @@ class SweepJournal:
         if self._again:
             number = self._again.pop(0)
             self.study.sampler = self._sampler(number)
-            asked = optuna.Trial(self.study, self.study.trials[number]._trial_id)
-            self._asked[number] = asked
-            for path, distribution in self._space.items():
-                asked._suggest(path, distribution)  # what it has stays; a kill while it was asked left some out
+            self._asked[number] = reopen(self.study, number, self._space)  # a kill while it was asked left some out
             return self.study.trials[number]
         trials = self.study.trials
         started = sum(trial.state != TrialState.WAITING for trial in trials)
@@ -108,7 +106,7 @@ class SweepJournal:
         self.study.tell(self._asked[number], list(values), state=TrialState.COMPLETE)
 
     def stopped(self, number: int, curve: Sequence[tuple[int, float]]) -> None:
-        """A trial made room; ``curve`` is (step, figure, more is better), from which TPE learns too."""
+        """A trial was stopped early; TPE uses its ``curve`` of (step, value, more is better) too."""
         if len(self.study.directions) == 1:
             for step, value in curve:
                 self._asked[number].report(value, step)

@@ -45,7 +45,7 @@ def test_another_version_is_refused_with_both_ways_out(tmp_path: Path, monkeypat
     (tmp_path / "lock").write_text(LOCK.format(numpy=version("numpy"), torch="2.0.1"))
     found = environment.locked(tmp_path / "lock")
     monkeypatch.setattr(environment, "locked", lambda: found)
-    with pytest.raises(UserError, match=r"torch is .*, not 2\.0\.1 .*`make setup`.* or submit with --install"):
+    with pytest.raises(UserError, match=r"torch is .*, not 2\.0\.1; .*`make setup`.* or submit with --install"):
         environment.require_locked_versions()
     assert environment.main() == 2
 

@@ -100,7 +100,11 @@ def test_a_cluster_that_is_not_there_is_named_at_once() -> None:
         ("127.0.0.1:1", "is the cluster's head running"),
     ],
 )
-def test_an_impossible_address_is_refused_before_ray_starts(address: str, message: str) -> None:
+def test_an_impossible_address_is_refused_before_ray_starts(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # a machine where no cluster ever ran has no token file
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     with pytest.raises(UserError, match=message), ray_session(address=address):
         pytest.fail("no session can be here")
 
