@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.settings import UserError, load_config
+    from data_shards.audio.decode import audio_file
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
@@ -46,6 +47,7 @@ __all__ = [
     "UserError",
     "ViewMaker",
     "ViewsConfig",
+    "audio_file",
     "augment_presets",
     "contrastive_loss",
     "embed_files",
@@ -71,6 +73,7 @@ _PLACES = {
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
+    "audio_file": "data_shards.audio.decode",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
     "embed_files": "evaluation.embeddings.catalogue",

@@ -4,23 +4,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
+from data_shards.build.checks import require_place
 from data_shards.sources import datasets
 
 if TYPE_CHECKING:
-    from data_shards.build.build import BuildConfig, MapJobs
+    from data_shards.build.build import BuildConfig, MapJobs, ShardsConfig
     from data_shards.format.index import ShardIndex
-    from data_shards.format.records import Clip
-    from data_shards.sources.listing import Listing
+    from data_shards.format.records import Clip, Listing
 
+
+class DatasetGroup(TyperGroup):
+    """Commands by the name of a dataset; ``module:function`` is one of the user's own."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name as it was typed."""
+        return super().get_command(ctx, OWN if is_entry_point(cmd_name) else cmd_name)
+
+
+OWN = "module:function"
 app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True, rich_markup_mode=None)
-build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None)
+build_app = typer.Typer(
+    cls=DatasetGroup, help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
@@ -63,6 +77,10 @@ def folder(
         return None if columns is None else [name for name in columns.split(",") if name]
 
     config = _build_config(overrides)
+    if labels is None:
+        for option, value in (("--list-separator", list_separator), ("--missing", missing)):
+            if value is not None:
+                raise UserError(f"{option}: is how a table of labels is read; add --labels FILE.csv")
     require_apart(out, "--out", audio, "--audio")
     require_place(out, "--out")
     words = MISSING if missing is None else names(missing) or ()
@@ -102,6 +120,26 @@ def synthetic(
     _build(corpus(music), out, config, as_json=as_json, ray=ray)
 
 
+@build_app.command(OWN)
+def own(
+    context: typer.Context,
+    out: Out,
+    ray: OnRay = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """A dataset of your own: a function that yields Clip; dataset.settings.KEY=VALUE are its arguments.
+
+    The module is found in the working directory or on PYTHONPATH; see examples/own_dataset.py.
+    """
+    from data_shards.sources.own import list_own
+
+    config = _shards_config(overrides)
+    require_place(out, "--out")
+    listing = list_own(str(context.info_name), config.dataset.settings)
+    _build(listing, out, config.build, as_json=as_json, ray=ray)
+
+
 def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
     """One command for each name: `counterpoint shards build mtat --root DIR --out DIR`."""
 
@@ -132,18 +170,18 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def require_place(out: Path, key: str) -> None:
-    """`data_shards.build.build.require_place`, imported when a build is asked for."""
-    from data_shards.build.build import require_place
-
-    require_place(out, key)
-
-
 def _build_config(overrides: Overrides) -> "BuildConfig":
-    """Keys ``build.*``: refused before a folder is read."""
+    """Keys ``build.*``, checked before a folder is read."""
+    config = _shards_config(overrides)
+    if config.dataset.settings:
+        raise UserError(f"dataset.settings are for a dataset of your own: counterpoint shards build {OWN}")
+    return config.build
+
+
+def _shards_config(overrides: Overrides) -> "ShardsConfig":
     from data_shards.build.build import ShardsConfig
 
-    return load_config(ShardsConfig, None, overrides or []).build
+    return load_config(ShardsConfig, None, overrides or [])
 
 
 def _build(
@@ -200,7 +238,7 @@ def index(
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
     from data_shards.build.index_writer import index_shards
-    from data_shards.format.places import MANIFEST_NAME
+    from data_shards.format.paths import MANIFEST_NAME
 
     if not folder.is_dir():
         what = "is a file; give the folder of the tars" if folder.exists() else "no such folder"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig":
     """The configuration of a command: refused, with its places, before torch is imported."""
-    from data_shards.format.places import check_set
+    from data_shards.format.paths import check_set
     from trainers.config import ExperimentConfig
     from trainers.state.places import check_encoder
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from trainers.distributed import collectives
 from trainers.distributed.failures import absent_named
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, rate_change, refuse_another_experiment, train
 from trainers.monitor.knn import check_quick
-from trainers.state.metrics_log import METRICS, MetricsLog, MetricsTail
+from trainers.monitor.run_page import describe, log_encoder
+from trainers.state.metrics_log import METRICS, MetricsLog, MetricsTail, read_metrics
 from trainers.state.snapshot import last_snapshot
 from trainers.step import check_kernels, check_network
 
@@ -106,9 +108,13 @@ def _drive(
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in summary.items()})
         _log_datasets(tracker, config, data_hash)
+        describe(tracker, config, {})
         tail = MetricsTail(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
         with stoppable, tail:
             code = _in_process(config) if config.resources.num_workers == 0 else _on_ray(config)
+        describe(tracker, config, max(read_metrics(folder / METRICS), key=itemgetter("step"), default={}))
+        if code == EXIT_DONE and config.tracking.enabled and parent is None:  # a trial's snapshot is there to export
+            log_encoder(tracker, folder)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from cluster.settings import RunError, UserError
 from data_shards.audio.containers import Container, examine, tags_end
-from data_shards.audio.foreign import decode_with_av, foreign_format, has_av, no_audio, remedy
-from data_shards.format.path_text import as_text
+from data_shards.audio.pyav import decode_with_av, foreign_format, has_av, no_audio, remedy
+from data_shards.format.text import as_text
 
 if TYPE_CHECKING:
     from data_shards.format.records import Audio
@@ -60,6 +60,16 @@ class FileAudio:
             AudioError: missing, empty, not audio, too large, or shorter than its header says.
         """
         return decode(Path(self.root) / self.path)
+
+
+def audio_file(path: str | Path) -> FileAudio:
+    """The audio of one file, for a `Clip`; a relative path is taken from the working directory.
+
+    >>> audio_file("/music/a.wav").name
+    '/music/a.wav'
+    """
+    absolute = Path(path).absolute()  # Ray's workers have other working directories
+    return FileAudio(str(absolute.parent), absolute.name)
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]

@@ -17,11 +17,12 @@ import pyarrow.parquet
 
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
-from data_shards.format.contents import SPLITS, Entry, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
+from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import INTEGERS, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.records import SPLITS
+from data_shards.format.shard_file import ShardFile, describe_shard
 from data_shards.format.vocabulary import check_order, collect, encode_classes, encode_sets
 
 Shard = tuple[ShardFile, Sequence[Entry]]

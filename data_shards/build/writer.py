@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from cluster.files.storage import atomic_file, write_atomic
 from cluster.settings import Config, RunError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
-from data_shards.format.contents import Entry, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
-from data_shards.format.path_text import as_text
+from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.pcm import Codec, encode
 from data_shards.format.records import SAMPLE_RATE, Clip
+from data_shards.format.shard_file import ShardFile, describe_shard
+from data_shards.format.text import as_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from data_shards.format.contents import CRC_BLOCK_BYTES, SPLITS
-from data_shards.format.fingerprint import ShardFile
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME, no_set
+from data_shards.format.entries import CRC_BLOCK_BYTES
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, no_set
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.records import SPLITS
+from data_shards.format.shard_file import ShardFile
 from data_shards.format.vocabulary import to_matrix
 
 SCHEMA_VERSION = 1

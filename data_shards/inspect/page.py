@@ -13,7 +13,7 @@ import numpy as np
 from cluster.files.storage import write_atomic
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError
-from data_shards.inspect.preview import mp3_uri, spectrogram_uri
+from data_shards.inspect.data_uris import mp3_uri, spectrogram_uri
 from data_shards.inspect.show import summarise
 from data_shards.read.reader import ShardSet
 

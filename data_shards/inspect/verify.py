@@ -14,10 +14,10 @@ import numpy as np
 
 from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
-from data_shards.format.contents import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
+from data_shards.format.entries import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile, describe_shard
 from data_shards.format.text import tidy
 
 

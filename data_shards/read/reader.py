@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from cluster.settings import RunError
-from data_shards.format.contents import CRC_BLOCK_BYTES
+from data_shards.format.entries import CRC_BLOCK_BYTES
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError, Problem
 from data_shards.read.stores import ShardStore, open_store

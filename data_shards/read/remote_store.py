@@ -19,10 +19,10 @@ import fsspec
 
 from cluster.files.storage import retry, without_credentials
 from cluster.settings import UserError
-from data_shards.format.fingerprint import ShardFile
 from data_shards.format.index import ShardIndex, parse_index
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile
 
 COPY_BYTES = 1 << 22
 PART = ".part"

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.settings import UserError
-from data_shards.format.fingerprint import ShardFile, why_another
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile, why_another
 
 
 class ShardStore(Protocol):

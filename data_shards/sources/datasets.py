@@ -14,7 +14,7 @@ from cluster.settings import UserError
 from data_shards.sources.download import Remote, fetch
 
 if TYPE_CHECKING:
-    from data_shards.sources.listing import Listing
+    from data_shards.format.records import Listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +101,8 @@ def _fma(root: Path, variant: str) -> "Listing":
 
 
 def _jamendo(root: Path, variant: str) -> "Listing":
-    from data_shards.sources.listing import first_below
     from data_shards.sources.published.jamendo import Subset, read_jamendo, read_jamendo_together
+    from data_shards.sources.published.tables import first_below
 
     splits = first_below(root, "splits/split-0", "data/splits/split-0", "split-0")
     audio = first_below(root, "audio", "audio-low", "raw_30s/audio")
@@ -119,8 +119,8 @@ def _nsynth(root: Path, _: str) -> "Listing":
 
 
 def _gtzan(root: Path, _: str) -> "Listing":
-    from data_shards.sources.listing import first_below
     from data_shards.sources.published.gtzan import read_gtzan
+    from data_shards.sources.published.tables import first_below
 
     return read_gtzan(first_below(root, "genres", "genres_original"), root)
 

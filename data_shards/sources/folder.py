@@ -16,10 +16,9 @@ from pathlib import Path, PurePosixPath
 from cluster.settings import UserError
 from data_shards.audio.archives import FolderTree
 from data_shards.audio.decode import FileAudio
-from data_shards.audio.folder import AudioFolder, scan_folder
-from data_shards.format.path_text import as_text
+from data_shards.audio.scan import AudioFolder, scan_folder
 from data_shards.format.records import Clip, Split
-from data_shards.format.text import fold
+from data_shards.format.text import as_text, fold
 from data_shards.sources.cells import is_missing, split_list, to_number
 from data_shards.sources.columns import (
     KINDS,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.settings import UserError
-from data_shards.audio.folder import AudioFolder, scan_folder
+from data_shards.audio.scan import AudioFolder, scan_folder
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,8 @@ class Report:
     """PNG files by name."""
 
     def flat(self) -> dict[str, float]:
-        """The values for a tracker, in one group of charts: MLflow makes a group of every prefix."""
-        rows = self.tree["metrics"].items()
-        return {f"evaluation/{name.replace('/', '.')}": row["value"] for name, row in rows if row["value"] is not None}
+        """The values that are defined, by metric."""
+        return {name: row["value"] for name, row in self.tree["metrics"].items() if row["value"] is not None}
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
@@ -68,14 +67,12 @@ class Report:
 
     def comparisons(self) -> list[Table]:
         """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
-        tables, shown = [], shortest(self.tree)
+        tables = []
         for name in compared(self.tree):
-            table = Table("metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict", box=SIMPLE)
-            for one in differences_from(self.tree, name):
-                if one.metric in shown:
-                    span = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
-                    values = number(one.own), number(one.other), f"{number(one.value, sign=True)} {span}"
-                    table.add_row(one.metric, *values, number(one.p_holm), one.verdict)
+            head, rows = comparison_rows(self.tree, name)
+            table = Table(*head, box=SIMPLE)
+            for row in rows:
+                table.add_row(*row)
             tables.append(table)
         return tables
 
@@ -138,6 +135,17 @@ def shortest(tree: Mapping[str, Any]) -> set[str]:
     """The metrics of a terminal: of retrieval only the largest neighbourhood."""
     largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
     return {metric for metric in tree["metrics"] if metric.partition("@")[2] in ("", str(largest))}
+
+
+def comparison_rows(tree: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of paired differences from one compared encoder, of the metrics of a terminal."""
+    shown, rows = shortest(tree), []
+    for one in differences_from(tree, name):
+        if one.metric in shown:
+            ends = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
+            values = [number(one.own), number(one.other), f"{number(one.value, sign=True)} {ends}"]
+            rows.append([one.metric, *values, number(one.p_holm), one.verdict])
+    return ["metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict"], rows
 
 
 def reference(tree: Mapping[str, Any]) -> str:

@@ -22,8 +22,8 @@ from cluster.files.storage import sha256
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from data_shards.audio.decode import AudioError, rejecting
-from data_shards.audio.folder import AudioFolder, scan_folder
-from data_shards.format.path_text import as_text
+from data_shards.audio.scan import AudioFolder, scan_folder
+from data_shards.format.text import as_text
 from evaluation.embeddings.catalogue import ENCODER, embed_stream
 from evaluation.embeddings.embed import Encoder
 from evaluation.encoders.pool import Pool

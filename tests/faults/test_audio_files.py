@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cluster.settings import RunError, UserError
 from data_shards.audio import decode as audio
-from data_shards.audio import foreign as foreign_audio
+from data_shards.audio import pyav
 from data_shards.audio.decode import AudioError, FileAudio, decode
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
@@ -246,7 +246,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, kind: str, name: str
 ) -> None:
     monkeypatch.setattr(audio, "has_av", lambda: False)
-    monkeypatch.setattr(foreign_audio, "has_av", lambda: False)
+    monkeypatch.setattr(pyav, "has_av", lambda: False)
     (tmp_path / name).write_bytes(content)
     remedy = r"convert it: ffmpeg -i FILE FILE\.flac, or read such files as they are: pip install"
     with pytest.raises(AudioError, match=rf"\Ais {kind}, which libsndfile does not decode; {remedy}"):

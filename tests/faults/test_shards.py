@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_shards.build.index_writer import index_shards
-from data_shards.format.contents import scan_shard
+from data_shards.format.entries import scan_shard
 from data_shards.format.index import id_hash, manifest_hash, read_index
 from data_shards.format.problems import ShardError
 from data_shards.inspect.verify import verify

@@ -236,20 +236,41 @@ def gather_rows(tensor: Tensor, group: Group = None) -> Tensor:
     return gathered
 
 
-def data_parallel(model: torch.nn.Module, group: Group = None) -> torch.nn.Module:
+def data_parallel(model: torch.nn.Module, example: Tensor | None = None, group: Group = None) -> torch.nn.Module:
     """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
 
-    Buckets are rebuilt after the first backward, which changes the order of sums for three ranks and more: a resumed
-    run would differ from an unbroken one. ``find_unused_parameters`` keeps them as they were. Buffers are left to
-    themselves: `batch_norm` gives every rank the same statistics.
+    DDP rebuilds its buckets after the first backward, which changes the order of sums for three ranks and more: a
+    resumed run would differ from an unbroken one. One backward of an example before the first step has them rebuilt in
+    both. Without an example, or where the model leaves parameters without a gradient, DDP searches unused parameters at
+    every step and keeps its buckets. Buffers are left to themselves: `batch_norm` gives every rank the same statistics.
+
+    Args:
+        model: returns a tuple whose first tensor is what the loss reads.
+        example: an input of the model, on its device; running statistics and random states are left as they are.
+        group: ranks that train together.
     """
     if world_size(group) == 1:
         return model
     # torch 2.14 renamed the option and warns about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {buffers: False, "find_unused_parameters": True}
-    return DistributedDataParallel(model, process_group=group, **options)
+    search = example is None or bool(_without_gradient(model, example))
+    options: dict[str, Any] = {buffers: False, "find_unused_parameters": search}
+    wrapped = DistributedDataParallel(model, process_group=group, **options)
+    if not search:
+        assert example is not None
+        _without_gradient(wrapped, example)
+    return wrapped
+
+
+def _without_gradient(model: torch.nn.Module, example: Tensor) -> list[str]:
+    """Names of the parameters that one backward of an example leaves without a gradient."""
+    devices = [example.device] if example.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.autograd.backward(model(example)[0].sum())
+    missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    model.zero_grad(set_to_none=True)
+    return missing
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter], group: Group = None) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError
 from data_shards.format.records import SAMPLE_RATE, Batch
-from data_shards.inspect.preview import png, spectrogram_db
+from data_shards.inspect.data_uris import png, spectrogram_db
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from cluster.settings import UserError
 from data_shards.audio.archives import FolderTree, Tree, find_tree, open_tree
-from data_shards.format.records import Clip, Split
+from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.download import Remote
-from data_shards.sources.listing import Listing, count_note, parse_table, require_columns, split_counts
+from data_shards.sources.published.splits import count_note, split_counts
+from data_shards.sources.published.tables import parse_table, require_columns
 
 KEY_NAMES = ("giantsteps-key-dataset", "giantsteps-key-dataset-master")
 MTG_NAMES = ("giantsteps-mtg-key-dataset", "giantsteps-mtg-key-dataset-master")

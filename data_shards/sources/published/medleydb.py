@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from cluster.settings import UserError
 from data_shards.audio.archives import FolderTree
-from data_shards.format.records import Clip
-from data_shards.sources.listing import Listing, count_note, first_below, split_by_group, split_counts
+from data_shards.format.records import Clip, Listing
+from data_shards.sources.published.splits import count_note, split_by_group, split_counts
+from data_shards.sources.published.tables import first_below
 
 NUM_INSTRUMENTS = 20
 PUBLISHED = {"train": 659, "valid": 117, "test": 137}

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from cluster.settings import UserError
 from data_shards.audio.archives import FolderTree, Tree, find_tree
-from data_shards.format.records import Clip, Split
+from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.folder import key_of
-from data_shards.sources.listing import Listing, count_note, split_by_group, split_counts
+from data_shards.sources.published.splits import count_note, split_by_group, split_counts
 
 NAMES = ("VocalSet1-2", "VocalSet11", "VocalSet")
 PUBLISHED = {

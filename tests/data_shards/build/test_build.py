@@ -27,12 +27,11 @@ from data_shards.build.build import BuildConfig, BuildJob, Progress, build, buil
 from data_shards.build.index_writer import index_shards
 from data_shards.build.writer import ShardResult
 from data_shards.format.index import read_index
-from data_shards.format.records import Clip
+from data_shards.format.records import Clip, Listing
 from data_shards.inspect.show import describe, summarise
 from data_shards.inspect.verify import verify
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
-from data_shards.sources.listing import Listing
 
 MakeFolder = Callable[..., tuple[Path, Path]]
 INLINE = BuildConfig(clips_per_shard=3, workers=1)

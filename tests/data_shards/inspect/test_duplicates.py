@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 import counterpoint
-from data_shards.build.build import BuildConfig, build, require_place
+from data_shards.build.build import BuildConfig, build
+from data_shards.build.checks import require_place
 from data_shards.format.index import read_index
 from data_shards.inspect.show import summarise
 from data_shards.sources.folder import read_folder

@@ -14,11 +14,11 @@ import soundfile
 
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
+from data_shards.format.records import Listing
+from data_shards.inspect.data_uris import BANDS, RANGE_DB, spectrogram_db
 from data_shards.inspect.page import MAX_BARS, write_page
-from data_shards.inspect.preview import BANDS, RANGE_DB, spectrogram_db
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
-from data_shards.sources.listing import Listing
 
 MakeFolder = Callable[..., tuple[Path, Path]]
 EVIL = '<script>alert("x")</script>'

@@ -13,9 +13,9 @@ import pytest
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.build.index_writer import index_shards
-from data_shards.format.contents import parse_labels
+from data_shards.format.entries import parse_labels
 from data_shards.format.index import manifest_hash, read_index
-from data_shards.format.places import MANIFEST_NAME
+from data_shards.format.paths import MANIFEST_NAME
 from data_shards.format.problems import ShardError
 from data_shards.inspect.show import describe, summarise
 from data_shards.inspect.verify import verify

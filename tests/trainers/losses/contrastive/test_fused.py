@@ -161,6 +161,7 @@ def test_neither_torch_nor_the_loss_on_a_cpu_imports_triton() -> None:
         "import sys, torch; from trainers.losses.contrastive.loss import contrastive_loss as loss;"
         "loss(torch.ones(4, 3), torch.arange(4), None); "
         ""
+        ""
         "sys.exit('trainers.losses.contrastive.fused_kernels' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

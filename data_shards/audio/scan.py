@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.audio import foreign as foreign_audio
+from data_shards.audio import pyav
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".aif", ".aiff",
@@ -78,12 +78,12 @@ class AudioFolder:
     def _conversion(self) -> str:
         first = next(iter(self.undecodable))
         convert = f'for f in *{first}; do ffmpeg -i "$f" "${{f%.*}}.flac"; done'
-        return f"convert them: {convert}" + ("" if foreign_audio.has_av() else f"  or read them: {foreign_audio.EXTRA}")
+        return f"convert them: {convert}" + ("" if pyav.has_av() else f"  or read them: {pyav.EXTRA}")
 
 
 def suffixes() -> tuple[str, ...]:
     """Of the audio files that can be decoded here."""
-    return AUDIO_SUFFIXES + (foreign_audio.SUFFIXES if foreign_audio.has_av() else ())
+    return AUDIO_SUFFIXES + (pyav.SUFFIXES if pyav.has_av() else ())
 
 
 def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
@@ -107,7 +107,7 @@ def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
                 scan.counts["seen_links"] += 1
         waiting, scan.links = sorted(scan.links), []
     files = tuple(sorted(scan.files))
-    foreign = Counter(path.suffix.lower() for path in files if path.suffix.lower() in foreign_audio.SUFFIXES)
+    foreign = Counter(path.suffix.lower() for path in files if path.suffix.lower() in pyav.SUFFIXES)
     return AudioFolder(
         root,
         files,
@@ -176,7 +176,7 @@ class _Scan:
         elif suffix in self.known:
             self.files.append(path)
         else:
-            (self.undecodable if suffix in foreign_audio.SUFFIXES else self.others)[suffix] += 1
+            (self.undecodable if suffix in pyav.SUFFIXES else self.others)[suffix] += 1
         return None
 
 
