@@ -153,7 +153,7 @@ def check_data(plan: SweepPlan, where: str) -> None:
     Raises:
         UserError: names what does not fit.
     """
-    from trainers.pretrain import check  # torch is imported here: what the keys alone tell is refused before
+    from trainers.checks.start_up import check  # torch is imported here: what the keys alone tell is refused before
 
     check_targets(plan.evaluation)
 
