@@ -1,7 +1,7 @@
-"""Clips of any dataset to a set of shards: parallel, resumable after a kill, the same bytes for the same input.
+"""Build a set of shards from the clips of any dataset: in parallel, resumable, the same bytes for the same input.
 
-Shards grow in ``OUT.partial``; a finished shard has a record beside it, and a build started again keeps what matches.
-The folder gets its name only when index and manifest are written: a set is whole or not there.
+Shards are written to ``OUT.partial``, each with a record beside it; a build started again keeps those that match.
+The folder is renamed to ``OUT`` when index and manifest are written, so ``OUT`` is always a whole set.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ def build(
         out: folder that does not exist yet, or holds this very set.
         config: rate, codec, sizes and limits.
         map_jobs: runs `build_shard` over the jobs; default a process a core.
-        progress: called after each shard, once where all were there.
+        progress: called after each shard, once if all were finished before.
 
     Returns:
         Counts, rejected clips with their reasons, and the hash of the manifest.
@@ -103,7 +103,7 @@ def build(
                     progress(reached)
         except TooManyRejected:
             if isinstance(results, Generator):
-                results.close()  # its workers write no more
+                results.close()  # stops its workers
             if not list(partial_folder.glob("*.tar")):
                 shutil.rmtree(partial_folder)
             raise
@@ -125,7 +125,7 @@ def _is_finished(out: Path, recipe: str) -> bool:
     record = out / RECORD_NAME
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["recipe"] == recipe:
         return True
-    what = "holds another set of shards" if record.is_file() else "is there already and is no set of shards"
+    what = "holds another set of shards" if record.is_file() else "exists and is no set of shards"
     raise UserError(f"{out} {what}; delete it, or give another folder")
 
 
@@ -133,7 +133,7 @@ def _check_here(result: ShardResult, folder: Path) -> None:
     """A worker on another machine may have written to a disk of its own."""
     if result.shard and not (folder / result.shard.name).is_file():
         raise UserError(
-            f"{folder / result.shard.name}: written by another machine, and not to be seen here; "
+            f"{folder / result.shard.name}: written by another machine, and not visible here; "
             "give --out on storage that all machines share under the same path"
         )
 
@@ -165,4 +165,4 @@ def _finish(
         if path.name not in keep:
             path.unlink()
     folder.replace(out)
-    (out / LOCK_NAME).unlink(missing_ok=True)  # not before: nobody may begin to write in the old place
+    (out / LOCK_NAME).unlink(missing_ok=True)  # after the rename: until then it guards the old folder

@@ -12,12 +12,12 @@ from data_shards.format.records import Clip, Listing
 from data_shards.format.text import tidy
 
 RECORD_NAME = "build.json"
-"""The file of a set that says what it was built from."""
+"""The file of a set that identifies its input."""
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar header's 100 bytes
 
 
 def require_place(out: Path, key: str) -> None:
-    """Refuse a place where a set could not be made, before any work: it grows beside `out` and is renamed at the end.
+    """Refuse a place where no set can be made, before any work: a set is written beside `out` and renamed at the end.
 
     Args:
         out: the folder of the set.
@@ -28,17 +28,19 @@ def require_place(out: Path, key: str) -> None:
     """
     require_writable_folder(out, key, replaced=True)
     if out.is_dir() and os.path.ismount(out) and not (out / RECORD_NAME).exists():
-        raise UserError(f"{key} {out}: is where a disk is mounted, which cannot be renamed; give a folder below it")
+        raise UserError(f"{key} {out}: is a mount point, which cannot be renamed; give a folder below it")
     growing = out.with_name(out.name + ".partial")
     if os.path.lexists(growing) and not growing.is_dir():
-        raise UserError(f"{key} {out}: {growing}, where the set grows, is a file; move it away, or give another folder")
+        raise UserError(
+            f"{key} {out}: the set is first written to {growing}, which is a file; move it away, or give another folder"
+        )
 
 
 def check_clips(clips: Sequence[Clip], vocabularies: Mapping[str, Sequence[str]]) -> None:
-    """Refuse what cannot become a set, before any work.
+    """Refuse clips that cannot become a set, before any work.
 
     Raises:
-        UserError: no clips, a key that is no key or is used twice (both places are named), an unknown tag.
+        UserError: no clips, an invalid or duplicate key (both clips are named), an unknown tag.
     """
     if not clips:
         raise UserError("there are no clips to build shards from")

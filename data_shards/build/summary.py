@@ -1,4 +1,4 @@
-"""What a build made: counts, rejected clips, and what makes scores on its splits too high."""
+"""Summary of a build: counts, rejected clips, and duplicates that inflate scores."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ class SameClip:
 
     key: str
     name: str
-    """What a person would look at: the path of the file."""
+    """The path of the file, for messages."""
     track: str
     split: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSummary:
-    """What a build made."""
+    """Counts and warnings of a finished build."""
 
     out: Path
     clips: int
@@ -40,9 +40,9 @@ class BuildSummary:
     silent: tuple[str, ...]
     """Keys of clips that hold zeros only; they are in the set."""
     leaking_tracks: tuple[str, ...]
-    """Tracks with clips in more than one split: scores on such splits flatter."""
+    """Tracks with clips in more than one split: they inflate scores."""
     same_audio: tuple[tuple[SameClip, ...], ...]
-    """Groups of clips with the same samples in more than one split: scores on such splits flatter."""
+    """Groups of clips with the same samples in more than one split: they inflate scores."""
     same_audio_in_one_split: int
     """Groups of clips with the same samples that lie in one split."""
     labels_alike: Mapping[str, Sequence[tuple[str, ...]]]

@@ -1,7 +1,6 @@
-"""What one shard holds, read from the shard itself: the entries of the index with their checksums.
+"""Entries of the index, scanned from a shard with their checksums.
 
-Building, indexing foreign shards and verifying all go through here, so an index never describes anything but bytes
-that were seen.
+Building, indexing foreign shards and verifying all call `scan_shard`, so an index describes only bytes that were read.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ MAX_LABEL_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One clip of a shard, with all the index says of it. Labels are text until a whole set gives them codes."""
+    """One clip of a shard, as a row of the index describes it. Labels are text until a whole set gives them codes."""
 
     key: str
     shard: str
@@ -64,7 +63,7 @@ def scan_shard(path: Path) -> list[Entry]:
     """Read a shard from its first byte to its last.
 
     Raises:
-        ShardError: names shard, key and byte of the first thing that is not as it must be.
+        ShardError: names shard, key and byte of the first problem.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -73,7 +72,7 @@ def scan_shard(path: Path) -> list[Entry]:
         for key, members in groupby(iter_members(fd, path.name), key=lambda member: member.key):
             entry = _scan_clip(fd, path.name, key, list(members))
             if key in first_byte:
-                what = f"this key stands in the shard twice, first at byte {first_byte[key]:,}"
+                what = f"duplicate key in this shard, first at byte {first_byte[key]:,}"
                 raise ShardError(Problem(path.name, key, entry.offset, what))
             first_byte[key] = entry.offset
             entries.append(entry)
@@ -92,7 +91,7 @@ def _scan_clip(fd: int, shard: str, key: str, members: list[Member]) -> Entry:
     by_extension = {member.extension: member for member in members}
     first = members[0]
     if len(by_extension) < len(members):
-        raise ShardError(Problem(shard, key, first.header, "the same member twice, or a key that stands twice"))
+        raise ShardError(Problem(shard, key, first.header, "duplicate member or duplicate key"))
     unknown = sorted(set(by_extension) - {*EXTENSIONS, "json"})
     audio = [by_extension[extension] for extension in EXTENSIONS if extension in by_extension]
     if unknown or len(audio) != 1 or "json" not in by_extension:

@@ -53,7 +53,7 @@ class ShardSet:
         """Open a set and refuse it unless manifest, index and shards belong together.
 
         Args:
-            uri: a folder, or any URI that fsspec knows.
+            uri: a folder, or any URI that fsspec supports.
             checksums: check every block that a window touches.
             cache: folder for copies of remote shards; needed for a URI.
             cache_bytes: the cache is kept below this size.
@@ -190,7 +190,7 @@ class ShardSet:
 
 
 class _OpenFile:
-    """A file descriptor that closes when nobody uses it any more."""
+    """A file descriptor that closes with its last user."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -49,7 +49,7 @@ class FolderStore:
 
 
 def open_index(uri: str) -> ShardIndex:
-    """The index of a set, wherever it is; of a remote one nothing else is fetched.
+    """The index of a set, wherever it is; of a remote set, only the index is fetched.
 
     Raises:
         ShardError: there is none, or it is damaged, or a local shard is not the one that it names.

@@ -90,7 +90,7 @@ def _checked(found: object, place: str) -> Clip:
             elif field == "categorical":
                 require(value is None or (isinstance(value, str) and bool(value)), named, value, "text or None")
             else:
-                number = isinstance(value, Real) and not isinstance(value, bool) and not math.isinf(value)
+                number = not isinstance(value, bool) and isinstance(value, Real) and not math.isinf(value)
                 require(number, named, value, "a finite number, or NaN where unknown")
     require(_is_texts(found.captions), "captions", found.captions, "a tuple of texts")
     readable = callable(getattr(found.audio, "read", None)) and isinstance(getattr(found.audio, "name", None), str)
@@ -107,7 +107,7 @@ def _require_portable(clip: Clip, place: str) -> None:
     """Refuse audio that no other process could read, or that a second run would not recognise.
 
     Raises:
-        UserError: says what is missing.
+        UserError: names the class and the remedy.
     """
     kind = type(clip.audio)
     if kind.__repr__ is object.__repr__:  # it holds an address: no build could be resumed

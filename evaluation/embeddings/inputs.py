@@ -42,7 +42,7 @@ def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
         if place.is_dir():
             folder = scan_folder(place)
             if not folder.files:
-                raise UserError(folder.nothing())
+                raise UserError(folder.no_files_message())
             folders.append(folder)
             files += folder.files
         elif place.exists() or missing_ok:

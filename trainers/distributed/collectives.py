@@ -1,4 +1,4 @@
-"""Every call of torch.distributed that the project makes, with the bytes they send counted.
+"""Every call of torch.distributed that the project makes; the bytes sent are counted.
 
 Without an initialised process group each function is its one-rank identity, so callers need no second path. Bytes are
 what this rank hands to the wire in the usual ring algorithm of each collective: all-gather (W−1)·payload, all-reduce
@@ -97,7 +97,7 @@ def process_group(
         timeout_s: how long any collective waits for a rank before it fails.
         rank: this process; -1 reads the environment (torchrun).
         world_size: number of processes; -1 reads the environment.
-        init_method: where the ranks meet, ``env://``, ``tcp://…`` or ``file://…``.
+        init_method: the rendezvous, ``env://``, ``tcp://…`` or ``file://…``.
         backend: None takes gloo for CPU tensors, and NCCL for GPU tensors where there is a GPU.
     """
     chosen = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -115,7 +115,7 @@ def barrier(*, timeout_s: float | None = None, group: Group = None) -> None:
 
     Args:
         timeout_s: with gloo, how long to wait before the missing ranks are named; None is the group's own time-out.
-        group: the ranks that meet.
+        group: the ranks that wait for each other.
 
     Raises:
         RunError: on rank 0 naming every rank that did not come, on the others naming rank 0's refusal.
@@ -126,10 +126,10 @@ def barrier(*, timeout_s: float | None = None, group: Group = None) -> None:
         dist.barrier(group=group)
         return
     # The group's own method: before torch 2.14 dist.monitored_barrier refuses one of cpu:gloo,cuda:nccl by its name.
-    meeting: Any = group or dist.group.WORLD
+    waiting: Any = group or dist.group.WORLD
     wait = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
     try:
-        meeting.monitored_barrier(wait_all_ranks=True, **wait)
+        waiting.monitored_barrier(wait_all_ranks=True, **wait)
     except RuntimeError as error:
         raise RunError(f"rank {rank(group)}: not every rank reached the barrier: {error}") from error
 

@@ -21,16 +21,16 @@ from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import RunError, UserError, first_line
 from trainers.inference.frozen import SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
-from trainers.inference.model_card import model_card, read_figures
+from trainers.inference.model_card import ONNX, PROGRAM, model_card, read_metrics
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS
 
-PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"
+CARD = "README.md"
 PROGRAMS = {
     PROGRAM: "torch.export program, wave to embedding, dynamic batch; weights as raw bytes, no pickle",
     ONNX: "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`",
 }
-"""Graphs of an export, and what the model card says of them."""
+"""Graphs of an export, and their descriptions in the model card."""
 NEEDED_FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")
 PROBE_VIEWS = (1, 3)
 """Batches that every program is tried on before it is kept."""
@@ -67,7 +67,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
     """
     require_replaceable_folder(out, "--out")
     found = open_encoder(source, trust_code=trust_code)
-    figures = read_figures(report, found.hash) if report else []
+    metrics = read_metrics(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
     encoder = load_encoder(source, trust_code=trust_code)
@@ -81,7 +81,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
         differences, left_out = _write_programs(found, encoder, partial)
         files |= {name: words for name, words in PROGRAMS.items() if name in differences}
-        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, figures=figures))
+        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, metrics=metrics))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
@@ -198,6 +198,7 @@ def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
 
 
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
+    parts = found.own_parts()
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
@@ -206,6 +207,7 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
         "data_hash": found.data_hash,
         "config": found.config,
         "provenance": found.provenance | {"exported_from": found.hash},
+        **({"own_code": {"included": False, "parts": parts}} if parts else {}),
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, find_tree
+from data_shards.audio.trees import FolderTree, find_tree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.published.splits import count_note, split_counts
 from data_shards.sources.published.tables import read_table, require_columns
