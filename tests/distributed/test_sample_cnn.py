@@ -55,7 +55,7 @@ def error(found: list[Tensor], expected: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize(("place", "near_ties"), [(0, 2e-5), (1, 5e-3)], ids=["stem", "block"])
-def test_ranks_on_the_cpu_road_are_one_process_and_the_plain_layers(
+def test_ranks_with_cpu_kernels_are_one_process_and_the_plain_layers(
     ranks: Ranks, world_size: int, place: int, near_ties: float
 ) -> None:
     exact, alone = step(place, torch.float64, True), step(place, torch.float32, False)

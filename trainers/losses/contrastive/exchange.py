@@ -82,44 +82,7 @@ def send_back(col_table: Tensor, hop: int, group: Group) -> Tensor:
 
 
 class Gather:
-    """All rows of all ranks in every rank's memory, O(N·D); each rank computes its own rows against them."""
-
-    def __init__(self, local: LocalRows) -> None:
-        self.rank, self.group = collectives.rank(local.group), local.group
-        rows, labels_RC = len(local.z_RD), local.labels_RC
-        z_ND = collectives.all_gather(local.z_RD, local.group)
-        clip_id_N = collectives.all_gather(local.clip_id_R, local.group)
-        packed_N = None
-        if labels_RC is not None and len(local.num_labelled) > 1:
-            packed_N = collectives.all_gather(pack_bits(labels_RC), local.group)
-        known, dtype = known_clips(local.clip_id_R), local.z_RD.dtype
-        self.blocks: list[Block] = []
-        for r, num_labelled in enumerate(local.num_labelled):
-            part = slice(r * rows, (r + 1) * rows)
-            tags = labels_RC
-            if labels_RC is not None and packed_N is not None:
-                tags = unpack_bits(packed_N[part], labels_RC.shape[1])
-            self.blocks.append(
-                make_block(z_ND[part], clip_codes(clip_id_N[part], known, dtype), tags, num_labelled, local.settings)
-            )
-        self.own = self.blocks[self.rank]
-
-    def share(self, scalars: Tensor) -> list[Tensor]:
-        """All-gather them: backward then has everything and sends nothing."""
-        gathered = collectives.all_gather(scalars, self.group)
-        return list(gathered.view(len(self.blocks), *scalars.shape))
-
-    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPair]:
-        """Own rows against each block; of the own block one triangle serves rows and columns."""
-        own = scalars[self.rank]
-        yield ScaledPair(Pair(self.own, self.own, mirrored=True), (own, own))
-        for r, block in enumerate(self.blocks):
-            if r != self.rank:
-                yield ScaledPair(Pair(self.own, block), (own, scalars[r]))
-
-
-class GatherOnce:
-    """`Gather` with the rows of all other ranks as one block: one kernel launch on a GPU instead of W − 1."""
+    """All rows of all ranks in every rank's memory, O(N·D); those of the other ranks are one block."""
 
     def __init__(self, local: LocalRows) -> None:
         self.rank, self.group, self.world = collectives.rank(local.group), local.group, len(local.num_labelled)
@@ -210,10 +173,4 @@ class Ring:
         return Pair(self.own, block, col_start=half)
 
 
-EXCHANGES: dict[tuple[str, bool], type[Gather] | type[GatherOnce] | type[Ring]] = {
-    ("gather", False): Gather,
-    ("gather", True): GatherOnce,
-    ("ring", False): Ring,
-    ("ring", True): Ring,
-}
-"""By name, and whether the kernels are fused."""
+EXCHANGES: dict[str, type[Gather] | type[Ring]] = {"gather": Gather, "ring": Ring}

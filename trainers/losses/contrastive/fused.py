@@ -8,6 +8,7 @@ same bits.
 Shape suffixes: R rows of a block, L lines of the table of `tiles.Sums`, D projection width, K parts of a row tile.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -16,30 +17,41 @@ from torch import Tensor
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.contrastive.launch import Launch, pairs_of_sides
 from trainers.losses.contrastive.pairs import Pair, tiled
-from trainers.losses.contrastive.tiles import EXP, MAXIMUM, Gradient, Sums
+from trainers.losses.contrastive.tiles import EXP, MAXIMUM, Gradient, Scalars, Sums, TileKernel
 
 TOLERANCES: dict[str, tuple[float, tuple[int, ...]]] = {"sums": (1e-3, (1,)), "gradient": (2e-2, (0, 1))}
 """Difference from the tiles, relative to the largest number of a line of sums or of the gradient: both add the
 same products in float32, but the gradient's factors are rounded to bfloat16."""
 
 
-class FusedSums(Sums):
-    """The sums, by `fused_kernels.sums_kernel`."""
+class FusedKernel(TileKernel):
+    """A kernel of `tiles` by launches of a Triton kernel, compared with the tiles where the settings have a choice."""
 
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
+    name: str
+
+    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         """Add what every row finds among the columns and, where they have a table, every column among the rows."""
 
         def plain(rows: Tensor, cols: Tensor | None) -> None:
-            super(FusedSums, self).accumulate(tiled(pair, self.settings.tile), scalars, rows, cols)
+            super(FusedKernel, self).accumulate(  # type: ignore[safe-super]  # the tiles' in both subclasses
+                tiled(pair, self.settings.tile), scalars, rows, cols
+            )
 
         def fused(rows: Tensor, cols: Tensor | None) -> None:
             self._launch(pair, scalars, rows, cols)
 
-        _checked(self.settings.choice, "sums", fused, plain, (row_table, col_table))
+        _checked(self.settings.choice, self.name, fused, plain, (row_table, col_table))
 
-    def _launch(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    @abstractmethod
+    def _launch(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None: ...
+
+
+class FusedSums(FusedKernel, Sums):
+    """The sums, by `fused_kernels.sums_kernel`."""
+
+    name = "sums"
+
+    def _launch(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         from trainers.losses.contrastive.fused_kernels import sums_kernel
 
         for rows, cols in pairs_of_sides(pair, scalars, (row_table, col_table), rows_along=1):
@@ -59,23 +71,12 @@ class FusedSums(Sums):
         return total_LR
 
 
-class FusedGradient(Gradient):
+class FusedGradient(FusedKernel, Gradient):
     """The gradient, by `fused_kernels.gradient_kernel`."""
 
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
-        """Add Σ_j H_ij·z_j to the rows and, where they have a table, to the columns."""
+    name = "gradient"
 
-        def plain(rows: Tensor, cols: Tensor | None) -> None:
-            super(FusedGradient, self).accumulate(tiled(pair, self.settings.tile), scalars, rows, cols)
-
-        def fused(rows: Tensor, cols: Tensor | None) -> None:
-            self._launch(pair, scalars, rows, cols)
-
-        _checked(self.settings.choice, "gradient", fused, plain, (row_table, col_table))
-
-    def _launch(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    def _launch(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         from trainers.losses.contrastive.fused_kernels import gradient_kernel
 
         for rows, cols in pairs_of_sides(pair, scalars, (row_table, col_table), rows_along=0):

@@ -63,7 +63,7 @@ def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tu
     order_R, norm_R1, local = _prepare(z_RD, inverse_temperature, request)
     settings = request.settings
     sums, gradient = KERNELS[settings.fused]
-    exchange = EXCHANGES[settings.exchange, settings.fused](local)
+    exchange = EXCHANGES[settings.exchange](local)
     total, positives_R, scalars = _anchors(exchange, local, sums(settings))
     # A NaN row that no anchor has as its positive must make the loss NaN too.
     total = total + 0 * local.z_RD.sum()

@@ -7,7 +7,7 @@ Shape suffixes: R rows of a block, D projection width, I and J rows and columns 
 """
 
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -24,29 +24,31 @@ LSE, PULL, PUSH = range(3)
 """Lines of the scalars of `Gradient`: lse_i, a_i = A_i·exp(−lse_i)/N (A_i/N when careful) and b_i = 1/(D_i·N)."""
 
 
-class TileKernel(Protocol):
+Scalars = tuple[Tensor, Tensor]
+"""(k, R) of the rows and of the columns of a pair of blocks."""
+
+
+class TileKernel(ABC):
     """A sum over pairs, computed from one pair of blocks after another."""
-
-    def table(self, block: Block) -> Tensor:
-        """An empty result for the rows of a block."""
-        ...
-
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
-        """Add what the pairs contribute to the rows and, when there is a table for them, to the columns."""
-        ...
-
-    def merge(self, table: Tensor, part: Tensor) -> None:
-        """Add the contributions that another rank found for the same rows."""
-        ...
-
-
-class Sums:
-    """First kernel: the normaliser lse and the sums R, S, K of every row, as a (5 or 4, R) float64 table."""
 
     def __init__(self, settings: ResolvedSettings) -> None:
         self.settings = settings
+
+    @abstractmethod
+    def table(self, block: Block) -> Tensor:
+        """An empty result for the rows of a block."""
+
+    @abstractmethod
+    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
+        """Add what the pairs contribute to the rows and, when there is a table for them, to the columns."""
+
+    def merge(self, table: Tensor, part: Tensor) -> None:
+        """Add the contributions that another rank found for the same rows."""
+        table += part
+
+
+class Sums(TileKernel):
+    """First kernel: the normaliser lse and the sums R, S, K of every row, as a (5 or 4, R) float64 table."""
 
     def table(self, block: Block) -> Tensor:
         """Zeros, and a maximum of −∞ when it is kept."""
@@ -56,9 +58,7 @@ class Sums:
             table[MAXIMUM] = -math.inf
         return table
 
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
+    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         """Add Σexp(s), Σw, Σw·s and, where it differs from Σw, #{w > 0}."""
         del scalars
         tiles = _Buffers(pair, self.settings.tile)
@@ -106,19 +106,14 @@ class Sums:
         return lse_R + table[MAXIMUM] if self.settings.online else lse_R
 
 
-class EpsilonTerm:
+class EpsilonTerm(TileKernel):
     """Second kernel, for ε > 0: Σ_j w·log(p + ε) and Σ_j w·p/(p + ε) of every row, as a (2, R) float64 table."""
-
-    def __init__(self, settings: ResolvedSettings) -> None:
-        self.settings = settings
 
     def table(self, block: Block) -> Tensor:
         """Zeros."""
         return block.z_RD.new_zeros((2, len(block.z_RD)), dtype=torch.float64)
 
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
+    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         """Add both sums; p_ij = exp(s_ij − lse_i) differs between the two roles of a pair."""
         tiles = _Buffers(pair, self.settings.tile)
         row_lse_R, col_lse_R = scalars[0][LSE], scalars[1][LSE]
@@ -137,24 +132,15 @@ class EpsilonTerm:
         part[0] += (weight_IJ * raised_IJ.log()).sum(dim)
         part[1] += (weight_IJ * p_IJ / raised_IJ).sum(dim)
 
-    def merge(self, table: Tensor, part: Tensor) -> None:
-        """Sums add."""
-        table += part
 
-
-class Gradient:
+class Gradient(TileKernel):
     """Last kernel: Σ_j H_ij·z_j of every row, an (R, D) table in the dtype of the projections."""
-
-    def __init__(self, settings: ResolvedSettings) -> None:
-        self.settings = settings
 
     def table(self, block: Block) -> Tensor:
         """Zeros."""
         return torch.zeros_like(block.z_RD)
 
-    def accumulate(
-        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
-    ) -> None:
+    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
         """Recompute s, form H and multiply it from both sides."""
         tiles = _Buffers(pair, self.settings.tile)
         fill, unit = (self._careful_tile, 1.0) if self.settings.careful else (self._plain_tile, LOG2_E)
@@ -189,10 +175,6 @@ class Gradient:
                 credit = p_IJ / (p_IJ + self.settings.epsilon) if self.settings.epsilon > 0 else 1.0
                 h_IJ.sub_(weight_IJ * credit * role[PUSH])
         return h_IJ
-
-    def merge(self, table: Tensor, part: Tensor) -> None:
-        """Gradients add."""
-        table += part
 
 
 class _Buffers:
