@@ -51,7 +51,8 @@ def evaluate(
         source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
         config: shards and tasks.
         out: folder of report.json, .md, .html, .csv, .tex and the figures, of every task's scores as soon as they are
-            there, and of embeddings unless ``config.cache`` says where. An evaluation that was killed goes on there.
+            there, and of embeddings unless ``config.cache`` names another folder. A killed
+            evaluation continues there.
         trust_code: import the user's own code that a snapshot names.
         progress: counts the work.
 

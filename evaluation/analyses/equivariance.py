@@ -1,6 +1,6 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
-A flat curve is an invariance, a steep one says that the property is there to be found. The distance between different
+A flat curve is an invariance, a steep one means that the embedding holds the property. The distance between different
 clips stands beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
 transformation can be read from the two embeddings.
 

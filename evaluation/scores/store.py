@@ -113,7 +113,7 @@ def save_scores(scored: Scored, key: str, path: Path, *, weights: bool) -> None:
 
 
 def load_scores(path: Path, key: str, task: Task, device: str) -> Scored | None:
-    """Read a task's scores; None where there are none of that key, or the file is damaged (a warning says so)."""
+    """Read a task's scores; None where there are none of that key, or the file is damaged (with a warning)."""
     if not path.is_file():
         return None
     try:

@@ -2,7 +2,7 @@
 
 `conf/evaluation/published/splits.yaml` has, for every published task, the number of clips and a SHA-256 of the ids of
 each split, and the classes in their order. `tests/golden/published_splits.py` writes it from the real lists. A report
-says whether a task was judged on exactly that split, and names what differs otherwise.
+states whether a task was evaluated on exactly that split, and names what differs otherwise.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
 
     Args:
         protocol: the task's ``published``.
-        frozen: what it is judged on.
+        frozen: the clips that it is evaluated on.
 
     Returns:
         ``same``: the split and the classes are the pinned ones, or those of a variant; ``missing``: clips that the
@@ -38,7 +38,7 @@ def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
     pin = read_yaml(PINS).get(protocol)
     if pin is None or "unpinned" in pin:
         reason = pin["unpinned"] if pin else "no list of this protocol is known"
-        return {"same": False, "missing": {}, "words": f"cannot be told: {reason}"}
+        return {"same": False, "missing": {}, "words": f"unknown: {reason}"}
     classes = _class_words(tuple(pin["classes"]), frozen.vocabulary)
     for variant, known in pin["variants"].items():
         if known["split_hash"] == frozen.split_hash and not classes:

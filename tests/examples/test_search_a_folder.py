@@ -80,7 +80,11 @@ def shards(here: Path) -> Path:
     from data_shards.sources.folder import read_folder
     from data_shards.sources.label_table import read_labels
 
-    build(read_folder(here / "music", read_labels(here / "music" / "labels.csv")).clips, here / "shards", BuildConfig(workers=1))
+    build(
+        read_folder(here / "music", read_labels(here / "music" / "labels.csv")).clips,
+        here / "shards",
+        BuildConfig(workers=1),
+    )
     return here / "shards"
 
 
@@ -145,7 +149,5 @@ def test_an_own_kind_that_is_none_is_one_message_before_anything_is_embedded(
 
 
 def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
-    with pytest.raises(
-        UserError, match=r"kind must be tags, class, .* or module:factory.*mean tempo\?"
-    ):
+    with pytest.raises(UserError, match=r"kind must be tags, class, .* or module:factory.*mean tempo\?"):
         load_config(EvaluationConfig, None, {"tasks.t": {"column": "c", "kind": "tempi", "probe": True}})

@@ -28,15 +28,15 @@ RATE = 22_050
 
 
 class Bands:
-    """Level of 24 bands between 200 and 1,600 Hz; counts the chunks it heard."""
+    """Level of 24 bands between 200 and 1,600 Hz; counts the chunks it read."""
 
     width, rate, samples = 24, RATE, 4_096
 
     def __init__(self, hash: str = "bands") -> None:
-        self.hash, self.heard = hash, 0
+        self.hash, self.chunks = hash, 0
 
     def __call__(self, wave_NT: Tensor, /) -> Tensor:
-        self.heard += len(wave_NT)
+        self.chunks += len(wave_NT)
         level = torch.fft.rfft(wave_NT * torch.hann_window(self.samples)).abs()
         edges = (200 * 8 ** (torch.arange(25) / 24) * self.samples / RATE).tolist()
         return torch.stack([level[:, int(a) : int(b) + 1].sum(1) for a, b in pairwise(edges)], 1)
@@ -81,9 +81,9 @@ def test_the_nearest_tracks_are_the_nearest_tones_with_their_cosine(music: Path,
 def test_a_second_search_embeds_the_query_alone_and_a_saved_index_can_be_named(music: Path, tmp_path: Path) -> None:
     query, encoder = tone(tmp_path / "query.wav", 300), Bands()
     first = search_catalogue(Pool({ENCODER: encoder}), music, [query], k=2)
-    encoder.heard = 0
+    encoder.chunks = 0
     again = search_catalogue(Pool({ENCODER: encoder}), music, [query], k=2)
-    assert encoder.heard == 3  # two chunks and a tail of the query
+    assert encoder.chunks == 3  # two chunks and a tail of the query
     assert again.answers == first.answers
     named = search_catalogue(Pool({ENCODER: encoder}), again.index.folder, [query], k=2)
     assert [names(answer.nearest) for answer in named.answers] == [names(answer.nearest) for answer in first.answers]
@@ -95,12 +95,12 @@ def test_new_changed_and_deleted_files_are_followed_and_nothing_else_is_embedded
     encoder = Bands()
     pool = Pool({ENCODER: encoder})
     update_index(pool, music, None)
-    encoder.heard = 0
+    encoder.chunks = 0
     tone(music / "high" / "new.wav", 900)
     (music / "low" / "0.wav").unlink()
     os.utime(tone(music / "low" / "1.wav", 1_000), ns=(0, 0))
     index = update_index(pool, music, None)
-    assert encoder.heard == 6
+    assert encoder.chunks == 6
     held = [track.path for part in index.parts for track in index.tracks(part)]
     assert sorted(held) == sorted(str(path.relative_to(music)) for path in music.rglob("*.wav"))
     (answer,) = search_catalogue(pool, music, [tone(tmp_path / "q.wav", 1_003)], k=1).answers
@@ -148,7 +148,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
 ) -> None:
     class Fails(Bands):
         def __call__(self, wave_NT: Tensor, /) -> Tensor:
-            if self.heard >= 12:
+            if self.chunks >= 12:
                 raise KeyboardInterrupt
             return super().__call__(wave_NT)
 
@@ -157,7 +157,7 @@ def test_a_build_that_was_killed_goes_on_where_it_was(
         update_index(Pool({ENCODER: Fails()}), music, tmp_path / "index")
     encoder = Bands()
     index = update_index(Pool({ENCODER: encoder}), music, tmp_path / "index")
-    assert encoder.heard == 5 * 3
+    assert encoder.chunks == 5 * 3
     assert len(index) == 9
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
@@ -304,9 +304,9 @@ def test_a_set_of_shards_is_a_catalogue_whose_tracks_can_be_left_out(music: Path
     assert found["query"] == set(key) - {key[4]}
     assert found["track"] == set(key) - set(key[3:6])
     assert asked["nothing"].answers[0].nearest[0].path == key[4]
-    heard = pool[ENCODER].heard
+    chunks = pool[ENCODER].chunks
     search_catalogue(pool, shards, [query], k=1)
-    assert pool[ENCODER].heard == heard + 3  # the query alone: the index is kept
+    assert pool[ENCODER].chunks == chunks + 3  # the query alone: the index is kept
 
 
 def test_a_set_of_shards_that_was_built_again_is_read_again(music: Path, pool: Pool, tmp_path: Path) -> None:
@@ -327,10 +327,10 @@ def test_an_index_never_takes_the_place_of_something_else(music: Path, tmp_path:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "cat.jpg").write_text("a cat")
-    encoder.heard = 0
+    encoder.chunks = 0
     with pytest.raises(UserError, match=r"--index .*photos: holds something that is no index"):
         search_catalogue(pool, tmp_path / kind, [files[0]], k=1, place=photos)
     with pytest.raises(UserError, match=r"--index .*cat\.jpg: is a file, not a folder"):
         search_catalogue(pool, tmp_path / kind, [files[0]], k=1, place=photos / "cat.jpg")
     assert (photos / "cat.jpg").read_text() == "a cat"
-    assert encoder.heard == 0
+    assert encoder.chunks == 0
