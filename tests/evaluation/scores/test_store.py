@@ -34,7 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from evaluation.evaluate import evaluate_encoders
-from tests.evaluation.test_score_store import configure
+from tests.evaluation.scores.test_store import configure
 
 class Encoder:
     width, rate, samples, hash = 6, 22_050, 1_000, "child"
