@@ -185,7 +185,7 @@ class RobustnessConfig(Config):
             raise ValueError(f"severities must be ≥ 0, got {self.severities}")
 
     @property
-    def asked(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is to be measured."""
         return bool(self.severities or self.corruptions)
 
@@ -206,7 +206,7 @@ class EquivarianceConfig(Config):
     def __post_init__(self) -> None:
         if any(rate <= 0 for rate in self.rates):
             raise ValueError(f"rates must be > 0, got {self.rates}")
-        if self.probe and not self.asked:
+        if self.probe and not self.enabled:
             raise ValueError("probe needs semitones, rates or both to predict")
         for name in ("semitones", "rates"):
             if self.probe and len(set(getattr(self, name))) == 1:
@@ -215,7 +215,7 @@ class EquivarianceConfig(Config):
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
 
     @property
-    def asked(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is to be measured."""
         return bool(self.semitones or self.rates)
 

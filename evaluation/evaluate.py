@@ -129,10 +129,10 @@ def _analyse(
     """Sections of the report that are measured on request, and their metrics on every resample."""
     found: dict[str, Any] = {}
     samples: dict[str, dict[str, MetricSamples]] = {}
-    if inputs.config.robustness.asked:
+    if inputs.config.robustness.enabled:
         curves = measure_robustness(inputs, scored)
         found["robustness"], samples = summarise(curves, inputs.config), by_condition(curves)
-    if inputs.config.equivariance.asked:
+    if inputs.config.equivariance.enabled:
         found["equivariance"] = measure_equivariance(inputs)
     if inputs.config.projection.task:
         found["projection"] = project(inputs, tables)

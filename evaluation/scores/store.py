@@ -63,7 +63,7 @@ def scored_once(inputs: TaskInputs, folder: Path) -> Scored:
     found = load_scores(path, key, inputs.task, inputs.config.device)
     if found is None:
         found = score_task(inputs)
-        save_scores(found, key, path, weights=inputs.config.robustness.asked)
+        save_scores(found, key, path, weights=inputs.config.robustness.enabled)
     return found
 
 
@@ -77,7 +77,7 @@ def score_key(inputs: TaskInputs) -> str:
         "name": inputs.name,  # it keys the draws
         "task": to_tree(inputs.task),
         "settings": settings,
-        "weights": config.robustness.asked,
+        "weights": config.robustness.enabled,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
         + json.dumps(target.classes),
         "tables": [
