@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.settings import UserError, load_config
+    from data_shards.audio.decode import audio_file
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from trainers.losses.projected import LossResult, Projected
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
-    from trainers.views.views import ViewMaker
+    from trainers.views.views import ViewMaker, window_frames
 
 __all__ = [
     "AugmentChain",
@@ -49,6 +50,7 @@ __all__ = [
     "UserError",
     "ViewMaker",
     "ViewsConfig",
+    "audio_file",
     "augment_presets",
     "contrastive_loss",
     "embed_files",
@@ -58,6 +60,7 @@ __all__ = [
     "load_encoder",
     "pretrain",
     "search",
+    "window_frames",
 ]
 
 _PLACES = {
@@ -75,6 +78,7 @@ _PLACES = {
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
+    "audio_file": "data_shards.audio.decode",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
     "embed_files": "evaluation.embeddings.files",
@@ -84,6 +88,7 @@ _PLACES = {
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
+    "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""
 

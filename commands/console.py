@@ -24,6 +24,9 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output; progress goes to stderr.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Import the code (module:factory) that a snapshot names.")
+]
 Preset = Annotated[
     Path, typer.Argument(help="A preset of conf/pretrain, or your own YAML.", metavar="PRESET", show_default=False)
 ]

@@ -207,7 +207,7 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
 
 def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
     """Refuse encoders and shards that are not there before torch is imported, all at once."""
-    from data_shards.format.places import check_set
+    from data_shards.format.paths import check_set
     from trainers.state.places import check_encoder
 
     refusals = Refusals()

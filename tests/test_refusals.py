@@ -9,7 +9,7 @@ import pytest
 
 from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, load_config, parse_overrides, read_yaml
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME, check_set
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, check_set
 from evaluation.config import EvaluationConfig
 from trainers.augment.corruptions import CORRUPTIONS
 from trainers.augment.parameters import CORRUPTION_NAMES

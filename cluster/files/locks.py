@@ -16,6 +16,7 @@ from pathlib import Path
 from cluster.settings import UserError
 
 LOCK_NAME = "lock"
+_ATTEMPTS = 100
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _held: set[int] = set()
 _log = logging.getLogger(__name__)
@@ -85,11 +86,15 @@ def try_lock(path: Path) -> int | None:
         NoLocksError: if the file system has no locks.
         OSError: if the file cannot be opened for writing.
     """
+    missing = 0
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # its holder removed the empty folder between our two calls
+            missing += 1
+            if missing == _ATTEMPTS:  # or the file system takes no files, as /proc
+                raise
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

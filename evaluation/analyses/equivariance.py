@@ -30,7 +30,7 @@ from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
 from evaluation.metrics.weighted import pair_mean, r_squared
 from evaluation.neighbours import unit_rows
 from evaluation.scores.task_inputs import generator
-from trainers.augment.phase_vocoder import pitch_time
+from trainers.augment.dsp.phase_vocoder import pitch_time
 
 N_FFT = 2048
 MARGIN = 4 * N_FFT

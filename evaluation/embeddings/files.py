@@ -21,7 +21,7 @@ from cluster.files.storage import atomic_file
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import RunError, UserError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
-from data_shards.format.path_text import as_text
+from data_shards.format.text import as_text
 from evaluation.config import Chunking
 from evaluation.embeddings.cache import embedding_array
 from evaluation.embeddings.embed import PCM_SCALE, chunk_spans, in_batches, make_chunk, run_encoder

@@ -11,7 +11,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.samples import INTERVALS, JACKKNIFE, PERCENTILE
-from evaluation.report.comparison import add_holm
+from evaluation.report.comparison import add_holm, differences_from
 from evaluation.scores.score import Scored
 
 SCHEMA_VERSION = 1
@@ -77,6 +77,17 @@ def shortest(tree: Mapping[str, Any]) -> set[str]:
     """The metrics of a terminal: of retrieval only the largest neighbourhood."""
     largest = max((int(metric.partition("@")[2] or 0) for metric in tree["metrics"]), default=0)
     return {metric for metric in tree["metrics"] if metric.partition("@")[2] in ("", str(largest))}
+
+
+def comparison_rows(tree: Mapping[str, Any], name: str) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table of paired differences from one compared encoder, of the metrics of a terminal."""
+    shown, rows = shortest(tree), []
+    for one in differences_from(tree, name):
+        if one.metric in shown:
+            ends = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
+            values = [number(one.own), number(one.other), f"{number(one.value, sign=True)} {ends}"]
+            rows.append([one.metric, *values, number(one.p_holm), one.verdict])
+    return ["metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict"], rows
 
 
 def reference(tree: Mapping[str, Any]) -> str:

@@ -7,8 +7,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from evaluation.encoders.encoder import SUBJECT
-from evaluation.report.comparison import compared, differences_from
-from evaluation.report.rows import intervals, number, reference, shortest, text_rows
+from evaluation.report.comparison import compared
+from evaluation.report.rows import comparison_rows, intervals, reference, shortest, text_rows
 
 
 def metrics_table(tree: Mapping[str, Any]) -> Table:
@@ -25,13 +25,11 @@ def metrics_table(tree: Mapping[str, Any]) -> Table:
 
 def comparison_tables(tree: Mapping[str, Any]) -> list[Table]:
     """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
-    tables, shown = [], shortest(tree)
+    tables = []
     for name in compared(tree):
-        table = Table("metric", SUBJECT, name, f"difference from {name}", "p (Holm)", "verdict", box=SIMPLE)
-        for one in differences_from(tree, name):
-            if one.metric in shown:
-                span = f"[{number(one.low, sign=True)}, {number(one.high, sign=True)}]"
-                values = number(one.own), number(one.other), f"{number(one.value, sign=True)} {span}"
-                table.add_row(one.metric, *values, number(one.p_holm), one.verdict)
+        head, rows = comparison_rows(tree, name)
+        table = Table(*head, box=SIMPLE)
+        for row in rows:
+            table.add_row(*row)
         tables.append(table)
     return tables

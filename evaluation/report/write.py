@@ -29,9 +29,8 @@ class Report:
     """PNG files by name."""
 
     def flat(self) -> dict[str, float]:
-        """The values for a tracker, in one group of charts: MLflow makes a group of every prefix."""
-        rows = self.tree["metrics"].items()
-        return {f"evaluation/{name.replace('/', '.')}": row["value"] for name, row in rows if row["value"] is not None}
+        """The values that are defined, by metric."""
+        return {name: row["value"] for name, row in self.tree["metrics"].items() if row["value"] is not None}
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""

@@ -22,8 +22,8 @@ from cluster.files.storage import sha256
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from data_shards.audio.decode import AudioError, rejecting
-from data_shards.audio.folder import AudioFolder, scan_folder
-from data_shards.format.path_text import as_text
+from data_shards.audio.scan import AudioFolder, scan_folder
+from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
@@ -105,7 +105,7 @@ def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
 
 def _follow_folder(index: TrackIndex, pool: Pool, folder: AudioFolder, progress: Progress) -> TrackIndex:
     if not folder.files:
-        raise UserError(folder.nothing())
+        raise UserError(folder.no_files_message())
     files, now = _listing(folder)
     done = {track.path for track, _ in index.rejected if _unchanged(track, now)}
     stale = len(done) < len(index.rejected)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
-from data_shards.audio.folder import AudioFolder
-from data_shards.format.path_text import as_text
+from data_shards.audio.scan import AudioFolder
+from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream
 from evaluation.encoders.encoder import Encoder
 from evaluation.encoders.pool import Pool

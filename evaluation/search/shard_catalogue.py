@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.progress import Progress
-from data_shards.format.places import MANIFEST_NAME
+from data_shards.format.paths import MANIFEST_NAME
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.embeddings.embed import embed_shards

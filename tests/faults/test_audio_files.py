@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cluster.settings import RunError, UserError
 from data_shards.audio import decode as audio
-from data_shards.audio import foreign as foreign_audio
+from data_shards.audio import pyav
 from data_shards.audio.decode import AudioError, FileAudio, decode
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
@@ -247,7 +247,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, kind: str, name: str
 ) -> None:
     monkeypatch.setattr(audio, "has_av", lambda: False)
-    monkeypatch.setattr(foreign_audio, "has_av", lambda: False)
+    monkeypatch.setattr(pyav, "has_av", lambda: False)
     (tmp_path / name).write_bytes(content)
     remedy = r"convert it: ffmpeg -i FILE FILE\.flac, or read such files as they are: pip install"
     with pytest.raises(AudioError, match=rf"\Ais {kind}, which libsndfile does not decode; {remedy}"):
@@ -259,7 +259,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     [(b"<!DOCTYPE html><html>404", "HTML"), (b"%PDF-1.7", "PDF"), (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG image"),
      (b"MThd\0\0\0\x06", "MIDI"), (b"Once upon a time", "begins with b'Once upon a time'")],
 )  # fmt: skip
-def test_what_is_no_audio_is_never_said_not_to_exist(tmp_path: Path, content: bytes, what: str) -> None:
+def test_what_is_no_audio_is_never_reported_as_missing(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "song.mp3").write_bytes(content)
     with pytest.raises(AudioError, match=rf"cannot be decoded: .*{what}") as caught:
         decode(tmp_path / "song.mp3")

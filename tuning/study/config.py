@@ -86,13 +86,16 @@ class Scale(Config):
     about: str
     """For whom it is, and what it cannot show."""
     pretrain: str | None = None
+    """Another preset of conf/pretrain."""
     set: Overrides = field(default_factory=dict)
     """Laid over the study's own ``set``."""
     axes: tuple[Axis, ...] | None = None
     rows: dict[str, Overrides] | None = None
+    """Other rows beside those of the axes."""
     judges: tuple[Judge, ...] | None = None
     claims: tuple[Claim, ...] | None = None
     seeds: int | None = None
+    """Another number of runs a row."""
     corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
     """Composed and rendered music by the name of a set, for machines without the papers' audio."""
 
@@ -102,6 +105,7 @@ class Study(Config):
     """A table or figure of a paper, or a study of scale."""
 
     title: str
+    """Title of the table."""
     source: str
     """Paper and section."""
     pretrain: str

@@ -14,6 +14,7 @@ from cluster.machine.resources import num_gpus
 from cluster.progress import Progress
 from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
 from cluster.tracking_config import TrackingConfig, store_uri
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
@@ -23,9 +24,11 @@ from trainers.inference.frozen import load_encoder
 from tuning.study.config import StudySettings
 from tuning.study.plan import Plan
 from tuning.study.report import write_study
-from tuning.study.results import collect, late_median, study_tree
+from tuning.study.results import CHANGE, collect, late_median, study_tree
 from tuning.study.runs import Ended, is_done, run_all
 from tuning.study.scaling import Step, project
+
+COMPARE = trials_link("Compare the runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
     with Tracker(replace(tracking, name=f"{plan.study.title} ({plan.scale})"), folder) as tracker:
         tracker.params({"study": plan.study.title, "scale": plan.scale, "runs": len(plan.runs)})
         tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
+        tracker.view(*columns_of(plan))
+        tracker.tags({NOTE: COMPARE})
         ended = run_all(plan, folder, parallel=settings.parallel, progress=progress)
         if ended.stopped:
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
@@ -74,7 +79,20 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
         files = write_study(tree, folder, plan.study.plot)
         for file in files.values():
             tracker.artifact(file)
-        return StudyResult(tree=tree, files=files, tracking=tracker.url)
+        tracker.tags({NOTE: description(COMPARE, picture("study.png"), files["md"].read_text(encoding="utf-8"))})
+        return StudyResult(tree=tree, files=files, tracking=tracker.trials_url)
+
+
+def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
+    """What tells the rows of a study apart in the tracker: curves with what the study reports, keys that rows set."""
+    metrics = dict.fromkeys(
+        evaluation_name(metric.partition(CHANGE)[0], Path(judge.preset).stem)
+        for judge in plan.study.judges
+        for metric in judge.metrics.values()
+    )
+    figures = [curve_name(figure) for figure in plan.study.figures.values()]
+    keys = dict.fromkeys(key for row in plan.rows for key in row.overrides)
+    return [*metrics, *figures] or [curve_name("loss")], list(keys)
 
 
 def outline(plan: Plan) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     with sole_writer(out, "choose another sweep.dir"):
         report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
-    log_report(report)
+    log_report(report, objective=metrics if evaluation.split == "valid" else ())  # a test value is no objective
     shutil.rmtree(out / "embeddings", ignore_errors=True)  # a sweep keeps one snapshot a trial, from which they come
     values = [report.tree["metrics"][metric]["value"] for metric in metrics]
     if None in values:

@@ -10,7 +10,7 @@ from cluster.machine.resources import ResourcesConfig, num_gpus
 from cluster.refusals import Refusals
 from cluster.settings import UserError, flatten, put, to_tree, validate
 from cluster.tracking_config import store_uri
-from data_shards.format.places import INDEX_NAME
+from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
@@ -153,7 +153,7 @@ def check_data(plan: SweepPlan, where: str) -> None:
     Raises:
         UserError: names what does not fit.
     """
-    from trainers.pretrain import check  # torch is imported here: what the keys alone tell is refused before
+    from trainers.checks.start_up import check  # torch is imported here: what the keys alone tell is refused before
 
     check_targets(plan.evaluation)
 

@@ -15,6 +15,7 @@ from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import Session, ray_session
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
 from cluster.tracking_config import store_uri
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tuning.sweep.runner import Room
 
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
+COMPARE = trials_link("Compare the trials")
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
@@ -52,6 +54,8 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         )
         with Tracker(home, folder) as tracker:
             tracker.params(_told(plan))
+            tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
+            tracker.tags({NOTE: COMPARE})
             journal = SweepJournal(
                 folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
             )
@@ -240,7 +244,8 @@ def _conclude(
             delta = {f"confirm/{name.replace('/', '.')}.{end}": x for end, x in found["difference"].items()}
             tracker.metrics({key: x for key, x in delta.items() if x is not None}, step=len(rows))
     if complete:
-        tracker.tags({"mlflow.note.content": note(rows, plan, words)})
+        shown = picture("figures/history.png") if "history" in files else ""
+        tracker.tags({NOTE: description(COMPARE, shown, note(rows, plan, words))})
         for file in files.values():
             tracker.artifact(file, folder="figures" if file.suffix == ".png" else "sweep")
     return SweepResult(
@@ -251,5 +256,5 @@ def _conclude(
         importances=shares,
         confirmed=confirmed,
         words=words,
-        tracking=tracker.url if plan.config.tracking.enabled else "off",
+        tracking=tracker.trials_url if plan.config.tracking.enabled else "off",
     )

@@ -117,7 +117,7 @@ def test_equal_numbers_make_equal_files(tree: dict[str, Any], tmp_path: Path) ->
 
 def test_the_tracker_gets_plain_finite_numbers(tree: dict[str, Any], tmp_path: Path) -> None:
     flat = Report(tree, tmp_path, {}).flat()
-    assert flat["evaluation/tags.ap"] == 0.6
+    assert flat["tags/ap"] == 0.6
     assert all(np.isfinite(value) for value in flat.values())
 
 

@@ -16,10 +16,11 @@ from data_shards.sampling.sampler import chosen_share
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers import loop
 from trainers.checks.dry_run import plan
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.loop import NothingToLearnError, World, train
 from trainers.losses.contrastive.loss import contrastive_loss
-from trainers.pretrain import check, pretrain
+from trainers.pretrain import pretrain
 from trainers.step import StepTrainer
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -28,7 +29,7 @@ MICRO = {"encoder__batch_norm": "micro", "optim__micro_batch": 1}
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

@@ -1,6 +1,7 @@
 """A study end to end: rows trained and judged in processes, resumed after a kill, and the evidence on known truth."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -86,6 +87,9 @@ def _check_mlflow(uri: str) -> None:
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert names >= {"study.md", "study.json", "study.png"}
+    assert "![study.png](" in parent.data.tags["mlflow.note.content"]
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
+    assert "params.`optim.learning_rate`" in view["selectedColumns"]
 
 
 @pytest.mark.slow

@@ -292,5 +292,9 @@ def _check_mlflow(store: Path) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
     files = {f.path for folder in ("sweep", "figures") for f in client.list_artifacts(parent.info.run_id, folder)}
     assert {"sweep/best.yaml", "sweep/trials.parquet", "figures/history.png", "figures/parallel.png"} <= files
-    assert "evaluation/tags.ap" in trials[0].data.metrics
+    assert "6 evaluation/tags.ap" in trials[0].data.metrics
+    assert {"0 objective/tags.ap" in trial.data.metrics for trial in trials} == {True}
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
+    assert view["selectedColumns"][:2] == ["metrics.`0 objective/tags.ap`", "params.`loss.temperature`"]
+    assert parent.data.tags["mlflow.note.content"].startswith("[Compare the trials](#/experiments/")
     assert "objective/best" in parent.data.metrics

@@ -65,12 +65,12 @@ def probe(fd: int) -> tuple[int, ...]:
 def why_another(fd: int, shard: ShardFile) -> str | None:
     """Why an open file is not the shard that was indexed, or None.
 
-    A few damaged bytes do not make it another: their clips are told by the checksums of the blocks that are read.
+    A few damaged bytes do not make it another: checksums of the blocks find their clips when they are read.
     """
     size = os.fstat(fd).st_size
     if size != shard.size:
         return f"{size:,} bytes, {shard.size:,} were indexed"
-    # Blocks of zeros (padding, silence, the end of the archive) are alike in all shards and tell nothing.
-    telling = [pair for pair in zip(shard.probes, probe(fd), strict=True) if pair[0] != _ZERO_BLOCK]
-    differing = sum(expected != found for expected, found in telling)
-    return f"{differing} of {len(telling)} probed blocks differ" if 2 * differing >= max(1, len(telling)) else None
+    # Blocks of zeros (padding, silence, the end of the archive) are alike in all shards and identify none.
+    useful = [pair for pair in zip(shard.probes, probe(fd), strict=True) if pair[0] != _ZERO_BLOCK]
+    differing = sum(expected != found for expected, found in useful)
+    return f"{differing} of {len(useful)} probed blocks differ" if 2 * differing >= max(1, len(useful)) else None

@@ -1,4 +1,4 @@
-"""Whether a place holds a set of shards, told without importing numpy and pyarrow."""
+"""Names of the files of a set, and whether a folder holds one, found without importing numpy and pyarrow."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def no_set(folder: Path) -> str:
 
 
 def check_set(key: str, uri: str) -> None:
-    """Refuse a local place that holds no set; a URI is asked only where it is read.
+    """Refuse a local place that holds no set; a URI is checked when it is read.
 
     Args:
         key: that named it, for the message.

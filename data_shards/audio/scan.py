@@ -1,4 +1,4 @@
-"""The audio files below a folder, and what a scan passes over: nothing is left out without being counted."""
+"""Scan a folder for audio files; files that are left out are counted by kind."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_shards.audio import foreign as foreign_audio
+from data_shards.audio import pyav
 
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".aif", ".aiff",
@@ -21,7 +21,7 @@ MAX_NAMED = 12
 
 @dataclass(frozen=True)
 class AudioFolder:
-    """What lies below a folder."""
+    """The audio files below a folder, and counts of what was left out."""
 
     root: Path
     files: tuple[Path, ...]
@@ -33,7 +33,7 @@ class AudioFolder:
     others: Mapping[str, int] = field(default_factory=dict)
     """Files of other suffixes."""
     hidden: int = 0
-    """Files and folders whose name begins with a dot."""
+    """Files and folders whose names begin with a dot."""
     no_files: int = 0
     """Pipes, sockets and devices, and links that lead nowhere."""
     seen_links: int = 0
@@ -70,20 +70,20 @@ class AudioFolder:
             lines.append(f"{self.seen_links:,} links left out: they lead to folders that are scanned anyway")
         return [*lines, *self.unreadable]
 
-    def nothing(self) -> str:
-        """An error's words where no file is left."""
+    def no_files_message(self) -> str:
+        """The error message where no audio file is found."""
         known = f"{self.root}: no audio files below it; known are {', '.join(suffixes())}"
         return "\n  ".join([known, *self.report()])
 
     def _conversion(self) -> str:
         first = next(iter(self.undecodable))
         convert = f'for f in *{first}; do ffmpeg -i "$f" "${{f%.*}}.flac"; done'
-        return f"convert them: {convert}" + ("" if foreign_audio.has_av() else f"  or read them: {foreign_audio.EXTRA}")
+        return f"convert them: {convert}" + ("" if pyav.has_av() else f"  or read them: {pyav.EXTRA}")
 
 
 def suffixes() -> tuple[str, ...]:
     """Of the audio files that can be decoded here."""
-    return AUDIO_SUFFIXES + (foreign_audio.SUFFIXES if foreign_audio.has_av() else ())
+    return AUDIO_SUFFIXES + (pyav.SUFFIXES if pyav.has_av() else ())
 
 
 def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
@@ -93,21 +93,21 @@ def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
 
     Args:
         root: the folder.
-        leave_out: a folder below it that is not looked at.
+        leave_out: a folder below it that is not scanned.
     """
     scan = _Scan(frozenset(suffixes()))
     if leave_out is not None and leave_out.is_dir():
-        scan.visit(leave_out)
+        scan.enter(leave_out)
     waiting = [root]
     while waiting:  # links after all that is there itself: a file has the path of its own folder
         for folder in waiting:
-            if scan.visit(folder):
-                scan.walk(folder)
+            if scan.enter(folder):
+                scan.scan(folder)
             elif folder != root:
                 scan.counts["seen_links"] += 1
         waiting, scan.links = sorted(scan.links), []
     files = tuple(sorted(scan.files))
-    foreign = Counter(path.suffix.lower() for path in files if path.suffix.lower() in foreign_audio.SUFFIXES)
+    foreign = Counter(path.suffix.lower() for path in files if path.suffix.lower() in pyav.SUFFIXES)
     return AudioFolder(
         root,
         files,
@@ -129,23 +129,23 @@ class _Scan:
         self.undecodable, self.others = Counter[str](), Counter[str]()
         self.counts = {"hidden": 0, "no_files": 0, "seen_links": 0}
         self.unreadable: list[str] = []
-        self._visited: set[tuple[int, int]] = set()
+        self._entered: set[tuple[int, int]] = set()
 
-    def visit(self, folder: Path) -> bool:
-        """Whether a folder is seen for the first time, by whatever name."""
+    def enter(self, folder: Path) -> bool:
+        """Whether a folder is entered for the first time, by any of its names."""
         try:
             status = folder.stat()
         except OSError as error:
             self.unreadable.append(f"{folder} left out: cannot be read: {error.strerror}")
             return False
         place = (status.st_dev, status.st_ino)
-        if place in self._visited:
+        if place in self._entered:
             return False
-        self._visited.add(place)
+        self._entered.add(place)
         return True
 
-    def walk(self, folder: Path) -> None:
-        """Go through a folder and those in it, but for links."""
+    def scan(self, folder: Path) -> None:
+        """Scan a folder and its subfolders, but not links."""
         folders = [folder]
         while folders:
             here = folders.pop()
@@ -157,11 +157,11 @@ class _Scan:
                 continue
             for entry in found:
                 inside = self._take(entry, here)
-                if inside is not None and self.visit(inside):
+                if inside is not None and self.enter(inside):
                     folders.append(inside)
 
     def _take(self, entry: "os.DirEntry[str]", here: Path) -> Path | None:
-        """Count an entry; a folder to be gone through is handed back."""
+        """Count an entry; return it if it is a folder to scan."""
         path = here / entry.name
         mode = _mode(entry)
         suffix = path.suffix.lower()
@@ -176,12 +176,12 @@ class _Scan:
         elif suffix in self.known:
             self.files.append(path)
         else:
-            (self.undecodable if suffix in foreign_audio.SUFFIXES else self.others)[suffix] += 1
+            (self.undecodable if suffix in pyav.SUFFIXES else self.others)[suffix] += 1
         return None
 
 
 def _mode(entry: "os.DirEntry[str]") -> int:
-    """Of what a name leads to; 0 where that is nothing."""
+    """The mode of the target of a name; 0 where there is none."""
     try:
         if entry.is_file(follow_symlinks=False):
             return stat.S_IFREG

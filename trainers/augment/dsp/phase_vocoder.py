@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
-from trainers.augment.resampling import FINE_FRAME, read_spline, spline_degree
-from trainers.augment.resampling import SPLINE_REACH as _SPLINE_REACH
+from trainers.augment.dsp.resampling import FINE_FRAME, read_spline, spline_degree
+from trainers.augment.dsp.resampling import SPLINE_REACH as _SPLINE_REACH
 
 _HALF_TURN = 2.0**31 - 256
 """A turn is 2^32, so that sums of int32 wrap where angles do; a little less keeps π inside."""
@@ -102,7 +102,7 @@ def _synthesis_frames(spectrum_nFK: Tensor, step_n: Tensor, num_frames: int) -> 
     # Frame 0 begins with its own phases, which `_advances` keeps in the last place.
     below_nJ = torch.cat([below_nJ.new_full((n, 1), F - 1), below_nJ[:, :-1]], dim=1)
     nearest = (row_n1 + (place_nJ + 0.5).long().clamp(max=F - 1)).flatten()
-    # How phases advance has no useful gradient (that of a silent bin is infinite): it is a constant to autograd.
+    # How phases advance has no useful gradient (that of a bin of power 0 is infinite): it is a constant to autograd.
     with torch.no_grad():
         turn_nJK = _turns(spectrum_nFK, (row_n1 + below_nJ).flatten(), nearest)
     return _frames(spectrum_nFK, nearest).mul_(turn_nJK)

@@ -55,6 +55,6 @@ def _add_by_gather(out_nT: Tensor, wave_nT: Tensor, offset_nR: Tensor, gain_nR: 
     sample_T = torch.arange(wave_nT.shape[1], device=wave_nT.device)
     for offset_n, gain_n in zip(offset_nR.T, gain_nR.T, strict=True):
         source_nT = sample_T - offset_n[:, None]
-        heard_nT = torch.where(source_nT >= 0, gain_n[:, None], 0.0)
-        out_nT = out_nT + heard_nT * wave_nT.gather(1, source_nT.clamp(min=0))
+        weight_nT = torch.where(source_nT >= 0, gain_n[:, None], 0.0)
+        out_nT = out_nT + weight_nT * wave_nT.gather(1, source_nT.clamp(min=0))
     return out_nT

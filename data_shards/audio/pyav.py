@@ -21,7 +21,7 @@ SUFFIXES = (
 MIN_STATED_S = 0.1
 """Seconds that a container's length and what is decoded may differ by: encoders' delays and padding."""
 _STATE_LENGTH = ("mov", "matroska", "asf", "avi", "ape", "wv", "tta", "dsf", "mpc")
-"""Demuxers whose length stands in the file; the others' is an estimate."""
+"""Demuxers that read the length from the file; the others estimate it."""
 _BY_MAGIC = {
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "ASF (WMA)", b"\x1a\x45\xdf\xa3": "Matroska or WebM",
     b"MAC ": "Monkey's Audio", b"wvpk": "WavPack", b"MPCK": "Musepack", b"MP+": "Musepack", b"TTA1": "True Audio",

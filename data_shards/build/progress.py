@@ -1,4 +1,4 @@
-"""How far a build is, and when too many clips were rejected for it to go on."""
+"""Progress of a build, and its end when too many clips are rejected."""
 
 import math
 import time
@@ -8,16 +8,16 @@ from cluster.settings import UserError
 from data_shards.build.writer import Rejected, ShardResult
 
 NAMED_REJECTED = 10
-"""As many rejected clips are named in an error; all of them in the summary."""
+"""Number of rejected clips that an error names; the summary names all."""
 
 
 class TooManyRejected(UserError):
-    """More clips cannot be used than `BuildConfig.max_rejected` allows."""
+    """More clips were rejected than `BuildConfig.max_rejected` allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a build is."""
+    """Progress of a build."""
 
     done: int
     """Clips written, kept from an earlier run, or rejected."""
@@ -29,7 +29,7 @@ class Progress:
 
 @dataclass
 class Tally:
-    """The shards of a build as they come."""
+    """Counts over the finished shards of a build."""
 
     total: int
     """Clips."""
@@ -49,7 +49,7 @@ class Tally:
         return Progress(done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed)
 
     def check(self, max_rejected: float) -> None:
-        """Refuse to go on when too much was rejected.
+        """Stop the build when too many clips were rejected.
 
         Raises:
             TooManyRejected: names the first of them.

@@ -1,12 +1,9 @@
-"""What one shard holds, read from the shard itself: the entries of the index with their checksums.
+"""Entries of the index, scanned from a shard with their checksums.
 
-Building, indexing foreign shards and verifying all go through here, so an index never describes anything but bytes
-that were seen.
+Building, indexing foreign shards and verifying all call `scan_shard`, so an index describes only bytes that were read.
 """
 
 import dataclasses
-import json
-import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,19 +12,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data_shards.format.labels import parse_labels
 from data_shards.format.pcm import EXTENSIONS, WAV_HEAD_BYTES, Codec, read_form
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.tar import Member, iter_members
-from data_shards.format.text import tidy
 
 CRC_BLOCK_BYTES = 1 << 16
 MAX_LABEL_BYTES = 1 << 20
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One clip of a shard, with all the index says of it. Labels are text until a whole set gives them codes."""
+    """One clip of a shard, as a row of the index describes it. Labels are text until a whole set gives them codes."""
 
     key: str
     shard: str
@@ -67,7 +63,7 @@ def scan_shard(path: Path) -> list[Entry]:
     """Read a shard from its first byte to its last.
 
     Raises:
-        ShardError: names shard, key and byte of the first thing that is not as it must be.
+        ShardError: names shard, key and byte of the first problem.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -76,7 +72,7 @@ def scan_shard(path: Path) -> list[Entry]:
         for key, members in groupby(iter_members(fd, path.name), key=lambda member: member.key):
             entry = _scan_clip(fd, path.name, key, list(members))
             if key in first_byte:
-                what = f"this key stands in the shard twice, first at byte {first_byte[key]:,}"
+                what = f"duplicate key in this shard, first at byte {first_byte[key]:,}"
                 raise ShardError(Problem(path.name, key, entry.offset, what))
             first_byte[key] = entry.offset
             entries.append(entry)
@@ -95,7 +91,7 @@ def _scan_clip(fd: int, shard: str, key: str, members: list[Member]) -> Entry:
     by_extension = {member.extension: member for member in members}
     first = members[0]
     if len(by_extension) < len(members):
-        raise ShardError(Problem(shard, key, first.header, "the same member twice, or a key that stands twice"))
+        raise ShardError(Problem(shard, key, first.header, "duplicate member or duplicate key"))
     unknown = sorted(set(by_extension) - {*EXTENSIONS, "json"})
     audio = [by_extension[extension] for extension in EXTENSIONS if extension in by_extension]
     if unknown or len(audio) != 1 or "json" not in by_extension:
@@ -132,71 +128,3 @@ def _scan_clip(fd: int, shard: str, key: str, members: list[Member]) -> Entry:
         label_crc=zlib.crc32(text),
         **labels,
     )
-
-
-def parse_labels(key: str, text: bytes) -> dict[str, Any]:
-    """A sample's JSON as keyword arguments of `Entry`, all text tidy; fields of others are let pass.
-
-    Raises:
-        ValueError: if it is not an object, or a field of ours has the wrong type.
-
-    >>> parse_labels("a", b'{"multilabel": {"tags": ["calm"]}}')["multilabel"]
-    {'tags': ('calm',)}
-    """
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"a {type(tree).__name__}, not an object")
-    split = tree.get("split", "train")
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r}; known are {', '.join(SPLITS)}")
-    return {
-        "track": _text(tree, "track") or key,
-        "artist": _text(tree, "artist"),
-        "split": split,
-        "licence": _text(tree, "licence"),
-        "multilabel": {column: _tags(column, tags) for column, tags in _columns(tree, "multilabel")},
-        "categorical": {column: _class(column, value) for column, value in _columns(tree, "categorical")},
-        "numeric": {column: _number(column, value) for column, value in _columns(tree, "numeric") if value is not None},
-        "captions": _captions(tree.get("captions", [])),
-    }
-
-
-def _columns(tree: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
-    columns = tree.get(kind, {})
-    if not isinstance(columns, dict):
-        raise ValueError(f"{kind} is a {type(columns).__name__}, not an object of columns")
-    return sorted((tidy(column), value) for column, value in columns.items())
-
-
-def _text(tree: Mapping[str, Any], field: str) -> str | None:
-    value = tree.get(field)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{field} is {value!r}, not text")
-    return (tidy(value) or None) if value else None
-
-
-def _tags(column: str, tags: Any) -> tuple[str, ...]:
-    if not isinstance(tags, list) or not all(isinstance(tag, str) and tidy(tag) for tag in tags):
-        raise ValueError(f"{column} is {tags!r}, not a list of tags")
-    return tuple(sorted(set(map(tidy, tags))))
-
-
-def _captions(texts: Any) -> tuple[str, ...]:
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"captions is {texts!r}, not a list of texts")
-    return tuple(map(tidy, texts))
-
-
-def _class(column: str, value: Any) -> str | None:
-    if value is not None and not (isinstance(value, str) and tidy(value)):
-        raise ValueError(f"{column} is {value!r}, not text")
-    return value if value is None else tidy(value)
-
-
-def _number(column: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{column} is {value!r}, not a number")
-    return float(value)

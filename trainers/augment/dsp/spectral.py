@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 KINDS = ("none", "low_pass", "high_pass", "band_pass", "band_cut")
@@ -24,32 +25,14 @@ _EDGE_POINTS = 8193
 _PHASES_A_WORD = 16
 
 
-def fast_length(least: int) -> int:
-    """The smallest 2^a·3^b·5^c that is at least ``least``.
-
-    >>> fast_length(59_049 + 6_487), fast_length(59_049), fast_length(7)
-    (65536, 59049, 8)
-    """
-    best = 1 << (least - 1).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            two = three << max(0, -(-least // three) - 1).bit_length()
-            best = min(best, two)
-            three *= 3
-        five *= 5
-    return best
-
-
 def transform_length(num_samples: int) -> int:
-    """N of the transform of a row with room for a filter, with and without one: then so is the noise. Even, so that a
-    real transform is half as long a complex one.
+    """N of the transform of a row: the same with and without a filter, so that the noise is the same too; and even, so
+    that a real transform is a complex one of half the length.
 
     >>> transform_length(59_049), transform_length(77_788)
     (65536, 86400)
     """
-    return 2 * fast_length(-(-(num_samples + MAX_HALF) // 2))
+    return 2 * int(next_fast_len(-(-(num_samples + MAX_HALF) // 2), real=True))
 
 
 class Filters(NamedTuple):
@@ -105,17 +88,17 @@ def shape_spectrum(
 
 
 def _forward(wave_nT: Tensor, size: int) -> Tensor:
-    spectrum: Tensor = torch.fft.rfft(_in_company(wave_nT), size)
+    spectrum: Tensor = torch.fft.rfft(_at_least_two_rows(wave_nT), size)
     return spectrum[: len(wave_nT)]
 
 
 def _inverse(spectrum_nK: Tensor, size: int, num_samples: int) -> Tensor:
-    wave: Tensor = torch.fft.irfft(_in_company(spectrum_nK), size)
+    wave: Tensor = torch.fft.irfft(_at_least_two_rows(spectrum_nK), size)
     return wave[: len(spectrum_nK), :num_samples]
 
 
-def _in_company(rows: Tensor) -> Tensor:
-    """A single row twice: MKL rounds it otherwise than among others, and a vocoder behind makes much of a last bit."""
+def _at_least_two_rows(rows: Tensor) -> Tensor:
+    """A single row twice: MKL rounds a single transform differently, and a vocoder after it amplifies the last bit."""
     return rows.repeat(2, 1) if len(rows) == 1 else rows
 
 
