@@ -60,7 +60,7 @@ class Task(Config):
     frozen: str | None = None
     """File of an earlier report's ``splits/``: its clips, splits and vocabulary, or an error."""
     published: str | None = None
-    """Protocol of conf/evaluation/published whose published values stand beside this task's."""
+    """Protocol of conf/evaluation/published whose published values are shown beside this task's."""
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS, {})

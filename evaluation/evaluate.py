@@ -140,7 +140,7 @@ def _analyse(
 
 
 def _save_splits(inputs: EvaluationInputs, folder: Path) -> dict[str, dict[str, Any]]:
-    """Freeze the clips of every task; hashes, file, and how it stands to the published split, by task."""
+    """Freeze the clips of every task; hashes, file, and how it differs from the published split, by task."""
     identities: dict[str, dict[str, Any]] = {}
     for name, target in inputs.targets.items():
         task = inputs.config.tasks[name]

@@ -1,7 +1,7 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
 A flat curve is an invariance, a steep one means that the embedding holds the property. The distance between different
-clips stands beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
+clips is given beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
 transformation can be read from the two embeddings.
 
 Shape suffixes: K clips, T samples of a chunk, L samples read, X steps of the curve, E encoder width.

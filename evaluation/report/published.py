@@ -71,7 +71,7 @@ def differences(
     Args:
         protocol: clips (train, valid, test), classes, seconds of a chunk, and what is stated of the probe.
         task: ours.
-        found: the report's tree of the task: counts, classes, epochs, and how its split stands to the published one.
+        found: the report's tree of the task: counts, classes, epochs, and how its split differs from the published one.
         config: how chunks are averaged.
         seconds: length of our chunk.
     """

@@ -25,7 +25,7 @@ def facts(frozen: FrozenSplit) -> dict[str, Any]:
 
 
 def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
-    """How a task's split stands to the published one.
+    """How a task's split differs from the published one.
 
     Args:
         protocol: the task's ``published``.
@@ -42,8 +42,8 @@ def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
     classes = _class_words(tuple(pin["classes"]), frozen.vocabulary)
     for variant, known in pin["variants"].items():
         if known["split_hash"] == frozen.split_hash and not classes:
-            stands = f", {pin['instead']}" if "instead" in pin else ""
-            words = f"{variant} ({frozen.split_hash[:SHOWN]}){stands}"
+            instead = f", {pin['instead']}" if "instead" in pin else ""
+            words = f"{variant} ({frozen.split_hash[:SHOWN]}){instead}"
             return {"same": True, "missing": {}, "words": words}
     nearest = min(pin["variants"].values(), key=lambda known: sum(_off(known, frozen, split) for split in SPLITS))
     differing = [text for split in SPLITS if (text := _part_words(split, nearest[split], frozen))]
