@@ -115,7 +115,7 @@ def request(shards: Path, kinds: list[str], asked: str, **changes: Any) -> Evalu
     shared: dict[str, Any] = {"max_epochs": 2, asked: True} | changes
     return EvaluationConfig(
         data=EvaluationData(shards=str(shards)),
-        tasks={kind: Task(column=KINDS[kind], kind=kind, **shared) for kind in kinds},  # type: ignore[arg-type]
+        tasks={kind: Task(column=KINDS[kind], kind=kind, **shared) for kind in kinds},
         confidence=ConfidenceConfig(resamples=100),
         seeds=2,
         ks=(1, 50),  # more than there are clips

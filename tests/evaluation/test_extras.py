@@ -273,12 +273,14 @@ def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarge
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
     kind = codes[target.only("test").rows_K]
     assert (kind[distance.argmin(1)] == kind).mean() > 0.95
+    absent = config_for(tasks=notes, projection=ProjectionConfig(task="mood"))
     with pytest.raises(UserError, match=r"projection\.task=mood does not run: the set has no column for it.*; note do"):
-        check_projection({"note": target}, config_for(tasks=notes, projection=ProjectionConfig(task="mood")))
+        check_projection(replace(inputs, config=absent))
+    named = replace(target, classes=("57", "Db", "69", "73"))
     with pytest.raises(UserError, match=r"projection\.midi needs MIDI notes, whole numbers, and task note has 'Db'"):
-        check_projection({"note": replace(target, classes=("57", "Db", "69", "73"))}, config)
+        check_projection(replace(inputs, targets={"note": named}))
     with pytest.raises(UserError, match=r"projection\.task=note has 3 test clips; t-SNE needs at least 5"):
-        check_projection({"note": target.where(np.arange(240) < 15)}, config)
+        check_projection(replace(inputs, targets={"note": target.where(np.arange(240) < 15)}))
 
 
 def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path) -> None:
