@@ -27,8 +27,8 @@ from evaluation.embeddings.embed import PCM_SCALE, run_encoder
 from evaluation.encoders.encoder import Encoder, alike
 from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
+from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.weighted import pair_mean, r_squared
-from evaluation.neighbours import unit_rows
 from evaluation.scores.task_inputs import generator
 from trainers.augment.dsp.phase_vocoder import pitch_time
 

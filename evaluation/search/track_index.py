@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from cluster.files.locks import sole_writer
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import UserError
-from evaluation.neighbours import Part as Searchable
-from evaluation.neighbours import flat, search_parts, unit_rows
+from evaluation.metrics.neighbours import Part as Searchable
+from evaluation.metrics.neighbours import flat, search_parts, unit_rows
 
 SCHEMA_VERSION = 2
 ABOUT = "index.json"
