@@ -9,7 +9,7 @@ STAMP := .venv/.installed-$(shell sha256sum requirements.lock pyproject.toml Mak
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow check bench golden lock clean
+.PHONY: help setup quickstart test test-fast test-slow check bench golden docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench: setup  ## benchmarks against their goals, tables in benchmarks/results
 
 golden: setup  ## regenerate the golden loss trace (say why in the commit)
 	$(BIN)/python tests/golden/regenerate.py
+
+docs: setup  ## the documentation site in outputs/site, with its generated pages
+	$(BIN)/python -m commands.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lock: setup  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock

@@ -9,7 +9,7 @@ import re
 import textwrap
 import types
 import typing
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 NEEDED = "needed"
@@ -23,7 +23,8 @@ _PLAIN: dict[Any, str] = {
     type(None): "null",
 }
 _NUMBER = r"-?\d+(?:\.\d+)?"
-_RANGE = re.compile(rf"\bin ([\[(]{_NUMBER}, {_NUMBER}[\])])|(?:^|[,;] )([≥≤<>] {_NUMBER})")
+_INTERVAL = rf"[\[(]{_NUMBER}, {_NUMBER}[\])]"
+_RANGE = re.compile(rf"\bin ({_INTERVAL})|(?:^|[,;] )([≥≤<>] {_NUMBER})")
 """``in [0, 1]`` anywhere, ``> 0`` behind a comma or semicolon: behind a name it is a condition."""
 
 
@@ -36,7 +37,7 @@ class Key:
     type: str
     """Type, or the values that may be chosen."""
     range: str
-    """As the docstring states it, empty where it states none."""
+    """As the docstring or the check of the class states it, empty where neither does."""
     default: str
     """As it is written on the command line; ``needed`` where there is none."""
     meaning: str
@@ -65,9 +66,26 @@ def keys_of(schema: type, prefix: str = "", instance: Any = None) -> list[Key]:
             continue
         meaning = meanings.get(item.name, "") or _about(kind)
         stated = " and ".join(dict.fromkeys(first or second for first, second in _RANGE.findall(meaning)))
+        stated = stated or _checked_range(schema, instance, item.name, kind)
         rows.append(Key(key=path, type=describe_type(kind), range=stated, default=_text(default), meaning=meaning))
         rows += _below(path, kind)
     return rows
+
+
+def _checked_range(schema: type, instance: Any, name: str, kind: Any) -> str:
+    """The range that the class's own check states when it refuses a number; empty where it refuses none."""
+    if not {int, float} & set(_alternatives(kind)):
+        return ""
+    message = re.compile(rf"(?<![\w-]){name}\b[^,;]*? must (?:be |lie )?(?:in )?({_INTERVAL}|[<>]=? ?\d[\d.^]*)")
+    for value in (-1, 0, 2):
+        try:
+            replace(instance or schema(), **{name: value})
+        except ValueError as error:
+            if found := message.search(str(error)):
+                return found[1].replace(">=", "≥").replace("<=", "≤").rstrip(".")
+        except TypeError:  # a field without a default: there is no instance to try it on
+            return ""
+    return ""
 
 
 def _inner(kind: Any) -> tuple[type, str] | None:

@@ -8,7 +8,7 @@ import typer
 
 from cluster.reference import NEEDED, Key, keys_of
 from cluster.settings import UserError
-from commands.console import AsJson, console, escape, tell
+from commands.console import AsJson, console, escape, print_json
 
 ROOTS = {
     "pretrain": "counterpoint pretrain, conf/pretrain/*.yaml, counterpoint views",
@@ -38,8 +38,8 @@ def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False)
         raise UserError(f"no configuration {root!r}{hint}; known are {', '.join(ROOTS)}")
     found = {name: _matching(name, keys_in(name), key) for name in ([root] if root else ROOTS)}
     if as_json:
-        rows = {name: [asdict(row) for row in rows] for name, rows in found.items()}
-        tell(rows[root] if root else rows)
+        trees = {name: [asdict(row) for row in rows] for name, rows in found.items()}
+        print_json(trees[root] if root else trees)
         return
     for name, rows in found.items():
         if root is None:

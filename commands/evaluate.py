@@ -10,7 +10,7 @@ import typer
 from cluster.files.outputs import require_writable_file
 from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
+from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
 
 Source = Annotated[
     str,
@@ -204,7 +204,7 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
     """What was made and the commands to try next, for a person, or in the one JSON document."""
     following = [quoted(*words) for words in commands]
     if as_json:
-        tell({**tree, "files": files, "next": following})
+        print_json({**tree, "files": files, "next": following})
         return
     made(**files)
     then(*following)
@@ -223,7 +223,7 @@ def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
     if shards:
         with refusals.noted():
             check_set("data.shards", shards)
-    refusals.demand_none()
+    refusals.require_none()
 
 
 def _check_device(workers: int, device: str | None) -> None:

@@ -60,6 +60,14 @@ def test_the_keys_are_those_of_the_configuration_and_its_defaults_validate() -> 
     assert load_config(ExperimentConfig, None, words) == load_config(ExperimentConfig, None)
 
 
+def test_a_range_is_what_the_check_states_where_the_docstring_states_none() -> None:
+    ranges = {row.key: row.range for row in keys_in("pretrain")}
+    assert ranges["loss.criterion"] == "≥ 1"
+    assert ranges["optim.learning_rate"] == "> 0"
+    assert ranges["run.keep"] == "≥ 1"
+    assert ranges["data.labelled"] == "", "text has no range"
+
+
 def test_a_preset_of_augmentation_has_a_row_although_it_is_no_field() -> None:
     assert printed("pretrain", "augment.preset")[0].startswith("augment.preset  paper | as_released | ")
     assert printed("evaluate", "robustness.augment.preset")[0].startswith("robustness.augment.preset  ")
@@ -84,7 +92,7 @@ def test_mappings_lists_and_optional_sections_have_the_keys_of_their_parts() -> 
         (["pretrain", "loss"], "loss.objective"),
         (["pretrain", "loss."], "loss.objective"),
         (["evaluate", "tasks.mood.kind"], "tasks.NAME.kind"),
-        (["study", "claims.says"], "claims[].says"),
+        (["study", "claims.statement"], "claims[].statement"),
         (["shards", "build.codec"], "build.codec"),
     ],
 )

@@ -1,7 +1,7 @@
 """The papers' tables and the studies of scale: declared grids, run row by row, beside the published values.
 
-Reading order: `study_config` (what a study is) → `study_plan` (its runs) → `study_runs` (training and judging) →
-`study_results` (the table) → `study_report` (its files).
+Reading order: `config` (what a study is) → `plan` (its runs) → `runs` (training and evaluation) →
+`results` (the table) → `report` (its files).
 """
 
 from dataclasses import dataclass, replace
@@ -45,9 +45,9 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
     """Run what is not done yet, and write the table of what is.
 
     Args:
-        plan: of `study_plan.plan_study`.
+        plan: of `tuning.study.plan.plan_study`.
         settings: folder, rows at once.
-        progress: told of all stages.
+        progress: shows every stage.
 
     Raises:
         UserError: if another process runs in the study's folder.
@@ -85,14 +85,14 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
 
 def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
     """What tells the rows of a study apart in the tracker: curves with what the study reports, keys that rows set."""
-    metrics = dict.fromkeys(
-        evaluation_name(metric.partition(CHANGE)[0], Path(judge.preset).stem)
-        for judge in plan.study.judges
-        for metric in judge.metrics.values()
+    evaluated = dict.fromkeys(
+        evaluation_name(metric.partition(CHANGE)[0], Path(one.preset).stem)
+        for one in plan.study.evaluations
+        for metric in one.metrics.values()
     )
-    figures = [curve_name(figure) for figure in plan.study.figures.values()]
+    logged = [curve_name(metric) for metric in plan.study.metrics.values()]
     keys = dict.fromkeys(key for row in plan.rows for key in row.overrides)
-    return [*metrics, *figures] or [curve_name("loss")], list(keys)
+    return [*evaluated, *logged] or [curve_name("loss")], list(keys)
 
 
 def outline(plan: Plan) -> dict[str, Any]:
@@ -114,17 +114,20 @@ def outline(plan: Plan) -> dict[str, Any]:
         "runs": len(plan.runs),
         "done": sum(is_done(run) for run in plan.runs),
         "steps": sum(run.experiment.optim.steps for run in plan.runs),
-        "judged by": [judge.preset for judge in plan.study.judges],
-        "claims": [claim.says for claim in plan.study.claims],
+        "evaluations": [one.preset for one in plan.study.evaluations],
+        "claims": [claim.statement for claim in plan.study.claims],
     }
     if not all("://" in place or Path(place).is_dir() for place in places):
         return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
-    told = plan_run(first)
-    seconds = told["worker"]["seconds_a_step"] / _views(first)
+    outline = plan_run(first)
+    seconds = outline["worker"]["seconds_a_step"] / _views(first)
     left = [run.experiment for run in plan.runs if not is_done(run)]
     hours = sum(one.optim.steps * _views(one) for one in left) * seconds / 3600
-    estimate = {"hours": round(hours, 3), "basis": "seconds a view of the first run's steps; judging is not in it"}
-    return tree | {"first run": told, "estimate": estimate}
+    estimate = {
+        "hours": round(hours, 3),
+        "basis": "seconds a view of the first run's steps; evaluation is not included",
+    }
+    return tree | {"first run": outline, "estimate": estimate}
 
 
 def _views(config: ExperimentConfig) -> int:
@@ -154,7 +157,7 @@ def measured_steps(plan: Plan) -> list[Step]:
 
 def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
     """Shards of the music that a scale brings along and that a run asks for."""
-    asked = {config.data.shards for run in plan.runs for _, config in run.judges}
+    asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
     asked |= {place for run in plan.runs for place in (run.experiment.data.labelled, run.experiment.data.unlabelled)}
     for name, config in plan.study.scales[plan.scale].corpora.items():
         if str(folder / name) in asked:

@@ -18,7 +18,7 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
 
     Args:
         config: metrics and preset.
-        shards: the set that trials are judged on; None where none is known yet.
+        shards: the set that trials are evaluated on; None where none is known yet.
 
     Raises:
         UserError: for a metric that no task gives, with those there are.
@@ -77,7 +77,7 @@ def check_targets(config: EvaluationConfig) -> None:
                 raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
-def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
+def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
     """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
 
     Args:

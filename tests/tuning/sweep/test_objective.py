@@ -20,7 +20,7 @@ def target(clips: int = 60) -> Target:
     return Target(np.arange(clips), split, names, artist, np.arange(clips), ())
 
 
-def test_where_valid_is_judged_heads_stop_on_train_artists_they_did_not_learn_from() -> None:
+def test_where_valid_is_evaluated_heads_stop_on_train_artists_they_did_not_learn_from() -> None:
     parts = parts_of(target(), "valid")
     assert parts["test"].rows_K.tolist() == list(range(40, 50))
     assert sorted([*parts["train"].rows_K, *parts["valid"].rows_K]) == list(range(40))
@@ -30,7 +30,7 @@ def test_where_valid_is_judged_heads_stop_on_train_artists_they_did_not_learn_fr
     assert parts_of(shuffled, "valid")["valid"].rows_K.tolist() == parts["valid"].rows_K.tolist()
 
 
-def test_where_test_is_judged_the_splits_are_those_of_the_set() -> None:
+def test_where_test_is_evaluated_the_splits_are_those_of_the_set() -> None:
     parts = parts_of(target(), "test")
     assert {name: len(part) for name, part in parts.items()} == {"train": 40, "valid": 10, "test": 10}
 
