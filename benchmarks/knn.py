@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.neighbours import search, unit_rows
+from evaluation.metrics.neighbours import search, unit_rows
 
 RESULTS = Path(__file__).parent / "results"
 K = 10

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.files.outputs import require_writable_file
 from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
 from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
@@ -53,14 +54,15 @@ def evaluate(
 
     others = _named(against or [])
     config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
+    from evaluation.preflight import check_outputs
+
+    check_outputs(out, config)
     _check_places([snapshot, *config.against.values()], config.data.shards)
     from evaluation.encoders.sources import is_factory
     from evaluation.evaluate import evaluate as run
-    from evaluation.preflight import check_outputs
     from evaluation.report.comparison import compared
     from evaluation.report.tracking import log_report
 
-    check_outputs(out, config)
     report = run(snapshot, config, out, trust_code=trust_code, progress=progress(as_json=as_json))
     tracking = log_report(report, tasks.stem)
     if not as_json:
@@ -100,6 +102,8 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files and folders: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    _check_device(workers, device)
+    require_writable_file(out, "--out")
     _check_places([snapshot])
     from evaluation.embeddings.files import embed_files
 
@@ -149,6 +153,7 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
+    _check_device(workers, device)
     _check_places([snapshot])
     from evaluation.search.query import search as run
     from evaluation.search.same_track import LeaveOut
@@ -219,3 +224,15 @@ def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
         with refusals.noted():
             check_set("data.shards", shards)
     refusals.require_none()
+
+
+def _check_device(workers: int, device: str | None) -> None:
+    """Refuse a device that would not be used, before anything is looked for."""
+    if device is not None:
+        from evaluation.encoders.devices import check_device
+
+        if workers:
+            raise UserError(
+                "--device is of this process; --workers take a GPU each where there are enough: give one of them"
+            )
+        check_device(device)

@@ -34,7 +34,7 @@ class Task(Config):
     retrieval: bool = False
     """Nearest neighbours among the test clips."""
     optional: bool = False
-    """A set without the column leaves the task out, and the report says so; otherwise that is an error."""
+    """A set without the column leaves the task out, and the report names it; otherwise that is an error."""
     untagged: bool = False
     """Clips without any tag of the column are clips of no tag, as in MagnaTagATune's 188; else they are unknown."""
     vocabulary: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Task(Config):
     frozen: str | None = None
     """File of an earlier report's ``splits/``: its clips, splits and vocabulary, or an error."""
     published: str | None = None
-    """Protocol of conf/evaluation/published whose published values stand beside this task's."""
+    """Protocol of conf/evaluation/published whose published values are shown beside this task's."""
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS, {})
@@ -76,7 +76,7 @@ class Task(Config):
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be ≥ 0, got {self.weight_decay}")
         if len(set(self.vocabulary)) < len(self.vocabulary):
-            raise ValueError("vocabulary names a tag twice")
+            raise ValueError("vocabulary has a duplicate tag")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class ConfidenceConfig(Config):
 
 
 class AtEvaluationQuality:
-    """Marks a chain whose tree means evaluation where it says nothing of quality; a chain's own default is training."""
+    """Marks a chain whose tree means evaluation where it sets no quality; a chain's own default is training."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         def expand(tree: Any) -> Any:
@@ -175,7 +175,7 @@ class RobustnessConfig(Config):
     augment: Annotated[AugmentConfig, AtEvaluationQuality()] = field(
         default_factory=lambda: AugmentConfig(quality="evaluation")
     )
-    """The chain of severity 2, at evaluation quality unless its own ``quality`` says otherwise."""
+    """The chain of severity 2, at evaluation quality unless it sets ``quality`` itself."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.corruptions) - set(CORRUPTION_NAMES))
@@ -185,7 +185,7 @@ class RobustnessConfig(Config):
             raise ValueError(f"severities must be ≥ 0, got {self.severities}")
 
     @property
-    def asked(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is to be measured."""
         return bool(self.severities or self.corruptions)
 
@@ -206,16 +206,16 @@ class EquivarianceConfig(Config):
     def __post_init__(self) -> None:
         if any(rate <= 0 for rate in self.rates):
             raise ValueError(f"rates must be > 0, got {self.rates}")
-        if self.probe and not self.asked:
+        if self.probe and not self.enabled:
             raise ValueError("probe needs semitones, rates or both to predict")
         for name in ("semitones", "rates"):
             if self.probe and len(set(getattr(self, name))) == 1:
-                raise ValueError(f"probe needs two different {name} to tell apart, got {getattr(self, name)}")
+                raise ValueError(f"probe needs two different {name} to predict, got {getattr(self, name)}")
         if self.clips < 2:
             raise ValueError(f"clips must be ≥ 2, got {self.clips}")
 
     @property
-    def asked(self) -> bool:
+    def enabled(self) -> bool:
         """Whether anything is to be measured."""
         return bool(self.semitones or self.rates)
 

@@ -51,7 +51,8 @@ def evaluate(
         source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
         config: shards and tasks.
         out: folder of report.json, .md, .html, .csv, .tex and the figures, of every task's scores as soon as they are
-            there, and of embeddings unless ``config.cache`` says where. An evaluation that was killed goes on there.
+            there, and of embeddings unless ``config.cache`` names another folder. A killed
+            evaluation continues there.
         trust_code: import the user's own code that a snapshot names.
         progress: counts the work.
 
@@ -128,10 +129,10 @@ def _analyse(
     """Sections of the report that are measured on request, and their metrics on every resample."""
     found: dict[str, Any] = {}
     samples: dict[str, dict[str, MetricSamples]] = {}
-    if inputs.config.robustness.asked:
+    if inputs.config.robustness.enabled:
         curves = measure_robustness(inputs, scored)
         found["robustness"], samples = summarise(curves, inputs.config), by_condition(curves)
-    if inputs.config.equivariance.asked:
+    if inputs.config.equivariance.enabled:
         found["equivariance"] = measure_equivariance(inputs)
     if inputs.config.projection.task:
         found["projection"] = project(inputs, tables)
@@ -139,7 +140,7 @@ def _analyse(
 
 
 def _save_splits(inputs: EvaluationInputs, folder: Path) -> dict[str, dict[str, Any]]:
-    """Freeze the clips of every task; hashes, file, and how it stands to the published split, by task."""
+    """Freeze the clips of every task; hashes, file, and how it differs from the published split, by task."""
     identities: dict[str, dict[str, Any]] = {}
     for name, target in inputs.targets.items():
         task = inputs.config.tasks[name]

@@ -30,13 +30,13 @@ def check_request(inputs: EvaluationInputs) -> None:
     for encoder in inputs.encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
     _check_names(inputs)
-    if config.robustness.asked and not any(config.tasks[name].probe for name in inputs.targets):
+    if config.robustness.enabled and not any(config.tasks[name].probe for name in inputs.targets):
         raise UserError(
             f"robustness is of probes, and none of {', '.join(inputs.targets)} has one; set tasks.NAME.probe=true"
         )
     if config.projection.task is not None:
         check_projection(inputs)
-    if config.equivariance.asked:
+    if config.equivariance.enabled:
         check_tracks(inputs)
 
 

@@ -1,7 +1,7 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
-A flat curve is an invariance, a steep one says that the property is there to be found. The distance between different
-clips stands beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
+A flat curve is an invariance, a steep one means that the embedding holds the property. The distance between different
+clips is given beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
 transformation can be read from the two embeddings.
 
 Shape suffixes: K clips, T samples of a chunk, L samples read, X steps of the curve, E encoder width.
@@ -27,8 +27,8 @@ from evaluation.embeddings.embed import PCM_SCALE, run_encoder
 from evaluation.encoders.encoder import Encoder, alike
 from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
+from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.weighted import pair_mean, r_squared
-from evaluation.neighbours import unit_rows
 from evaluation.scores.task_inputs import generator
 from trainers.augment.dsp.phase_vocoder import pitch_time
 

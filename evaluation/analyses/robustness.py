@@ -1,7 +1,7 @@
 """How much a probe loses when the music is corrupted: heads trained on clean embeddings, tested on corrupted audio.
 
 Severity s is the training chain with its probabilities and ranges scaled by s/2 (2407.13840 §5.3, Fig. 3); the seven
-novel corruptions stand at their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its clip and its
+novel corruptions have their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its clip and its
 place there, so no task or model changes what another meets, and all models of one chunk length read the same.
 
 Shape suffixes: N chunks of a batch, T samples, K test clips.

@@ -31,7 +31,7 @@ def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
 
     Args:
         places: files and folders.
-        missing_ok: keep what does not exist, for whoever rejects files one by one.
+        missing_ok: keep what does not exist, for a caller that rejects files one by one.
 
     Raises:
         UserError: names a place that does not exist, or a folder without audio.

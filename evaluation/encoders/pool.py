@@ -100,7 +100,7 @@ def open_pool(encoders: Encoders, config: WorkersConfig) -> Iterator[Pool]:
         config: number and size of the workers.
 
     Raises:
-        UserError: if GPUs are demanded and there are too few, or the cluster is not there.
+        UserError: if GPUs are required and there are too few, or the cluster is not there.
     """
     if not config.num_workers:
         yield Pool(encoders)
@@ -118,8 +118,8 @@ def open_pool(encoders: Encoders, config: WorkersConfig) -> Iterator[Pool]:
         actor: Any = ray.remote(_Worker).options(
             num_cpus=config.cpus_per_worker, num_gpus=gpus, max_restarts=RETRIES, max_task_retries=RETRIES
         )
-        told = ray.put(dict(encoders)), max(1, int(config.cpus_per_worker)), gpus > 0
-        actors = [actor.remote(*told) for _ in range(config.num_workers)]
+        arguments = ray.put(dict(encoders)), max(1, int(config.cpus_per_worker)), gpus > 0
+        actors = [actor.remote(*arguments) for _ in range(config.num_workers)]
         try:
             yield RayPool(encoders, actors)
         finally:
@@ -162,6 +162,6 @@ def _result(reference: Any) -> Any:
         raise error.cause from None  # the worker's own message, not Ray's traceback around it
     except RayActorError as error:
         raise RunError(
-            f"an embedding worker died {RETRIES + 1} times, probably for want of memory; "
+            f"an embedding worker died {RETRIES + 1} times, probably out of memory; "
             f"lower resources.num_workers or batch ({str(error).splitlines()[0]})"
         ) from error

@@ -120,9 +120,7 @@ def open_encoder(
         yield source
         return
     if workers and device is not None:
-        raise UserError(
-            "--device is of this process; --workers take a GPU each where there are enough: give one of them"
-        )
+        raise UserError("device is of this process; workers take a GPU each where there are enough: give one of them")
     check_device(device or "cpu")
     encoder = load_any(source, device or "cpu", trust_code=trust_code) if isinstance(source, Path | str) else source
     with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:

@@ -1,6 +1,6 @@
 """Whether a task has anything to answer on a set: what is masked or missing may be everything.
 
-A metric with nothing left (no negative, one class, one track) is undefined or says nothing. Such a task is refused
+A metric with nothing left (no negative, one class, one track) is undefined or empty of meaning. Such a task is refused
 before anything is embedded, or left out with the reason where it is optional.
 """
 
@@ -39,7 +39,7 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
 
 
 def notes(name: str, task: Task, test: Target, config: EvaluationConfig) -> list[str]:
-    """What a reader must know of metrics that are defined and yet say little."""
+    """What a reader must know of metrics that are defined and yet mean little."""
     found = []
     if len(np.unique(test.values, axis=0)) == 1:
         found.append(f"{name}: all {config.split} clips have one value of {task.column}: a constant answer is right")

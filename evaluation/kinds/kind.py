@@ -25,7 +25,7 @@ from evaluation.metrics.weighted import pair_mean
 from evaluation.targets.target import Target
 
 Values = NDArray[Any]
-"""Tags as bools or scores, classes as codes, or numbers, as the kind of the task says."""
+"""Tags as bools or scores, classes as codes, or numbers, as the kind of the task has them."""
 Columns = tuple[Values, tuple[str, ...]]
 """A value for every clip of the index, and the names of the tags or classes."""
 
@@ -129,7 +129,7 @@ class TaskKind(ABC):
         return []
 
     def scope(self, test: Target) -> str:
-        """What a probe's convention says of the classes that count."""
+        """Suffix of a probe's convention: which classes count."""
         return ""
 
     def why_untrainable(self, task: Task, train: Target, split: str) -> str | None:

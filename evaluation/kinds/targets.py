@@ -45,7 +45,7 @@ def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str,
     """Targets of the tasks that can run, and why optional ones cannot.
 
     Raises:
-        UserError: names a task that cannot run and is not optional, or says that none can.
+        UserError: names a task that cannot run and is not optional, or reports that none can.
     """
     present = columns(index)
     targets, left_out = {}, {}

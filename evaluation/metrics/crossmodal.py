@@ -1,7 +1,7 @@
 """Text–music retrieval, in both directions: Recall@k, HitRate@k and the median rank, from scores and relevance alone.
 
 An item may have several right answers (several captions a track), and an answer several items. Ranks count from 1; ties
-go by place in the list, so a constant score ranks at chance where right answers stand anywhere.
+go by place in the list, so a constant score ranks at chance wherever the right answers are.
 
 Shape suffixes: Q queries, D items of the base.
 """

@@ -2,7 +2,7 @@
 
 The resamples of a task depend on the configuration's seed and on the task's name, never on the encoder, so row r of
 two reports with the same evaluation configuration and shards is the same draw of test clips. What the jackknife needs
-is kept too, so that whoever averages reports has the interval that each of them has.
+is kept too, so that an average of reports has the same kind of interval.
 
 Shape suffixes: R resamples + 1; row 0 is the set itself. G groups of clusters left out in turn.
 """

@@ -1,7 +1,7 @@
 """Metrics in the conventions of the field, each for many resamples of one test set at once.
 
 Every function takes ``weights_RK``: how often each clip counts in each resample. A weight of 2 gives what scikit-learn
-gives when the row stands twice, but scores are sorted once, not a thousand times. Nothing is averaged over batches.
+gives for a duplicated row, but scores are sorted once, not a thousand times. Nothing is averaged over batches.
 
 Shape suffixes: K clips, C tags or classes, R resamples, B resamples of a block, P distinct scores of positives.
 Source: scikit-learn (AUROC, step-sum average precision, R²), mir_eval (key).

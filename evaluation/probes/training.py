@@ -91,7 +91,7 @@ def train_heads(task: Task, train: ProbeData, valid: ProbeData, outputs: int, he
     on_cpu, threads = train.x_AKE.device.type == "cpu", torch.get_num_threads()
     width = train.x_AKE.shape[2]
     shapes = [(width, outputs)] if task.head == "linear" else [(width, task.hidden), (task.hidden, outputs)]
-    # Heads of one seed share their draws, so they stand together.
+    # Heads of one seed share their draws, so they are adjacent.
     order = sorted(range(len(heads)), key=lambda h: heads[h].seed)
     most = max(1, CACHE_BYTES // (16 * sum(math.prod(shape) for shape in shapes))) if on_cpu else len(heads)
     size = min(most, -(-len(heads) // threads)) if on_cpu else most

@@ -15,7 +15,7 @@ from evaluation.report.curves import equivariance_figure, projection_figure, rob
 from evaluation.report.rows import intervals
 
 LEFT_OUT = "random"
-"""Its row stands in the table; in a figure it lies on the constant's."""
+"""Only in tables; in a figure it would lie on the constant's."""
 MAX_TAGS = 40
 PAIRED = "percentiles of the paired clustered bootstrap"
 OVER_TRACKS = "percentiles of the bootstrap over tracks"

@@ -1,17 +1,24 @@
-"""The report as one HTML file: no script, nothing loaded from elsewhere, every word of a user escaped."""
+"""The report as one HTML file: no script, nothing loaded from elsewhere, every text of a user escaped."""
 
 import base64
 import json
 from collections.abc import Mapping
-from html import escape
+from itertools import groupby
 from typing import Any
+
+from jinja2 import Environment
 
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.figures import Drawn
-from evaluation.report.rows import Row, intervals, reference, text_rows
-from evaluation.report.tables import TextTable, extra_tables
+from evaluation.report.rows import intervals, reference, text_rows
+from evaluation.report.tables import extra_tables
 
-STYLE = """
+MARKS = {"better": "▲", "worse": "▼", "unclear": "·"}
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Evaluation</title><style>
 :root {
   color-scheme: light dark;
   --ink: #1f2430; --soft: #5d6473; --line: #e1e4ea; --paper: #ffffff; --card: #f6f7f9;
@@ -53,9 +60,50 @@ dt { font-weight: 600; }
 dd { margin: 0; color: var(--soft); }
 pre { background: var(--card); padding: 1rem; border-radius: .6rem; overflow-x: auto; font-size: .82rem; }
 summary { cursor: pointer; }
+</style></head><body>
+{% macro titles(words) %}<thead><tr>{% for word in words %}<th>{{ word }}</th>{% endfor %}</tr></thead>{% endmacro %}
+{% macro extra(table) %}
+<h2>{{ table.title }}</h2>
+{% if table.caption %}<p class="lead">{{ table.caption }}</p>{% endif %}
+<div class="scroll"><table{% if not table.verdicts %} class="words"{% endif %}>{{ titles(table.head) }}<tbody>
+{% for row in table.rows %}
+{% set verdict = table.verdicts[loop.index0] if table.verdicts else "" %}
+<tr>{% for cell in row[:-1] %}<td>{{ cell }}</td>{% endfor %}
+<td{% if verdict %} class="{{ verdict }}"{% endif %}>
+{% if verdict %}<span aria-hidden="true">{{ marks[verdict] }}</span> {% endif %}{{ row[-1] }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+{% endmacro %}
+<h1>{{ about.title or "Evaluation" }}</h1>
+<p class="lead">{{ lead }}</p>
+<div class="scroll"><table>{{ titles(head) }}<tbody>
+{% for task, rows in tasks %}
+<tr class="task"><td colspan="{{ head | length }}">{{ task }}</td></tr>
+{% for row in rows %}
+<tr><td title="{{ row.convention }}">{{ row.metric.partition("/")[2] }}</td>
+<td class="own">{{ row.value }} <small>{{ row.interval }}</small></td>
+{% for value in row.baselines.values() %}<td>{{ value }}</td>{% endfor %}
+<td class="{{ row.verdict }}"><span aria-label="{{ row.verdict }}">{{ marks[row.verdict] }}</span> {{ row.difference }}
+</td><td>{{ row.n }}</td></tr>
+{% endfor %}
+{% endfor %}
+</tbody></table></div><p>{{ intervals }}.</p>
+{% for table in tables if table.verdicts %}{{ extra(table) }}{% endfor %}
+<h2>Figures</h2>
+{% for drawn in figures %}
+<figure><figcaption>{{ drawn.title }}</figcaption><picture>
+<source media="(prefers-color-scheme: dark)" srcset="data:image/svg+xml;base64,{{ drawn.dark_svg | base64 }}">
+<img alt="{{ drawn.title }}" src="data:image/svg+xml;base64,{{ drawn.light_svg | base64 }}"></picture></figure>
+{% endfor %}
+{% for table in tables if not table.verdicts %}{{ extra(table) }}{% endfor %}
+<h2>Conventions</h2>
+<dl>{% for _, rows in tasks %}{% for row in rows %}<dt>{{ row.metric }}</dt><dd>{{ row.convention }}</dd>
+{% endfor %}{% endfor %}</dl>
+{% if notes %}<h2>Notes</h2><ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+<h2>Provenance</h2><details><summary>Encoder, shards, configuration, versions</summary>
+<pre>{{ provenance }}</pre></details>
+</body></html>
 """
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-MARKS = {"better": "▲", "worse": "▼", "unclear": "·"}
 
 
 def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
@@ -65,25 +113,20 @@ def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
         tree: what report.json holds.
         figures: drawn from it.
     """
-    about, tables = tree["provenance"], extra_tables(tree)
-    parts = [
-        f"<h1>{escape(str(about.get('title', 'Evaluation')))}</h1>",
-        f'<p class="lead">{escape(_lead(about))}</p>',
-        _table(tree),
-        *(_words(table) for table in tables if table.verdicts),
-        "<h2>Figures</h2>",
-        *(_figure(drawn) for drawn in figures.values()),
-        *(_words(table) for table in tables if not table.verdicts),
-        _conventions(text_rows(tree)),
-        _notes(tree),
-        "<h2>Provenance</h2><details><summary>Encoder, shards, configuration, versions</summary>"
-        f"<pre>{escape(json.dumps(about, indent=1, ensure_ascii=False))}</pre></details>",
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>Evaluation</title><style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    about, rows = tree["provenance"], text_rows(tree)
+    environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment.from_string(PAGE).render(
+        about=about,
+        lead=_lead(about),
+        head=["metric", SUBJECT, *tree["baselines"], f"difference from {reference(tree)}", "n"],
+        tasks=[(task, list(of_task)) for task, of_task in groupby(rows, lambda row: row.metric.partition("/")[0])],
+        intervals=intervals(tree),
+        tables=extra_tables(tree),
+        figures=figures.values(),
+        notes=_notes(tree),
+        provenance=json.dumps(about, indent=1, ensure_ascii=False),
+        marks=MARKS,
     )
 
 
@@ -96,67 +139,7 @@ def _lead(about: Mapping[str, Any]) -> str:
     return " · ".join(word for word in words if word)
 
 
-def _table(tree: Mapping[str, Any]) -> str:
-    names = list(tree["baselines"])
-    head = ["metric", SUBJECT, *names, f"difference from {reference(tree)}", "n"]
-    titles = "".join(f"<th>{escape(word)}</th>" for word in head)
-    lines = [f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>']
-    task = ""
-    for row in text_rows(tree):
-        name, _, metric = row.metric.partition("/")
-        if name != task:
-            task = name
-            lines.append(f'<tr class="task"><td colspan="{len(head)}">{escape(task)}</td></tr>')
-        lines.append(_table_row(row, metric))
-    return "\n".join([*lines, f"</tbody></table></div><p>{escape(intervals(tree))}.</p>"])
-
-
-def _table_row(row: Row, metric: str) -> str:
-    cells = [f'<td title="{escape(row.convention)}">{escape(metric)}</td>']
-    cells.append(f'<td class="own">{row.value} <small>{row.interval}</small></td>')
-    cells += [f"<td>{value}</td>" for value in row.baselines.values()]
-    cells.append(
-        f'<td class="{row.verdict}"><span aria-label="{row.verdict}">{MARKS[row.verdict]}</span> {row.difference}</td>'
-    )
-    return f"<tr>{''.join(cells)}<td>{row.n}</td></tr>"
-
-
-def _figure(drawn: Drawn) -> str:
-    light, dark = (base64.b64encode(svg).decode() for svg in (drawn.light_svg, drawn.dark_svg))
-    return (
-        f"<figure><figcaption>{escape(drawn.title)}</figcaption><picture>"
-        f'<source media="(prefers-color-scheme: dark)" srcset="data:image/svg+xml;base64,{dark}">'
-        f'<img alt="{escape(drawn.title)}" src="data:image/svg+xml;base64,{light}"></picture></figure>'
-    )
-
-
-def _words(table: TextTable) -> str:
-    titles = "".join(f"<th>{escape(word)}</th>" for word in table.head)
-    body = "\n".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-        if not table.verdicts
-        else _compared_row(row, table.verdicts[place])
-        for place, row in enumerate(table.rows)
-    )
-    kind = "" if table.verdicts else ' class="words"'
-    inner = f"<table{kind}><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-    caption = f'<p class="lead">{escape(table.caption)}</p>' if table.caption else ""
-    return f'<h2>{escape(table.title)}</h2>{caption}<div class="scroll">{inner}</div>'
-
-
-def _compared_row(row: list[str], verdict: str) -> str:
-    *cells, last = (escape(cell) for cell in row)
-    mark = f'<span aria-hidden="true">{MARKS[verdict]}</span>'
-    return f'<tr>{"".join(f"<td>{cell}</td>" for cell in cells)}<td class="{verdict}">{mark} {last}</td></tr>'
-
-
-def _conventions(rows: list[Row]) -> str:
-    pairs = "".join(f"<dt>{escape(row.metric)}</dt><dd>{escape(row.convention)}</dd>" for row in rows)
-    return f"<h2>Conventions</h2><dl>{pairs}</dl>"
-
-
-def _notes(tree: Mapping[str, Any]) -> str:
+def _notes(tree: Mapping[str, Any]) -> list[str]:
     notes = [*tree["notes"]]
     notes += [f"{name}: masked {', '.join(task['masked'])}" for name, task in tree["tasks"].items() if task["masked"]]
-    notes += [f"{name}: left out, {reason}" for name, reason in tree["left_out"].items()]
-    return "<h2>Notes</h2><ul>" + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>" if notes else ""
+    return notes + [f"{name}: left out, {reason}" for name, reason in tree["left_out"].items()]

@@ -1,4 +1,4 @@
-"""Published figures beside one's own: shown for a task that names a protocol, marked where the protocols differ.
+"""Published values beside one's own: shown for a task that names a protocol, marked where the protocols differ.
 
 A protocol is a dataset's variant: clips of the three splits, number of classes, length of a chunk, and what is stated
 of the probe: head, optimiser, patience, dropout. It is the same when all of them are, the clips by the hash of their
@@ -22,7 +22,7 @@ STATED = ("head", "hidden", "patience", "dropout", "weight_decay", "learning_rat
 
 @dataclass(frozen=True)
 class Published:
-    """One figure beside one of ours."""
+    """One value beside one of ours."""
 
     metric: str
     """``task/metric`` of the report."""
@@ -39,7 +39,7 @@ def protocols() -> tuple[str, ...]:
 
 
 def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
-    """Published figures of the report's metrics, in its order.
+    """Published values of the report's metrics, in its order.
 
     Args:
         tree: of the report.
@@ -56,8 +56,8 @@ def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float)
         ours = differences(protocol, task, tree["tasks"][name], config, seconds=seconds)
         for source in known["sources"].values():
             why = ours + tuple(source.get("differs", ()))
-            for who, figures in source["figures"].get(task.published, {}).items():
-                for metric, value in figures.items():
+            for who, values in source["figures"].get(task.published, {}).items():
+                for metric, value in values.items():
                     if f"{name}/{metric}" in tree["metrics"]:
                         rows.append(Published(f"{name}/{metric}", value / 100, who, source["where"], why))
     return [{**vars(row), "differs": list(row.differs)} for row in rows]
@@ -71,7 +71,7 @@ def differences(
     Args:
         protocol: clips (train, valid, test), classes, seconds of a chunk, and what is stated of the probe.
         task: ours.
-        found: the report's tree of the task: counts, classes, epochs, and how its split stands to the published one.
+        found: the report's tree of the task: counts, classes, epochs, and how its split differs from the published one.
         config: how chunks are averaged.
         seconds: length of our chunk.
     """

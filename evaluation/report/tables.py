@@ -1,4 +1,4 @@
-"""The report's other tables as text, for every form of it: corruption, equivariance, published figures, splits."""
+"""The report's other tables as text, for every form of it: corruption, equivariance, published values, splits."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,23 +85,30 @@ def _equivariance(found: Mapping[str, Any]) -> Iterator[TextTable]:
 
 
 def _published(found: list[Mapping[str, Any]]) -> Iterator[TextTable]:
-    """Published figures, and why they may not be compared."""
+    """Published values, and why they may not be compared."""
     if found:
         rows = [
             [row["metric"], number(row["value"]), row["who"], row["where"], "; ".join(row["differs"]) or "the same"]
             for row in found
         ]
-        yield TextTable("Published figures", ["metric", "published", "who", "where", "protocol"], rows)
+        yield TextTable("Published values", ["metric", "published", "who", "where", "protocol"], rows)
 
 
 def _splits(tasks: Mapping[str, Any]) -> TextTable:
-    """What every task was judged on, by hash, and whether that is the published split where the task names one."""
-    rows, told = [], any("published_split" in task for task in tasks.values())
+    """The clips of every task, by hash, and whether that is the published split where the task names one."""
+    rows, with_published = [], any("published_split" in task for task in tasks.values())
     for name, task in tasks.items():
         counts = " / ".join(f"{task.get(f'num_{split}', 0):,}" for split in ("train", "valid", "test"))
         hashes = [task.get(which, "")[:12] or "–" for which in ("split_hash", "vocabulary_hash")]
         masked = f", {len(task['masked'])} masked" if task["masked"] else ""
-        words = [task.get("published_split", {"words": "–"})["words"]] if told else []
+        words = [task.get("published_split", {"words": "–"})["words"]] if with_published else []
         rows.append([name, counts, *hashes, f"{len(task['classes']) or '–'}{masked}", *words])
-    head = ["task", "train / valid / test", "split", "vocabulary", "tags or classes", *["published split"] * told]
+    head = [
+        "task",
+        "train / valid / test",
+        "split",
+        "vocabulary",
+        "tags or classes",
+        *["published split"] * with_published,
+    ]
     return TextTable("Splits", head, rows)

@@ -13,8 +13,8 @@ from evaluation.config import Task
 from evaluation.kinds import answerable
 from evaluation.kinds.kind import Values
 from evaluation.metrics.confidence import Resamples
+from evaluation.metrics.neighbours import neighbours
 from evaluation.metrics.samples import MetricSamples
-from evaluation.neighbours import neighbours
 from evaluation.probes.probe import Probe, by_width, fit_probe
 from evaluation.scores.task_inputs import TaskInputs, test_resamples
 

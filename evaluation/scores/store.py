@@ -63,7 +63,7 @@ def scored_once(inputs: TaskInputs, folder: Path) -> Scored:
     found = load_scores(path, key, inputs.task, inputs.config.device)
     if found is None:
         found = score_task(inputs)
-        save_scores(found, key, path, weights=inputs.config.robustness.asked)
+        save_scores(found, key, path, weights=inputs.config.robustness.enabled)
     return found
 
 
@@ -77,7 +77,7 @@ def score_key(inputs: TaskInputs) -> str:
         "name": inputs.name,  # it keys the draws
         "task": to_tree(inputs.task),
         "settings": settings,
-        "weights": config.robustness.asked,
+        "weights": config.robustness.enabled,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
         + json.dumps(target.classes),
         "tables": [
@@ -113,7 +113,7 @@ def save_scores(scored: Scored, key: str, path: Path, *, weights: bool) -> None:
 
 
 def load_scores(path: Path, key: str, task: Task, device: str) -> Scored | None:
-    """Read a task's scores; None where there are none of that key, or the file is damaged (a warning says so)."""
+    """Read a task's scores; None where there are none of that key, or the file is damaged (with a warning)."""
     if not path.is_file():
         return None
     try:

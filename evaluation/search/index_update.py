@@ -33,11 +33,6 @@ from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_ind
 INDEXES = Path("outputs/indexes")
 
 
-def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT) -> TrackIndex:
-    """The index of a catalogue as it is now; the arguments are those of `follow_catalogue`."""
-    return follow_catalogue(pool, catalogue, place, progress=progress)[0]
-
-
 def follow_catalogue(
     pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT
 ) -> tuple[TrackIndex, AudioFolder | None]:

@@ -1,6 +1,6 @@
 """Which rows of an index are a query itself, and which are of its track.
 
-Of a set of shards the track is the index's own. Of files it is what their names say: two files of one folder are of
+Of a set of shards the track is the index's own. Of files it follows from their names: two files of one folder are of
 one track if they are called the same but for the number of a part, or for their format.
 """
 
@@ -20,7 +20,7 @@ _PART = re.compile(r"[\s_.#(\[-]+\d+[)\]]?$")
 
 
 def song_of(name: str) -> str:
-    """What a file's name says of its track: the name without the number of a part and without the suffix.
+    """The track in a file's name: the name without the number of a part and without the suffix.
 
     A name of numbers alone is no song's: ``1-02.wav`` is a track of a disc, not a part.
 

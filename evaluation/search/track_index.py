@@ -1,4 +1,4 @@
-"""A saved index of a catalogue: faiss parts beside the files they stand for, of one encoder, whole or absent.
+"""A saved index of a catalogue: faiss parts beside the paths of their rows, of one encoder, whole or absent.
 
 A folder of ``part-N.faiss`` (flat inner product on unit vectors), ``part-N.parquet`` (path, size, time, SHA-256 of each
 row's file) and ``index.json`` (the encoder's hash, the parts and their checksums). A part is small and read by itself,
@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from cluster.files.locks import sole_writer
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import UserError
-from evaluation.neighbours import Part as Searchable
-from evaluation.neighbours import flat, search_parts, unit_rows
+from evaluation.metrics.neighbours import Part as Searchable
+from evaluation.metrics.neighbours import flat, search_parts, unit_rows
 
 SCHEMA_VERSION = 2
 ABOUT = "index.json"
 MAX_ABOUT_BYTES = 64 << 20
 FAISS_HEADER_BYTES = 256
-"""At most; behind it stand the rows as float32."""
+"""At most; the rows follow as float32."""
 ROWS_A_PART = 8192
 _NAME = re.compile(r"part-\d{5}")
 _SCHEMA = pa.schema(
@@ -81,7 +81,7 @@ class TrackIndex:
     """Hash of the encoder."""
     width: int
     root: str
-    """Folder that the tracks' paths are relative to; empty where they stand as they are."""
+    """Folder that the tracks' paths are relative to; empty where they are kept as given."""
     source: str = ""
     """What a catalogue of embeddings, or a set of shards, was when it was read; empty for a folder of audio."""
     parts: tuple[Part, ...] = ()

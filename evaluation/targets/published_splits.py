@@ -2,7 +2,7 @@
 
 `conf/evaluation/published/splits.yaml` has, for every published task, the number of clips and a SHA-256 of the ids of
 each split, and the classes in their order. `tests/golden/published_splits.py` writes it from the real lists. A report
-says whether a task was judged on exactly that split, and names what differs otherwise.
+states whether a task was evaluated on exactly that split, and names what differs otherwise.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ def facts(frozen: FrozenSplit) -> dict[str, Any]:
 
 
 def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
-    """How a task's split stands to the published one.
+    """How a task's split differs from the published one.
 
     Args:
         protocol: the task's ``published``.
-        frozen: what it is judged on.
+        frozen: the clips that it is evaluated on.
 
     Returns:
         ``same``: the split and the classes are the pinned ones, or those of a variant; ``missing``: clips that the
@@ -38,12 +38,12 @@ def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
     pin = read_yaml(PINS).get(protocol)
     if pin is None or "unpinned" in pin:
         reason = pin["unpinned"] if pin else "no list of this protocol is known"
-        return {"same": False, "missing": {}, "words": f"cannot be told: {reason}"}
+        return {"same": False, "missing": {}, "words": f"unknown: {reason}"}
     classes = _class_words(tuple(pin["classes"]), frozen.vocabulary)
     for variant, known in pin["variants"].items():
         if known["split_hash"] == frozen.split_hash and not classes:
-            stands = f", {pin['instead']}" if "instead" in pin else ""
-            words = f"{variant} ({frozen.split_hash[:SHOWN]}){stands}"
+            instead = f", {pin['instead']}" if "instead" in pin else ""
+            words = f"{variant} ({frozen.split_hash[:SHOWN]}){instead}"
             return {"same": True, "missing": {}, "words": words}
     nearest = min(pin["variants"].values(), key=lambda known: sum(_off(known, frozen, split) for split in SPLITS))
     differing = [text for split in SPLITS if (text := _part_words(split, nearest[split], frozen))]

@@ -1,7 +1,7 @@
-"""Frozen splits: which clip stands in which split under which tags, as a file with a hash that a report names.
+"""Frozen splits: which clip is in which split under which tags, as a file with a hash that a report names.
 
 An evaluation leaves one file a task in ``splits/``; ``tasks.NAME.frozen`` holds a later one to it: the same clips, the
-same splits, the same tags in the same order, whatever the shards say beside it.
+same splits, the same tags in the same order, whatever else the shards hold.
 
 Shape suffix: K clips whose target is known.
 """
@@ -51,7 +51,7 @@ class FrozenSplit:
 
 
 def freeze(index: ShardIndex, column: str, target: Target) -> FrozenSplit:
-    """What a task was judged on."""
+    """The clips of a task by split."""
     keys_K = np.asarray(index.key, np.str_)[target.rows_K]
     ids = {split: tuple(sorted(keys_K[target.split_K == split].tolist())) for split in SPLITS}
     return FrozenSplit(column, target.classes, ids)
@@ -87,7 +87,7 @@ def load_split(path: Path) -> FrozenSplit:
         if (tree["split_hash"], tree["vocabulary_hash"]) != (found.split_hash, found.vocabulary_hash):
             raise ValueError("its content does not fit its hashes: edited or damaged")
         if len({key for split in ids.values() for key in split}) < sum(map(len, ids.values())):
-            raise ValueError("a clip stands in it twice")
+            raise ValueError("it has a duplicate clip")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a frozen split ({error}); a report's folder has them in splits/") from None
     return found
@@ -97,13 +97,13 @@ def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -
     """A target reduced to the clips of a frozen split, in its splits.
 
     Args:
-        frozen: what was judged before.
+        frozen: the clips of an earlier evaluation.
         name: of the task.
         index: of the set.
         target: its known targets, in the frozen vocabulary.
 
     Raises:
-        UserError: if a clip is missing or a track would stand in two splits.
+        UserError: if a clip is missing or a track would be in two splits.
     """
     place = {key: at for at, key in enumerate(np.asarray(index.key, np.str_)[target.rows_K].tolist())}
     split_of = {key: split for split in SPLITS for key in frozen.ids[split]}
@@ -141,7 +141,7 @@ def check_leaks(what: str, tracks: Sequence[str], splits: Sequence[str]) -> None
     if leaking:
         shown = ", ".join(f"{track} ({' and '.join(sorted(leaking[track]))})" for track in sorted(leaking)[:5])
         raise UserError(
-            f"{what}: {len(leaking)} tracks stand in more than one split: {shown}; split by track_id and build again"
+            f"{what}: {len(leaking)} tracks are in more than one split: {shown}; split by track_id and build again"
         )
 
 

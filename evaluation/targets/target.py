@@ -65,7 +65,7 @@ def parts_of(target: Target, reported: Literal["test", "valid"]) -> dict[str, Ta
 
 
 def artist_overlap(index: ShardIndex) -> float | None:
-    """Share of test clips whose artist also stands in train; None where no test clip's artist is known."""
+    """Share of test clips whose artist is also in train; None where no test clip's artist is known."""
     seen = {artist for artist, split in zip(index.artist, index.split, strict=True) if artist and split == "train"}
     known = [artist for artist, split in zip(index.artist, index.split, strict=True) if artist and split == "test"]
     return sum(artist in seen for artist in known) / len(known) if known else None

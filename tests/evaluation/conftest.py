@@ -100,7 +100,7 @@ def make_shards(tmp_path: Path) -> MakeShards:
 
 @pytest.fixture
 def make_target() -> MakeTarget:
-    """A target of K clips in three splits; a track a clip, five clips an artist, unless said otherwise."""
+    """A target of K clips in three splits; a track a clip, five clips an artist, by default."""
 
     def make(values: NDArray[Any], classes: tuple[str, ...] = (), tracks: list[str] | None = None) -> Target:
         count = len(values)

@@ -106,9 +106,9 @@ def test_one_cluster_has_no_interval_and_shows_no_difference() -> None:
     """Each resample would be the set itself: an interval of no width, and the smallest p that there is."""
     drawn = draw_resamples(["one"] * 20, resamples=100, seeds=2, rng=np.random.default_rng(0))
     codes = np.arange(20) % 2
-    judged = Classes().score_probe(np.stack([codes, codes]), target(codes, ("a", "b")), drawn)["accuracy"]
-    value, low, high = interval(judged.values_R, 0.95)
+    samples = Classes().score_probe(np.stack([codes, codes]), target(codes, ("a", "b")), drawn)["accuracy"]
+    value, low, high = interval(samples.values_R, 0.95)
     assert value == 1.0
     assert np.isnan([low, high]).all()
-    assert two_sided_p(judged.values_R) == 1.0
-    assert judged.row(0.95)["low"] is None
+    assert two_sided_p(samples.values_R) == 1.0
+    assert samples.row(0.95)["low"] is None

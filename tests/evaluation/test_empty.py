@@ -115,7 +115,7 @@ def request(shards: Path, kinds: list[str], asked: str, **changes: Any) -> Evalu
     shared: dict[str, Any] = {"max_epochs": 2, asked: True} | changes
     return EvaluationConfig(
         data=EvaluationData(shards=str(shards)),
-        tasks={kind: Task(column=KINDS[kind], kind=kind, **shared) for kind in kinds},  # type: ignore[arg-type]
+        tasks={kind: Task(column=KINDS[kind], kind=kind, **shared) for kind in kinds},
         confidence=ConfidenceConfig(resamples=100),
         seeds=2,
         ks=(1, 50),  # more than there are clips
@@ -154,13 +154,13 @@ def test_every_kind_with_nothing_left_is_refused_or_reported(
     assert all(row["value"] is not None for row in tree["metrics"].values())
     assert all((tmp_path / "out" / form).stat().st_size for form in FORMS)
     assert set(report.flat()) == set(expected)
-    said = " ".join(tree["notes"])
+    notes = " ".join(tree["notes"])
     if way in ("one track in test", "one clip in test"):
         assert all(row["low"] is None for row in tree["metrics"].values())
         assert all(rows[name]["p"] == 1.0 for rows in tree["differences"].values() for name in rows)
-        assert "of one artist, so no interval can be given" in said
+        assert "of one artist, so no interval can be given" in notes
     if way in ("one value", "one value in test"):
-        assert "a constant answer is right" in said
+        assert "a constant answer is right" in notes
 
 
 def test_a_tag_or_nothing_is_answered_where_clips_without_a_tag_count(
@@ -191,7 +191,7 @@ def test_one_train_artist_is_named_where_the_valid_split_is_reported(tmp_path: P
     build(clips, tmp_path / "set", BuildConfig())
     tasks = {"class": Task(column="genre", kind="class", probe=True)}
     data = EvaluationData(shards=str(tmp_path / "set"))
-    config = EvaluationConfig(data=data, tasks=tasks, judged="valid")
+    config = EvaluationConfig(data=data, tasks=tasks, split="valid")
     with pytest.raises(UserError, match=r"are of one artist, .* build the shards with more artists in train"):
         evaluate_encoders({"trained": Refuser()}, config, tmp_path / "out", about={})
 
@@ -221,10 +221,10 @@ def test_a_task_whose_tags_are_all_masked_has_empty_rows_as_a_library_call() -> 
     names = np.array([f"t{i}" for i in range(6)])
     test = Target(np.arange(6), np.full(6, "test"), names, names, np.ones((6, 2), bool), ("a", "b"))
     drawn = draw_resamples(names.tolist(), resamples=100, seeds=2, rng=np.random.default_rng(0))
-    for judged in Tags().score_probe(np.zeros((2, 6, 2)), test, drawn).values():
-        row = judged.row(0.95)
+    for samples in Tags().score_probe(np.zeros((2, 6, 2)), test, drawn).values():
+        row = samples.row(0.95)
         assert (row["value"], row["low"], row["high"]) == (None, None, None)
-        assert judged.by_tag == {}
+        assert samples.by_tag == {}
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
@@ -244,6 +244,6 @@ def test_a_change_from_a_clean_value_of_zero_has_its_reason() -> None:
     assert note == "tags/ap: the change under corruption is undefined for trained, whose value on clean audio is 0"
 
 
-def test_one_step_cannot_be_told_from_another() -> None:
+def test_a_probe_of_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match="probe needs two different semitones"):
         EquivarianceConfig(semitones=(2.0, 2.0), probe=True)

@@ -24,7 +24,7 @@ def config_for(shards: Path, **changes: Any) -> EvaluationConfig:
 
 @pytest.fixture
 def encoders(make_shards: MakeShards, lookup: Callable[..., Any]) -> tuple[Path, dict[str, Any]]:
-    """Shards, an encoder that hears the tags, and one that hears noise."""
+    """Shards, an encoder of the tags, and one of noise."""
     shards = make_shards(180)
     with ShardSet.open(shards) as opened:
         tags = opened.index.labels("tags").astype(np.float32)
@@ -53,7 +53,7 @@ def test_the_quickstart_report_has_the_promised_keys(report: Report) -> None:
     assert len(report.figures) == 2
 
 
-def test_an_encoder_that_hears_the_tags_beats_one_that_does_not(report: Report) -> None:
+def test_an_encoder_of_the_tags_beats_one_that_does_not(report: Report) -> None:
     tree = report.tree
     assert tree["metrics"]["tags/ap"]["value"] > 0.9
     assert tree["differences"]["untrained"]["tags/ap"]["low"] > 0

@@ -61,10 +61,10 @@ class Tone:
 
 @dataclass
 class Spectrum:
-    """Energies of third-octave bands: hears pitch and nothing of tempo. ``deaf`` hears nothing at all."""
+    """Energies of third-octave bands: they hold pitch and nothing of tempo. ``constant`` embeds all alike."""
 
     hash: str = "spectrum"
-    deaf: bool = False
+    constant: bool = False
     width: int = 24
     rate: int = RATE
     samples: int = SAMPLES
@@ -74,7 +74,7 @@ class Spectrum:
         edges = torch.logspace(2, 3.7, self.width + 1) * wave_NT.shape[1] / RATE
         bands = [power[:, int(a) : int(b) + 1].mean(1) for a, b in pairwise(edges.tolist())]
         h_NE = torch.log1p(torch.stack(bands, 1))
-        return torch.ones_like(h_NE) if self.deaf else h_NE
+        return torch.ones_like(h_NE) if self.constant else h_NE
 
 
 @pytest.fixture(scope="module")
@@ -113,26 +113,26 @@ def embedded(shards: ShardSet, encoders: dict[str, Any]) -> dict[str, EmbeddingT
 
 
 @dataclass
-class Ear(Spectrum):
-    """A spectrum that remembers the waves it heard."""
+class Recorder(Spectrum):
+    """A spectrum that keeps the waves it read."""
 
-    heard: list[Tensor] = field(default_factory=list)
+    waves: list[Tensor] = field(default_factory=list)
 
     def __call__(self, wave_NT: Tensor, /) -> Tensor:
-        self.heard += wave_NT.unbind()
+        self.waves += wave_NT.unbind()
         return super().__call__(wave_NT)
 
 
-def heard(tones: Path, condition: str, *, rows: list[int] | None = None, **changes: Any) -> list[Tensor]:
-    """What an encoder hears of some clips under a condition, chunk by chunk."""
-    ear = Ear(samples=changes.pop("samples", SAMPLES))
+def waves(tones: Path, condition: str, *, rows: list[int] | None = None, **changes: Any) -> list[Tensor]:
+    """What an encoder reads of some clips under a condition, chunk by chunk."""
+    ear = Recorder(samples=changes.pop("samples", SAMPLES))
     wanted = RobustnessConfig(severities=(2,), corruptions=("splice_out", "time_stretch"))
     config = config_for(robustness=wanted, **changes)
     with ShardSet.open(tones) as shards:
         alter = conditions(config, RATE)[condition]
         place = np.arange(len(shards.index)) if rows is None else np.array(rows)
         embed_shards(shards, {"ear": ear}, config, rows=place, alter=alter)
-    return ear.heard
+    return ear.waves
 
 
 def snr_db(wave_T: Tensor, other_T: Tensor) -> float:
@@ -142,7 +142,7 @@ def snr_db(wave_T: Tensor, other_T: Tensor) -> float:
 def test_severity_zero_changes_nothing_and_four_costs_what_pitch_shift_must(tones: Path) -> None:
     config = config_for(robustness=RobustnessConfig(severities=(0, 4), corruptions=("bitcrush",)))
     with ShardSet.open(tones) as shards:
-        found = robustness(shards, {"trained": Spectrum(), "untrained": Spectrum("deaf", deaf=True)}, config)
+        found = robustness(shards, {"trained": Spectrum(), "untrained": Spectrum("constant", constant=True)}, config)
     assert list(found["trained"]) == ["clean", "severity 0", "severity 4", "bitcrush"]
     assert found["trained"]["clean"]["value"] == 1.0
     assert found["trained"]["severity 0"] == found["trained"]["clean"]
@@ -155,8 +155,8 @@ def test_severity_zero_changes_nothing_and_four_costs_what_pitch_shift_must(tone
 @pytest.mark.parametrize("condition", ["severity 2", "splice_out", "time_stretch"])
 def test_what_a_clip_sounds_like_depends_on_nothing_beside_it(tones: Path, condition: str) -> None:
     """Not on the batch, and not on which other clips are embedded: a task beside it changes nothing."""
-    whole, small = heard(tones, condition), heard(tones, condition, batch=5)
-    alone = heard(tones, condition, rows=[3, 20, 41])
+    whole, small = waves(tones, condition), waves(tones, condition, batch=5)
+    alone = waves(tones, condition, rows=[3, 20, 41])
     assert len(whole) == len(small) == 4 * 48
     # The vocoder follows peaks, and a peak may fall into the next bin by a rounding that depends on the batch.
     assert min(map(snr_db, whole, small)) > 30
@@ -170,11 +170,11 @@ def test_every_chunk_has_its_own_draw_whatever_its_length(tones: Path) -> None:
     gains = {}
     with ShardSet.open(tones) as shards:
         for samples in (SAMPLES, SAMPLES // 2):
-            ear = Ear(samples=samples)
+            ear = Recorder(samples=samples)
             for alter in (None, conditions(config, RATE)["severity 2"]):
                 embed_shards(shards, {"ear": ear}, config, rows=np.array([0, 7]), alter=alter)
-            half = len(ear.heard) // 2
-            pairs = zip(ear.heard[:half], ear.heard[half:], strict=True)
+            half = len(ear.waves) // 2
+            pairs = zip(ear.waves[:half], ear.waves[half:], strict=True)
             gains[samples] = [float((loud / clean).nanmedian()) for clean, loud in pairs]
     assert len({round(gain, 4) for gain in gains[SAMPLES]}) == 8
     assert gains[SAMPLES] == pytest.approx(gains[SAMPLES // 2][:4] + gains[SAMPLES // 2][8:12], rel=1e-3)
@@ -218,15 +218,15 @@ def test_a_probe_is_trained_once_for_all_conditions(tones: Path, tmp_path: Path,
         ({"robustness.augment": {"quality": "training"}}, "training"),
     ],
 )
-def test_robustness_is_heard_at_evaluation_quality(changes: dict[str, Any], quality: str) -> None:
+def test_robustness_is_measured_at_evaluation_quality(changes: dict[str, Any], quality: str) -> None:
     config = load_config(EvaluationConfig, None, changes)
     assert config.robustness.augment.quality == quality
     assert validate(EvaluationConfig, to_tree(config), "again") == config
 
 
-def test_an_encoder_that_hears_pitch_moves_with_it_and_not_with_tempo(tones: Path) -> None:
+def test_an_encoder_of_pitch_moves_with_it_and_not_with_tempo(tones: Path) -> None:
     wanted = EquivarianceConfig(semitones=(-4, 0, 1, 4), rates=(0.8, 1.0, 1.25))
-    encoders = {"trained": Spectrum(), "untrained": Spectrum("deaf", deaf=True)}
+    encoders = {"trained": Spectrum(), "untrained": Spectrum("constant", constant=True)}
     with ShardSet.open(tones) as shards:
         curves = measure_equivariance(EvaluationInputs(shards, Pool(encoders), {}, config_for(equivariance=wanted)))
     by_step = {point["x"]: point["value"] for point in curves["semitones"]["trained"]}
@@ -237,17 +237,17 @@ def test_an_encoder_that_hears_pitch_moves_with_it_and_not_with_tempo(tones: Pat
     assert curves["between_clips"]["untrained"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_transformation_can_be_read_from_an_encoder_that_hears_it_and_from_no_deaf_one(tones: Path) -> None:
+def test_a_transformation_can_be_read_from_an_encoder_of_it_and_from_no_constant_one(tones: Path) -> None:
     wanted = EquivarianceConfig(semitones=(-3, 0, 3), probe=True)
-    encoders = {"trained": Spectrum(width=96), "untrained": Spectrum("deaf", deaf=True)}
+    encoders = {"trained": Spectrum(width=96), "untrained": Spectrum("constant", constant=True)}
     with ShardSet.open(tones) as shards:
         found = measure_equivariance(EvaluationInputs(shards, Pool(encoders), {}, config_for(equivariance=wanted)))[
             "probe"
         ]
-    pitch, deaf = found["semitones"]["trained"], found["semitones"]["untrained"]
-    assert pitch["value"] > 0.5 > 0.2 > deaf["value"]
+    pitch, constant = found["semitones"]["trained"], found["semitones"]["untrained"]
+    assert pitch["value"] > 0.5 > 0.2 > constant["value"]
     assert pitch["low"] <= pitch["value"] <= pitch["high"]
-    assert pitch["error"] < 1.5 < deaf["error"]
+    assert pitch["error"] < 1.5 < constant["error"]
     assert pitch["unit"] == "semitones"
 
 
@@ -273,12 +273,14 @@ def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarge
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))
     kind = codes[target.only("test").rows_K]
     assert (kind[distance.argmin(1)] == kind).mean() > 0.95
+    absent = config_for(tasks=notes, projection=ProjectionConfig(task="mood"))
     with pytest.raises(UserError, match=r"projection\.task=mood does not run: the set has no column for it.*; note do"):
-        check_projection({"note": target}, config_for(tasks=notes, projection=ProjectionConfig(task="mood")))
+        check_projection(replace(inputs, config=absent))
+    named = replace(target, classes=("57", "Db", "69", "73"))
     with pytest.raises(UserError, match=r"projection\.midi needs MIDI notes, whole numbers, and task note has 'Db'"):
-        check_projection({"note": replace(target, classes=("57", "Db", "69", "73"))}, config)
+        check_projection(replace(inputs, targets={"note": named}))
     with pytest.raises(UserError, match=r"projection\.task=note has 3 test clips; t-SNE needs at least 5"):
-        check_projection({"note": target.where(np.arange(240) < 15)}, config)
+        check_projection(replace(inputs, targets={"note": target.where(np.arange(240) < 15)}))
 
 
 def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path) -> None:
@@ -289,7 +291,7 @@ def test_everything_on_request_stands_in_one_report(tones: Path, tmp_path: Path)
         projection=ProjectionConfig(task="pitch", midi=True),
         claims=("pitch/accuracy",),
     )
-    encoders = {"trained": Spectrum(), "untrained": Spectrum("deaf", deaf=True), "other": Spectrum("other")}
+    encoders = {"trained": Spectrum(), "untrained": Spectrum("constant", constant=True), "other": Spectrum("other")}
     report = evaluate_encoders(encoders, config, tmp_path, about={})
     assert {"robustness", "equivariance", "projection"} <= set(report.figures)
     assert report.tree["differences"]["other"]["pitch/accuracy"] == {

@@ -14,7 +14,7 @@ from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig, EvaluationData, Task
 from evaluation.embeddings.embed import embed_shards
 from evaluation.encoders.devices import device_of
-from evaluation.neighbours import search, unit_rows
+from evaluation.metrics.neighbours import search, unit_rows
 from evaluation.probes import training as probes
 from evaluation.probes.training import Head, ProbeData, train_heads
 

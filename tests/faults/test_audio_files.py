@@ -26,7 +26,7 @@ from evaluation.embeddings.files import embed_files
 from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
 from evaluation.search import index_update
-from evaluation.search.query import search_catalogue
+from evaluation.search.query import search
 
 RATE = 22_050
 UNSEEKABLE = [
@@ -128,7 +128,7 @@ def test_any_exception_about_a_file_leaves_the_other_files_embedded_and_found(
     assert made.rejected[str(files[1])].startswith(why)
     with pytest.raises(UserError, match=r"1\.wav: "):
         embed_files(Level(), files, tmp_path / "f.parquet")
-    found = search_catalogue(Pool({ENCODER: Level()}), music, [files[0]], k=3)
+    found = search(Pool({ENCODER: Level()}), music, [files[0]], k=3)
     assert [Path(hit.path).name for hit in found.answers[0].nearest] == ["2.wav"]
     assert [(track.path, reason.startswith(why)) for track, reason in found.index.rejected] == [("1.wav", True)]
 
@@ -181,7 +181,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(
     assert build(clips, tmp_path / "set", LENIENT).rejected[0].why == why
     files = [music / "0.wav", music / "x.wav"]
     assert embed_files(Level(), files, tmp_path / "e.parquet", skip_unreadable=True).rejected == {str(files[1]): why}
-    found = search_catalogue(Pool({ENCODER: Level()}), music, [music / "0.wav"], k=9)
+    found = search(Pool({ENCODER: Level()}), music, [music / "0.wav"], k=9)
     assert len(found.index) == 3
     assert len(read_folder(music).clips) == 3
 
@@ -205,9 +205,9 @@ def test_a_name_that_is_not_utf8_is_read_and_shown_as_text(music: Path, tmp_path
     made = embed_files(Level(), [odd], tmp_path / "e.parquet")
     assert pq.read_table(made.path)["path"].to_pylist() == [f"{music}/caf\\xe9/\\xff.wav"]
     pool = Pool({ENCODER: Level()})
-    found = search_catalogue(pool, music, [odd], k=9, leave_out="nothing")
+    found = search(pool, music, [odd], k=9, leave_out="nothing")
     assert f"{music}/caf\\xe9/\\xff.wav" in [hit.path for hit in found.answers[0].nearest]
-    assert len(search_catalogue(pool, music, [odd], k=9).answers[0].nearest) == 3
+    assert len(search(pool, music, [odd], k=9).answers[0].nearest) == 3
     str(found.answers).encode()
 
 
@@ -218,7 +218,7 @@ def test_a_broken_file_whose_name_is_not_utf8_is_rejected_as_text(music: Path, t
     assert [one.name for one in build(read_folder(music).clips, tmp_path / "set", LENIENT).rejected] == [name]
     rejected = embed_files(Level(), [music / "0.wav", odd], tmp_path / "e.parquet", skip_unreadable=True).rejected
     assert list(rejected) == [name]
-    found = search_catalogue(Pool({ENCODER: Level()}), music, [music / "0.wav"], k=1)
+    found = search(Pool({ENCODER: Level()}), music, [music / "0.wav"], k=1)
     assert [track.path for track, _ in found.index.rejected] == ["caf\\xe9.wav"]
 
 

@@ -89,13 +89,13 @@ def test_unknown_values_are_no_targets(make_shards: MakeShards) -> None:
     for column, kind in (("tags", "tags"), ("key", "key"), ("bpm", "tempo")):
         message = "no clip has a value" if column in known else "is not in the shards"
         with pytest.raises(UserError, match=message):
-            read_target(index, "t", Task(column=column, kind=kind, probe=True))  # type: ignore[arg-type]
+            read_target(index, "t", Task(column=column, kind=kind, probe=True))
 
 
 def test_a_track_in_two_splits_is_refused_by_name(make_shards: MakeShards) -> None:
     with (
         ShardSet.open(make_shards(12, split={0: "train", 1: "test"})) as shards,
-        pytest.raises(UserError, match=r"1 tracks stand in more than one split: track0 \(test and train\)"),
+        pytest.raises(UserError, match=r"1 tracks are in more than one split: track0 \(test and train\)"),
     ):
         check_leaks("set", list(shards.index.track), list(shards.index.split))
 

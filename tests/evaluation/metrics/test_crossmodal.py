@@ -53,6 +53,6 @@ def test_several_captions_of_a_track_count_each_and_transposing_swaps_the_direct
         (np.zeros((2, 2)), np.array([[True, True], [False, False]]), "query 1 has no right answer"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(score: np.ndarray, relevant: np.ndarray, words: str) -> None:
+def test_what_has_no_metric_is_refused(score: np.ndarray, relevant: np.ndarray, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         retrieval_metrics(score, relevant, [1])

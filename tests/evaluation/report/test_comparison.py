@@ -71,8 +71,8 @@ def test_claims_named_beforehand_are_the_family_alone() -> None:
 def test_a_metric_that_is_undefined_is_not_in_the_family() -> None:
     lost = scored(GAPS, 3)
     for row in lost.metrics.values():
-        for judged in row.values():
-            judged.values_R[:] = np.nan
+        for samples in row.values():
+            samples.values_R[:] = np.nan
     tasks = {"one": scored(GAPS, 1), "lost": lost}
     tree = build_tree(tasks, config=EvaluationConfig(), left_out={}, provenance={})
     marked = {k for rows in tree["differences"].values() for k, row in rows.items() if "p_holm" in row}

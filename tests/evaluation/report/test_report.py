@@ -23,7 +23,7 @@ EVIL = '<script>alert("x")</script>|$\\frac{$'
 
 
 def scored(values: dict[str, list[float]], tags: dict[str, float] | None = None, **changes: Any) -> Scored:
-    judged = {model: MetricSamples(np.array(row), tags or {}) for model, row in values.items()}
+    samples = {model: MetricSamples(np.array(row), tags or {}) for model, row in values.items()}
     defaults: dict[str, Any] = {
         "n": 40,
         "clusters": 20,
@@ -32,7 +32,7 @@ def scored(values: dict[str, list[float]], tags: dict[str, float] | None = None,
         "masked": (),
         "notes": (),
     }
-    return Scored(metrics={"ap": judged}, conventions={"ap": "as it is done"}, **(defaults | changes))
+    return Scored(metrics={"ap": samples}, conventions={"ap": "as it is done"}, **(defaults | changes))
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def jackknifed() -> dict[str, Any]:
     """An AP that reads high: its interval ends at the value, around a bias-corrected one far below."""
     rng = np.random.default_rng(0)
     left_out = 0.33 + 0.001 * rng.random(40)
-    judged = {
+    samples = {
         model: MetricSamples(np.array([0.325, 0.3, 0.35]), {}, left_out)
         for model in ("trained", "untrained", "constant")
     }
     plain = {model: MetricSamples(np.array([0.5, 0.4, 0.6]), {}) for model in ("trained", "untrained", "constant")}
-    task = replace(scored({}), metrics={"ap": judged, "auroc": plain}, conventions={"ap": "step sum", "auroc": "area"})
+    task = replace(scored({}), metrics={"ap": samples, "auroc": plain}, conventions={"ap": "step sum", "auroc": "area"})
     return build_tree({"tags": task}, config=EvaluationConfig(), left_out={}, provenance={})
 
 

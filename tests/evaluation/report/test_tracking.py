@@ -1,4 +1,4 @@
-"""What MLflow is told of reports: each in its place, those of an earlier snapshot too, and none is a reason to fail."""
+"""What MLflow shows of reports: each in its place, those of an earlier snapshot too, and none is a reason to fail."""
 
 import json
 import logging
@@ -69,7 +69,7 @@ def shown(run: Path, key: str) -> tuple[list[tuple[int, float]], set[str]]:
     return points, {*files, *below}
 
 
-def test_an_earlier_snapshot_and_one_judged_again_are_published(run: Path) -> None:
+def test_an_earlier_snapshot_and_one_evaluated_again_are_logged(run: Path) -> None:
     for step, value in ((200, 0.5), (100, 0.25), (200, 0.75)):
         assert log_report(report(run, run, step, value)) == f"sqlite:///{run.parent / 'mlflow.db'}"
     points, files = shown(run, "6 evaluation/tags.ap")
@@ -111,7 +111,7 @@ def test_the_difference_from_another_encoder_is_published_as_a_group_of_its_own(
     assert "| `tags/ap` | .500 | .400 | +.100 [+.050, +.200] | .020 | better |" in note
 
 
-def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
+def test_a_run_that_was_killed_stays_so_when_it_is_evaluated(run: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     killed = run.parent / "killed"
@@ -124,11 +124,11 @@ def test_a_run_that_was_killed_stays_so_when_it_is_judged(run: Path) -> None:
 
 def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
     for preset, value in (("mtat", 0.5), ("gtzan", 0.25)):
-        log_report(report(run, run / f"judged by {preset}", 200, value), preset)
+        log_report(report(run, run / f"report of {preset}", 200, value), preset)
     for preset, value in (("mtat", 0.5), ("gtzan", 0.25)):
         points, files = shown(run, f"6 evaluation-{preset}/tags.ap")
         assert points == [(200, value)]
-        assert {f"report/judged by {preset}/report.json", f"figures/judged by {preset}/curve.png"} <= files
+        assert {f"report/report of {preset}/report.json", f"figures/report of {preset}/curve.png"} <= files
 
 
 def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:

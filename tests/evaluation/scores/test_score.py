@@ -39,7 +39,7 @@ def known(make_target: MakeTarget, keys: tuple[str, ...]) -> dict[str, tuple[Tar
     tags = rng.random((COUNT, 5)) < 0.3
     tags[np.arange(COUNT), rng.integers(5, size=COUNT)] = True
     one_tag = np.eye(5, dtype=np.bool_)[rng.integers(5, size=COUNT)]
-    codes, notes = rng.integers(6, size=COUNT), np.arange(COUNT) // 4 % 24  # no key stands alone among the test clips
+    codes, notes = rng.integers(6, size=COUNT), np.arange(COUNT) // 4 % 24  # no key is alone among the test clips
     bpm = rng.choice([70.0, 95.0, 130.0, 175.0], COUNT)
     octave = np.log2(bpm)[:, None]
     return {
@@ -95,8 +95,8 @@ def test_random_embeddings_score_chance_within_their_interval(
     # A regression of noise answers the mean, which is not chance: tempo is only retrieved.
     task = quick(kind, probe=kind != "tempo", retrieval=kind != "tags")
     scored = score_task(TaskInputs(kind, task, target, {"trained": table}, CONFIG))
-    for metric, judged in scored.metrics.items():
-        gap = judged["trained"].values_R - judged["random"].values_R
+    for metric, samples in scored.metrics.items():
+        gap = samples["trained"].values_R - samples["random"].values_R
         assert abs(gap[0]) < min(0.15, 4 * gap[1:].std()), metric
 
 
@@ -164,7 +164,7 @@ def test_a_query_with_too_few_neighbours_is_noted(make_target: MakeTarget, make_
 
 
 def in_chunks(h_KE: NDArray[np.float32], counts_K: NDArray[np.int64], name: str) -> EmbeddingTable:
-    """Chunks of which the first says nothing of its clip and all others do, so that no clip is judged by another's."""
+    """Chunks of which the first says nothing of its clip and all others do, so that no clip is scored by another's."""
     pairs = zip(h_KE, counts_K, strict=True)
     chunks = [np.concatenate([np.zeros((1, len(h_E))), np.tile(h_E, (n - 1, 1))]) for h_E, n in pairs]
     chunks_PE = np.concatenate(chunks).astype(np.float32)
@@ -173,7 +173,7 @@ def in_chunks(h_KE: NDArray[np.float32], counts_K: NDArray[np.int64], name: str)
 
 @pytest.mark.parametrize("aggregate", ["probabilities", "logits"])
 def test_chunks_are_averaged_behind_the_head_clip_by_clip(known: dict[str, Any], aggregate: Any) -> None:
-    """Encoders of one width, whose clips have other numbers of chunks, are each judged by their own."""
+    """Encoders of one width, whose clips have other numbers of chunks, are each scored by their own."""
     target, answer = known["class"]
     rng = np.random.default_rng(3)
     tables = {
@@ -218,11 +218,11 @@ def test_standardising_makes_the_scale_of_an_embedding_irrelevant(known: dict[st
     noisy = answer + 0.5 * np.random.default_rng(0).normal(size=answer.shape)
     tables = {"trained": make_table(noisy), "untrained": make_table(1000 * noisy + 7)}
     scored = score_task(TaskInputs("class", quick("class", standardise=True), target, tables, CONFIG))
-    judged = scored.metrics["accuracy"]
-    assert judged["trained"].values_R[0] == pytest.approx(judged["untrained"].values_R[0], abs=0.02)
+    samples = scored.metrics["accuracy"]
+    assert samples["trained"].values_R[0] == pytest.approx(samples["untrained"].values_R[0], abs=0.02)
 
 
-def test_models_of_different_width_are_judged_on_the_same_resamples(
+def test_models_of_different_width_are_scored_on_the_same_resamples(
     known: dict[str, Any], make_table: MakeTable
 ) -> None:
     target, answer = known["class"]

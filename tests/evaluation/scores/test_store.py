@@ -34,7 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from evaluation.evaluate import evaluate_encoders
-from tests.evaluation.test_score_store import configure
+from tests.evaluation.scores.test_store import configure
 
 class Encoder:
     width, rate, samples, hash = 6, 22_050, 1_000, "child"
@@ -125,7 +125,7 @@ CONFIG = EvaluationConfig(confidence=ConfidenceConfig(resamples=100), seeds=2, k
         {"ks": (1, 2)},
         {"exclude": "artist"},
         {"device": "cuda"},
-        {"judged": "valid"},
+        {"split": "valid"},
         {"confidence": ConfidenceConfig(resamples=101)},
         {"confidence": ConfidenceConfig(resamples=100, cluster="track")},
         {"robustness": RobustnessConfig(corruptions=("reverb",))},
@@ -184,11 +184,11 @@ def test_what_is_read_back_is_what_was_scored(asked: Any, task: Task, tmp_path: 
         assert back is not None
         assert list(back.metrics) == list(scored.metrics)
         for metric, by_model in scored.metrics.items():
-            for model, judged in by_model.items():
+            for model, samples in by_model.items():
                 found = back.metrics[metric][model]
-                np.testing.assert_array_equal(found.values_R, judged.values_R)
-                assert found.row(0.95) == judged.row(0.95)
-                assert found.by_tag == judged.by_tag
+                np.testing.assert_array_equal(found.values_R, samples.values_R)
+                assert found.row(0.95) == samples.row(0.95)
+                assert found.by_tag == samples.by_tag
         plain = ("conventions", "n", "clusters", "counts", "classes", "masked", "notes")
         assert all(getattr(back, name) == getattr(scored, name) for name in plain)
         assert back.probes[0].epochs() == scored.probes[0].epochs()

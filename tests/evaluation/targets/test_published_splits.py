@@ -91,7 +91,7 @@ def test_a_variant_is_named_and_so_is_a_stand_in(pins: dict[str, Any]) -> None:
     nearest = compare("mine", replace(whole, ids={**whole.ids, "train": ("1", "2", "8")}))
     assert nearest["words"] == "differs: train: as many clips, but others"
     pins["mine"] = {"unpinned": "no list was published"}
-    assert compare("mine", SPLIT)["words"] == "cannot be told: no list was published"
+    assert compare("mine", SPLIT)["words"] == "unknown: no list was published"
 
 
 def test_a_report_tells_how_its_split_stands_and_marks_published_figures(

@@ -35,14 +35,14 @@ def config_for(shards: Path, task: Task = TASK) -> EvaluationConfig:
 
 
 @pytest.fixture
-def judged(make_shards: MakeShards, lookup: Any, tmp_path: Path) -> tuple[Path, Any, Report]:
+def evaluated(make_shards: MakeShards, lookup: Any, tmp_path: Path) -> tuple[Path, Any, Report]:
     shards = make_shards(72)
     encoder = lookup(np.random.default_rng(0).normal(size=(72, 4)).astype(np.float32))
     return shards, encoder, evaluate_encoders({"trained": encoder}, config_for(shards), tmp_path / "one", about={})
 
 
-def test_a_report_names_its_split_its_vocabulary_and_its_masked_tags(judged: tuple[Path, Any, Report]) -> None:
-    shards, _, report = judged
+def test_a_report_names_its_split_its_vocabulary_and_its_masked_tags(evaluated: tuple[Path, Any, Report]) -> None:
+    shards, _, report = evaluated
     task = report.tree["tasks"]["tags"]
     frozen = load_split(report.folder / task["split_file"])
     assert (task["split_hash"], task["vocabulary_hash"]) == (frozen.split_hash, frozen.vocabulary_hash)
@@ -55,9 +55,9 @@ def test_a_report_names_its_split_its_vocabulary_and_its_masked_tags(judged: tup
 
 
 def test_a_task_held_to_its_frozen_split_gives_the_same_report(
-    judged: tuple[Path, Any, Report], tmp_path: Path
+    evaluated: tuple[Path, Any, Report], tmp_path: Path
 ) -> None:
-    shards, encoder, report = judged
+    shards, encoder, report = evaluated
     task = replace(TASK, frozen=str(report.folder / "splits" / "tags.json"))
     again = evaluate_encoders({"trained": encoder}, config_for(shards, task), tmp_path / "two", about={})
     assert again.tree["metrics"] == report.tree["metrics"]
@@ -70,9 +70,9 @@ def frozen_with(path: Path, source: FrozenSplit, **changes: Any) -> Task:
 
 
 def test_another_split_vocabulary_or_column_than_the_frozen_one_is_refused(
-    judged: tuple[Path, Any, Report], tmp_path: Path
+    evaluated: tuple[Path, Any, Report], tmp_path: Path
 ) -> None:
-    shards, encoder, report = judged
+    shards, encoder, report = evaluated
     frozen, path = load_split(report.folder / "splits" / "tags.json"), tmp_path / "frozen.json"
     ids, names = frozen.ids, frozen.vocabulary
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -81,7 +81,7 @@ def test_another_split_vocabulary_or_column_than_the_frozen_one_is_refused(
         ({"ids": ids | {"test": (*ids["test"], "clip9999")}}, "1 clips of its frozen split are not in the shards"),
         (
             {"ids": ids | {"train": ids["train"][1:], "test": (*ids["test"], ids["train"][0])}},
-            r"task tags: 1 tracks stand in more than one split: track0 \(test and train\)",
+            r"task tags: 1 tracks are in more than one split: track0 \(test and train\)",
         ),
     ]
     for changes, words in wrong:
@@ -95,8 +95,8 @@ def test_another_split_vocabulary_or_column_than_the_frozen_one_is_refused(
     assert other.tree["tasks"]["tags"]["split_hash"] == frozen.split_hash
 
 
-def test_an_edited_split_file_is_refused(judged: tuple[Path, Any, Report]) -> None:
-    _, _, report = judged
+def test_an_edited_split_file_is_refused(evaluated: tuple[Path, Any, Report]) -> None:
+    _, _, report = evaluated
     path = report.folder / "splits" / "tags.json"
     tree = json.loads(path.read_text())
     tree["ids"]["test"] = tree["ids"]["test"][1:]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cluster.settings import UserError
-from evaluation import neighbours as retrieval
-from evaluation.neighbours import neighbours, search, unit_rows
+from evaluation.metrics import neighbours as retrieval
+from evaluation.metrics.neighbours import neighbours, search, unit_rows
 
 
 def naive(h: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
