@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
     from evaluation.config import EvaluationConfig
-    from evaluation.embeddings.catalogue import embed_files
+    from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.kinds.kind import TaskKind
+    from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
@@ -44,6 +46,7 @@ __all__ = [
     "ExperimentConfig",
     "LossResult",
     "Projected",
+    "TaskKind",
     "UserError",
     "ViewMaker",
     "ViewsConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "load_config",
     "load_encoder",
     "pretrain",
+    "search",
     "window_frames",
 ]
 
@@ -70,18 +74,20 @@ _PLACES = {
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
     "Projected": "trainers.losses.projected",
+    "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
     "audio_file": "data_shards.audio.decode",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
-    "embed_files": "evaluation.embeddings.catalogue",
+    "embed_files": "evaluation.embeddings.files",
     "evaluate": "evaluation.evaluate",
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
+    "search": "evaluation.search.query",
     "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
 from cluster.settings import UserError, load_config
-from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
+from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
 from data_shards.build.checks import require_place
 from data_shards.sources import datasets
 
@@ -204,7 +204,7 @@ def _build(
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        tell({**asdict(summary), **(about or {})})
+        print_json({**asdict(summary), **(about or {})})
         return
     index = _show(out, names={clip.key: clip.name for group in summary.same_audio for clip in group})
     made(shards=out)
@@ -264,7 +264,7 @@ def verify(
 
     problems = verify(folder, progress=progress(as_json=as_json))
     if as_json:
-        tell(to_json(problems))
+        print_json(to_json(problems))
     else:
         for problem in problems:
             console.print(escape(str(problem)), highlight=False, soft_wrap=True)
@@ -311,7 +311,7 @@ def _show(folder: Path | str, as_json: bool = False, *, names: Mapping[str, str]
 
     index = open_index(str(folder))
     if as_json:
-        tell(summarise(index))
+        print_json(summarise(index))
     else:
         console.print(escape(describe(index, names=names)), highlight=False, soft_wrap=True)
     return index

@@ -184,12 +184,12 @@ space:
 
 def test_refusals_are_said_once_each_and_in_order() -> None:
     refusals = Refusals()
-    refusals.demand_none()
+    refusals.require_none()
     for message in ("b", "a\nb"):
         with refusals.noted():
             raise UserError(message)
     with pytest.raises(UserError, match=r"^b\na$"):
-        refusals.demand_none()
+        refusals.require_none()
 
 
 def test_a_wrong_place_names_the_nearest_set_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

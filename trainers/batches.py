@@ -1,4 +1,4 @@
-"""The batches of an experiment, as the loop, the driver, the plan and the listening page open them."""
+"""The batches of an experiment, as the loop, the start-up checks, the dry run and the preview open them."""
 
 import torch
 
@@ -40,7 +40,7 @@ def open_batches(
         places = " and ".join(f"data.{name}={place}" for name, place, opened in given if opened)
         loader.close()
         raise UserError(
-            f"{places}: {rate:,} Hz, but training hears {SAMPLE_RATE:,} Hz; build the shards again with "
+            f"{places}: {rate:,} Hz, but training expects {SAMPLE_RATE:,} Hz; build the shards again with "
             f"build.rate={SAMPLE_RATE}"
         )
     return loader

@@ -32,7 +32,7 @@ class RunConfig(Config):
     report_every: int = 10
     """Steps between reports to Ray and to the person watching."""
     quick_every: int = 0
-    """Steps between quick nearest-neighbour scores of the labelled set's split ``valid``: figure ``quick/knn``, and
+    """Steps between quick nearest-neighbour scores of the labelled set's split ``valid``: metric ``quick/knn``, and
     ``snapshots/best`` beside ``last``. 0: none."""
     quick_clips: int = 256
     """Clips that the quick score looks at, at most."""
@@ -179,26 +179,26 @@ MAY_DIFFER_ON_RESUME = (
     "optim.checkpoint_blocks",
 )
 """Dotted keys, or prefixes ending in a dot, that a resumed run may change; all else decides the numbers. Shards may
-have moved: their manifest hash says whether they are the same."""
+have moved: their manifest hash identifies them."""
 
 
 MANIFEST = "data.manifest"
 """What `RunConfig.may_differ` calls the shards' hash, which is no setting."""
 
 
-def may_differ_on_resume(key: str, told: Sequence[str] = ()) -> bool:
+def may_differ_on_resume(key: str, rules: Sequence[str] = ()) -> bool:
     """Whether a resumed run may have another value of a dotted key.
 
     Args:
         key: of the configuration, or ``data.manifest``.
-        told: rules besides those that hold always.
+        rules: of ``run.may_differ``, besides those that always hold.
 
     >>> may_differ_on_resume("resources.num_workers"), may_differ_on_resume("loss.temperature")
     (True, False)
-    >>> may_differ_on_resume("loss.temperature", told=["loss."])
+    >>> may_differ_on_resume("loss.temperature", rules=["loss."])
     True
     """
-    return any(matches(rule, key) for rule in (*MAY_DIFFER_ON_RESUME, *told))
+    return any(matches(rule, key) for rule in (*MAY_DIFFER_ON_RESUME, *rules))
 
 
 def matches(rule: str, key: str) -> bool:

@@ -6,6 +6,7 @@ Reading order: `pretrain.py` → here → `step.py` → `losses/`.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,18 +17,18 @@ from torch import Tensor
 from cluster.files.storage import write_atomic
 from cluster.machine.memory import keep_freed_memory
 from cluster.provenance import provenance
-from cluster.settings import RunError, UserError, flatten, to_tree, validate
+from cluster.settings import RunError, to_tree
 from data_shards.read.loader import MAX_NAMED, BatchLoader
+from data_shards.sampling.sampler import LABELLED
 from trainers.batches import open_batches
 from trainers.checks.constant_loss import ADAM_EPSILON
-from trainers.config import MANIFEST, ExperimentConfig, matches, may_differ_on_resume
+from trainers.checks.resume import refuse_another_experiment
+from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.objective import ContrastiveLoss
 from trainers.monitor.knn import QuickScore
 from trainers.state.metrics_log import MetricsLog
-from trainers.state.optim import learning_rate
-from trainers.state.optim_config import OptimConfig
 from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import StepResult, StepTrainer
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
@@ -35,9 +36,9 @@ from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
 STOP_FILE = "stop"
 """A file of this name in the run's folder asks for a snapshot and an orderly end (SIGTERM at the driver writes it)."""
 QUICK = "quick/knn"
-"""Figure of the steps that are scored, every `run.quick_every` and the last."""
+"""Metric of the steps that are scored: every `run.quick_every` and the last."""
 STILL_STEPS = 100
-"""A run whose first steps, so many or all it has, have no gradient is ended: nothing will ever move."""
+"""A run ends whose gradient is 0 at its first steps, this many or all it has: no weight will ever move."""
 GIB = 1 << 30
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
 
@@ -67,56 +68,69 @@ class Reporter(Protocol):
         ...
 
 
-def train(config: ExperimentConfig, world: World, reporter: Reporter, *, make_views: ViewStream = stream_views) -> int:
+def train(
+    config: ExperimentConfig,
+    world: World,
+    reporter: Reporter,
+    *,
+    make_views: ViewStream = stream_views,
+    loader: BatchLoader | None = None,
+    verified: Sequence[Snapshot] = (),
+) -> int:
     """Train to ``optim.steps``, from the last snapshot of ``run.dir`` when there is one.
 
     Args:
         config: the experiment.
         world: this process's place; its process group is already there when ``size`` > 1.
-        reporter: told every ``run.report_every`` steps.
+        reporter: called every ``run.report_every`` steps.
         make_views: turns batches into views.
+        loader: of this rank, open; None opens one.
+        verified: snapshots that this process has verified; others are verified when they are opened.
 
     Returns:
         0 when done, 143 when asked to stop first (a snapshot was saved).
 
     Raises:
         UserError: if the folder holds another experiment.
-        DivergedError: if the loss is not finite; the clips of that batch stand in ``nonfinite-step-N.json``.
+        DivergedError: if the loss is not finite; ``nonfinite-step-N-rank-R.json`` lists the clips of that batch.
     """
     if world.device.type == "cpu":
         keep_freed_memory()
-    with open_batches(config, rank=world.rank, world=world.size, device=_reads_on(config, world)) as loader:
-        trainer = _Run(config, world, loader)
-        start = trainer.resume()
+    opened = loader or open_batches(config, rank=world.rank, world=world.size, device=reads_on(config, world))
+    with opened if loader is None else nullcontext():
+        trainer = _Run(config, world, opened)
+        start = trainer.resume(verified)
         return trainer.run(start, reporter, make_views)
 
 
-def _reads_on(config: ExperimentConfig, world: World) -> torch.device:
+def reads_on(config: ExperimentConfig, world: World) -> torch.device:
     """Where batches go from the loader: to the trainer's device, or through Ray's object store to a pool."""
     return world.device if config.views.placement == "trainer" else torch.device("cpu")
 
 
 class _Run:
-    """The state of a running training: what learns, what it learns from, its log."""
+    """The state of a running training: trainer, batches, views, log."""
 
     def __init__(self, config: ExperimentConfig, world: World, loader: BatchLoader) -> None:
         self.config, self.world, self.loader = config, world, loader
         self.folder = Path(config.run.dir)
         self.trainer = StepTrainer(config, num_tags=len(loader.vocabulary), device=world.device)
         self.views = ViewMaker(config.views, config.augment, config.frontend, device=world.device)
-        self.quick = QuickScore(config, self.views.frontend, world.device) if config.run.quick_every else None
+        self.quick: QuickScore | None = None
+        if config.run.quick_every:
+            self.quick = QuickScore(config, self.views.frontend, world.device, loader.sets[LABELLED])
         self.clock = 0.0
         self.still: int | None = 0
         """Steps without a gradient so far; None after the first with one."""
         self.replaced_before: list[Any] = []
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
 
-    def resume(self) -> int:
+    def resume(self, verified: Sequence[Snapshot]) -> int:
         """Load the last snapshot, or the warm start, and return the number of steps that are done."""
-        last = last_snapshot(self.folder / "snapshots")
+        last = last_snapshot(self.folder / "snapshots", *verified)
         if last is None:
             if self.config.init_from:
-                self.trainer.load_weights(open_snapshot(self.config.init_from))
+                self.trainer.load_weights(open_snapshot(self.config.init_from, *verified))
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.trainer.resume(last)
@@ -188,7 +202,7 @@ class _Run:
         return _Pending(step, views.clip_id_N, vector, result, seconds, quick, reported or quick is not None)
 
     def _finish(self, pending: "_Pending", reporter: Reporter) -> bool:
-        """Write a step's metrics; True if somebody asked to stop."""
+        """Write a step's metrics; True if a stop was requested."""
         *values, wait_s, view_s, replaced, stop = pending.vector.tolist()
         metrics = dict(zip(pending.result.metrics, values, strict=True))
         if metrics.pop("finite") < 1:
@@ -250,7 +264,7 @@ class _Run:
         write_atomic(file, json.dumps({"step": pending.step + 1, "clip_ids": sorted(set(pending.clip_id_N.tolist()))}))
         raise DivergedError(
             f"step {pending.step + 1}: the loss or its gradient is not finite (loss {loss}); the update was left out. "
-            f"The clips of the batch stand in {file}; look at them, or lower optim.learning_rate"
+            f"{file} lists the clips of the batch; look at them, or lower optim.learning_rate"
         )
 
 
@@ -261,59 +275,18 @@ class _Pending:
     step: int
     clip_id_N: Tensor
     vector: Tensor
-    """Figures of the global batch, data wait, time of the views, clips replaced, and whether somebody asked to stop."""
+    """Metrics of the global batch, data wait, time of the views, clips replaced, and whether a stop was requested."""
     result: StepResult
     seconds: float
     quick: float | None
     reported: bool
 
 
-def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
-    """A folder continues only the experiment that it holds (docs/faults.md, 13).
-
-    Raises:
-        UserError: names every key that differs and what to do.
-    """
-    # A key that a later release added had the effect of its default.
-    old = flatten(to_tree(ExperimentConfig())) | flatten(last.config)
-    new, told = flatten(to_tree(config)), config.run.may_differ
-    keys = sorted(
-        key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not may_differ_on_resume(key, told)
-    )
-    jump = rate_change(last, config)
-    if jump and not any(matches(rule, "optim.steps") for rule in told):
-        keys = sorted([*keys, "optim.steps"])
-    if keys:
-        changes = ", ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in keys)
-        raise UserError(
-            f"{config.run.dir} holds another experiment ({changes}{f'; {jump}' if jump else ''}); choose another "
-            f"run.dir, or let it go on as another: run.may_differ='{json.dumps([*told, *keys])}'"
-        )
-    if last.data_hash != data_hash and not may_differ_on_resume(MANIFEST, told):
-        raise UserError(
-            f"{config.run.dir}: the shards have changed since its snapshot (manifest {last.data_hash[:12]} there, "
-            f"{data_hash[:12]} now); bring them back, choose another run.dir, or let it go on with these: "
-            f"run.may_differ='{json.dumps([*told, MANIFEST])}'"
-        )
-
-
-def rate_change(last: Snapshot, config: ExperimentConfig) -> str | None:
-    """What other ``optim.steps`` than those of a snapshot do to the learning rate; None where they do nothing to it."""
-    now, step = config.optim, last.step
-    if now.schedule == "constant" or now.steps == last.config["optim"]["steps"] or step >= now.steps:
-        return None
-    before = validate(OptimConfig, last.config["optim"], str(last.path))
-    return (
-        f"optim.schedule={now.schedule} ends at optim.steps, so the learning rate of step {step + 1} goes from "
-        f"{learning_rate(step, before):.3g} to {learning_rate(step, now):.3g} and reaches 0 at step {now.steps}"
-    )
-
-
 Item = TypeVar("Item")
 
 
 class _Timed(Iterator[Item]):
-    """An iterator that knows how long it was waited for."""
+    """An iterator that measures how long its consumer waits."""
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._items, self._seconds = items, 0.0
@@ -326,6 +299,6 @@ class _Timed(Iterator[Item]):
             self._seconds += time.perf_counter() - began
 
     def taken_s(self) -> float:
-        """Seconds waited since this was asked last."""
+        """Seconds waited since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds

@@ -1,4 +1,4 @@
-"""One optimisation step: views → projections → exact loss of the global batch → masked update, with metrics to watch.
+"""One optimisation step: views → projections → exact loss of the global batch → masked update, and its metrics.
 
 Shape suffixes: N views of this rank (view-major: row m·clips + b), D width of the head's output, E encoder width.
 """
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from cluster.machine.resources import multiplies_bfloat16
 from cluster.settings import UserError
+from data_shards.format.records import SAMPLE_RATE
 from trainers.augment.chain import obstacle as views_obstacle
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
+from trainers.distributed.batch_norm import running_statistics
 from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.encoders.config import PROJECTION_WIDTH
-from trainers.losses.contrastive.fused import obstacle as losses_obstacle
+from trainers.frontends.frontend import build_frontend
+from trainers.losses.contrastive.launch import obstacle as losses_obstacle
 from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Projector, build_model
 from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched
@@ -53,7 +56,7 @@ class StepTrainer:
     Args:
         config: the experiment.
         num_tags: C, outputs of a supervised head.
-        device: where it learns.
+        device: where the model is.
 
     Raises:
         UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
@@ -72,7 +75,8 @@ class StepTrainer:
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
         projector = _compiled(model.projector, device) if config.optim.compile else model.projector
-        self.network = collectives.data_parallel(projector)
+        with running_statistics(model, "hold"):
+            self.network = collectives.data_parallel(projector, _example(config, device))
 
     def load_weights(self, snapshot: "Snapshot") -> None:
         """Start from the weights of a snapshot.
@@ -177,7 +181,7 @@ class StepTrainer:
 
 
 def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
-    """Whether kernels that are asked for by name can run where a rank trains.
+    """Whether kernels that the settings name can run where a rank trains.
 
     Raises:
         UserError: names the setting, why they cannot, and what to set.
@@ -196,24 +200,22 @@ def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.devi
             raise UserError(f"augment.kernel=fused cannot run: {problem}; set augment.kernel to auto or torch")
 
 
-def check_network(config: ExperimentConfig, *, num_tags: int, fresh: bool) -> None:
-    """Whether a `StepTrainer` of these settings could be made, before anything is: its network, without its numbers.
+def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot | None") -> None:
+    """Whether a `StepTrainer` of these settings could be made: builds its network, without memory for its weights.
 
     Args:
         config: the experiment.
         num_tags: C, outputs of a supervised head.
-        fresh: the run starts from ``init_from`` where that is given, and not from a snapshot of its own.
+        initial: the snapshot of ``init_from`` where the run starts from it.
 
     Raises:
         UserError: as `StepTrainer` and `StepTrainer.load_weights`.
     """
-    # A network that fits no memory is for the machine to refuse that shall train it; a user's may need real numbers.
+    # Not this machine's memory decides but that of the workers; a user's network may need real numbers.
     with torch.device("cpu" if config.own_parts() else "meta"):
         model = _build(config, num_tags)
-    if fresh and config.init_from:
-        from trainers.state.snapshot import open_snapshot
-
-        _load(model, open_snapshot(config.init_from), assign=True)
+    if initial:
+        _load(model, initial, assign=True)
 
 
 def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
@@ -238,6 +240,17 @@ def _load(model: nn.Module, snapshot: "Snapshot", *, assign: bool = False) -> No
         model.load_state_dict(snapshot.model_state(), assign=assign)
     except RuntimeError as error:
         raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+
+
+def _example(config: ExperimentConfig, device: torch.device) -> Tensor | None:
+    """Views of quiet noise as the encoder reads them; None where the model is compiled for the shape of a step."""
+    if config.optim.compile or not collectives.is_distributed():
+        return None
+    rows = config.micro_rows or max(2, config.views.count)
+    wave_NT = 0.01 * torch.randn(rows, config.views.samples, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        views: Tensor = build_frontend(config.frontend, SAMPLE_RATE)(wave_NT)
+    return views.to(device)
 
 
 def _compiled(projector: Projector, device: torch.device) -> nn.Module:

@@ -22,10 +22,11 @@ from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.format.records import Clip
 from data_shards.sources.folder import read_folder
-from evaluation.embeddings.catalogue import ENCODER, embed_files
+from evaluation.embeddings.files import embed_files
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
-from evaluation.search import search
-from evaluation.search.search import search_catalogue
+from evaluation.search import index_update
+from evaluation.search.query import search_catalogue
 
 RATE = 22_050
 UNSEEKABLE = [
@@ -60,7 +61,7 @@ def tone(path: Path, hz: float = 440.0, **how: str) -> Path:
 @pytest.fixture
 def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three tones."""
-    monkeypatch.setattr(search, "INDEXES", tmp_path / "indexes")
+    monkeypatch.setattr(index_update, "INDEXES", tmp_path / "indexes")
     for number in range(3):
         tone(tmp_path / "music" / f"{number}.wav", 300.0 * (1 + number))
     return tmp_path / "music"

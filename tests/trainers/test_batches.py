@@ -14,7 +14,7 @@ MakeConfig = Callable[..., ExperimentConfig]
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

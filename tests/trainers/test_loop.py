@@ -20,9 +20,10 @@ from data_shards.format.problems import ClipError, Problem
 from data_shards.read.reader import ShardSet
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.checks.dry_run import plan
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.loop import STOP_FILE, DivergedError, World, train
-from trainers.pretrain import check, pretrain
+from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.optim import build_optimizer
 from trainers.state.snapshot import open_snapshot
@@ -35,8 +36,8 @@ class Listener:
     def __init__(self) -> None:
         self.steps: list[float] = []
 
-    def report(self, figures: Any) -> None:
-        self.steps.append(figures["step"])
+    def report(self, metrics: Any) -> None:
+        self.steps.append(metrics["step"])
 
 
 def losses(folder: Path | str) -> list[tuple[int, float]]:
@@ -110,8 +111,7 @@ import json, os, sys
 from cluster.settings import validate
 from trainers import loop
 from trainers.config import ExperimentConfig
-from trainers.checks.dry_run import plan
-from trainers.pretrain import check, pretrain
+from trainers.pretrain import pretrain
 
 def die_after(owner, name, kind, step_of):
     original = getattr(owner, name)
@@ -139,8 +139,8 @@ def test_a_request_to_stop_leaves_a_snapshot_and_143_and_the_run_goes_on(
     folder = Path(config.run.dir)
 
     class StopAtTwo(Listener):
-        def report(self, figures: Any) -> None:
-            if figures["step"] == 2:
+        def report(self, metrics: Any) -> None:
+            if metrics["step"] == 2:
                 (folder / STOP_FILE).touch()
 
     assert train(config, World(), StopAtTwo()) == 143

@@ -1,5 +1,6 @@
 """Users' own encoders, front-ends, losses and augmentations, from a folder outside the checkout."""
 
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from cluster import entry_points
 from cluster.settings import UserError, load_config
+from commands.app import app
 from trainers.augment.own import OwnAugmentations
 from trainers.checks.own_parts import check_own_parts
 from trainers.config import ExperimentConfig
@@ -26,9 +29,9 @@ from trainers.losses.projected import LossResult
 
 class Net(nn.Module):
     reads = "mel"
-    def __init__(self, hidden: int = 8, says: int | None = None) -> None:
+    def __init__(self, hidden: int = 8, claimed: int | None = None) -> None:
         super().__init__()
-        self.width = says or hidden
+        self.width = claimed or hidden
         self.conv = nn.Conv1d(64, hidden, 3)
     def forward(self, mel):
         return self.conv(mel).mean(2)
@@ -137,6 +140,38 @@ def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_netwo
     assert encoder(torch.zeros(3, config.views.samples)).shape == (3, 12)
 
 
+def test_an_export_names_the_code_that_it_needs_and_states_that_it_is_not_included(
+    make_own: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_own(optim__steps=1)
+    pretrain(config)
+    out = tmp_path / "out"
+    command = ["export", config.run.dir, "--out", str(out)]
+    refused = CliRunner().invoke(app, command).exception
+    assert isinstance(refused, UserError)
+    assert "encoder.name=own_parts_of_a_test:Net" in str(refused)
+    assert not out.exists()
+    assert CliRunner().invoke(app, [*command, "--trust-code"], catch_exceptions=False).exit_code == 0
+    net = {"entry_point": "own_parts_of_a_test:Net", "settings": {"hidden": 12}}
+    assert json.loads((out / "encoder.json").read_text())["own_code"] == {
+        "included": False,
+        "parts": {"encoder.name": net},
+    }
+    card = (out / "README.md").read_text()
+    for fact in (
+        "**not included**",
+        '- `encoder.name`: `own_parts_of_a_test:Net`, settings `{"hidden": 12}`',
+        "trust_code=True",
+        'Mask (p = 0.5): own code `own_parts_of_a_test:Mask`, settings `{"width": 6}`',
+    ):
+        assert fact in card, fact
+    with pytest.raises(UserError, match=r"encoder\.name=own_parts_of_a_test:Net.*--trust-code"):
+        load_encoder(out)
+    wave_NT = 0.1 * torch.randn(2, config.views.samples, generator=torch.Generator().manual_seed(1))
+    first, second = (load_encoder(source, trust_code=True)(wave_NT) for source in (config.run.dir, out))
+    assert torch.equal(first, second)
+
+
 def test_an_own_front_end_gets_the_rate_and_its_settings(make_own: MakeConfig, own: str) -> None:
     encoder = {"encoder__name": f"{own}:Net", "encoder__settings": {}}
     config = make_own(**encoder, frontend__kind=f"{own}:bands", frontend__settings={"num_bands": 64})
@@ -166,7 +201,7 @@ def test_own_draws_depend_on_the_slot_and_not_on_the_rows_beside_it(make_own: Ma
     ("keys", "message"),
     [
         ({"encoder__settings": {"hiden": 1}}, r"unknown key encoder\.settings\.hiden; did you mean encoder\.settings"),
-        ({"encoder__settings": {"hidden": 8, "says": 9}}, r"its forward returned shape \(2, 8\).*says \(2, 9\)"),
+        ({"encoder__settings": {"hidden": 8, "claimed": 9}}, r"its forward returned shape \(2, 8\).*says \(2, 9\)"),
         ({"encoder__name": "{own}:Missing"}, "has no Missing"),
         ({"encoder__name": "no_such_module:Net"}, "no module no_such_module"),
         ({"loss__settings": {"scale": "large"}}, r"loss\.settings\.scale: Input should be a valid number"),

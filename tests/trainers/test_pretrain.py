@@ -16,11 +16,13 @@ from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.checks.dry_run import plan
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import explain, note_place
+from trainers.distributed.world import world_of_torchrun, world_sizes
 from trainers.frontends.frontend import build_frontend
 from trainers.model import build_encoder
-from trainers.pretrain import check, pretrain, world_of_torchrun, world_sizes
+from trainers.pretrain import pretrain
 from trainers.state.metrics_log import MetricsLog
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -65,8 +67,9 @@ def test_a_uri_as_the_runs_folder_is_refused(make_config: MakeConfig) -> None:
         pretrain(make_config(run__dir="s3://bucket/run"))
 
 
-def test_the_check_tells_realised_shares(make_config: MakeConfig) -> None:
-    summary, data_hash = check(make_config(data__batch=10, data__b_s=0.25))
+def test_the_check_returns_realised_shares(make_config: MakeConfig) -> None:
+    start = check(make_config(data__batch=10, data__b_s=0.25))
+    summary, data_hash = start.summary, start.data_hash
     assert summary["labelled_a_batch"] == 3
     assert summary["b_s_realised"] == pytest.approx(0.3)
     assert len(data_hash.split(":")) == 2
@@ -119,7 +122,7 @@ def test_shards_of_another_rate_are_refused_by_name(make_config: MakeConfig, tmp
     build(clips, tmp_path / "low", BuildConfig(workers=1, rate=16_000))
     config = make_config(data__unlabelled=str(tmp_path / "low"), data__b_s=0)
     for refuse in (check, plan):
-        with pytest.raises(UserError, match=r"data.unlabelled=.*low: 16,000 Hz, but training hears 22,050 Hz"):
+        with pytest.raises(UserError, match=r"data.unlabelled=.*low: 16,000 Hz, but training expects 22,050 Hz"):
             refuse(config)
 
 
@@ -149,15 +152,15 @@ def test_a_dry_run_refuses_a_folder_that_holds_another_experiment(make_config: M
         plan(make_config(optim__steps=1, seed=9))
 
 
-def test_figures_of_an_attempt_without_a_snapshot_are_told_to_nobody(make_config: MakeConfig) -> None:
+def test_metrics_of_an_attempt_without_a_snapshot_are_not_handed_on(make_config: MakeConfig) -> None:
     config = make_config(optim__steps=3)
     log = MetricsLog(Path(config.run.dir) / "metrics.jsonl")
     for step in range(1, 6):
         log.write({"step": step, "loss": 99.0})
-    told: list[Mapping[str, Any]] = []
-    assert pretrain(config, watch=told.append) == 0
-    assert [row["step"] for row in told] == [1, 2, 3]
-    assert all(row["loss"] < 99 for row in told)
+    seen: list[Mapping[str, Any]] = []
+    assert pretrain(config, watch=seen.append) == 0
+    assert [row["step"] for row in seen] == [1, 2, 3]
+    assert all(row["loss"] < 99 for row in seen)
 
 
 @pytest.mark.parametrize("tracked", [True, False])
@@ -174,15 +177,15 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(make_config: Make
 
 
 @pytest.mark.parametrize(("b_s", "read"), [(0.5, ["labelled", "unlabelled"]), (0, ["unlabelled"])])
-def test_mlflow_is_told_of_each_set_that_is_read_with_its_own_manifest(
+def test_mlflow_gets_each_set_that_is_read_with_its_own_manifest(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, b_s: float, read: list[str]
 ) -> None:
-    told: list[tuple[str, str, str]] = []
-    monkeypatch.setattr(Tracker, "dataset", lambda _, name, digest, source: told.append((name, digest, source)))
+    logged: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(Tracker, "dataset", lambda _, name, digest, source: logged.append((name, digest, source)))
     config = make_config(optim__steps=1, data__b_s=b_s)
     pretrain(config)
-    assert [name for name, _, _ in told] == read
-    for name, digest, source in told:
+    assert [name for name, _, _ in logged] == read
+    for name, digest, source in logged:
         assert source == getattr(config.data, name)
         assert digest == json.loads((Path(source) / "manifest.json").read_text())["hash"]
 
@@ -204,11 +207,11 @@ def test_what_workers_raised_is_one_message_with_logs_and_the_way_on(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reason",
     ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory: you tried", "the node running low on memory"],
 )
-def test_a_worker_out_of_memory_is_told_which_batch_to_try(tmp_path: Path, said: str) -> None:
-    failure = TrainingFailedError({0: RuntimeError(said)})
+def test_a_worker_out_of_memory_is_named_with_a_batch_to_try(tmp_path: Path, reason: str) -> None:
+    failure = TrainingFailedError({0: RuntimeError(reason)})
     assert "half of data.batch" in str(explain(failure, tmp_path, "LOGS"))
 
 

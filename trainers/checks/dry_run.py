@@ -1,7 +1,6 @@
 """What a run would do, before it takes anything: warnings, memory, time, shares and epochs, then the configuration."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -10,11 +9,11 @@ from cluster.machine.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.progress import SILENT, Progress
 from cluster.settings import to_tree
 from trainers.checks.footprint import Step, extrapolate, measure_steps
+from trainers.checks.resume import rate_change
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
+from trainers.distributed.world import world_sizes
 from trainers.encoders.config import PROJECTION_WIDTH
-from trainers.loop import rate_change
-from trainers.pretrain import check, world_sizes
-from trainers.state.snapshot import last_snapshot
 
 BUDGET_S = 25.0
 """What measuring takes at most, about, so that a dry run ends within half a minute."""
@@ -37,7 +36,8 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
         UserError: if the data, the batch or the run's folder do not allow the run.
         RunError: if not even a small step could be measured.
     """
-    shares, _ = check(config)
+    start = check(config)
+    shares, last = start.summary, start.last
     world = world_sizes(config)[-1]
     clips = config.data.batch // world
     gpu = uses_gpu(config.resources, num_gpus())
@@ -51,7 +51,6 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
             watch=lambda step: bar(min(step.clips, clips), f"{step.clips} clips take {step.seconds:.2f} s"),
         )
     worker = _worker(config, extrapolate(steps, clips), steps[-1].clips, world=world, gpu=gpu)
-    last = last_snapshot(Path(config.run.dir) / "snapshots")
     done = last.step if last else 0
     jump = rate_change(last, config) if last else None
     hours = max(0, config.optim.steps - done) * worker["seconds_a_step"] / 3600

@@ -21,16 +21,16 @@ from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import RunError, UserError, first_line
 from trainers.inference.frozen import SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
-from trainers.inference.model_card import model_card, read_figures
+from trainers.inference.model_card import ONNX, PROGRAM, model_card, read_metrics
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS
 
-PROGRAM, ONNX, CARD = "encoder.pt2", "encoder.onnx", "README.md"
+CARD = "README.md"
 PROGRAMS = {
     PROGRAM: "torch.export program, wave to embedding, dynamic batch; weights as raw bytes, no pickle",
     ONNX: "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`",
 }
-"""Graphs of an export, and what the model card says of them."""
+"""Graphs of an export, and their descriptions in the model card."""
 NEEDED_FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")
 PROBE_VIEWS = (1, 3)
 """Batches that every program is tried on before it is kept."""
@@ -67,7 +67,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
     """
     require_replaceable_folder(out, "--out")
     found = open_encoder(source, trust_code=trust_code)
-    figures = read_figures(report, found.hash) if report else []
+    metrics = read_metrics(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
     encoder = load_encoder(source, trust_code=trust_code)
@@ -81,7 +81,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
         differences, left_out = _write_programs(found, encoder, partial)
         files |= {name: words for name, words in PROGRAMS.items() if name in differences}
-        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, figures=figures))
+        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, metrics=metrics))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
@@ -94,22 +94,41 @@ def _write_programs(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Write the graphs: how far each is from the encoder, and why there is none."""
     try:
-        program = torch.export.export(
-            _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
-        )
+        program = _program(encoder)
     except Exception as error:  # whatever of a user's network cannot be traced
         if not found.experiment.own_parts():
             raise
         why = f"torch.export cannot trace your own code ({first_line(error)}); it loads from {WEIGHTS} with that code"
         return {}, {PROGRAM: why, ONNX: why}
     program.example_inputs = None  # the one part of a .pt2 that would be a pickle
-    torch.export.save(program, folder / PROGRAM)
-    differences = {PROGRAM: _difference(encoder, torch.export.load(folder / PROGRAM).module(), PROGRAM)}
+    differences = {PROGRAM: _write_program(program, encoder, folder / PROGRAM)}
     try:
         differences[ONNX] = _write_onnx(program, encoder, folder / ONNX)
     except _NoOnnxError as reason:
         return differences, {ONNX: str(reason)}
     return differences, {}
+
+
+def save_program(encoder: FrozenEncoder, file: Path) -> None:
+    """Write a torch.export program from wave to embedding, any number of views, with its example input.
+
+    The example is what ``torch.load(weights_only=True)`` takes: MLflow refuses a program in which it is left out.
+
+    Raises:
+        RunError: if it computes something else than the encoder.
+    """
+    _write_program(_program(encoder), encoder, file)
+
+
+def _program(encoder: FrozenEncoder) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
+    )
+
+
+def _write_program(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
+    torch.export.save(program, file)
+    return _difference(encoder, torch.export.load(file).module(), PROGRAM)
 
 
 class _Embedder(nn.Module):
@@ -179,6 +198,7 @@ def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
 
 
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
+    parts = found.own_parts()
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
@@ -187,6 +207,7 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
         "data_hash": found.data_hash,
         "config": found.config,
         "provenance": found.provenance | {"exported_from": found.hash},
+        **({"own_code": {"included": False, "parts": parts}} if parts else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""A pretrained encoder as others use it: audio in, embeddings out, nothing that learns.
+"""A pretrained encoder for inference: audio in, embeddings out, no trainable weight.
 
     >>> from trainers.inference.frozen import load_encoder                      # doctest: +SKIP
     >>> encoder = load_encoder("outputs/quickstart")                  # doctest: +SKIP
@@ -63,6 +63,13 @@ class EncoderFiles:
         """
         return validate(ExperimentConfig, self.config, str(self.path))
 
+    def own_parts(self) -> dict[str, dict[str, Any]]:
+        """The user's own code that the encoder needs: ``entry_point`` and ``settings`` by the key that names it."""
+        experiment = self.experiment
+        settings = {"encoder.name": experiment.encoder.settings, "frontend.kind": experiment.frontend.settings}
+        named = experiment.own_parts()
+        return {key: {"entry_point": named[key], "settings": dict(settings[key])} for key in settings if key in named}
+
 
 class FrozenEncoder(nn.Module):
     """Front-end and encoder in evaluation mode; the projection head is dropped.
@@ -117,7 +124,7 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
 
     Args:
         source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
-        device: torch device it shall run on.
+        device: torch device that it runs on.
         trust_code: import the user's own code that it names.
 
     Raises:
@@ -151,8 +158,7 @@ def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFile
     """
     exported = (Path(source) / ABOUT).is_file()
     files = _open_exported(Path(source).resolve()) if exported else _from_snapshot(source)
-    parts = files.experiment.own_parts()
-    needed = {key: name for key, name in parts.items() if key in ("encoder.name", "frontend.kind")}
+    needed = {key: part["entry_point"] for key, part in files.own_parts().items()}
     require_trust(needed, source, trust_code=trust_code)
     return files
 

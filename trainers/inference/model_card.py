@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,11 @@ from trainers.config import ExperimentConfig
 from trainers.inference.frozen import EncoderFiles, FrozenEncoder
 from trainers.views.views import window_frames
 
+PROGRAM, ONNX = "encoder.pt2", "encoder.onnx"
+"""Graphs of an exported folder."""
 MAX_REPORT_BYTES = 64 << 20
 NOT_USED = "-"
-"""Stands for a set of shards that a run did not draw from, in its data hash."""
+"""In a data hash: the run did not draw from this set."""
 FRONTENDS = {
     "wave": "none, the samples themselves",
     "mel": "log(1 + {compression:g} · mel power), {num_mels} bands ({scale}), window {window} of {n_fft}, hop {hop}",
@@ -29,8 +32,8 @@ FRONTENDS = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A metric of an evaluation report."""
+class ReportedMetric:
+    """A metric of an evaluation report, for the card."""
 
     metric: str
     value: float
@@ -42,7 +45,7 @@ class Figure:
     convention: str
 
 
-def read_figures(report: Path, hash: str) -> list[Figure]:
+def read_metrics(report: Path, hash: str) -> list[ReportedMetric]:
     """The metrics of a report.json.
 
     Args:
@@ -56,10 +59,10 @@ def read_figures(report: Path, hash: str) -> list[Figure]:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UserError(f"{report}: {report.stat().st_size} bytes, more than a report's {MAX_REPORT_BYTES}")
         tree = json.loads(report.read_text(encoding="utf-8"))
-        judged = str(tree["provenance"]["encoder"])
+        evaluated = str(tree["provenance"]["encoder"])
         untrained = tree.get("baselines", {}).get("untrained", {})
-        figures = [
-            Figure(
+        metrics = [
+            ReportedMetric(
                 metric=name,
                 value=float(row["value"]),
                 low=row.get("low"),
@@ -73,15 +76,15 @@ def read_figures(report: Path, hash: str) -> list[Figure]:
         ]
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{report}: not a report.json of counterpoint evaluate ({error!r})") from None
-    if judged != hash:
-        raise UserError(f"{report}: judges the encoder {judged[:12]}, this one is {hash[:12]}; evaluate it first")
-    return figures
+    if evaluated != hash:
+        raise UserError(f"{report}: evaluates the encoder {evaluated[:12]}, this one is {hash[:12]}; evaluate it first")
+    return metrics
 
 
 def describe_data(config: ExperimentConfig, data_hash: str, *, step: int) -> list[str]:
     """A line a set of shards: name, manifest hash, and the clips that ``step`` steps drew from it, by split.
 
-    Sizes and licences are told where the shards are still at their place, and count nothing but what was drawn from.
+    Sizes and licences are given where the shards are still in place, and count only what was drawn from.
     """
     hashes = dict(zip(("labelled", "unlabelled"), data_hash.split(":"), strict=False))
     opened = {role: _open(getattr(config.data, role), manifest) for role, manifest in hashes.items()}
@@ -106,7 +109,7 @@ def _open(place: str | None, manifest: str) -> ShardIndex | str | None:
     if manifest == NOT_USED or place is None:
         return None
     if "://" in place:
-        return "licences not read: the shards are remote, `counterpoint shards show` tells them"
+        return "licences not read: the shards are remote, `counterpoint shards show` prints them"
     lost = "licences not known: the shards of this manifest are not where the run read them"
     try:
         index = read_index(Path(place))
@@ -150,7 +153,7 @@ def model_card(
     *,
     files: Mapping[str, str],
     left_out: Mapping[str, str],
-    figures: Sequence[Figure],
+    metrics: Sequence[ReportedMetric],
 ) -> str:
     """The card as Markdown.
 
@@ -159,15 +162,15 @@ def model_card(
         encoder: the same, loaded.
         files: what each file of the folder is.
         left_out: files that could not be made, and why.
-        figures: of an evaluation; may be empty.
+        metrics: of an evaluation; may be empty.
     """
     config = found.experiment
     head = f"# {config.encoder.name}, {encoder.width}-dimensional embeddings of music\n"
     parts = [
         head + _about(found, encoder, config),
-        _loading(encoder),
+        _loading(found, encoder, files),
         _training(found, config),
-        _judged(figures),
+        _evaluation(metrics),
         _limits(encoder, config),
         "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files.items()),
     ]
@@ -193,17 +196,38 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder, config: ExperimentConfig
     return "\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
 
 
-def _loading(encoder: FrozenEncoder) -> str:
+def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, str]) -> str:
+    parts = found.own_parts()
+    programs = {
+        PROGRAM: f'`torch.export.load("{PROGRAM}").module()(wave_NT)`',
+        ONNX: f"`{ONNX}` in any ONNX runtime with the input `wave`",
+    }
+    without = ", or ".join(text for name, text in programs.items() if name in files)
     return f"""## Loading
 
 ```python
 from trainers.inference.frozen import load_encoder
-encoder = load_encoder("this folder")  # verified by checksums; reads no pickle
+encoder = load_encoder("this folder"{", trust_code=True" if parts else ""})  # verified by checksums; reads no pickle
 h_NE = encoder(wave_NT)  # (N, {encoder.samples}) float32 to (N, {encoder.width})
 ```
+{_own_code(parts)}
+{f"Without Counterpoint: {without}." if without else "It loads with Counterpoint alone."}
+The number of views N is free, their length is not: cut longer audio and average."""
 
-Without Counterpoint: `torch.export.load("encoder.pt2").module()(wave_NT)`, or `encoder.onnx` in any ONNX runtime with
-the input `wave`. The number of views N is free, their length is not: cut longer audio and average."""
+
+def _own_code(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a person who loads the encoder must bring along; empty for a built-in one."""
+    if not parts:
+        return ""
+    lines = [f"- `{key}`: `{part['entry_point']}`, {_settings(part['settings'])}" for key, part in parts.items()]
+    return (
+        "\n`load_encoder` imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
+        "the module in the working directory or on `PYTHONPATH`:\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return f"settings `{json.dumps(settings, sort_keys=True)}`" if settings else "its default settings"
 
 
 def _training(found: EncoderFiles, config: ExperimentConfig) -> str:
@@ -219,7 +243,7 @@ def _training(found: EncoderFiles, config: ExperimentConfig) -> str:
     return (
         "## Training\n\n"
         + "\n".join(f"- {line}" for line in lines)
-        + "\n\nAugmentation, that is what two views of a clip may differ in and the embedding is taught to ignore:\n\n"
+        + "\n\nAugmentation, what two views of a clip may differ in and the embedding is trained to ignore:\n\n"
         + "\n".join(f"- {line}" for line in _effects(config.augment))
     )
 
@@ -231,30 +255,32 @@ def _effects(augment: AugmentConfig) -> list[str]:
         if isinstance(settings, Mapping) and settings.get("p", 0) > 0 and augment.p > 0:
             rest = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "p" and value is not None)
             lines.append(f"{name} (p = {settings['p'] * augment.p:g}){': ' + rest if rest else ''}")
+    own = [one for one in augment.extra if one.p > 0]
+    lines += [f"{one.effect} (p = {one.p:g}): own code `{one.name}`, {_settings(one.settings)}" for one in own]
     return lines or ["none"]
 
 
-def _judged(figures: Sequence[Figure]) -> str:
-    if not figures:
-        return "## Figures\n\nNone: it was exported without an evaluation report (`--report FILE`)."
+def _evaluation(metrics: Sequence[ReportedMetric]) -> str:
+    if not metrics:
+        return "## Metrics\n\nNone: it was exported without an evaluation report (`--report FILE`)."
     rows = []
-    for f in figures:
+    for f in metrics:
         interval = "–" if f.low is None or f.high is None else f"{f.low:.4g}…{f.high:.4g}"
         untrained = "–" if f.untrained is None else f"{f.untrained:.4g}"
         convention = f.convention.replace("|", "\\|")
         rows.append(f"| {f.metric} | {f.value:.4g} | {interval} | {untrained} | {f.n or '–'} | {convention} |")
     head = "| metric | value | interval | untrained | n | convention |\n|---|---|---|---|---|---|\n"
-    return "## Figures\n\n" + head + "\n".join(rows)
+    return "## Metrics\n\n" + head + "\n".join(rows)
 
 
 def _limits(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
     ignored = ", ".join(line.partition(" (")[0] for line in _effects(config.augment))
     return f"""## Intended use and limits
 
-For frozen features of recorded music: probes, retrieval, clustering, duplicates. It hears
-{encoder.samples / encoder.rate:.2f} s at a time and nothing above {encoder.rate // 2:,} Hz, in mono.
+For frozen features of recorded music: probes, retrieval, clustering, duplicates. It reads
+{encoder.samples / encoder.rate:.2f} s at a time, mono, up to {encoder.rate // 2:,} Hz.
 What training varied ({ignored}) may be missing from
-the embedding: do not expect key from an encoder taught to ignore pitch shifts, nor tempo after time-stretch.
-It says nothing about music unlike its training data, and was not made for speech or for identifying persons.
-The licences of the training data stand above as far as they are known; whether they allow your use of the weights is
-yours to judge."""
+the embedding: do not expect key from an encoder trained to ignore pitch shifts, nor tempo after time-stretch.
+It was not tested on music unlike its training data, and was not made for speech or for identifying persons.
+The licences of the training data are listed above as far as they are known; check whether they allow your use of the
+weights."""

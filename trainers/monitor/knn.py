@@ -1,12 +1,13 @@
 """The quick score of a running training: do the nearest neighbours of a validation clip have its tags?
 
 One fixed window from the middle of each clip, no augmentation, the encoder in evaluation mode (its running mean when
-one is kept). It orders snapshots and trials of one experiment; the report of `counterpoint evaluate` is the judgement.
+one is kept). It orders snapshots and trials of one experiment; `counterpoint evaluate` reports the comparable metrics.
 
 Shape suffixes: K validation clips, m of this rank, T samples of a view, C tags, E encoder width.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -36,16 +37,19 @@ class QuickScore:
             ``data.vocabulary``, ``run.quick_clips`` of them at most, chosen by their ids.
         frontend: from waveform to what the encoder reads.
         device: where the encoder is.
+        labelled: ``data.labelled`` where it is open already; it stays open.
 
     Raises:
         UserError: if there are no such clips.
         RunError: if one of them is damaged.
     """
 
-    def __init__(self, config: ExperimentConfig, frontend: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, config: ExperimentConfig, frontend: nn.Module, device: torch.device, labelled: ShardSet | None = None
+    ) -> None:
         self.frontend, self.device = frontend, device
         rank, world = collectives.rank(), collectives.world_size()
-        with _validation_set(config) as shards:
+        with _validation_set(config, labelled) as shards:
             rows, labels_KC = _choose(shards, config.data.vocabulary, config.run.quick_clips)
             # Ranks embed equally many; those that are doubled to make it even are dropped again after the gather.
             own = np.resize(rows, -(-len(rows) // world) * world)[rank::world]
@@ -98,17 +102,19 @@ def precision_at_k(h_KE: Tensor, labels_KC: Tensor, tracks_K: Tensor, k: int = N
     return shared_KK.gather(1, found_Kk.indices)[real_Kk].mean()
 
 
-def check_quick(config: ExperimentConfig) -> None:
+def check_quick(config: ExperimentConfig, labelled: ShardSet | None = None) -> None:
     """Whether `QuickScore` would find its clips, from the index alone.
 
     Raises:
         UserError: if there are no such clips.
     """
-    with _validation_set(config) as shards:
+    with _validation_set(config, labelled) as shards:
         _choose(shards, config.data.vocabulary, config.run.quick_clips)
 
 
-def _validation_set(config: ExperimentConfig) -> ShardSet:
+def _validation_set(config: ExperimentConfig, labelled: ShardSet | None) -> AbstractContextManager[ShardSet]:
+    if labelled is not None:
+        return nullcontext(labelled)
     data = config.data
     if data.labelled is None:
         raise UserError("run.quick_every scores labelled validation clips; give data.labelled=DIR, or set it to 0")

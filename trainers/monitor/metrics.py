@@ -1,10 +1,9 @@
-"""What a person watches besides the loss: how projections and embeddings lie in their spaces.
+"""Metrics of a training step besides the loss: how projections and embeddings lie in their spaces.
 
-Every figure is of the global batch, looks at `CLIPS` clips at most and is computed on the device, so that it may always
-be on.
+Every metric is of the global batch, reads `CLIPS` clips at most and is computed on the device, so it is always on.
 
-Shape suffixes: N rows of this rank (view-major: row m·clips + b), R clips that are looked at, V = min(M, 2) views of
-each, D width, E encoder width, S rows in a figure.
+Shape suffixes: N rows of this rank (view-major: row m·clips + b), R clips that are read, V = min(M, 2) views of
+each, D width, E encoder width, S rows of a metric.
 """
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn.functional import normalize
 from trainers.distributed import collectives
 
 CLIPS = 512
-"""Clips that a figure looks at, at most; at least one of every rank."""
+"""Clips that a metric reads, at most; at least one of every rank."""
 
 
 def watched(rows_ND: Tensor, num_views: int) -> Tensor:
@@ -57,7 +56,7 @@ def alignment_and_uniformity(z_RVD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def effective_rank(h_SE: Tensor) -> Tensor:
-    """How many dimensions the embeddings really use: 1 when all lie on a line, E when they fill the space evenly.
+    """Effective number of dimensions of the embeddings: 1 when all lie on a line, E when they fill the space evenly.
 
     exp of the entropy of the singular values, as shares of their sum, of the centred rows. They are the roots of the
     covariance's eigenvalues, which are found on the smaller side: rows or columns.
@@ -76,7 +75,7 @@ def effective_rank(h_SE: Tensor) -> Tensor:
     h_SE = h_SE.double()  # the roots of float32's rounding errors would count as dimensions
     h_SE = h_SE - h_SE.mean(0)
     gram = h_SE @ h_SE.T if h_SE.shape[0] <= h_SE.shape[1] else h_SE.T @ h_SE
-    # Rows that are not finite would make the solver raise; their figure is NaN.
+    # Rows that are not finite would make the solver raise; their metric is NaN.
     finite = torch.isfinite(gram).all()
     singular = torch.linalg.eigvalsh(gram.where(finite, 0)).clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)

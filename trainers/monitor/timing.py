@@ -17,11 +17,11 @@ class PhaseClock:
         self._marks = [("", self._now())]
 
     def mark(self, phase: str) -> None:
-        """What was done since the last mark belongs to ``phase``; one phase may come several times."""
+        """End a part of ``phase``, which began at the last mark; the parts of a phase add up."""
         self._marks.append((phase, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each phase; on a GPU read it only when the step's figures have been read."""
+        """Seconds of each phase; on a GPU read it only after the metrics of the step."""
         total: dict[str, float] = {}
         for (_, began), (phase, ended) in zip(self._marks, self._marks[1:], strict=False):
             total[phase] = total.get(phase, 0.0) + self._between(began, ended)

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the first blocks of an encoder are computed twice so that their activations need no room.
+"""Activation checkpointing: the first blocks of an encoder are computed twice, and their activations are not kept.
 
 The first blocks work at the full length of the audio and hold most of the activations. Gradients, running statistics
 and random draws are those of the plain step, bit for bit on a CPU.

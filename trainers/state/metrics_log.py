@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends rows; a resumed run first cuts the file back to its snapshot, so every step stands once."""
+    """Appends rows; a resumed run first cuts the file back to its snapshot, so no step is duplicated."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,8 +47,8 @@ class MetricsTail:
     Args:
         path: the file; it may not be there yet.
         after: rows up to this step are known already.
-        watch: called with each new row. Where it raises, the log says so, once, and the next row is handed on: a run is
-            worth more than its progress bar.
+        watch: called with each new row. An exception of its is logged once, and the next row is handed on: a run does
+            not end for its progress bar.
     """
 
     def __init__(self, path: Path, *, after: int, watch: Callable[[Mapping[str, Any]], None]) -> None:

@@ -32,7 +32,7 @@ class OptimConfig(Config):
     not exist for the 1-d convolutions of encoders that read waveforms."""
     compile: bool = False
     """Let torch.compile fuse the encoder and head; it needs a C++ compiler and minutes at the start. SampleCNN on a CPU
-    has a faster road of its own instead."""
+    has faster kernels of its own."""
     ema_decay: float | None = None
     """Keep a running mean of the weights that forgets at this rate a step, in (0, 1); evaluation then takes it."""
     checkpoint_blocks: int = 0

@@ -1,4 +1,4 @@
-"""Whether a place holds an encoder, told without reading it: torch is not imported for a wrong path."""
+"""Whether a folder holds an encoder, by its file names alone: a wrong path is refused before torch is imported."""
 
 from pathlib import Path
 

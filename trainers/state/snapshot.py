@@ -2,7 +2,7 @@
 
 `step-N/` holds model.safetensors, optimizer.safetensors, state.json, checksums.json, and average.safetensors where a
 running mean of the weights is kept. `last` links to the newest, `best` to the one with the highest quick score.
-Every random draw of a run is keyed by (seed, step, slot), so the step stands for all generators and none is stored.
+Every random draw of a run is keyed by (seed, step, slot), so the step replaces the state of all generators.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class Snapshot:
         return state
 
     def evaluation_state(self) -> dict[str, Tensor]:
-        """The running mean of the weights where one is kept, else the last ones: what an encoder is judged by."""
+        """The running mean of the weights where one is kept, else the last ones: the weights that evaluation takes."""
         average = self.path / AVERAGE
         state: dict[str, Tensor] = load_file(average if average.is_file() else self.path / MODEL)
         return state
@@ -69,7 +69,7 @@ class Snapshot:
         for name, parameter in model.named_parameters():
             moments = {key.rpartition("/")[2]: value for key, value in saved.items() if key.rpartition("/")[0] == name}
             # "step" stays where torch keeps it for the fused kernel: beside the parameter. Moments take the parameter's
-            # order in memory too, channels last or not: the kernel walks all of them side by side.
+            # order in memory too, channels last or not: the kernel reads all of them in step.
             optimizer.state[parameter] = {
                 key: torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
                 for key, value in moments.items()
@@ -127,7 +127,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write a safetensors file.
 
     Raises:
-        OSError: where safetensors, with an exception of its own, could not write: a full disk shall be known as one.
+        OSError: where safetensors, with an exception of its own, could not write: so that a full disk is recognised.
     """
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
@@ -151,11 +151,12 @@ def _score(snapshot: Path) -> float | None:
     return score
 
 
-def open_snapshot(path: Path | str) -> Snapshot:
+def open_snapshot(path: Path | str, *verified: Snapshot) -> Snapshot:
     """Find and verify a snapshot.
 
     Args:
         path: a snapshot folder, the link ``last``, or a run's folder that holds ``snapshots/last``.
+        verified: snapshots that this process has verified: one of them with these checksums is not hashed again.
 
     Raises:
         UserError: if there is none, a file is missing, or a checksum disagrees (docs/faults.md, 42).
@@ -166,6 +167,10 @@ def open_snapshot(path: Path | str) -> Snapshot:
         record = json.loads(_small(folder / STATE))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}: not a whole snapshot ({error}); {_ANOTHER}") from None
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    for known in verified:
+        if (known.path, known.hash) == (folder, digest):
+            return known
     present = [AVERAGE] if (folder / AVERAGE).exists() else []
     for name in sorted({MODEL, OPTIMIZER, STATE, *present, *sums}):
         file = folder / name
@@ -174,7 +179,6 @@ def open_snapshot(path: Path | str) -> Snapshot:
     if record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version")
         raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     return Snapshot(
         path=folder,
         step=record["step"],
@@ -187,20 +191,25 @@ def open_snapshot(path: Path | str) -> Snapshot:
     )
 
 
-def last_snapshot(folder: Path) -> Snapshot | None:
+def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
     """The snapshot that a run goes on from, or None before the first.
+
+    Args:
+        folder: the run's snapshots/.
+        verified: as for `open_snapshot`; None is ignored.
 
     Raises:
         UserError: if it is damaged, or ``last`` points at one that is gone: others are not taken unasked.
     """
     last, there = folder / "last", _in_order(folder)
+    known = [snapshot for snapshot in verified if snapshot]
     if last.exists():
-        return open_snapshot(last)
+        return open_snapshot(last, *known)
     if last.is_symlink():
         choice = f"choose one: ln -sfn {there[-1].name} {last}" if there else f"to start anew remove {folder}"
         left = ", ".join(path.name for path in there) or "none"
         raise UserError(f"{last} points at {last.readlink()}, which is gone; snapshots there: {left}; {choice}")
-    return open_snapshot(there[-1]) if there else None  # a kill between the first snapshot and its link
+    return open_snapshot(there[-1], *known) if there else None  # a kill between the first snapshot and its link
 
 
 def _small(file: Path) -> str:

@@ -19,7 +19,7 @@ class ViewsConfig(Config):
     chunk: int = 256
     """Rows at once: bounds the memory that making views takes."""
     placement: Literal["trainer", "pool"] = "trainer"
-    """Who makes them: each training worker its own, or Ray actors one step ahead of it. The numbers are the same."""
+    """``trainer``: each training worker its own; ``pool``: Ray actors make them one step ahead; same numbers"""
     pool_workers: int = 1
     """Actors of each training worker under ``pool``, ≥ 1; each makes whole steps, and so many are made ahead."""
     pool_gpus: float = 0.0

@@ -1,6 +1,6 @@
-"""Views as one HTML file to hear and see, before and after: no script, nothing loaded from elsewhere.
+"""One HTML file with the sounds and pictures of views, before and after: no script, no external resource.
 
-Every word that comes from a set is escaped; the size is bounded by `MAX_VERSIONS`, `MAX_S` and `MAX_FRAMES`.
+Text from a set is escaped; the size is bounded by `MAX_VERSIONS`, `MAX_S` and `MAX_FRAMES`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from data_shards.inspect.data_uris import data_uri, mp3_uri, png
 from data_shards.inspect.page import POLICY, STYLE
 from trainers.config import ExperimentConfig
 from trainers.views.preview import (
-    Heard,
-    HeardClip,
+    RenderedClip,
+    RenderedView,
     Sound,
-    demand_own,
-    hear_effects,
-    hear_step,
     pcm,
     picture_range,
+    render_effects,
+    render_step,
+    require_own_folder,
     write_sounds,
 )
 
@@ -32,7 +32,7 @@ MAX_S = 10.0
 """Of a sound; the WAV files are whole."""
 MAX_FRAMES = 1024
 """Of a picture."""
-EFFECTS_SAID = "each effect alone, drawn from the configuration's ranges; the chain at two severities; corruptions"
+EFFECTS_DESCRIPTION = "each effect alone, in the configuration's ranges; the chain at two severities; corruptions"
 MORE_STYLE = """
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .5rem; }
 .pair p { color: var(--soft); font-size: .8rem; }
@@ -42,7 +42,7 @@ MORE_STYLE = """
 """
 
 
-class Told(NamedTuple):
+class WrittenPreview(NamedTuple):
     """What was written."""
 
     page: Path
@@ -51,14 +51,14 @@ class Told(NamedTuple):
     on_page: int
 
 
-def tell(config: ExperimentConfig, folder: Path, *, step: int, clips: int | None) -> Told:
+def write_preview(config: ExperimentConfig, folder: Path, *, step: int, clips: int | None) -> WrittenPreview:
     """Write a page and its sounds: ``step-N`` or ``effects-step-N``, ``.html`` and a folder.
 
     Args:
         config: of the run.
         folder: where to.
         step: counted from 0.
-        clips: how many of the first worker's; None: each effect alone, on the first of them.
+        clips: number of the first worker's clips; None: each effect alone, on the first clip.
 
     Raises:
         UserError: if the data do not allow it, or the folder of sounds holds something else.
@@ -67,27 +67,27 @@ def tell(config: ExperimentConfig, folder: Path, *, step: int, clips: int | None
     sounds, page = folder / name, folder / f"{name}.html"
     require_writable_folder(folder, "--out")
     require_writable_file(page, "--out")
-    demand_own(sounds)
-    heard = hear_step(config, step=step, clips=clips) if clips else [hear_effects(config, step=step)]
-    facts = _facts(config, heard[0], step) | ({} if clips else {"views": EFFECTS_SAID})
+    require_own_folder(sounds)
+    rendered = render_step(config, step=step, clips=clips) if clips else [render_effects(config, step=step)]
+    facts = _facts(config, rendered[0], step) | ({} if clips else {"views": EFFECTS_DESCRIPTION})
     title = f"Views of step {step}" if clips else "Each effect alone"
-    write_sounds(heard, sounds, facts=facts)
-    return Told(page, sounds, len(heard), write_listening_page(heard, page, title=title, facts=facts))
+    write_sounds(rendered, sounds, facts=facts)
+    return WrittenPreview(page, sounds, len(rendered), write_page(rendered, page, title=title, facts=facts))
 
 
-def write_listening_page(clips: Sequence[HeardClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
+def write_page(clips: Sequence[RenderedClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
     """Write the page.
 
     Args:
-        clips: what was heard.
+        clips: what `render_step` or `render_effects` returned.
         file: where to; it appears whole.
         title: of the page.
-        facts: term and what is said of it, shown on top.
+        facts: term and description, shown at the top.
 
     Returns:
         How many clips are on it.
     """
-    shown: list[HeardClip] = []
+    shown: list[RenderedClip] = []
     versions = 0
     for clip in clips:
         versions += len(clip.versions)
@@ -95,7 +95,7 @@ def write_listening_page(clips: Sequence[HeardClip], file: Path, *, title: str, 
             break
         shown.append(clip)
     scale = picture_range(shown)
-    lines = (f"<dt>{escape(term)}</dt><dd>{escape(said)}</dd>" for term, said in facts.items())
+    lines = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in facts.items())
     parts = [
         "<!doctype html>",
         f'<html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">',
@@ -108,8 +108,8 @@ def write_listening_page(clips: Sequence[HeardClip], file: Path, *, title: str, 
     return len(shown)
 
 
-def _facts(config: ExperimentConfig, clip: HeardClip, step: int) -> dict[str, str]:
-    """What every page says of the run."""
+def _facts(config: ExperimentConfig, clip: RenderedClip, step: int) -> dict[str, str]:
+    """Facts of the run, shown on every page."""
     bands, frames = clip.versions[0].after.picture_FS.shape
     worker = f", worker 1 of {config.resources.num_workers}" if config.resources.num_workers > 1 else ""
     reads = f"{config.frontend.kind}, {bands} bands, {frames} frames: the pictures are what the encoder reads"
@@ -123,15 +123,15 @@ def _facts(config: ExperimentConfig, clip: HeardClip, step: int) -> dict[str, st
     }
 
 
-def _clip(clip: HeardClip, scale: tuple[float, float]) -> str:
-    about = " · ".join(said for said in (f"slot {clip.slot}", clip.labels) if said)
-    views = "".join(_version(heard, scale) for heard in clip.versions[:MAX_VERSIONS])
+def _clip(clip: RenderedClip, scale: tuple[float, float]) -> str:
+    about = " · ".join(text for text in (f"slot {clip.slot}", clip.labels) if text)
+    views = "".join(_version(view, scale) for view in clip.versions[:MAX_VERSIONS])
     return f'<h2>{escape(clip.key)} <small>{escape(about)}</small></h2><section class="clips">{views}</section>'
 
 
-def _version(heard: Heard, scale: tuple[float, float]) -> str:
-    sides = _side("before", heard.before, scale) + _side("after", heard.after, scale)
-    name = f'<b>{escape(heard.name)}</b></p><p class="lead">{escape(heard.said)}'
+def _version(view: RenderedView, scale: tuple[float, float]) -> str:
+    sides = _side("before", view.before, scale) + _side("after", view.after, scale)
+    name = f'<b>{escape(view.name)}</b></p><p class="lead">{escape(view.description)}'
     return f'<article><p>{name}</p><div class="pair">{sides}</div></article>'
 
 

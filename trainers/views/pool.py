@@ -43,7 +43,8 @@ class ViewPool:
         """Views of each (step, batch) in order; so many steps ahead as there are actors.
 
         Raises:
-            RunError: if actors get no room or do not answer, or one died more often than ``resources.max_failures``.
+            RunError: if actors get no resources or do not respond, or one died more often than
+                ``resources.max_failures``.
         """
         actors = self._start()
         pending: deque[Any] = deque()
@@ -78,8 +79,8 @@ class ViewPool:
             arrays = ray.get(made, timeout=resources.health_timeout_s)
         except GetTimeoutError:
             raise RunError(
-                f"the view pool did not answer for resources.health_timeout_s={resources.health_timeout_s:g} s; has "
-                f"the cluster room for {_needs(self.config)}? Else raise the limit or set views.placement=trainer"
+                f"the view pool did not respond for resources.health_timeout_s={resources.health_timeout_s:g} s; it "
+                f"needs {_needs(self.config)}: check the cluster, raise the limit, or set views.placement=trainer"
             ) from None
         except RayActorError as error:
             raise RunError(
@@ -109,8 +110,8 @@ class ViewActor:
         return _arrays((*made[:3], *made.parameters, *own))
 
 
-def demand_room(config: ExperimentConfig, session: Session) -> None:
-    """Refuse a pool whose GPUs the cluster does not have: its actors would wait for ever.
+def require_gpus(config: ExperimentConfig, session: Session) -> None:
+    """Refuse a pool whose GPUs the cluster does not have: its actors would never start.
 
     Raises:
         UserError: names what is needed and what is there.

@@ -1,5 +1,5 @@
-"""What the encoder hears at a step: the training's own views beside the segments they were made of, with what was
-drawn for each in words, and single effects alone.
+"""What the encoder reads at a step: the views of training beside the segments they were made of, each with a
+description of its draws; and each effect alone.
 
 Shape suffixes: T samples of a sound, F bands, S frames.
 """
@@ -25,15 +25,15 @@ from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters, join
+from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import EFFECTS, AugmentConfig
-from trainers.augment.spectral import KINDS
 from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.views.views import FULL_SCALE, ViewMaker, Views, read_frames, window_frames
 
-SAID = "said.json"
-"""What was drawn, in words; it marks a folder as one of these."""
+DESCRIPTION = "description.json"
+"""Draws in words; the file marks a folder of sounds that `write_sounds` made."""
 SEVERITIES = (2.0, 4.0)
 KIND_DRAWS = 256
 """Draws among which one of each kind of filter is looked for."""
@@ -47,30 +47,30 @@ class Sound(NamedTuple):
     """The front-end's bands; of a front-end that hands on samples, a spectrogram in dB."""
 
 
-class Heard(NamedTuple):
+class RenderedView(NamedTuple):
     """One view or effect."""
 
     name: str
-    said: str
+    description: str
     """What was drawn, in words."""
     before: Sound
     after: Sound
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeardClip:
-    """A clip and all that was made of it."""
+class RenderedClip:
+    """A clip and everything rendered from it."""
 
     slot: int
     key: str
     labels: str
-    """Its labels as its set says them."""
+    """Its labels as they stand in its set."""
     window_T: NDArray[np.int16]
     """What the loader read, before anything was done to it."""
-    versions: tuple[Heard, ...]
+    versions: tuple[RenderedView, ...]
 
 
-def hear_step(config: ExperimentConfig, *, step: int, clips: int) -> list[HeardClip]:
+def render_step(config: ExperimentConfig, *, step: int, clips: int) -> list[RenderedClip]:
     """The views that the first training worker makes at a step, of its first clips.
 
     Args:
@@ -82,17 +82,17 @@ def hear_step(config: ExperimentConfig, *, step: int, clips: int) -> list[HeardC
         UserError: if the data do not allow it.
     """
     frames = window_frames(config.views, config.augment)
-    batch, said = _read(config, step, frames)
+    batch, names = _read(config, step, frames)
     maker = ViewMaker(config.views, config.augment, config.frontend)
     waves = ViewMaker(config.views, config.augment, FrontendConfig()).make(batch, step=step, seed=config.seed)
     read = maker.make(batch, step=step, seed=config.seed)
     before_NL = maker.segments(batch, step=step, seed=config.seed).float() / FULL_SCALE
     B, M = len(batch.slot_B), config.views.count
     return [
-        HeardClip(
+        RenderedClip(
             slot=int(batch.slot_B[b]),
-            key=said[b][0],
-            labels=said[b][1],
+            key=names[b][0],
+            labels=names[b][1],
             window_T=batch.wave_BT[b, : int(batch.frames_B[b])].numpy(),
             versions=tuple(_view(maker, waves, read, before_NL, m * B + b, name=f"view {m}") for m in range(M)),
         )
@@ -100,16 +100,16 @@ def hear_step(config: ExperimentConfig, *, step: int, clips: int) -> list[HeardC
     ]
 
 
-def hear_effects(config: ExperimentConfig, *, step: int) -> HeardClip:
+def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     """The first clip of a step through each effect alone at the configuration's ranges, the whole chain at two
-    severities, and the corruptions that robustness is judged by.
+    severities, and the corruptions that the robustness study uses.
 
     Raises:
         UserError: if the data do not allow it.
     """
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
-    batch, said = _read(config, step, read_frames(views, sure))
+    batch, names = _read(config, step, read_frames(views, sure))
     clip = Batch(*(values[:1] for values in batch))
     maker = ViewMaker(views, sure, config.frontend)
     before_1L = maker.segments(clip, step=step, seed=config.seed).float() / FULL_SCALE
@@ -118,7 +118,7 @@ def hear_effects(config: ExperimentConfig, *, step: int) -> HeardClip:
     chain = AugmentChain(config.augment, SAMPLE_RATE)
     after_nT = chain.apply(before_1L.expand(len(drawn), -1), parameters, views.samples)
     versions = [
-        Heard(
+        RenderedView(
             name,
             in_words(parameters, row, SAMPLE_RATE, config.augment.order),
             _sound(_read_part(before_1L[0], parameters, row, views.samples), maker.frontend),
@@ -131,61 +131,66 @@ def hear_effects(config: ExperimentConfig, *, step: int) -> HeardClip:
     for name in CORRUPTIONS:
         wave_1T = corrupt(name, plain_1T, clip.slot_B, sample_rate=SAMPLE_RATE, seed=config.seed)
         about = "as released for the robustness study; no training chain holds it"
-        versions.append(Heard(name.replace("_", " "), about, plain, _sound(wave_1T[0], maker.frontend)))
-    key, labels = said[0]
+        versions.append(RenderedView(name.replace("_", " "), about, plain, _sound(wave_1T[0], maker.frontend)))
+    key, labels = names[0]
     window_T = batch.wave_BT[0, : int(batch.frames_B[0])].numpy()
-    return HeardClip(slot=int(batch.slot_B[0]), key=key, labels=labels, window_T=window_T, versions=tuple(versions))
+    return RenderedClip(slot=int(batch.slot_B[0]), key=key, labels=labels, window_T=window_T, versions=tuple(versions))
 
 
-def write_sounds(clips: Sequence[HeardClip], folder: Path, *, facts: Mapping[str, Any]) -> None:
-    """Write every sound as a WAV file, what the encoder reads as PNG, and all words as ``said.json``.
+def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[str, Any]) -> None:
+    """Write every sound as a WAV file, what the encoder reads as PNG, and the draws as ``description.json``.
 
     The views are 32-bit float, sample for sample what the front-end is given. An earlier folder is replaced.
 
     Args:
-        clips: what was heard.
+        clips: what `render_step` or `render_effects` returned.
         folder: ``folder/slot-N/…``; names from a set never become paths.
-        facts: of the run, for ``said.json``.
+        facts: of the run, for ``description.json``.
 
     Raises:
         UserError: if the folder holds something else.
     """
-    demand_own(folder)
+    require_own_folder(folder)
     shutil.rmtree(folder, ignore_errors=True)
     low, high = picture_range(clips)
     for clip in clips:
         place = folder / f"slot-{clip.slot}"
         _write_wav(place / "window.wav", clip.window_T, "PCM_16")
-        for heard in clip.versions:
-            stem = heard.name.replace(" ", "-")
-            for suffix, sound in (("-before", heard.before), ("", heard.after)):
+        for view in clip.versions:
+            stem = view.name.replace(" ", "-")
+            for suffix, sound in (("-before", view.before), ("", view.after)):
                 _write_wav(place / f"{stem}{suffix}.wav", sound.wave_T, "FLOAT")
                 (place / f"{stem}{suffix}.png").write_bytes(png(sound.picture_FS, low, high))
-    said = [
-        {"slot": clip.slot, "key": clip.key, "labels": clip.labels, "said": {v.name: v.said for v in clip.versions}}
+    described = [
+        {
+            "slot": clip.slot,
+            "key": clip.key,
+            "labels": clip.labels,
+            "views": {v.name: v.description for v in clip.versions},
+        }
         for clip in clips
     ]
-    write_atomic(folder / SAID, json.dumps({**facts, "clips": said}, indent=2, ensure_ascii=False))
+    write_atomic(folder / DESCRIPTION, json.dumps({**facts, "clips": described}, indent=2, ensure_ascii=False))
 
 
-def demand_own(folder: Path) -> None:
+def require_own_folder(folder: Path) -> None:
     """Refuse a folder that `write_sounds` did not make.
 
     Raises:
         UserError: if it holds something else.
     """
-    if folder.exists() and not (folder / SAID).is_file():
+    if folder.exists() and not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder} is there and holds no views; choose another --out")
 
 
-def picture_range(clips: Sequence[HeardClip]) -> tuple[float, float]:
+def picture_range(clips: Sequence[RenderedClip]) -> tuple[float, float]:
     """Least and greatest value of all pictures: they share one scale."""
-    pictures = [s.picture_FS for clip in clips for heard in clip.versions for s in (heard.before, heard.after)]
+    pictures = [s.picture_FS for clip in clips for view in clip.versions for s in (view.before, view.after)]
     return min(float(p.min()) for p in pictures), max(float(p.max()) for p in pictures)
 
 
 def pcm(wave_T: NDArray[np.float32]) -> tuple[NDArray[np.int16], float]:
-    """A wave as whole numbers, and by how many dB it had to be turned down: the chain clips nothing."""
+    """A wave as int16, and the dB of attenuation that avoids clipping: the chain clips nothing."""
     peak = max(1.0, float(np.abs(wave_T).max(initial=0.0)))
     whole_T: NDArray[np.int16] = np.round(wave_T * ((FULL_SCALE - 1) / peak)).astype(np.int16)
     return whole_T, 20 * float(np.log10(peak))
@@ -207,11 +212,11 @@ def _labels(labels: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {', '.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
 
 
-def _view(maker: ViewMaker, waves: Views, read: Views, before_NL: Tensor, row: int, *, name: str) -> Heard:
+def _view(maker: ViewMaker, waves: Views, read: Views, before_NL: Tensor, row: int, *, name: str) -> RenderedView:
     wave_T = waves.input_N[row]
     before = _sound(_read_part(before_NL[row], waves.parameters, row, len(wave_T)), maker.frontend)
-    said = in_words(waves.parameters, row, SAMPLE_RATE, maker.chain.config.order)
-    return Heard(name, said, before, Sound(wave_T.numpy(), _picture(wave_T, read.input_N[row])))
+    description = in_words(waves.parameters, row, SAMPLE_RATE, maker.chain.config.order)
+    return RenderedView(name, description, before, Sound(wave_T.numpy(), _picture(wave_T, read.input_N[row])))
 
 
 def _read_part(wave_L: Tensor, drawn: ViewParameters, row: int, num_samples: int) -> Tensor:
@@ -230,7 +235,7 @@ def _picture(wave_T: Tensor, read: Tensor) -> NDArray[np.float32]:
 
 
 def _only(augment: AugmentConfig, names: Sequence[str]) -> AugmentConfig:
-    """These effects surely, no others."""
+    """These effects with probability 1, no others."""
     effects = {name: replace(getattr(augment, name), p=float(name in names)) for name in EFFECTS}
     return replace(augment, p=1.0, **effects)
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.format.records import SAMPLE_RATE, Batch
-from trainers.augment.chain import FRAME, AugmentChain, Rows
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters, join
-from trainers.augment.draws import uniforms
 from trainers.augment.own import ExtraDraws, OwnAugmentations
 from trainers.augment.parameters import AugmentConfig
+from trainers.augment.passes import FRAME, Rows
+from trainers.augment.philox import uniforms
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.views.config import ViewsConfig
@@ -30,7 +31,7 @@ NEAR_S = 5.0
 """MULE's positives lie at most this far apart (arXiv:2210.03799, 2401.08889)."""
 FULL_SCALE = 32_768.0
 MARGIN_FRAMES = 1
-"""Vocoder frames that a stretched view reads beyond its end: its last ones then hear music."""
+"""Vocoder frames that a stretched view reads beyond its end: its last frames then hold music."""
 
 
 def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
@@ -41,7 +42,7 @@ def read_frames(views: ViewsConfig, augment: AugmentConfig) -> int:
 
 
 def _margin(augment: AugmentConfig) -> int:
-    """Samples that a vocoder reads beyond the last that it plays."""
+    """Samples that a vocoder reads beyond its last output sample."""
     return MARGIN_FRAMES * FRAME[augment.quality]
 
 
@@ -148,31 +149,31 @@ class ViewMaker:
         return ExtraDraws(*(torch.cat(values) for values in zip(*drawn, strict=True)))
 
     def _draw(self, batch: Batch, *, step: int, seed: int) -> tuple[ViewParameters, Tensor]:
-        """What happens to each view, and its first sample in its window; N of each, on the host."""
+        """The draws of each view and its first sample in its window; N of each, on the host."""
         each = [self.chain.draw(batch.slot_B, step=step, seed=seed, view=view) for view in range(self.views.count)]
-        room_MB = torch.stack([self._room(batch.frames_B.cpu(), drawn.tempo) for drawn in each])
-        return join(each), self._starts(room_MB, batch, step=step, seed=seed).flatten()
+        range_MB = torch.stack([self._latest_start(batch.frames_B.cpu(), drawn.tempo) for drawn in each])
+        return join(each), self._starts(range_MB, batch, step=step, seed=seed).flatten()
 
-    def _room(self, frames_B: Tensor, tempo_B: Tensor) -> Tensor:
-        """How late a view may start and find in its clip what it reads, or at least T samples where there is less."""
+    def _latest_start(self, frames_B: Tensor, tempo_B: Tensor) -> Tensor:
+        """Latest start of a view that leaves what it reads in its clip, or T samples of a clip that holds less."""
         T = self.views.samples
         stretched_B = (tempo_B.clamp(min=1) * T).ceil().long() + self.margin
         reads_B = torch.where(tempo_B == 1, T, stretched_B)
         return (frames_B - torch.where(frames_B < reads_B, T, reads_B)).clamp(min=0)
 
-    def _starts(self, room_MB: Tensor, batch: Batch, *, step: int, seed: int) -> Tensor:
+    def _starts(self, range_MB: Tensor, batch: Batch, *, step: int, seed: int) -> Tensor:
         """First sample of each view in its window, int64 of shape (M, B)."""
         M = self.views.count
         if self.views.pair == "adjacent" and M <= 2:
             # Side by side where the clip is long enough, else as far apart as it allows.
-            return room_MB.clamp(max=self.reads) * torch.arange(M)[:, None]
+            return range_MB.clamp(max=self.reads) * torch.arange(M)[:, None]
         if self.views.pair == "near":
-            room_MB = room_MB.clamp(max=round(NEAR_S * self.rate))
+            range_MB = range_MB.clamp(max=round(NEAR_S * self.rate))
         slots = batch.slot_B.cpu().numpy()
         drawn = [
             uniforms(slots, seed=seed, step=step, view=view, count=1, purpose="position")[:, 0] for view in range(M)
         ]
-        return (torch.as_tensor(np.stack(drawn)) * (room_MB + 1)).long()
+        return (torch.as_tensor(np.stack(drawn)) * (range_MB + 1)).long()
 
 
 def _left(frames_B: Tensor, clip_n: Tensor, start_n: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ def _segments(wave_BW: Tensor, frames_B: Tensor, clip_n: Tensor, start_n: Tensor
 
 
 class ViewStream(Protocol):
-    """Who makes the views of a run: `stream_views`, or a pool beside the trainer."""
+    """Makes the views of a run: `stream_views`, or a pool beside the trainer."""
 
     def __call__(self, maker: ViewMaker, batches: Iterable[tuple[int, Batch]], *, seed: int) -> Iterator[Views]:
         """The views of each (step, batch) in order, on the maker's device, as `ViewMaker.make` makes them."""

@@ -16,10 +16,11 @@ from data_shards.sampling.sampler import chosen_share
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers import loop
 from trainers.checks.dry_run import plan
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.loop import NothingToLearnError, World, train
 from trainers.losses.contrastive.loss import contrastive_loss
-from trainers.pretrain import check, pretrain
+from trainers.pretrain import pretrain
 from trainers.step import StepTrainer
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -28,7 +29,7 @@ MICRO = {"encoder__batch_norm": "micro", "optim__micro_batch": 1}
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 
@@ -158,6 +159,10 @@ def test_data_with_one_pair_that_differs_are_taken(
     make_config: MakeConfig, tmp_path: Path, tags: list[list[str]], change: dict[str, Any]
 ) -> None:
     check(make_config(data__labelled=labelled_set(tmp_path / "set", tags), **change))
+
+
+def test_an_objective_of_the_users_own_needs_no_labels(make_config: MakeConfig) -> None:
+    check(make_config(loss__objective="examples.own_loss:VicReg", data__b_s=0.0))
 
 
 def test_a_share_that_leaves_one_labelled_clip_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:

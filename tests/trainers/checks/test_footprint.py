@@ -13,8 +13,8 @@ from cluster.settings import RunError
 from trainers.checks import dry_run as plans
 from trainers.checks.dry_run import plan, repeats
 from trainers.checks.footprint import Step, extrapolate, measure_steps, of_size, smallest
+from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
-from trainers.pretrain import check
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -113,10 +113,10 @@ def test_several_workers_take_their_share_and_ddps_buckets(
     assert worker["memory_mib"] == 450
 
 
-def test_hundreds_of_epochs_are_told(make_config: MakeConfig) -> None:
-    shares, _ = check(make_config(optim__steps=1000))
+def test_hundreds_of_epochs_are_warned_of(make_config: MakeConfig) -> None:
+    shares = check(make_config(optim__steps=1000)).summary
     assert [line.split(";")[0] for line in repeats(shares)] == [
         "the run goes 333 times through the 12 labelled clips",
         "the run goes 333 times through the 12 unlabelled clips",
     ]
-    assert repeats(check(make_config())[0]) == []
+    assert repeats(check(make_config()).summary) == []

@@ -21,9 +21,9 @@ from data_shards.sampling.sampler import chosen_share
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
-from trainers.inference.export import CARD, ONNX, PROGRAM, TOLERANCE, Exported, export_encoder
+from trainers.inference.export import CARD, TOLERANCE, Exported, export_encoder
 from trainers.inference.frozen import WEIGHTS, load_encoder, open_encoder, untrained_encoder
-from trainers.inference.model_card import describe_data, model_card
+from trainers.inference.model_card import ONNX, PROGRAM, describe_data, model_card
 from trainers.model import build_model
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, save_snapshot
@@ -143,7 +143,7 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(small: Made) -> None:
         "steps: 7 of",
         "temperature 0.1",
         "pitch (p = 0.6): min_transpose_semitones -4.0",
-        "load_encoder(",
+        'load_encoder("this folder")  #',
         "| tags/auroc | 0.75 | 0.7…0.8 | 0.5 | 40 | macro AUROC over tags |",
         "Intended use and limits",
         "What training varied (gain, polarity, noise, filter, pitch, delay)",
@@ -154,7 +154,7 @@ def test_the_card_says_what_it_is_and_where_it_comes_from(small: Made) -> None:
 
 def test_a_card_admits_what_it_does_not_know(small: Made, tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, [*SMALL, f"data.labelled={tmp_path / 'gone'}"])
-    card = model_card(open_encoder(snapshot), load_encoder(snapshot), files={}, left_out={}, figures=[])
+    card = model_card(open_encoder(snapshot), load_encoder(snapshot), files={}, left_out={}, metrics=[])
     assert "licences not known: the shards of this manifest are not where the run read them" in card
     assert "without an evaluation report" in card
 
@@ -204,7 +204,7 @@ def test_the_untrained_encoder_of_an_export_is_that_of_its_snapshot(small: Made)
 def test_a_report_of_another_encoder_is_refused(small: Made, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"provenance": {"encoder": HASH}, "metrics": {}}))
-    with pytest.raises(UserError, match="judges the encoder abababababab"):
+    with pytest.raises(UserError, match="evaluates the encoder abababababab"):
         export_encoder(small.snapshot, tmp_path / "out", report=report)
     for content in ("{", "{}", "[]", '{"provenance": 3}'):
         report.write_text(content)

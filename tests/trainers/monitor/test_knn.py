@@ -26,9 +26,9 @@ class Listener:
     def __init__(self, act: Callable[[Any], object] = id) -> None:
         self.act, self.seen = act, list[Any]()
 
-    def report(self, figures: Any) -> None:
-        self.seen.append(dict(figures))
-        self.act(figures)
+    def report(self, metrics: Any) -> None:
+        self.seen.append(dict(metrics))
+        self.act(metrics)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_scoring_changes_nothing_and_a_resumed_run_has_the_same_scores(
     train(plain, World(), Listener())
     train(whole, World(), Listener())
     stop = Path(broken.run.dir) / STOP_FILE
-    train(broken, World(), Listener(lambda figures: stop.touch() if figures["step"] == 2 else None))
+    train(broken, World(), Listener(lambda metrics: stop.touch() if metrics["step"] == 2 else None))
     assert open_snapshot(broken.run.dir).step < 6
     train(broken, World(), Listener())
 

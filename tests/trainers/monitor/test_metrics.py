@@ -1,4 +1,4 @@
-"""The figures a person watches: each against its definition."""
+"""The metrics a person watches: each against its definition."""
 
 import math
 
@@ -104,12 +104,12 @@ def test_positives_and_sparsity_are_those_of_the_pair_matrix(config: LossConfig)
     labels[:labelled, 0], labels[labelled:] = True, False
     labels, clip_id = labels.repeat(2, 1), torch.arange(clips).repeat(2)
     rows = Projected(z_ND=normalize(draw(2 * clips, 8)), clip_id_N=clip_id, labels_NC=labels)
-    _, figures = ContrastiveLoss(config)(rows)
+    _, metrics = ContrastiveLoss(config)(rows)
     positive = dense_weights(clip_id, labels, config) > 0
     block = positive[labels.any(1)][:, labels.any(1)]
-    assert figures["positives"].item() == pytest.approx(positive.sum(1).float().mean().item())
-    assert figures["sparsity"].item() == pytest.approx(1 - positive.float().mean().item())
-    assert figures["sparsity_labelled"].item() == pytest.approx(1 - block.float().mean().item())
+    assert metrics["positives"].item() == pytest.approx(positive.sum(1).float().mean().item())
+    assert metrics["sparsity"].item() == pytest.approx(1 - positive.float().mean().item())
+    assert metrics["sparsity_labelled"].item() == pytest.approx(1 - block.float().mean().item())
 
 
 def test_eight_labelled_rows_with_their_own_view_alone_have_the_sparsities_of_table_6() -> None:
@@ -117,13 +117,13 @@ def test_eight_labelled_rows_with_their_own_view_alone_have_the_sparsities_of_ta
     labels = torch.zeros(96, 4, dtype=torch.bool)
     labels[:4] = torch.eye(4).bool()
     rows = Projected(z_ND=draw(192, 8), clip_id_N=torch.arange(96).repeat(2), labels_NC=labels.repeat(2, 1))
-    _, figures = ContrastiveLoss(LossConfig())(rows)
-    assert figures["sparsity_labelled"].item() == pytest.approx(0.875)
-    assert round(100 * figures["sparsity"].item(), 1) == 99.5
+    _, metrics = ContrastiveLoss(LossConfig())(rows)
+    assert metrics["sparsity_labelled"].item() == pytest.approx(0.875)
+    assert round(100 * metrics["sparsity"].item(), 1) == 99.5
 
 
 def test_without_labels_there_is_no_labelled_block() -> None:
     rows = Projected(z_ND=draw(8, 4), clip_id_N=torch.arange(4).repeat(2), labels_NC=torch.zeros(8, 3).bool())
-    _, figures = ContrastiveLoss(LossConfig())(rows)
-    assert figures["positives"] == 1
-    assert "sparsity_labelled" not in figures
+    _, metrics = ContrastiveLoss(LossConfig())(rows)
+    assert metrics["positives"] == 1
+    assert "sparsity_labelled" not in metrics

@@ -19,7 +19,7 @@ from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
 from trainers.views.config import ViewsConfig
-from trainers.views.pool import ViewPool, demand_room, num_processes
+from trainers.views.pool import ViewPool, num_processes, require_gpus
 from trainers.views.views import ViewMaker, Views, stream_views, window_frames
 
 MakeConfig = Callable[..., ExperimentConfig]
@@ -107,7 +107,7 @@ def test_actors_without_room_are_an_error_and_no_wait_for_ever(ray: None, make_c
         resources__num_workers=1, resources__cpus_per_worker=99, resources__health_timeout_s=1, views__placement="pool"
     )
     made = ViewPool(config)(maker(config), [(0, batch(config, 0))], seed=0)
-    with pytest.raises(RunError, match="has the cluster room for 1 view actors of 99 CPUs and 0 GPUs each"):
+    with pytest.raises(RunError, match="it needs 1 view actors of 99 CPUs and 0 GPUs each"):
         next(made)
 
 
@@ -151,8 +151,8 @@ def test_a_pool_of_more_gpus_than_there_are_is_refused_with_what_would_fit(make_
     pool = {"resources__num_workers": 2, "views__placement": "pool", "views__pool_workers": 2}
     tight = make_config(**pool, resources__use_gpu="auto", views__pool_gpus=0.25)
     with pytest.raises(UserError, match=r"4 view actors of 1 CPUs and 0\.25 GPUs each need 3 GPUs, the cluster has 2"):
-        demand_room(tight, CLUSTER)
-    demand_room(make_config(**pool, resources__gpus_per_worker=0.5, views__pool_gpus=0.25), CLUSTER)
-    demand_room(make_config(**pool), replace(CLUSTER, gpus=0))
+        require_gpus(tight, CLUSTER)
+    require_gpus(make_config(**pool, resources__gpus_per_worker=0.5, views__pool_gpus=0.25), CLUSTER)
+    require_gpus(make_config(**pool), replace(CLUSTER, gpus=0))
     assert num_processes(tight) == 6
     assert num_processes(make_config(resources__num_workers=2)) == 2

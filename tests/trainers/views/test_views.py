@@ -19,7 +19,7 @@ NONE = PRESETS["none"]
 
 
 def batch(window: int, frames: list[int]) -> Batch:
-    """Every sample tells its clip and place: clip · 10,000 + place, behind the end 0."""
+    """Every sample encodes its clip and place: clip · 10,000 + place, behind the end 0."""
     B = len(frames)
     place = torch.arange(window)
     wave = torch.stack([torch.where(place < f, b * 10_000 + place % 10_000, 0) for b, f in enumerate(frames)])
@@ -74,10 +74,10 @@ def test_a_view_has_in_its_clip_what_its_tempo_reads_and_two_lie_as_far_apart_as
     plain = (parameters.tempo == 1).nonzero()[:, 0]
     expected = torch.stack([clips.wave_BT[i % 64][(starts[i] + torch.arange(T)) % frames] for i in plain.tolist()])
     assert torch.equal(as_places(made[plain]), expected)
-    heard = make.segments(clips, step=0, seed=0)  # what is left of the clip, again and again where it is too short
+    segments = make.segments(clips, step=0, seed=0)  # what is left of the clip, again and again where it is too short
     for i, start in enumerate(starts.tolist()):
         place = start + torch.arange(make.reads) % (frames - start)
-        assert torch.equal(heard[i], clips.wave_BT[i % 64][place])
+        assert torch.equal(segments[i], clips.wave_BT[i % 64][place])
 
 
 @pytest.mark.parametrize("frames", [8 * T, 3 * T, T + 10])
