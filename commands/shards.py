@@ -128,9 +128,10 @@ def own(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """A dataset of your own: a function that yields Clip; dataset.settings.KEY=VALUE are its arguments.
+    """A dataset of your own: a function that yields Clip.
 
-    The module is found in the working directory or on PYTHONPATH; see examples/own_dataset.py.
+    dataset.settings.KEY=VALUE are its arguments. The module is found in the working directory or on PYTHONPATH; see
+    examples/own_dataset.py.
     """
     from data_shards.sources.own import list_own
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_MEMBER_BYTES = 1 << 30
-"""A zip's member may unpack to as much: far above any clip, far below what fills a machine."""
+"""Limit of an unpacked member: far above any clip, far below the memory of a machine."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: reading the directory of 10^5 members takes about a second."""
 _DAMAGED = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError)
-"""What a damaged, encrypted or unknown member raises; RuntimeError covers zipfile's NotImplementedError."""
+"""Exceptions of damaged, encrypted or unknown members; RuntimeError covers zipfile's NotImplementedError."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ZipAudio:
 
     @property
     def name(self) -> str:
-        """The path a person would look at, as if the archive were a folder."""
+        """The path for messages, as if the archive were a folder."""
         return f"{self.archive[0]}/{self.member}"
 
     def read(self) -> tuple[NDArray[np.float32], int]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _BANDS_32 = ((0x7FFF_0000, 0x8000_1000), (0xFFFF_0000, 0xFFFF_FFFF))
-"""What streaming writers leave as a size: the largest number, signed or not, rounded to blocks or less a header."""
+"""Sizes that streaming writers leave: the largest number, signed or not, rounded to blocks or less a header."""
 _HUGE = 1 << 48
 
 
 class PatchedFile(io.RawIOBase):
-    """A file of which some bytes are replaced, for a decoder that takes a placeholder at its word."""
+    """A file with some bytes replaced, for a decoder that would take a placeholder for a size."""
 
     def __init__(self, file: BinaryIO, patches: Mapping[int, bytes]) -> None:
         self._file, self._patches = file, patches
@@ -48,7 +48,7 @@ class Container:
     states_length: bool = True
     """Whether the length that libsndfile gives is one that the file states; otherwise its end is the end."""
     parts: tuple[PatchedFile | io.BytesIO, ...] = ()
-    """What is decoded one after another instead of the file as it is; none where the file itself is."""
+    """Streams that are decoded one after another instead of the file; empty where the file itself is decoded."""
     least_frames: int = 0
     """Samples a channel that were counted, less what decoders may drop; 0 where none were counted."""
 

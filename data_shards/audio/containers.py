@@ -14,9 +14,9 @@ from data_shards.audio.mpeg import find_mpeg, frames_of, unknown_length_stream
 from data_shards.audio.ogg import read_ogg
 
 MAX_COMPRESSED_BYTES = 1 << 29
-"""Of a file whose frames or pages are looked through: more than `audio.MAX_SAMPLES` at any bitrate."""
+"""Limit of a file whose frames or pages are counted: more than `decode.MAX_SAMPLES` at any bitrate."""
 SEARCH_BYTES = 1 << 17
-"""Behind the tags, as far as the first MPEG frame is looked for."""
+"""Bytes behind the tags that are searched for the first MPEG frame."""
 
 
 def examine(file: BinaryIO) -> Container:

@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not decode: what a file is, how it becomes one that is read, and PyAV where that is there.
+"""Audio that libsndfile does not decode: its format, how to convert it, and decoding by PyAV where it is installed.
 
 PyAV brings FFmpeg's decoders in its wheel; `pip install 'counterpoint-audio[av]'` adds it.
 """
@@ -17,7 +17,7 @@ SUFFIXES = (
     ".m4r", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".ra", ".rm", ".spx", ".tak", ".tta", ".webm", ".weba", ".wma",
     ".wv",
 )  # fmt: skip
-"""Of files that hold audio which libsndfile does not decode, or usually do."""
+"""Suffixes of files whose audio libsndfile does not decode."""
 MIN_STATED_S = 0.1
 """Seconds that a container's length and what is decoded may differ by: encoders' delays and padding."""
 _STATE_LENGTH = ("mov", "matroska", "asf", "avi", "ape", "wv", "tta", "dsf", "mpc")
@@ -42,7 +42,7 @@ def has_av() -> bool:
 
 
 def foreign_format(head: bytes) -> str | None:
-    r"""What a file is whose audio libsndfile does not decode, None where it may.
+    r"""The format of a file whose audio libsndfile does not decode, None where it may.
 
     Args:
         head: its first 64 bytes, behind tags.
@@ -62,12 +62,12 @@ def foreign_format(head: bytes) -> str | None:
 
 
 def no_audio(head: bytes) -> str | None:
-    """What a file without audio is, None where it may hold some."""
+    """The kind of a file without audio, None where it may hold some."""
     return next((name for magic, name in _NO_AUDIO.items() if head.lstrip().startswith(magic)), None)
 
 
 def remedy() -> str:
-    """How a file becomes one that is read."""
+    """The remedy for such a file: a conversion, or PyAV."""
     convert = "convert it: ffmpeg -i FILE FILE.flac"
     return convert if has_av() else f"{convert}, or read such files as they are: {EXTRA}"
 

@@ -19,7 +19,7 @@ class Tree(Protocol):
 
     @property
     def name(self) -> str:
-        """What a message calls it."""
+        """Name for messages."""
         ...
 
     def paths(self) -> Sequence[str]:
@@ -35,7 +35,7 @@ class Tree(Protocol):
         ...
 
     def audio(self, path: str) -> Audio:
-        """A file as audio; whether it is there and whole shows when it is read."""
+        """A file as audio; a missing or damaged file raises when it is read."""
         ...
 
 
@@ -75,7 +75,7 @@ class FolderTree:
         return FileAudio(str(self.root), self.spelled(path))
 
     def spelled(self, path: str) -> str:
-        """A path as the file system spells it, where that only looks the same (`data_shards.format.text.tidy`).
+        """A path in the spelling of the file system, which may differ in Unicode form (`data_shards.format.text.tidy`).
 
         A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
 
@@ -102,7 +102,7 @@ class FolderTree:
         return {}
 
     def _names_alike(self, folder: str) -> dict[str, list[str]]:
-        """What a folder holds, by `tidy` name; listed once."""
+        """Names in a folder by their `tidy` form; listed once."""
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             try:
@@ -137,7 +137,7 @@ def find_tree(root: Path, *names: str) -> Tree | None:
 
 
 def open_tree(root: Path, *names: str) -> Tree:
-    """`find_tree`, for what must be there.
+    """`find_tree`, which raises where there is none.
 
     Raises:
         UserError: none of the names is there; the message lists what is accepted.

@@ -1,1 +1,1 @@
-"""What a set of shards is on disk: records, vocabularies, the index, tar members. Reading never imports building."""
+"""A set of shards on disk: records, vocabularies, the index, tar members. Reading never imports building."""

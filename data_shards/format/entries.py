@@ -48,7 +48,7 @@ class Entry:
     captions: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types; numbers that are not known are left out."""
+        """As plain JSON types, without unknown numbers."""
         return dataclasses.asdict(self)
 
     @classmethod

@@ -71,7 +71,7 @@ class ShardIndex:
     """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
     crc_end: NDArray[np.int64]
     captions: tuple[tuple[str, ...], ...]
-    """The texts that describe each clip; none in a set without captions, and in one from before there were any."""
+    """The texts that describe each clip; none in a set without captions, or older than captions."""
     targets: Mapping[str, Any]
     """Columns of labels as they are stored; use `labels` and `target`."""
 
@@ -130,7 +130,7 @@ class ShardIndex:
         return values
 
     def labels_of(self, row: int) -> dict[str, tuple[str, ...] | str | float]:
-        """All that is known of one clip as text and numbers, by KIND.COLUMN."""
+        """The known labels of one clip as text and numbers, by KIND.COLUMN."""
         labels: dict[str, tuple[str, ...] | str | float] = {}
         for column, names in self.vocabularies.items():
             flat, ends = self.targets[f"multilabel.{column}"]

@@ -10,7 +10,7 @@ from data_shards.format.text import tidy
 
 
 def parse_labels(key: str, text: bytes) -> dict[str, Any]:
-    """A sample's JSON as keyword arguments of `Entry`, all text tidy; fields of others are let pass.
+    """A sample's JSON as keyword arguments of `Entry`, all text tidy; unknown fields are ignored.
 
     Raises:
         ValueError: if it is not an object, or a field of ours has the wrong type.

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 Codec = Literal["pcm16", "flac"]
 EXTENSIONS: dict[str, Codec] = {"wav": "pcm16", "flac": "flac"}
 WAV_HEAD_BYTES = 4096
-"""As much of a WAV as `read_form` wants to see: the samples must begin within it."""
+"""Bytes of a WAV that `read_form` reads; the samples must begin within them."""
 
 
 class Form(NamedTuple):
-    """What a shard's audio member holds."""
+    """Length, rate and position of the samples of an audio member."""
 
     frames: int
     rate: int

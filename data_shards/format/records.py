@@ -38,7 +38,7 @@ class Audio(Protocol):
 
     @property
     def name(self) -> str:
-        """What an error message calls it: the path a person would look at."""
+        """Name for messages, such as the path of the file."""
         ...
 
 

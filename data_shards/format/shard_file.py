@@ -1,4 +1,4 @@
-"""What identifies a shard file: its size, the SHA-256 of all its bytes, and a few probes for every start of a run."""
+"""Identity of a shard file: its size, SHA-256, and a few probed blocks that are checked at every start of a run."""
 
 import dataclasses
 import hashlib

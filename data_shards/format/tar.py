@@ -23,7 +23,7 @@ _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,5}) ([A-Za-z][A-Za-z0-9_.:-]*)=")
 _PAX_HARMLESS = re.compile(
     rb"[acm]time|[ug]name|[ug]id|comment|hdrcharset|(SCHILY|LIBARCHIVE|RHT|POSIX)\..*|GNU\.volume\..*"
 )
-"""Times, owners, attributes: what decides neither the name nor the bytes of a file."""
+"""Times, owners, attributes: fields that affect neither the name nor the bytes of a file."""
 _PLAIN, _FOLDER, _LONG_NAME, _PAX, _PAX_FOR_ALL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe",
@@ -39,7 +39,7 @@ class Member(NamedTuple):
     """One file inside a shard."""
 
     key: str
-    """The name up to the first dot of its last part: webdataset's rule for what belongs together."""
+    """The name up to the first dot of its last part: webdataset's rule for the members of one sample."""
     extension: str
     header: int
     """Byte of its (first) header block."""
@@ -153,7 +153,7 @@ def _checked_name(name: str, position: int, shard: str) -> tuple[str, str]:
 
 
 def _check_folder(name: str, length: int, position: int, shard: str) -> None:
-    """Let an entry of a folder pass: `tar` writes one for each, and they hold nothing."""
+    """Accept an entry of a folder: `tar` writes one for each, without content."""
     path = _inside(name).removesuffix("/")
     inside = path in ("", ".") or not any(part in ("", ".", "..") for part in path.split("/"))
     if not (_is_safe(name) and inside and not name.startswith("/")):
@@ -184,7 +184,7 @@ def _read_extension(kind: bytes, payload: bytes, position: int, shard: str) -> s
 
 
 def _read_pax(records: bytes, position: int, shard: str) -> str | None:
-    """The path of an extended header, if it gives one; times and owners are let pass, sizes and sparse maps are not."""
+    """The path of an extended header, if it gives one; times and owners are ignored, sizes and sparse maps refused."""
     name, start = None, 0
     while start < len(records):
         record = _PAX_RECORD.match(records, start)

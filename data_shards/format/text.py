@@ -30,7 +30,7 @@ def tidy(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """What two texts share that a reader takes for one: case, width, ligatures, dashes, quotes, look-alike letters.
+    """Fold visual variants of a text together: case, width, ligatures, dashes, quotes, look-alike letters.
 
     >>> fold("Post–Rock") == fold("post-rock"), fold("ﬁlm") == fold("film"), fold("a") == fold("á")
     (True, True, False)
@@ -52,7 +52,7 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def as_text(path: str) -> str:
-    r"""A path in which bytes that are no UTF-8 stand as ``\xNN``.
+    r"""A path in which bytes that are not UTF-8 are written as ``\xNN``.
 
     Python gives such a byte as a lone surrogate, which no encoding writes.
 

@@ -24,9 +24,9 @@ from data_shards.sampling.sampler import LABELLED, UNLABELLED, BatchPlan, Sample
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 16
 MAX_NAMED = 1000
-"""As many replacements are named, in the log and in snapshots, whose size is bounded; all are counted."""
+"""Number of replacements that are named in the log and in snapshots; all are counted."""
 GRACE_CLIPS = 1000
-"""The share of replaced clips is taken of at least so many, or the first damaged clip of a run would stop it."""
+"""Least denominator of the share of replaced clips, or the first damaged clip of a run would stop it."""
 
 
 class Replaced(NamedTuple):
@@ -111,7 +111,7 @@ class BatchLoader:
         return ":".join(opened.manifest_hash if opened else "-" for opened in self.sets)
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches of steps ``start … stop − 1``; the next ones are being read while one is used.
+        """Batches of steps ``start … stop − 1``; the next ones are read while one is used.
 
         Raises:
             RunError: too many clips had to be replaced, or a shard is gone.
@@ -164,7 +164,7 @@ class BatchLoader:
         )
 
     def _note(self, replaced: list[Replaced]) -> None:
-        """Count and name what was replaced; too much of it ends the run."""
+        """Count and name replaced clips; too many end the run."""
         self.num_replaced += len(replaced)
         for one in replaced[: MAX_NAMED - len(self.replaced)]:
             self.replaced.append(one)

@@ -88,7 +88,7 @@ class ShardSet:
         return wave_T
 
     def read_into(self, row: int, start: int, wave_T: NDArray[np.int16]) -> None:
-        """As `read_window`, into an array that is there already; it must be contiguous."""
+        """As `read_window`, into a given contiguous array."""
         if start < 0 or start + len(wave_T) > self.index.frames[row]:
             end = start + len(wave_T)
             raise ValueError(
@@ -200,7 +200,7 @@ class _OpenFile:
 
 
 class _MemberFile(io.RawIOBase):
-    """A member of a shard as a file of its own, every block checked. An error cannot cross the decoder: it is kept."""
+    """A member of a shard as a file, every block checked. Decoders lose exceptions, so `error` keeps them."""
 
     def __init__(self, shards: ShardSet, row: int) -> None:
         self._shards, self._row, self._position = shards, row, 0

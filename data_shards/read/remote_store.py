@@ -60,7 +60,7 @@ class RemoteStore:
         return fd
 
     def _download(self, shard: ShardFile, path: Path) -> int:
-        """The checked copy, opened before it has its name: once it has, another process may evict it."""
+        """The checked copy, opened before it is renamed: afterwards another process may evict it."""
         part = path.with_suffix(PART)  # the holder of the lock writes it, over what a killed process left
         digest, count = hashlib.sha256(), 0
         try:
@@ -81,7 +81,7 @@ class RemoteStore:
             part.unlink(missing_ok=True)
 
     def _make_room(self, keep: Path, coming: int = 0) -> None:
-        """Evict until what is here and what is coming fit; copies that others are fetching are not counted."""
+        """Evict until the cache has space for the next copy; copies that others are fetching are not counted."""
         with _locked(self._cache / "evict.lock"):
             _sweep(self._cache)
             copies = []
@@ -136,12 +136,12 @@ def fetch_index(uri: str) -> ShardIndex:
 
 
 class HopelessError(OSError):
-    """What no waiting mends: a missing object, a forbidden one, an unknown scheme, a back end that is not installed."""
+    """Errors that a retry does not mend: a missing or forbidden object, an unknown scheme, a missing back end."""
 
 
 @contextmanager
 def _opened(place: str) -> Iterator[BinaryIO]:
-    """A remote file; what goes wrong is an OSError without credentials.
+    """A remote file; errors are OSError without credentials.
 
     Every back end has its own exceptions (botocore, gcsfs, aiohttp); an unknown scheme is a ValueError.
     """

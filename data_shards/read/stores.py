@@ -1,4 +1,4 @@
-"""Where the files of a set are: a folder, or any fsspec URI behind a local cache of whole shards."""
+"""Storage of a set: a folder, or any fsspec URI behind a local cache of whole shards."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the text of one cell of a table of labels means: a missing value, a number, a list."""
+"""Reading the text of one cell of a table of labels: a missing value, a number, a list."""
 
 import ast
 import math

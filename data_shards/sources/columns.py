@@ -1,4 +1,4 @@
-"""What the columns of a table of labels hold: their kinds, as given or guessed, how cells are read, and hints."""
+"""Kinds of the columns of a table of labels, given or guessed, how their cells are read, and hints."""
 
 import shlex
 from collections import Counter
@@ -22,7 +22,7 @@ Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]
 KINDS: tuple[Kind, ...] = ("multilabel", "categorical", "numeric", "captions", "ignored")
 CAPTION_NAMES = ("caption", "captions")
 MAX_WORD, MAX_NAME = 16, 40
-"""Characters: a class is at most so long; a longer text is no class even if it comes often."""
+"""Characters: longest name of a class that occurs once, and of one that is repeated."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Column:
 
 
 def guess_columns(table: LabelTable) -> dict[str, Column]:
-    """What every column that is not reserved probably holds."""
+    """Guess the kind of every column that is not reserved."""
     names = (name for name in table.columns if name not in RESERVED)
     return {name: _column(table, name, _guess(table, name)) for name in names}
 
@@ -66,7 +66,7 @@ def given_columns(table: LabelTable, given: Mapping[Kind, Sequence[str] | None])
 
 
 def guess_kind(column: str, values: Sequence[str], *, how: str = SEPARATOR, decimal_comma: bool = False) -> Kind:
-    """What a column probably holds: lists are tags, numbers numeric, short or repeated words classes.
+    """Guess the kind of a column: lists are tags, numbers numeric, short or repeated words classes.
 
     >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
     ('multilabel', 'numeric', 'categorical')
@@ -93,7 +93,7 @@ def tags_of(cell: str, column: Column, missing: Sequence[str]) -> tuple[str, ...
 
 
 def missing_line(table: LabelTable, columns: Mapping[str, Column]) -> str | None:
-    """What was taken as missing, by column, with counts: ``missing values: bpm 1 (NA)``."""
+    """Missing values by column, with counts: ``missing values: bpm 1 (NA)``."""
     counts = {name: Counter(words) for name, words in table.missing.items()}
     for name, column in columns.items():
         if column.kind == "multilabel":
@@ -111,7 +111,7 @@ def missing_line(table: LabelTable, columns: Mapping[str, Column]) -> str | None
 
 
 def hints(table: LabelTable, columns: Mapping[str, Column]) -> tuple[str, ...]:
-    """What probably is not as the table's author means it, each with the option that changes it."""
+    """Values that were probably meant otherwise, each with the option that changes their reading."""
     found = (_hint(table, name, column) for name, column in columns.items())
     return tuple(hint for hint in found if hint)
 
@@ -174,7 +174,7 @@ def _number_hint(name: str, cells: Sequence[tuple[int, str]]) -> str | None:
     row, other = others[0]
     return (
         f"hint: {name}: {len(cells) - len(others):,} of {len(cells):,} values are numbers, but {other!r} in row {row} "
-        f"is not, so the column is not numeric; correct it, or give it to --missing where it stands for a missing value"
+        f"is not, so the column is not numeric; correct it, or give it to --missing where it means a missing value"
     )
 
 

@@ -1,6 +1,6 @@
-"""Published files by URL, checked against the published hash: pooch checks and moves, here is what resumes.
+"""Download published files and check their hashes: pooch checks and moves, `Resuming` transfers.
 
-An interrupted transfer leaves ``NAME.part``; the same call goes on from there.
+An interrupted transfer leaves ``NAME.part``; the same call resumes it.
 """
 
 import http
@@ -29,15 +29,15 @@ class Remote:
     name: str
     """Its path below the dataset's folder."""
     unpacks_to: str = ""
-    """For a compressed tar: what lies in the dataset's folder once it is unpacked."""
+    """For a compressed tar: a file or folder that it unpacks to."""
 
 
 def fetch(remotes: Sequence[Remote], root: Path, *, progress: Progress = SILENT) -> None:
-    """Fetch what is not there yet into `root`, check it, and unpack compressed tars.
+    """Fetch missing files into `root`, check them, and unpack compressed tars.
 
     Raises:
         UserError: a file that is there is not the published one.
-        RunError: a transfer failed, or brought something else than what was published.
+        RunError: a transfer failed, or its file has another hash.
     """
     with progress.stage("files", len(remotes)) as bar:
         for done, remote in enumerate(remotes):
@@ -75,13 +75,15 @@ def _retrieve(remote: Remote, path: Path, report: Callable[[str], None]) -> None
         raise RunError(f"{remote.url}: {error.code} {error.reason}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise RunError(f"{remote.url}: {reason}; what has come is kept, the same command goes on from there") from None
+        raise RunError(
+            f"{remote.url}: {reason}; the part that was received is kept; the same command resumes"
+        ) from None
     except ValueError as error:  # pooch: the hash
         raise RunError(f"{remote.url}: {error}") from None
 
 
 class Resuming:
-    """A downloader for pooch that keeps what has come beside the file, and asks only for the rest."""
+    """A downloader for pooch that keeps the received part and requests only the rest."""
 
     def __init__(self, path: Path, name: str, report: Callable[[str], None]) -> None:
         self._part = path.with_name(f"{path.name}.part")
@@ -89,10 +91,10 @@ class Resuming:
         self._report = report
 
     def __call__(self, url: str, output_file: str, _pooch: object, check_only: bool = False) -> None:
-        """Fetch `url`, then move it to `output_file`; a broken connection is taken up as long as each try brings some.
+        """Fetch `url`, then move it to `output_file`; retry while each attempt receives some bytes.
 
         Raises:
-            OSError: no connection, or none that brings anything.
+            OSError: no connection, or an attempt that received nothing.
         """
         assert not check_only
         while True:
@@ -113,7 +115,7 @@ class Resuming:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _go_on(self, url: str) -> bool:
-        """One request; whether everything has come."""
+        """One request; whether the file is complete."""
         have = self._size()
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         try:

@@ -1,4 +1,4 @@
-"""One's own table of labels, CSV or Parquet, as text cells in one form, read strictly (docs/faults.md, 29)."""
+"""A user's table of labels, CSV or Parquet, read strictly as text cells in one form (docs/faults.md, 29)."""
 
 import codecs
 import csv
@@ -41,7 +41,7 @@ class LabelTable:
     """How cells list their values, where it was given: one sign, or `BRACKETS`."""
     missing_words: tuple[str, ...] = MISSING
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """By column, the words that were taken as missing and made empty, with their counts; "empty" for empty cells."""
+    """By column, the words for missing values, which become empty, with their counts; "empty" for empty cells."""
 
     def values(self, column: str) -> list[str]:
         """The known cells of a column."""
@@ -122,7 +122,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _delimiter(path: Path) -> str:
-    """The sign that parts the header into most of the columns it must have."""
+    """The delimiter that gives the header most of its required columns."""
     found = {}
     for delimiter in DELIMITERS:
         with _open(path) as file:

@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("extension", FORMATS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
-def test_a_truncated_file_is_refused_and_told(write: Callable[..., Path], extension: str, share: float) -> None:
+def test_a_truncated_file_is_refused_and_reported(write: Callable[..., Path], extension: str, share: float) -> None:
     path = write(extension, tone(3.0) + 0.1 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32))
     whole = path.read_bytes()
     decode(path)

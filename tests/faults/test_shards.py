@@ -228,7 +228,7 @@ def test_a_duplicate_key_is_refused_with_both_places(make_set: MakeSet, tmp_path
         index_shards(foreign)
     shutil.copy(folder / "shard-00000.tar", foreign / "a.tar")
     shutil.copy(folder / "shard-00000.tar", foreign / "b.tar")
-    with pytest.raises(ShardError, match=r"b\.tar, clip clip-0000.*two places, also in a\.tar at byte"):
+    with pytest.raises(ShardError, match=r"b\.tar, clip clip-0000.*duplicate key, also in a\.tar at byte"):
         index_shards(foreign)
 
 

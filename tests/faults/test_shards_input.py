@@ -80,7 +80,7 @@ def test_a_wrong_setting_is_refused_before_anything_starts(
         ("http://127.0.0.1:8265", "known", "send it there with `counterpoint submit --cluster"),
     ],
 )
-def test_a_cluster_that_cannot_be_joined_is_told_with_what_to_do(
+def test_a_cluster_that_cannot_be_joined_is_reported_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     audio: Path,

@@ -1,4 +1,4 @@
-"""A corpus whose truth is known: composed and rendered tracks with independent key, tempo and tags.
+"""A corpus with known labels: composed and rendered tracks with independent key, tempo and tags.
 
 Track number ``index`` of seed ``seed`` is always the same piece, whatever else was rendered before it or beside it.
 """
@@ -32,7 +32,7 @@ class SyntheticConfig(Config):
     """Tracks are played by so many bands, > 0: instruments, groove, moods and the desk's settings are a band's own, key
     and tempo every track's. None: every track has a band of its own, and its sound alone identifies it."""
     seed: int = 0
-    """Another seed is another corpus, ≥ 0."""
+    """Seed of the corpus, ≥ 0."""
 
     def __post_init__(self) -> None:
         if self.tracks < 1:
@@ -64,12 +64,12 @@ class SyntheticAudio:
 
     @property
     def name(self) -> str:
-        """What an error message calls it."""
+        """Name for messages."""
         return f"synthetic:{self.seed}/{self.index}"
 
     @property
     def traits(self) -> Traits:
-        """The truth; it does not depend on the length."""
+        """The labels; they do not depend on the length."""
         own = draw_traits(self._chance("traits"))
         if self.band is None:
             return own

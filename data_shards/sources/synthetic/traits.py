@@ -1,4 +1,4 @@
-"""The truth of a synthetic track: key, tempo, instruments, groove and moods, drawn before a note is written.
+"""The labels of a synthetic track: key, tempo, instruments, groove and moods, drawn before a note is written.
 
 Every trait is drawn independently of the others, so none of them predicts another.
 """

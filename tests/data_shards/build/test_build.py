@@ -385,7 +385,7 @@ def test_build_shard_is_a_function_of_its_job(make_folder: MakeFolder, tmp_path:
     assert results[0].shard.name == "shard-00007.tar"
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_shard(
+def test_a_full_disk_is_reported_and_leaves_no_partial_shard(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

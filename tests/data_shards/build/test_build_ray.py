@@ -142,7 +142,7 @@ def test_no_more_tasks_are_in_flight_than_asked_for(tmp_path: Path) -> None:
     assert sorted(ray_map(lambda number: -number, range(12), name_of=str)) == list(range(-11, 1))
 
 
-def test_a_shard_that_was_written_elsewhere_is_told(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_shard_that_was_written_elsewhere_is_reported(make_folder: MakeFolder, tmp_path: Path) -> None:
     """A machine that does not share the folder writes to its own disk: here another folder plays it."""
     (tmp_path / "elsewhere").mkdir()
 

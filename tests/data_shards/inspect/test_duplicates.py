@@ -64,7 +64,7 @@ def front_door(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_a_build_tells_copies_with_names_and_splits(
+def test_a_build_reports_copies_with_names_and_splits(
     copies: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     music, labels = copies

@@ -70,7 +70,7 @@ def test_no_word_of_a_set_becomes_part_of_the_page(page: Seen) -> None:
     assert all(source.startswith(("data:image/png;", "data:audio/mpeg;")) for source in page.sources)
 
 
-def test_the_page_tells_what_show_tells(page: Seen, tmp_path: Path) -> None:
+def test_the_page_has_what_show_prints(page: Seen, tmp_path: Path) -> None:
     index = read_index(tmp_path / "set")
     for text in ("6 clips", "train 3, valid 2, test 1", index.manifest_hash, "bpm", "6, of 6 clips", f"note {EVIL}"):
         assert text in page.text
@@ -89,7 +89,7 @@ def test_the_players_play_the_clips(page: Seen, tmp_path: Path) -> None:
             assert lags.max() > 0.7 * np.linalg.norm(truth_T) * np.linalg.norm(heard_T)
 
 
-def test_a_damaged_clip_is_told_in_its_place(make_folder: MakeFolder, tmp_path: Path) -> None:
+def test_a_damaged_clip_is_reported_in_its_place(make_folder: MakeFolder, tmp_path: Path) -> None:
     build(read_folder(*make_folder(3)).clips, tmp_path / "set", BuildConfig(workers=1))
     index = read_index(tmp_path / "set")
     with (tmp_path / "set/shard-00000.tar").open("r+b") as file:

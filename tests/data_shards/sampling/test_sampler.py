@@ -206,7 +206,7 @@ def test_p_s_is_nested_and_depends_on_the_id_alone(make_index: MakeIndex) -> Non
     assert np.array_equal(chosen_share(ids[::-1], 0.1)[::-1], chosen[0.1])
 
 
-def test_p_s_is_applied_once_to_training_clips_and_told(make_index: MakeIndex) -> None:
+def test_p_s_is_applied_once_to_training_clips_and_reported(make_index: MakeIndex) -> None:
     labelled = make_index(4_000, labelled=0.5, train=0.5)  # 2,000 training clips, all with a tag; the rest is test
     sampler = Sampler(DataConfig(p_s=0.25), labelled, make_index(100, first=50_000), seed=0)
     stream = sampler.streams[LABELLED]

@@ -70,7 +70,7 @@ def test_a_set_without_captions_has_the_bytes_it_had_before_there_were_any(
     assert "captions" not in describe(index)
 
 
-def test_captions_that_the_index_does_not_have_are_told(captioned: Path) -> None:
+def test_captions_that_the_index_lacks_are_reported(captioned: Path) -> None:
     manifest = json.loads((captioned / MANIFEST_NAME).read_text())
     manifest["captions"] -= 1
     manifest["hash"] = manifest_hash(manifest)

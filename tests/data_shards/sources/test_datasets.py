@@ -46,7 +46,7 @@ def run(arguments: Sequence[str | Path]) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_a_dataset_is_built_through_the_front_door_and_its_tag_order_kept(mtat: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_built_from_the_command_line_and_its_tag_order_kept(mtat: Path, tmp_path: Path) -> None:
     code, out, errors = run(["mtat", "--root", mtat, "--out", tmp_path / "set", "build.workers=1"])
     assert code == 0
     assert "note MTAT top50: the counts are not the published ones" in errors

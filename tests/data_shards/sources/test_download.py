@@ -140,7 +140,7 @@ def test_what_cannot_be_fetched_is_named(server: Server, tmp_path: Path) -> None
     gone = server.remote()
     server.shutdown()
     server.server_close()
-    with pytest.raises(RunError, match=r"refused; what has come is kept"):
+    with pytest.raises(RunError, match=r"refused; the part that was received is kept"):
         fetch([gone], tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_missing_places_are_named(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-def test_not_utf8_is_told(tmp_path: Path) -> None:
+def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"path,split,track_id\n\xff\xfe.wav,train,t\n")
     with pytest.raises(UserError, match="not CSV in UTF-8"):
         read_folder(tmp_path, tmp_path / "labels.csv")
@@ -173,7 +173,7 @@ def test_audio_that_the_table_does_not_name_is_counted(make_folder: MakeFolder) 
     assert "1 audio files of the folder are not in the table and are left out" in listing.report()
 
 
-def test_a_folder_without_a_table_is_told_to_be_unlabelled(make_folder: MakeFolder) -> None:
+def test_a_folder_without_a_table_is_reported_as_unlabelled(make_folder: MakeFolder) -> None:
     audio, _ = make_folder(3)
     assert read_folder(audio).report().startswith("no labels: every audio file is a clip for training")
 

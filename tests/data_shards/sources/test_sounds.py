@@ -167,7 +167,7 @@ def test_a_bad_file_of_medleydb_is_named(tmp_path: Path) -> None:
 # --- Captions ---
 
 
-def test_musiccaps_real_table_is_read_and_what_was_not_fetched_is_told(metadata: Path, tmp_path: Path) -> None:
+def test_musiccaps_real_table_is_read_and_missing_audio_is_reported(metadata: Path, tmp_path: Path) -> None:
     shutil.copy(metadata / "musiccaps/musiccaps-public.csv", tmp_path)
     for name in ("-0Gj8-vB1q4.wav", "[-0SdAVK79lg]-[30-40].mp3", "unrelated.wav"):
         sound(tmp_path / "audio" / name)

@@ -124,14 +124,14 @@ def test_note_tables_are_shared_and_cannot_be_written() -> None:
             table_T[0] = 1.0
 
 
-def test_the_key_is_heard(tracks: list[Track]) -> None:
+def test_the_rendered_audio_has_the_key(tracks: list[Track]) -> None:
     """At least nine of ten estimates are the key, its fifth, relative or parallel; chance is five of 24."""
     scores = [mir_eval.key.weighted_score(track.traits.key, estimate_key(track.wave_T)) for track in tracks]
     assert np.mean(np.array(scores) > 0) >= 0.9
     assert np.mean(np.array(scores) == 1) >= 0.7
 
 
-def test_the_tempo_is_heard(tracks: list[Track]) -> None:
+def test_the_rendered_audio_has_the_tempo(tracks: list[Track]) -> None:
     """At least nine of ten estimates are within 4 % of the tempo, its double or its half."""
     ratios = np.array([estimate_bpm(track.wave_T) / track.traits.bpm for track in tracks])
     hits = np.any(np.abs(ratios[:, None] / [1.0, 2.0, 0.5] - 1) < 0.04, axis=1)
