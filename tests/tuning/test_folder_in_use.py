@@ -45,8 +45,8 @@ def report(folder: Path) -> None:
 def test_a_folder_in_use_is_refused_and_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], None]
 ) -> None:
-    monkeypatch.setattr(evaluate, "load_any", lambda *_: SimpleNamespace(provenance={}))
-    monkeypatch.setattr(evaluate, "untrained_any", lambda *_: None)
+    monkeypatch.setattr(evaluate, "load_any", lambda *_, **__: SimpleNamespace(provenance={}))
+    monkeypatch.setattr(evaluate, "untrained_any", lambda *_, **__: None)
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "shard.tar").touch()
