@@ -77,8 +77,8 @@ class Cluster:
         Args:
             command: words after ``counterpoint``.
             root: the checkout that is shipped.
-            install: build an environment of its requirements.lock for the job, instead of demanding that the cluster
-                has those versions.
+            install: build an environment of its requirements.lock for the job, where the cluster has
+                other versions.
 
         Raises:
             UserError: if there is nothing to run, the command holds a password, or the checkout is too large; nothing
