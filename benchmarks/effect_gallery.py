@@ -38,17 +38,17 @@ def versions(wave_NT: Tensor) -> dict[str, Tensor]:
         drawn = chain.draw(slot, step=0, seed=0, view=0)
         return chain.apply(wave_NT, drawn, num_samples=SAMPLES)[0]
 
-    heard = {"as it is": wave_NT[0, :SAMPLES]}
+    waves = {"as it is": wave_NT[0, :SAMPLES]}
     for name, values in STRONG.items():
-        heard[name] = through(replace(none, **{name: replace(getattr(none, name), p=1.0, **values)}))
-    heard["paper, severity 2"] = through(AugmentConfig())
-    heard["paper, severity 4"] = through(AugmentConfig().scaled(4))
+        waves[name] = through(replace(none, **{name: replace(getattr(none, name), p=1.0, **values)}))
+    waves["paper, severity 2"] = through(AugmentConfig())
+    waves["paper, severity 4"] = through(AugmentConfig().scaled(4))
     for name in CORRUPTIONS:
-        heard[name] = corrupt(name, wave_NT[:, :SAMPLES], slot, sample_rate=RATE, seed=0)[0]
-    return heard
+        waves[name] = corrupt(name, wave_NT[:, :SAMPLES], slot, sample_rate=RATE, seed=0)[0]
+    return waves
 
 
-def draw(heard: dict[str, Tensor], picture: Path) -> None:
+def draw(waves: dict[str, Tensor], picture: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,7 +56,7 @@ def draw(heard: dict[str, Tensor], picture: Path) -> None:
 
     mel = build_frontend(FrontendConfig(kind="mel", num_mels=96, hop=256), RATE)
     figure, axes = pyplot.subplots(3, 5, figsize=(12, 6), sharex=True, sharey=True)
-    for axis, (name, wave_T) in zip(axes.flat, heard.items(), strict=True):
+    for axis, (name, wave_T) in zip(axes.flat, waves.items(), strict=True):
         axis.imshow(mel(wave_T[None])[0], origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=11)
         axis.set_title(name, fontsize=9)
         axis.set_xticks([])
@@ -73,14 +73,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, help="folder for WAV files")
     arguments = parser.parse_args()
-    heard = versions(struck_notes(1, 1, num_clips=1, seed=4, samples=2 * SAMPLES))
-    draw(heard, PICTURE)
+    waves = versions(struck_notes(1, 1, num_clips=1, seed=4, samples=2 * SAMPLES))
+    draw(waves, PICTURE)
     print(PICTURE)
     if arguments.audio:
         import soundfile
 
         arguments.audio.mkdir(parents=True, exist_ok=True)
-        for name, wave_T in heard.items():
+        for name, wave_T in waves.items():
             path = arguments.audio / f"{name.replace(', ', '-').replace(' ', '-')}.wav"
             soundfile.write(path, (wave_T / wave_T.abs().max().clamp(min=1)).numpy(), RATE)
             print(path)

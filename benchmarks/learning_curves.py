@@ -4,8 +4,8 @@
 
 DIR is the set with its labels.csv. For each encoder three runs of the same batches and steps: self-supervised, semi-
 supervised, and the end-to-end supervised baseline. Every snapshot, and the untrained encoder, gets the tag probe of
-conf/evaluation/open_music.yaml on the same resamples of the test tracks, so differences are paired. Training hears all
-clips of split train; the judged clips are those with tags, their first five seconds, for embedding whole clips by
+conf/evaluation/open_music.yaml on the same resamples of the test tracks, so differences are paired. Training reads all
+clips of split train; the evaluated clips are those with tags, their first five seconds, for embedding whole clips by
 SampleCNN takes a CPU minutes a snapshot. Stopped, the same command goes on: runs resume, embeddings are kept.
 """
 
@@ -47,7 +47,7 @@ METRICS = ("tags/auroc", "tags/ap")
 
 @dataclass(frozen=True)
 class Course:
-    """How long an encoder learns, and where its snapshots are judged."""
+    """Steps of an encoder, and those whose snapshots are evaluated."""
 
     batch: int
     steps: int
@@ -55,7 +55,7 @@ class Course:
     overrides: dict[str, Any]
 
     @property
-    def judged(self) -> list[int]:
+    def evaluated(self) -> list[int]:
         """Steps of the snapshots."""
         return list(range(self.every, self.steps + 1, self.every))
 
@@ -90,12 +90,12 @@ class Opening:
 
 
 def build_sets(music: Path, out: Path) -> tuple[Path, Path]:
-    """Shards to learn from and shards to judge by; those that are there are kept."""
+    """Shards to train on and shards for evaluation; those that are there are kept."""
     clips = read_folder(music, music / "labels.csv").clips
-    heard, judged = out / "shards", out / "judged"
-    build(clips, heard, BuildConfig())
-    build(_openings(clips), judged, BuildConfig())
-    return heard, judged
+    train_set, evaluation_set = out / "shards", out / "evaluation"
+    build(clips, train_set, BuildConfig())
+    build(_openings(clips), evaluation_set, BuildConfig())
+    return train_set, evaluation_set
 
 
 def _openings(clips: Iterable[Clip]) -> list[Clip]:
@@ -114,7 +114,7 @@ def train(encoder: str, method: str, shards: Path, out: Path) -> Path:
         "resources.threads_per_worker": 1,
         "run.dir": str(folder),
         "run.snapshot_every": course.every,
-        "run.keep": len(course.judged),
+        "run.keep": len(course.evaluated),
         "tracking.enabled": False,
     }
     config = load_config(ExperimentConfig, PRESET, overrides | course.overrides | METHODS[method])
@@ -123,19 +123,19 @@ def train(encoder: str, method: str, shards: Path, out: Path) -> Path:
     return folder
 
 
-def judge(encoder: str, runs: dict[str, Path], shards: Path, out: Path) -> list[dict[str, Any]]:
+def evaluate_runs(encoder: str, runs: dict[str, Path], shards: Path, out: Path) -> list[dict[str, Any]]:
     """The probe of every snapshot of an encoder's runs: a row each, the untrained encoder first."""
     places = {
         f"{method.replace(' ', '-')}_{step}": (method, step, folder / "snapshots" / f"step-{step}")
         for method, folder in runs.items()
-        for step in COURSES[encoder].judged
+        for step in COURSES[encoder].evaluated
     }
     subject, *others = places
     tree = read_yaml(PROBE)
     tree["tasks"] = {COLUMN: tree["tasks"][COLUMN] | {"retrieval": False}}
     tree |= {"data": {"shards": str(shards)}, "against": {name: str(places[name][2]) for name in others}}
     tree["batch"] = 8  # 64 views of SampleCNN are gigabytes, and no faster on a CPU
-    report = evaluate(places[subject][2], validate(EvaluationConfig, tree, str(PROBE)), out / encoder / "judged")
+    report = evaluate(places[subject][2], validate(EvaluationConfig, tree, str(PROBE)), out / encoder / "evaluation")
     found = load_resamples(report.folder / RESAMPLES)
     values = {SUBJECT: report.tree["metrics"], **report.tree["baselines"]}
     rows = [_row(encoder, "untrained", 0, values[REFERENCE], {})]
@@ -154,9 +154,9 @@ def judge(encoder: str, runs: dict[str, Path], shards: Path, out: Path) -> list[
 
 
 def _row(encoder: str, method: str, step: int, values: Any, less: dict[str, Any]) -> dict[str, Any]:
-    figures = {metric: {end: values[metric][end] for end in ("value", "low", "high")} for metric in METRICS}
+    scores = {metric: {end: values[metric][end] for end in ("value", "low", "high")} for metric in METRICS}
     clips = values[METRICS[0]]["n"]
-    return {"encoder": encoder, "method": method, "step": step, "n": clips, **figures, **less}
+    return {"encoder": encoder, "method": method, "step": step, "n": clips, **scores, **less}
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
@@ -214,9 +214,9 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], theme: Theme) -> None:
         colour = theme.colour("trained" if place == 0 else method, place)
         shift = (place - 1) * last / 120  # beside each other, so that intervals can be told apart
         steps = [0.0, *(row["step"] + shift for row in points)]
-        figures = [row[METRICS[0]] for row in (start, *points)]
-        axes.plot(steps, [f["value"] for f in figures], "o-", color=colour, label=method, markersize=4)
-        for step, f in list(zip(steps, figures, strict=True))[1:]:
+        scores = [row[METRICS[0]] for row in (start, *points)]
+        axes.plot(steps, [f["value"] for f in scores], "o-", color=colour, label=method, markersize=4)
+        for step, f in list(zip(steps, scores, strict=True))[1:]:
             axes.plot([step, step], [f["low"], f["high"]], color=colour, linewidth=1.2, alpha=0.6)
 
 
@@ -235,7 +235,7 @@ def write(rows: list[dict[str, Any]], name: str) -> None:
 
 
 def main() -> None:
-    """Train, judge, and write what there is after every run."""
+    """Train, evaluate, and write what there is after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--music", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/curves"))
@@ -243,14 +243,14 @@ def main() -> None:
     parser.add_argument("--name", default=f"learning_curves-{platform.machine()}")
     arguments = parser.parse_args()
     out = arguments.out.absolute()
-    heard, judged = build_sets(arguments.music, out)
+    train_set, evaluation_set = build_sets(arguments.music, out)
     encoders = [encoder for encoder in COURSES if encoder.startswith(arguments.only)]
     runs: dict[str, dict[str, Path]] = {encoder: {} for encoder in encoders}
     rows: dict[str, list[dict[str, Any]]] = {}
     for method in METHODS:
         for encoder in encoders:
-            runs[encoder][method] = train(encoder, method, heard, out)
-            rows[encoder] = judge(encoder, runs[encoder], judged, out)
+            runs[encoder][method] = train(encoder, method, train_set, out)
+            rows[encoder] = evaluate_runs(encoder, runs[encoder], evaluation_set, out)
             write([row for found in rows.values() for row in found], arguments.name)
             print(as_markdown(rows[encoder]), flush=True)
 

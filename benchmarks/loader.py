@@ -4,7 +4,7 @@
     python -m benchmarks.loader --clips 100 --repeats 3
 
 One thread, CPU-seconds, median of the repeats, all from one run. The floor is the same bytes moved by `preadv` from the
-places of the index into one buffer, without looking at them. Two more figures tell what a training process sees: whole
+places of the index into one buffer, without looking at them. Two more numbers show what a training process sees: whole
 batches from `BatchLoader`, and how long a step twice as long as their reading waits for one that was read ahead.
 Last, the same batches by two threads and by two processes (torch's DataLoader), which decides what `BatchLoader` uses.
 """
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 GOALS = {"pcm16 unchecked": 8_000, "pcm16 checksums": 5_000}
 """Windows a CPU-second."""
 Work = Callable[[], int]
-"""Reads windows, and tells how many."""
+"""Reads windows and returns how many."""
 
 
 @dataclass(frozen=True)
@@ -294,8 +294,8 @@ def as_markdown(table: dict[str, Any]) -> str:
     for name, rate in rates.items():
         goal = f"≥ {GOALS[name]:,}" if name in GOALS else ""
         lines.append(f"| {name} | {rate:,.0f} | {rate / base:.2f} | {rate / rates['floor: preadv']:.2f} | {goal} |")
-    said = f"A step twice as long as the reading of a batch waits {table['wait_share']:.2%} of its time (median); "
-    lines += ["", f"{said}{table['ready_share']:.0%} of the batches were ready when they were asked for.", ""]
+    words = f"A step twice as long as the reading of a batch waits {table['wait_share']:.2%} of its time (median); "
+    lines += ["", f"{words}{table['ready_share']:.0%} of the batches were ready when they were asked for.", ""]
     lines += ["| the same batches, checked | windows/CPU-s | windows/s |", "|---|---|---|"]
     lines += [f"| {name} | {way['per_cpu_s']:,.0f} | {way['per_s']:,.0f} |" for name, way in ways.items()]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.loss                     768, 3,072, 12,288 and 49,152 rows on one CPU thread
     python -m benchmarks.loss --rows 12288 --only ours
-    python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU, as `loss_gpu` tells
+    python -m benchmarks.loss --gpu               up to 1,048,576 rows on one GPU, see `loss_gpu`
 
 Each figure comes from a process of its own: median CPU-seconds of the repeats, and the rise of resident memory over
 what was there before the first call. The floor is 4·N²·d, the products that no exact method avoids, over the rate of a
@@ -141,8 +141,8 @@ def measured_apart(name: str, num_rows: int, repeats: int) -> dict[str, float]:
     done = subprocess.run(
         [*command, "--repeats", str(repeats)], env=environment, capture_output=True, text=True, check=True
     )
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    metrics: dict[str, float] = json.loads(done.stdout)
+    return metrics
 
 
 def compare(sizes: list[int], names: list[str], repeats: int) -> list[dict[str, float | str]]:
@@ -152,8 +152,8 @@ def compare(sizes: list[int], names: list[str], repeats: int) -> list[dict[str, 
         for name in names:
             if num_rows > {"authors": AUTHORS_LIMIT, "dense": DENSE_LIMIT}.get(name, num_rows):
                 continue
-            figures = measured_apart(name, num_rows, min(repeats, 3) if num_rows > 10_000 else repeats)
-            table.append({"rows": num_rows, "name": name, **figures})
+            metrics = measured_apart(name, num_rows, min(repeats, 3) if num_rows > 10_000 else repeats)
+            table.append({"rows": num_rows, "name": name, **metrics})
             print(as_markdown(table[-1:]).splitlines()[-1], flush=True)
     return table
 

@@ -178,8 +178,8 @@ def run(sizes: list[int], budget_s: float) -> None:
                 continue
             repeats = 7 if expected < 0.2 else 1
             with tilings(**best) if name == "fused, best tilings" else nullcontext():
-                figures = measure(rows, way, repeats)
-            table.append({"rows": num_rows, "name": name, "rate": rate, **figures})
+                metrics = measure(rows, way, repeats)
+            table.append({"rows": num_rows, "name": name, "rate": rate, **metrics})
             print(as_markdown(table[-1:]).splitlines()[-1], flush=True)
         del rows
     parts = ["## Errors", *checks, "", "## Tilings", *swept, "", f"Best: {best}", "", "## Steps", as_markdown(table)]

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from cluster.machine.cores import num_cores
-from cluster.processes.environment import WAIT_POLICY
+from cluster.machine.environment import WAIT_POLICY
 
 STEPS = """
 import sys, time

@@ -57,7 +57,7 @@ def measure_rank(rank: int, world: int, num_rows: int, repeats: int, meeting: st
     whole = make_rows(num_rows)
     mine = [part[rank * share : (rank + 1) * share].detach().clone() for part in whole]
     z = mine[0].requires_grad_()
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     with collectives.process_group(
         timeout_s=600, rank=rank, world_size=world, init_method=f"file://{meeting}", backend="gloo"
     ):
@@ -73,8 +73,8 @@ def measure_rank(rank: int, world: int, num_rows: int, repeats: int, meeting: st
                     torch.autograd.grad(loss, z)
                     seconds.append(time.process_time() - began)
             rise = resident_bytes("VmHWM") - before
-            figures[exchange] = {"cpu_s": min(seconds), "bytes": traffic.total, "memory_mb": rise / 1e6}
-    return figures
+            metrics[exchange] = {"cpu_s": min(seconds), "bytes": traffic.total, "memory_mb": rise / 1e6}
+    return metrics
 
 
 def _serve(connection: Any, arguments: tuple[Any, ...]) -> None:
@@ -106,7 +106,7 @@ def measured_table(worlds: Sequence[int], num_rows: int, repeats: int) -> list[d
         for exchange in ("gather", "ring"):
             sent = {int(rank[exchange]["bytes"]) for rank in results}
             expected = bytes_a_rank(exchange, world, num_rows // world)
-            assert sent == {expected}, f"{exchange} on {world} ranks sent {sent}, the formula says {expected}"
+            assert sent == {expected}, f"{exchange} on {world} ranks sent {sent}, the formula gives {expected}"
             table.append(
                 {
                     "world": world,
@@ -146,7 +146,7 @@ def measured_markdown(table: Sequence[dict[str, float | str]], slope: float, con
 
 
 def projection_markdown() -> str:
-    """The same formulas with the figures of a GPU cluster; nothing here was measured on one."""
+    """The same formulas with the numbers of a GPU cluster; nothing here was measured on one."""
     lines = [
         f"Projection, not a measurement. Assumed: {ROWS_PER_GPU} rows a GPU (192 clips, two views), d = {WIDTH}; "
         f"products at {GPU_RATE / 1e12:.0f} TFLOP/s (bf16, 8,192³) times {GPU_EFFICIENCY:.2f} "

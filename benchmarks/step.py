@@ -128,7 +128,7 @@ def measure_authors() -> dict[str, Any]:
         how = "chain, encoder and loss measured"
     except ImportError:
         chain, how = None, "torch-audiomentations is not installed: encoder and loss alone"
-    encoder = SampleCnn()  # as torch writes it out: its own BatchNorm does not take our road
+    encoder = SampleCnn()  # as torch writes it out: its own BatchNorm does not use our CPU kernels
     head = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 128))
     optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=1e-4)
     batch = make_batch(QUARTER, 59_049)
@@ -165,8 +165,8 @@ def measured_apart(what: str, repeats: int) -> dict[str, Any]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    metrics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return metrics
 
 
 def as_markdown(report: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ class Bench:
         return {name: median(phases[name] for phases in found) for name in PHASES}
 
     def looped(self, views: Iterator[Views]) -> float:
-        """Seconds a step of the loop; like training the host reads a step's figures while the next one runs."""
+        """Seconds a step of the loop; like training the host reads a step's metrics while the next one runs."""
         pending = self.trainer.train_step(next(views), 0)
         self.wait()
         began, steps = time.perf_counter(), 0
@@ -251,7 +251,7 @@ def main(asked: argparse.Namespace) -> None:
         str(asked.steps),
     ]
     given += [] if asked.samples is None else ["--samples", str(asked.samples)]
-    # The figures that goals are about come first: time may run out.
+    # The numbers that goals are about come first: time may run out.
     parts = [["--measure", name] for name in list(VARIANTS)[:3]]
     parts += [["--largest", name] for name in LARGEST[:2]]
     parts += [["--measure", name] for name in list(VARIANTS)[3:] if "at once" not in name]

@@ -5,9 +5,7 @@ pydantic and PyYAML.
 """
 
 import difflib
-import functools
 import json
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -16,15 +14,6 @@ from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 MAX_PRESET_BYTES = 1 << 20
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what runs, and where conf/ is found."""
-
-_PLAIN = {
-    "null": (r"^(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    "bool": (r"^(true|false|True|False)$", list("tTfF")),
-    "int": (r"^[-+]?(0|[1-9][\d_]*)$", list("-+0123456789")),
-    "float": (r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$", list("-+.0123456789")),
-}
-"""What an unquoted word of a preset may be besides text, and how it begins: YAML 1.2's core schema, in decimal, and
-66_000."""
 
 Schema = TypeVar("Schema")
 
@@ -162,35 +151,16 @@ def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schem
     Raises:
         UserError: names every fault of the tree, one a line.
     """
-    from pydantic import ValidationError
+    from cluster.validation.problems import all_problems, build  # brings pydantic
 
-    try:
-        built: Schema = _adapter(cast(Any, schema)).validate_json(json.dumps(tree), strict=True)
-        return built
-    except ValidationError as error:
-        from cluster.refusals import all_problems  # only where something is wrong
+    built, problems = build(schema, tree)
+    if built is None:
+        from cluster.validation.messages import explain  # only where something is wrong
 
-        found = all_problems(schema, tree, list(error.errors()))
-        raise UserError("\n".join(dict.fromkeys(_explain(schema, problem, where) for problem in found))) from None
-
-
-def problems_of(schema: type, tree: Mapping[str, Any]) -> list[Any]:
-    """What pydantic finds wrong at once: a section's own check is skipped where one of its values is wrong."""
-    from pydantic import ValidationError
-
-    try:
-        _adapter(cast(Any, schema)).validate_json(json.dumps(tree), strict=True)
-    except ValidationError as error:
-        return list(error.errors())
-    return []
-
-
-@functools.cache
-def _adapter(schema: Any) -> Any:
-    """Made once a class: it takes a thousand times longer than a validation."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(schema)
+        known = leaf_paths(schema)
+        found = [explain(problem, where, schema.__name__, known) for problem in all_problems(schema, tree, problems)]
+        raise UserError("\n".join(dict.fromkeys(found)))
+    return cast(Schema, built)
 
 
 def to_tree(config: Any) -> dict[str, Any]:
@@ -207,12 +177,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    from cluster.validation.strict_yaml import strict_loader  # brings PyYAML
+
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{_nearest_preset(path)}")
     if path.stat().st_size > MAX_PRESET_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())  # noqa: S506  # a subclass of the safe loader
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_loader())  # noqa: S506  # a subclass of the safe loader
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -229,48 +201,3 @@ def _nearest_preset(path: Path) -> str:
         if near:
             return f"; did you mean {' or '.join(str(file) for file in known if file.stem == near[0])}?"
     return ""
-
-
-def _strict_loader() -> type:
-    """PyYAML's safe loader without the surprises it has for numbers, booleans, dates, aliases and repeated keys."""
-    import re
-
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("aliases are not allowed: write the value again")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if not isinstance(key, str):
-                    raise yaml.YAMLError(f"key {key!r} is not a string{node.start_mark}")
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"duplicate key {key!r}{node.start_mark}")
-            return super().construct_mapping(node, deep=deep)
-
-    # YAML 1.1 reads 1e-3 as a string, no as False, 1:30 as 90, 010 as 8, 2024-01-01 as a date; YAML 1.2 does not.
-    Loader.yaml_implicit_resolvers = {}
-    for name, (pattern, first) in _PLAIN.items():
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(pattern), first)
-    kept = [f"tag:yaml.org,2002:{name}" for name in (*_PLAIN, "str", "seq", "map")]  # what has a form in JSON
-    Loader.yaml_constructors = {tag: Loader.yaml_constructors[tag] for tag in kept} | {None: Loader.construct_undefined}
-    return Loader
-
-
-def _explain(schema: type, problem: Mapping[str, Any], where: str) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = leaf_paths(schema) + sorted({p.rpartition(".")[0] for p in leaf_paths(schema)} - {""})
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-        return f"{where}: unknown key {path}{hint}"
-    message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
-    value = f", got {reprlib.repr(given)}" if "got" not in message and not isinstance(given, dict) else ""
-    if problem["type"] == "string_type" and isinstance(given, int | float):
-        value += f"; text that looks like something else takes quotes: {path}='\"{json.dumps(given)}\"'"
-    return f"{where}: {path}: {message}{value}" if path else f"{where}: {message}{value}"

@@ -13,7 +13,7 @@ import commands.evaluate
 import commands.shards
 import commands.train
 import commands.tune
-from cluster.processes.environment import prepare
+from cluster.machine.environment import prepare
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 

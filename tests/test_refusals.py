@@ -135,7 +135,7 @@ def test_the_faults_of_an_evaluation_are_named_at_once() -> None:
         load_config(EvaluationConfig, ROOT / EVALUATION, ["seeds=0", "ks=[]"])
 
 
-def test_a_study_names_what_is_wrong_in_all_its_rows_claims_and_judges(tmp_path: Path) -> None:
+def test_a_study_names_what_is_wrong_in_all_its_rows_claims_and_evaluations(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"""
 title: mine
 source: none
@@ -143,11 +143,11 @@ pretrain: {PRETRAIN}
 rows:
   a: {{optim.steps: 0}}
   b: {{optim.stepz: 3}}
-judges:
+evaluations:
   - {{preset: {EVALUATION}, metrics: {{AP: tags/ap}}, set: {{seedz: 3}}}}
 claims:
-  - {{says: more, metric: no-column, row: a, over: b, sign: higher}}
-  - {{says: less, metric: AP, row: no-row, over: b, sign: higher}}
+  - {{statement: more, metric: no-column, row: a, over: b, sign: higher}}
+  - {{statement: less, metric: AP, row: no-row, over: b, sign: higher}}
 scales:
   paper: {{about: all}}
 """)
@@ -156,7 +156,13 @@ scales:
         plan_study(str(tmp_path / "mine.yaml"), "paper", {"study.dir": str(tmp_path / "study"), "seed": 1})
 
     said = str(refused.value)
-    for part in ("seed: a study", "shards of judged, labelled, unlabelled", "steps must be", "optim.stepz", "seedz"):
+    for part in (
+        "seed: a study",
+        "shards of evaluation, labelled, unlabelled",
+        "steps must be",
+        "optim.stepz",
+        "seedz",
+    ):
         assert part in said, part
     for part in ("no column no-column", "no row no-row"):
         assert part in said, part

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster.machine.cores import num_cores
-from cluster.processes.environment import PASSIVE, WAIT_POLICY
+from cluster.machine.environment import PASSIVE, WAIT_POLICY
 from cluster.settings import Config, UserError
 
 

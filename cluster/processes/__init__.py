@@ -1,1 +1,1 @@
-"""Child processes, their environment, and the signals that end them."""
+"""Child processes: pools, signals, and supervision that ends them."""

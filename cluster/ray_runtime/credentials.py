@@ -1,4 +1,4 @@
-"""The way to a cluster: the token every one of ours demands, and whether anything answers there at all.
+"""Credentials of a cluster: the token that it requires, and whether anything answers at its address.
 
 Ray writes the file itself at a first local start, readable by everyone on the machine; ours comes first.
 """

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
 from cluster.ray_runtime.credentials import reach, require_token, use_token
 from cluster.ray_runtime.private import each_shipped, jobs_api_version
-from cluster.settings import ROOT, RunError, UserError, first_line, flatten, read_yaml
+from cluster.settings import ROOT, RunError, UserError, first_line, read_yaml
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
 UPLOAD_BYTES = 100 << 20
@@ -77,8 +77,8 @@ class Cluster:
         Args:
             command: words after ``counterpoint``.
             root: the checkout that is shipped.
-            install: build an environment of its requirements.lock for the job, instead of demanding that the cluster
-                has those versions.
+            install: build an environment of its requirements.lock for the job, where the cluster has
+                other versions.
 
         Raises:
             UserError: if there is nothing to run, the command holds a password, or the checkout is too large; nothing
@@ -243,14 +243,25 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
 
 
 def _own_modules(command: Sequence[str]) -> list[str]:
-    """Modules of the user's own parts that the command, or a preset that it names, names as ``module:factory``."""
+    """Modules of the user's own parts: the ``module:factory`` of the command and of the files it names."""
     texts = [word.partition("=")[2] or word for word in command]
-    presets = [Path(word) for word in command if word.endswith((".yaml", ".yml")) and Path(word).is_file()]
-    texts += [str(value) for preset in presets for value in flatten(read_yaml(preset)).values()]
-    for name in (found for text in texts for found in entry_points_in(text)):
+    read: set[str] = set()
+    for text in texts:  # it grows: a sweep names its preset, a study its evaluations
+        if text.endswith((".yaml", ".yml")) and text not in read:
+            read.add(text)
+            found = next((path for path in (Path(text), ROOT / text) if path.is_file()), None)
+            texts += _values(read_yaml(found)) if found else []
+    for name in (name for text in texts for name in entry_points_in(text)):
         with suppress(UserError):  # not every word with a colon is code; the job itself refuses what it lacks
             import_factory(name, "submit")
     return shipped_modules()
+
+
+def _values(node: Any) -> list[str]:
+    """All values of a tree as texts, those in lists too."""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    return [text for part in node for text in _values(part)] if isinstance(node, list) else [str(node)]
 
 
 def _refuse_credentials(command: Sequence[str]) -> None:

@@ -76,5 +76,5 @@ def each_shipped(root: Path, excluded: Sequence[str], handle: Callable[[Path], N
 
 
 def jobs_api_version() -> str:
-    """Version of the jobs API that the installed Ray speaks."""
+    """Version of the jobs API of the installed Ray."""
     return str(import_module("ray.dashboard.modules.version").CURRENT_VERSION)

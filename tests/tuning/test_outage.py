@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from cluster.processes import map as local
 from cluster.progress import SILENT
 from cluster.tracking import Tracker
 from cluster.tracking.account import is_waiting
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 from tuning import quickstart
-from tuning.study import runs as study_runs
 from tuning.study.plan import plan_study
 from tuning.study.study import run_study
 from tuning.sweep import runner as sweep_runner
@@ -129,7 +129,7 @@ def test_a_study_without_mlflow_has_its_table(
                 future.set_exception(error)
             return future
 
-    monkeypatch.setattr(study_runs, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(local, "ProcessPoolExecutor", Here)
     (tmp_path / "mine.yaml").write_text(STUDY)
     places = {"labelled": evaluation_set, "unlabelled": tiny_sets[1], "evaluation": evaluation_set}
     sets = {f"study.sets.{name}": str(place) for name, place in places.items()}

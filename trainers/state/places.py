@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.nearest import did_you_mean
+from cluster.files.nearest import did_you_mean
 from cluster.settings import UserError
 
 STATE = "state.json"

@@ -12,6 +12,7 @@ from typing import Any
 from cluster.files.outputs import require_writable_folder
 from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
+from cluster.validation.renamed import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings
@@ -149,6 +150,9 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
     _check_claims(here, rows, refusals)
     sets = corpus_sets(study.scales[scale], Path(settings.dir).absolute() / "shards") | settings.sets
     _check_sets(here, rows, sets, refusals)
+    for name in settings.sets:
+        if new := new_name("StudySettings", f"sets.{name}"):
+            refusals.add(f"unknown key study.sets.{name}; it is called study.{new} now")
     seeds = settings.seeds or here.seeds
     runs = []
     for row, seed in itertools.product(rows, range(seeds)):

@@ -5,19 +5,16 @@ others go on. A request to stop reaches the running ones as a file, so that each
 """
 
 import json
-import multiprocessing
-import signal
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.files.storage import write_atomic
-from cluster.processes.pool_workers import end_with_parent
+from cluster.processes.map import WorkerLostError, local_map
 from cluster.progress import Bar, Progress
 from cluster.settings import RunError, UserError, first_line
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
@@ -59,17 +56,35 @@ def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> E
     if not todo:
         return ended
     (parent / STOP_FILE).unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
+    left = {run.folder for run in todo}
     with (
-        ProcessPoolExecutor(min(parallel, len(todo)), mp_context=context, initializer=_start_worker) as pool,
         progress.stage("study", sum(run.experiment.optim.steps for run in todo)) as bar,
         _watched(todo, bar),
         asked_to_stop(parent, lambda: [run.folder for run in todo], ended.stop),
     ):
-        futures = {pool.submit(work, run, parent): run for run in todo}
-        for future in as_completed(futures):
-            _note(future, futures[future], ended)
+        try:
+            # spawn: a fork would inherit torch's threads; each run has the environment of this process.
+            for folder, code, reason in local_map(
+                partial(_attempt, parent), todo, workers=parallel, start="spawn", ignore_interrupt=True
+            ):
+                left.discard(folder)
+                ended.stopped |= code == EXIT_PREEMPTED
+                if reason:
+                    ended.failed[folder] = reason
+        except WorkerLostError:
+            lost = "a process of the study was killed (out of memory?); the same command resumes"
+            ended.failed |= dict.fromkeys(left, lost)
     return ended
+
+
+def _attempt(parent: Path, run: Run) -> tuple[Path, int, str]:
+    """A run's folder, exit code, and the reason where it failed; the other runs go on."""
+    try:
+        return run.folder, work(run, parent), ""
+    except (UserError, RunError) as error:
+        return run.folder, error.exit_code, first_line(error)
+    except Exception as error:
+        return run.folder, RunError.exit_code, f"{type(error).__name__}: {first_line(error)}"
 
 
 def work(run: Run, parent: Path) -> int:
@@ -111,23 +126,6 @@ def is_done(run: Run) -> bool:
     if json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != run.fingerprint:
         raise UserError(f"{run.folder} holds results of other settings; choose another study.dir")
     return True
-
-
-def _note(future: Future[int], run: Run, ended: Ended) -> None:
-    try:
-        ended.stopped |= future.result() == EXIT_PREEMPTED
-    except BrokenProcessPool:
-        ended.failed[run.folder] = "a process of the study was killed (out of memory?); the same command resumes"
-    except (UserError, RunError) as error:
-        ended.failed[run.folder] = first_line(error)
-    except Exception as error:  # whatever it is, it is this run's reason; the others go on
-        ended.failed[run.folder] = f"{type(error).__name__}: {first_line(error)}"
-
-
-def _start_worker() -> None:
-    """Ctrl-C reaches every process of the terminal; the study's own decides what it means, and is not outlived."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster import doctor
+from cluster.machine import environment as process_environment
 from cluster.machine import scratch
-from cluster.processes import environment as process_environment
 from cluster.ray_runtime import credentials, session
 from cluster.settings import RunError, UserError
 

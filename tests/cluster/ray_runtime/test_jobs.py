@@ -1,15 +1,18 @@
 """What is refused before anything is sent; jobs on a real cluster are in tests/faults/test_services_jobs.py."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from ray.exceptions import AuthenticationError
 
+from cluster import entry_points
 from cluster.ray_runtime import jobs as submit
 from cluster.ray_runtime.jobs import Cluster
 from cluster.settings import RunError, UserError
@@ -126,3 +129,50 @@ def test_a_password_never_travels_in_a_jobs_command(tmp_path: Path, monkeypatch:
 )
 def test_a_token_is_blamed_only_where_it_was_refused(error: Exception, message: str) -> None:
     assert message in str(submit._explained("http://head:8265", error))
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module outside the checkout, in the working directory."""
+    file = tmp_path / "parts_of_a_job.py"
+    file.write_text("class Net:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(entry_points, "_imported", {})
+    yield file
+    sys.modules.pop("parts_of_a_job", None)
+
+
+@pytest.mark.parametrize(
+    ("files", "command"),
+    [
+        ({}, ["pretrain", "p.yaml", "encoder.name=parts_of_a_job:Net"]),
+        ({}, ["pretrain", "p.yaml", 'augment.extra=[{"name": "parts_of_a_job:Net"}]']),
+        ({"p.yaml": {"encoder": {"name": "parts_of_a_job:Net"}}}, ["pretrain", "p.yaml"]),
+        ({"p.yaml": {"augment": {"extra": [{"name": "parts_of_a_job:Net"}]}}}, ["pretrain", "p.yaml"]),
+        ({"s.yaml": {"space": {"encoder.name": {"choice": ["parts_of_a_job:Net", "nfnet"]}}}}, ["sweep", "s.yaml"]),
+        ({"s.yaml": {"preset": "p.yaml"}, "p.yaml": {"encoder": {"name": "parts_of_a_job:Net"}}}, ["sweep", "s.yaml"]),
+        (
+            {"s.yaml": {"axes": [{"levels": {"own": {"encoder.name": "parts_of_a_job:Net"}}}]}},
+            ["study", "s.yaml", "--scale", "tiny"],
+        ),
+    ],
+)
+def test_a_job_takes_along_the_modules_of_the_users_own_parts(
+    own_module: Path, files: dict[str, Any], command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, tree in files.items():
+        (own_module.parent / name).write_text(yaml.safe_dump(tree))
+    sent: list[dict[str, Any]] = []
+    there = follower(SimpleNamespace(submit_job=lambda **job: sent.append(job)), monkeypatch)
+    there.submit(command, root=own_module.parent)
+    assert sent[0]["runtime_env"]["py_modules"] == [str(own_module)]
+
+
+def test_a_job_without_own_parts_takes_nothing_along(own_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sent: list[dict[str, Any]] = []
+    there = follower(SimpleNamespace(submit_job=lambda **job: sent.append(job)), monkeypatch)
+    there.submit(["sweep", "conf/sweep/quickstart.yaml", "resources.address=head:6379"], root=own_module.parent)
+    assert "py_modules" not in sent[0]["runtime_env"]

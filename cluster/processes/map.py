@@ -1,0 +1,60 @@
+"""A function over many jobs in processes of this machine; `cluster.ray_runtime.map.ray_map` is the same on Ray."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Literal, TypeVar
+
+from cluster.processes.pool_workers import end_with_parent
+from cluster.settings import RunError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class WorkerLostError(RunError):
+    """A process of the pool was killed; the results that are missing are lost."""
+
+
+def local_map(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    start: Literal["forkserver", "spawn"] = "forkserver",
+    preload: Sequence[str] = (),
+    ignore_interrupt: bool = False,
+) -> Iterator[Result]:
+    """Results in the order in which they are done.
+
+    Args:
+        function: picklable.
+        jobs: picklable.
+        workers: processes, ≥ 1.
+        start: forkserver forks the workers from a server that has imported ``preload``, so neither this process's
+            threads nor its locks are copied; spawn starts each with this process's environment variables of now.
+        preload: modules.
+        ignore_interrupt: Ctrl-C, which reaches every process of a terminal, is left to this process.
+
+    Raises:
+        WorkerLostError: if a worker process is killed.
+    """
+    context = multiprocessing.get_context(start)
+    if preload:
+        context.set_forkserver_preload(list(preload))
+    initializer = _start_ignoring if ignore_interrupt else end_with_parent
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer)
+    try:
+        for future in as_completed([pool.submit(function, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise WorkerLostError("a worker process was killed (out of memory?); try fewer workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_ignoring() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()

@@ -1,0 +1,1 @@
+"""How a configuration is read and refused: strict YAML, every problem at once, messages, renamed keys."""
