@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
+from cluster.entry_points import OR_OWN
 from cluster.settings import UserError, problems_of
 
 MAX_FAULTS = 20
@@ -73,7 +74,7 @@ def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> 
         taken = [path for path in (_key_at_fault(schema, rest, problem) for problem in problems) if path]
         for path in taken:
             _take_out(rest, path)
-        untrusted |= {_place(problem)[:-1] for problem in problems if problem["type"] == "literal_error"}
+        untrusted |= {section for section in map(_section_of_choice, problems) if section is not None}
         gone += taken
         problems = problems_of(schema, rest) if taken else []
     return found
@@ -84,6 +85,13 @@ def _follows(problem: Mapping[str, Any], gone: list[Path], untrusted: set[Path])
     if problem["type"] != "value_error":
         return False
     return any(_names(problem, path) for path in gone) or _place(problem) in untrusted
+
+
+def _section_of_choice(problem: Mapping[str, Any]) -> Path | None:
+    """The section whose choice is none of those it has: what else it checks was checked for the default choice."""
+    if problem["type"] == "literal_error":
+        return _place(problem)[:-1]
+    return _place(problem) if OR_OWN in problem["msg"] else None
 
 
 def _names(problem: Mapping[str, Any], path: Path) -> bool:
