@@ -69,9 +69,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Share out a group whole and other tests by file, so that a module's fixtures are made once."""
     from xdist.scheduler import LoadGroupScheduling
 
-    class ByGroupOrFile(LoadGroupScheduling):
+    class ByGroupOrFile(LoadGroupScheduling):  # type: ignore[misc]  # published without types
         def _split_scope(self, nodeid: str) -> str:
-            return super()._split_scope(nodeid).split("::")[0]
+            return str(super()._split_scope(nodeid)).split("::")[0]
 
     return ByGroupOrFile(config, log)
 

@@ -20,7 +20,7 @@ def rows(reports: list[pytest.TestReport]) -> list[tuple[str, str, float, str]]:
     phases: dict[str, list[pytest.TestReport]] = defaultdict(list)
     for report in reports:
         phases[report.nodeid].append(report)
-    table = []
+    table: list[tuple[str, str, float, str]] = []
     for test, of_test in phases.items():
         outcomes = {report.outcome for report in of_test}
         outcome = next(outcome for outcome in ("failed", "skipped", "passed") if outcome in outcomes)
