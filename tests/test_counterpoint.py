@@ -229,9 +229,11 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
     ],
 )
 def test_a_device_that_would_not_be_used_is_refused(
-    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    for command in (("embed", "nowhere:Encoder", "a.wav"), ("search", "nowhere:Encoder", "folder", "a.wav")):
+    song = tmp_path / "a.wav"
+    song.touch()
+    for command in (("embed", "nowhere:Encoder", song), ("search", "nowhere:Encoder", tmp_path, song)):
         assert run(*command, *words) == 2
         assert message in " ".join(capsys.readouterr().err.split())
 
