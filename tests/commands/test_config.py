@@ -92,7 +92,7 @@ def test_mappings_lists_and_optional_sections_have_the_keys_of_their_parts() -> 
         (["pretrain", "loss"], "loss.objective"),
         (["pretrain", "loss."], "loss.objective"),
         (["evaluate", "tasks.mood.kind"], "tasks.NAME.kind"),
-        (["study", "claims.says"], "claims[].says"),
+        (["study", "claims.statement"], "claims[].statement"),
         (["shards", "build.codec"], "build.codec"),
     ],
 )
