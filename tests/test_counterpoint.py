@@ -283,7 +283,7 @@ def test_the_version_is_told(run: Run, capsys: pytest.CaptureFixture[str]) -> No
         (RunError("the disk is full"), "error the disk is full", 1),
         (PreemptedError("stopped; the same command resumes"), "stopped; the same command resumes", 143),
         (PermissionError(13, "Permission denied", "/[a]/out"), "error /[a]/out: Permission denied", 1),
-        (ZeroDivisionError("[/x]"), "error ZeroDivisionError: [/x]; internal error: rerun with --debug and report the traceback", 1),
+        (ZeroDivisionError("[/x]"), "error ZeroDivisionError: [/x]; internal error: rerun with --debug", 1),
     ],
 )
 def test_an_error_is_one_message_and_a_code(
