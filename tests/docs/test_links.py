@@ -63,4 +63,4 @@ def test_examples_and_own_parts_are_linked_from_readme() -> None:
     text = prose(ROOT / "README.md") + prose(ROOT / "docs/extending.md")
     for example in (ROOT / "examples").iterdir():
         if example.suffix in (".py", ".yaml"):
-            assert f"examples/{example.name}" in text, example.name
+            assert f"examples/{example.name})" in text, example.name
