@@ -40,7 +40,7 @@ test-fast: setup  ## the tests of seconds, for the inner loop: no Ray, no proces
 	$(BIN)/python -m pytest $(WORKERS) --no-cov -m "not slow and not ray and not dist and not medium"
 
 test-slow: setup  ## the slow tests one after another, with a table of outcomes (hours)
-	$(BIN)/python -m pytest --no-cov --timeout 1800 --durations 0 -p tests.outcome_table -m slow
+	$(BIN)/python -m pytest --no-cov --timeout 1800 -p tests.outcome_table -m slow
 
 check: setup  ## lint, formatting, types, layers
 	$(BIN)/ruff check .

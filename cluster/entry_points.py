@@ -18,6 +18,8 @@ from typing import Any, get_type_hints
 
 from cluster.settings import ROOT, Config, UserError, validate
 
+OR_OWN = "or module:factory"
+"""Ends the list of names in the refusal of one that is unknown."""
 _ENTRY_POINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _imported: dict[str, ModuleType] = {}
 """Modules of users' parts that this process has imported, by top-level name; Ray sessions ship them to workers."""
@@ -54,7 +56,7 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{key} must be {', '.join(names)} or module:factory, got {name!r}{hint}")
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{hint}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
 

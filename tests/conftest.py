@@ -15,11 +15,50 @@ GROUP = "processes"
 MakeConfig = Callable[..., ExperimentConfig]
 RunningBelow = Callable[[str], list[int]]
 
+MEDIUM = (
+    "cluster/files/test_storage",
+    "cluster/test_mlflow_model",
+    "cluster/test_tracking",
+    "cluster/tracking",
+    "commands",
+    "data_shards/build",
+    "data_shards/read/test_remote",
+    "data_shards/sampling/test_sampler",
+    "data_shards/sources",
+    "docs",
+    "evaluation/encoders",
+    "evaluation/metrics/test_confidence",
+    "evaluation/report",
+    "evaluation/scores",
+    "evaluation/targets/test_published_splits",
+    "evaluation/test_e",
+    "examples",
+    "faults",
+    "test_",
+    "trainers/augment/test_corruptions",
+    "trainers/augment/test_kernels",
+    "trainers/checks",
+    "trainers/frontends",
+    "trainers/inference",
+    "trainers/losses/contrastive/test_fused",
+    "trainers/monitor",
+    "trainers/state/test_snapshot",
+    "trainers/test_loop",
+    "trainers/test_own_parts",
+    "trainers/test_pretrain",
+    "trainers/views",
+    "tuning",
+)
+"""What begins with one of these is `medium`: it starts commands, builds corpora, trains, renders or compiles."""
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the groups into the names of the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests marked ``ray`` or ``dist`` into one group and start it first: it is the longest."""
+    here = Path(__file__).parent
     for item in items:
+        if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(MEDIUM):
+            item.add_marker(pytest.mark.medium)
         if item.get_closest_marker("ray") or item.get_closest_marker("dist"):
             item.add_marker(pytest.mark.xdist_group(GROUP))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -229,9 +229,11 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(
     ],
 )
 def test_a_device_that_would_not_be_used_is_refused(
-    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    for command in (("embed", "snapshot", "a.wav"), ("search", "snapshot", "folder", "a.wav")):
+    song = tmp_path / "a.wav"
+    song.touch()
+    for command in (("embed", "nowhere:Encoder", song), ("search", "nowhere:Encoder", tmp_path, song)):
         assert run(*command, *words) == 2
         assert message in " ".join(capsys.readouterr().err.split())
 
@@ -381,11 +383,11 @@ PLACES: dict[str, Callable[[Path], Path]] = {
 FOLDERS = ["a file", "below a file", "too long", "takes no files", "relative"]
 FILES = ["a folder", "below a file", "too long", "takes no files", "relative"]
 OF_COMMANDS: list[tuple[list[str], str, list[object]]] = [
-    (FOLDERS, "--out", ["evaluate", "nowhere", ROOT / "conf/evaluation/tiny.yaml", "--out", "{}"]),
-    (FOLDERS, "cache", ["evaluate", "nowhere", ROOT / "conf/evaluation/tiny.yaml", "cache={}", "--out", "new"]),
-    (FILES, "--out", ["embed", "nowhere", "file", "--out", "{}"]),
-    (FOLDERS, "--out", ["export", "nowhere", "--out", "{}"]),
-    (FOLDERS, "--out", ["views", ROOT / "conf/pretrain/tiny.yaml", "data.labelled=nowhere", "--out", "{}"]),
+    (FOLDERS, "--out", ["evaluate", "folder", ROOT / "conf/evaluation/tiny.yaml", "--out", "{}"]),
+    (FOLDERS, "cache", ["evaluate", "folder", ROOT / "conf/evaluation/tiny.yaml", "cache={}", "--out", "new"]),
+    (FILES, "--out", ["embed", "folder", "file", "--out", "{}"]),
+    (FOLDERS, "--out", ["export", "folder", "--out", "{}"]),
+    (FOLDERS, "--out", ["views", ROOT / "conf/pretrain/tiny.yaml", "data.labelled=folder", "--out", "{}"]),
     (FOLDERS, "--out", ["quickstart", "--out", "{}"]),
     (FOLDERS, "sweep.dir", ["sweep", ROOT / "conf/sweep/quickstart.yaml", "sweep.dir={}"]),
     (FOLDERS, "study.dir", ["study", ROOT / "conf/study/evidence.yaml", "study.dir={}", "--scale", "tiny"]),
@@ -409,10 +411,12 @@ def test_an_output_that_cannot_be_is_refused_before_anything_else_is_looked_at(
     key: str,
     words: list[object],
 ) -> None:
-    """Nothing else that these commands name is there, and none of them comes to notice it."""
+    """What else these commands name is there by its file names alone, and none of them comes to open it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
+    for name in ("encoder.json", "manifest.json", "index.parquet"):
+        (tmp_path / "folder" / name).touch()
     place = PLACES[kind](tmp_path)
     error = refused(capsys, run(*(str(word).replace("{}", str(place)) for word in words)))
     assert f"error {key} {place}: " in error
@@ -457,5 +461,5 @@ def test_another_encoder_needs_a_name_of_its_own(
 
 
 def test_a_query_is_kept_or_its_track_left_out_but_not_both(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    code = run("search", "nowhere", ".", "song.wav", "--keep-query", "--exclude-track")
+    code = run("search", "nowhere:Encoder", ".", "song.wav", "--keep-query", "--exclude-track")
     assert "give one of them" in refused(capsys, code)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,15 +82,20 @@ def test_threads_change_nothing(config: DataConfig) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(one, two, strict=True))
 
 
-def test_batches_are_read_before_they_are_asked_for(config: DataConfig) -> None:
+def test_batches_are_read_before_they_are_asked_for(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
     with BatchLoader(config, frames=T, seed=3, prefetch=3) as loader:
+        plan = loader.sampler.plan
+
+        def record(step: int, *where: int) -> Any:
+            planned.append(step)
+            return plan(step, *where)
+
+        monkeypatch.setattr(loader.sampler, "plan", record)
         stream = loader.batches(0, 10)
         next(stream)
-        planned = threading.Event()
-        plan = loader.sampler.plan
-        loader.sampler.plan = lambda *where: (planned.set(), plan(*where))[1]  # type: ignore[method-assign,func-returns-value]
-        loader._pool.shutdown(wait=True)  # steps 1, 2 and 3 are on their way already: nobody has to ask for them
-        assert not planned.is_set()
+        loader._pool.shutdown(wait=True)  # what is on its way ends; nobody has asked for steps 1, 2 and 3
+    assert sorted(planned) == [0, 1, 2, 3]
 
 
 def test_leaving_the_stream_early_stops_the_reading(config: DataConfig) -> None:
