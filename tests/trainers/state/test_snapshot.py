@@ -239,3 +239,19 @@ def test_no_snapshot_says_what_to_give(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
     with pytest.raises(UserError, match="no snapshot here"):
         open_snapshot(tmp_path)
+
+
+def test_a_verified_snapshot_is_not_hashed_again_and_another_in_its_place_is(tmp_path: Path) -> None:
+    path = saved(tmp_path, 2)
+    known = open_snapshot(path)
+    model = path / MODEL
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00\x01")
+    assert open_snapshot(path, known) is known
+    assert last_snapshot(tmp_path, None, known) is known
+    shutil.rmtree(path)
+    other, optimizer = trained(2, seed=1)
+    save_snapshot(tmp_path, step=2, model=other, optimizer=optimizer, state=ABOUT, keep=3)
+    assert open_snapshot(path, known).hash != known.hash
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(UserError, match="checksum disagrees"):
+        open_snapshot(path, known)
