@@ -32,7 +32,9 @@ FIRST_CLIPS = 4
 LEAST_SIZES = 2
 """Sizes that are measured whatever the budget: a line needs two points."""
 GRACE = 4.0
-"""The process is killed when it takes so many times its time, and a minute."""
+"""The process is killed when it takes this many times its budget, and `IMPORT_S`."""
+IMPORT_S = 180.0
+"""Importing torch takes seconds; on a machine whose cores are all busy, minutes."""
 FREE_SHARE = 0.5
 """Share of the machine's free memory that a measured step may take."""
 
@@ -74,7 +76,7 @@ def measure_steps(
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
         )
-        timer = threading.Timer(GRACE * budget_s + 60, process.kill)
+        timer = threading.Timer(GRACE * budget_s + IMPORT_S, process.kill)
         timer.start()
         try:
             assert process.stdin is not None
@@ -162,8 +164,8 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
 
     import trainers.pretrain  # what a run's process holds beside its step
     from cluster.machine.memory import keep_freed_memory
-    from trainers.batches import open_batches
     from trainers.step import StepTrainer
+    from trainers.views.batches import open_batches
     from trainers.views.views import ViewMaker
 
     assert trainers.pretrain
