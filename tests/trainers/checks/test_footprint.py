@@ -83,9 +83,7 @@ def test_a_process_that_ends_before_its_first_step_is_named_with_its_last_words(
     start = subprocess.Popen
     words = "import sys; sys.exit('no memory')"
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([command[0], "-c", words], **options))
-    with pytest.raises(
-        RunError, match=r"a step of 4 clips could not be measured: .* 1: no memory; lower data.batch"
-    ):
+    with pytest.raises(RunError, match=r"a step of 4 clips could not be measured: .* 1: no memory; lower data.batch"):
         measure_steps(make_config(), clips=8, gpu=False, threads=1, budget_s=0, watch=lambda _: None)
 
 
