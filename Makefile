@@ -9,10 +9,10 @@ STAMP := .venv/.installed-$(shell sha256sum requirements.lock pyproject.toml Mak
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench golden lock clean
+.PHONY: help setup quickstart test test-fast test-slow check bench golden docs lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv from the lock (4-6 minutes cold, seconds from a warm package cache)
 
@@ -29,9 +29,18 @@ quickstart: setup  ## synthetic music -> shards -> pretraining on two workers ->
 	$(BIN)/counterpoint quickstart
 
 # Tests start processes beside each other: threads of several that share the cores wait for one another.
-test: export OMP_NUM_THREADS = 1
-test: setup  ## the tests, with branch coverage (markers: slow, dist, ray, gpu)
-	$(BIN)/python -m pytest
+test test-fast test-slow: export OMP_NUM_THREADS = 1
+# Two pytest processes; those that start Ray or process groups run in one of them (tests/conftest.py).
+WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: setup  ## all tests but the slow ones, with branch coverage (markers: slow, dist, ray, gpu)
+	$(BIN)/python -m pytest $(WORKERS) --cov-fail-under=93
+
+test-fast: setup  ## the tests of seconds, for the inner loop: no Ray, no process groups, nothing rendered or compiled
+	$(BIN)/python -m pytest $(WORKERS) --no-cov -m "not slow and not ray and not dist and not medium"
+
+test-slow: setup  ## the slow tests one after another, with a table of outcomes (hours)
+	$(BIN)/python -m pytest --no-cov --timeout 1800 --durations 0 -p tests.outcome_table -m slow
 
 check: setup  ## lint, formatting, types, layers
 	$(BIN)/ruff check .
@@ -44,6 +53,10 @@ bench: setup  ## benchmarks against their goals, tables in benchmarks/results
 
 golden: setup  ## regenerate the golden loss trace (say why in the commit)
 	$(BIN)/python tests/golden/regenerate.py
+
+docs: setup  ## the documentation site in outputs/site, with its generated pages
+	$(BIN)/python -m commands.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lock: setup  ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet --output-file requirements.lock

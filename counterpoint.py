@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.settings import UserError, load_config
+    from data_shards.audio.decode import audio_file
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
     from evaluation.config import EvaluationConfig
-    from evaluation.embeddings.catalogue import embed_files
+    from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.kinds.kind import TaskKind
+    from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from trainers.losses.projected import LossResult, Projected
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
-    from trainers.views.views import ViewMaker
+    from trainers.views.views import ViewMaker, window_frames
 
 __all__ = [
     "AugmentChain",
@@ -43,9 +46,11 @@ __all__ = [
     "ExperimentConfig",
     "LossResult",
     "Projected",
+    "TaskKind",
     "UserError",
     "ViewMaker",
     "ViewsConfig",
+    "audio_file",
     "augment_presets",
     "contrastive_loss",
     "embed_files",
@@ -54,6 +59,8 @@ __all__ = [
     "load_config",
     "load_encoder",
     "pretrain",
+    "search",
+    "window_frames",
 ]
 
 _PLACES = {
@@ -67,17 +74,21 @@ _PLACES = {
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
     "Projected": "trainers.losses.projected",
+    "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
+    "audio_file": "data_shards.audio.decode",
     "augment_presets": "trainers.augment.parameters:PRESETS",
     "contrastive_loss": "trainers.losses.contrastive.loss",
-    "embed_files": "evaluation.embeddings.catalogue",
+    "embed_files": "evaluation.embeddings.files",
     "evaluate": "evaluation.evaluate",
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
+    "search": "evaluation.search.query",
+    "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""
 

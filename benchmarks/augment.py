@@ -27,7 +27,7 @@ from benchmarks import augment_gpu
 from benchmarks.augment_gpu import EFFECTS, RATE, alone
 from benchmarks.pitch_quality import struck_notes
 from trainers.augment.chain import AugmentChain
-from trainers.augment.delay import echo
+from trainers.augment.dsp.delay import echo
 from trainers.augment.parameters import PRESETS, AugmentConfig
 
 RESULTS = Path(__file__).parent / "results"

@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.bootstrap [--clips 1000 10000 100000] [--rounds 3]``.
 
 "Plain" holds the weights of all resamples, and the cumulative sums of all of them for each tag; it is how the package
-did it before. "Blocks" is `evaluation.metrics.scoring`. Both ways take turns, each in its own process; CPU-seconds are
+did it before. "Blocks" is `evaluation.kinds.tags`. Both ways take turns, each in its own process; CPU-seconds are
 medians over the rounds. Memory is the rise of the peak of resident memory over what the process held with its inputs.
 The two give the same values to 1e-12 (`tests/evaluation/metrics/test_confidence.py`).
 """
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.apart import rows_apart
+from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
-from evaluation.metrics.scoring import judge_answers
-from evaluation.targets.columns import Target
+from evaluation.targets.target import Target
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "blocks")
@@ -78,7 +78,7 @@ def make_work(clips: int) -> tuple[Floats, Target]:
 def measure(way: str, clips: int, resamples: int) -> dict[str, float]:
     """CPU-seconds and the rise of the peak, MB, of one way in this process."""
     few = draw_resamples(list(map(str, range(100))), resamples=100, seeds=1, rng=np.random.default_rng(0))
-    judge_answers("tags", *make_work(100), few)  # imports and first calls
+    Tags().score_probe(*make_work(100), few)  # imports and first calls
     scores_SKC, test = make_work(clips)
     clusters, rng = test.artist_K.tolist(), np.random.default_rng(0)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
@@ -86,7 +86,7 @@ def measure(way: str, clips: int, resamples: int) -> dict[str, float]:
         weights_RK, _, left_out_GK = plain_weights(clusters, resamples, 1, rng)
         plain_auroc_and_ap(scores_SKC[0, :, 0], test.values[:, 0], np.concatenate([weights_RK, left_out_GK]))
     else:
-        judge_answers("tags", scores_SKC, test, draw_resamples(clusters, resamples=resamples, seeds=1, rng=rng))
+        Tags().score_probe(scores_SKC, test, draw_resamples(clusters, resamples=resamples, seeds=1, rng=rng))
     rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"cpu_s": time.process_time() - started, "mb": rise * 1024 / 1e6}
 

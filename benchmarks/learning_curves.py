@@ -26,11 +26,12 @@ from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import Audio, Clip
 from data_shards.sources.folder import read_folder
 from evaluation.config import EvaluationConfig
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.evaluate import evaluate
 from evaluation.metrics.confidence import as_row
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
 from evaluation.report.canvas import LIGHT, Theme, canvas
-from evaluation.report.report import REFERENCE, SUBJECT
+from evaluation.report.rows import REFERENCE
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 

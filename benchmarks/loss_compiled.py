@@ -1,4 +1,4 @@
-"""The plain walks with all that is not a product fused by torch.compile: a rival of the Triton kernels in `loss_gpu`.
+"""The tiles with all that is not a product fused by torch.compile: a rival of the Triton kernels in `loss_gpu`.
 
 Criterion, a fixed temperature of at least 0.025, and epsilon 0 only: what the benchmark times.
 
@@ -43,7 +43,7 @@ def h_of_tile(s_IJ: Tensor, w_IJ: Tensor, rows: Tensor, cols: Tensor, diagonal: 
 
 
 class _Tiles:
-    """Scores and weights of every tile of a visit."""
+    """Scores and weights of every tile of a pair of blocks."""
 
     def __init__(self, compile_function: Callable[..., Any]) -> None:
         self.weights = compile_function(weights_of_tile)
@@ -60,14 +60,14 @@ class _Tiles:
 
 
 @contextmanager
-def compiled_walks(compile_function: Callable[..., Any] = torch.compile) -> Iterator[None]:
+def compiled_tiles(compile_function: Callable[..., Any] = torch.compile) -> Iterator[None]:
     """Inside the block the tiles' sums and gradient go through ``compile_function``."""
     tiles, sums, h = _Tiles(compile_function), compile_function(sums_of_tile), compile_function(h_of_tile)
 
     class CompiledSums(Sums):
-        def visit(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
+        def accumulate(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
             del scalars
-            for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.recipe.tile, self.recipe.criterion):
+            for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.settings.tile, self.settings.criterion):
                 if diagonal:
                     s_IJ.fill_diagonal_(-torch.inf)
                 sides = [(row_table[:, i], 1)]
@@ -77,17 +77,17 @@ def compiled_walks(compile_function: Callable[..., Any] = torch.compile) -> Iter
                         part[line] += term
 
     class CompiledGradient(Gradient):
-        def visit(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
-            for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.recipe.tile, self.recipe.criterion):
+        def accumulate(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
+            for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.settings.tile, self.settings.criterion):
                 sides = scalars[0][:, i, None], scalars[1][:, None, j]
                 h_IJ = h(s_IJ, w_IJ, *sides, diagonal, pair.rows.factor_RD.dtype)
                 _add_product(row_table[i], h_IJ, pair.cols.factor_RD[j])
                 if col_table is not None and not diagonal:
                     _add_product(col_table[j], h_IJ.T, pair.rows.factor_RD[i])
 
-    before = streaming.WALKS[False]
-    streaming.WALKS[False] = CompiledSums, CompiledGradient
+    before = streaming.KERNELS[False]
+    streaming.KERNELS[False] = CompiledSums, CompiledGradient
     try:
         yield
     finally:
-        streaming.WALKS[False] = before
+        streaming.KERNELS[False] = before

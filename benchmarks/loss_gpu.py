@@ -1,9 +1,9 @@
-"""`python -m benchmarks.loss --gpu`: the fused walks on one GPU against the tiles and against torch.compile.
+"""`python -m benchmarks.loss --gpu`: the fused kernels on one GPU against the tiles and against torch.compile.
 
-First every way of walking is checked against float64 on the device. Then a sweep times tilings of the two kernels at
+First every way is checked against float64 on the device. Then a sweep times tilings of the two kernels at
 49,152 rows; then each way is timed at each size, the fused one with the committed tilings and with the best ones found.
-Two floors: 4·N²·d, the products that no exact method avoids, and 6·N²·d, those of a walk whose programs share nothing
-(each pair is met from both sides), both over the rate of a large bfloat16 product of the same run. Whatever would not
+Two floors: 4·N²·d, the products that no exact method avoids, and 6·N²·d, those of kernels whose programs share nothing
+(each pair is computed twice), both over the rate of a large bfloat16 product of the same run. Whatever would not
 end before the time is up is left out and named. Torch and Triton suffice: no other package of the project is needed.
 """
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.loss import TEMPERATURE, WIDTH, Rows, make_rows, product_rate, timed, write_results
-from benchmarks.loss_compiled import compiled_walks
-from trainers.losses.contrastive import fused
-from trainers.losses.contrastive.fused import Tiling
+from benchmarks.loss_compiled import compiled_tiles
+from trainers.losses.contrastive import launch
+from trainers.losses.contrastive.launch import Tiling
 from trainers.losses.contrastive.loss import contrastive_loss
 
 DEVICE = "cuda"
@@ -44,7 +44,7 @@ CANDIDATES = {
 
 
 class Way(NamedTuple):
-    """One way to walk the pairs."""
+    """One way to compute the pairs."""
 
     kernel: Literal["tiles", "fused"]
     half: bool = True
@@ -56,7 +56,7 @@ class Way(NamedTuple):
 WAYS = {
     "fused": Way("fused"),
     "tiles": Way("tiles"),
-    "compiled": Way("tiles", surroundings=compiled_walks, largest=196_608),
+    "compiled": Way("tiles", surroundings=compiled_tiles, largest=196_608),
     "fused, sharp": Way("fused", temperature=SHARP, largest=49_152),
     "tiles, sharp": Way("tiles", temperature=SHARP, largest=49_152),
     "fused, float32": Way("fused", half=False, largest=49_152),
@@ -104,13 +104,13 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
 @contextmanager
 def tilings(**chosen: Tiling) -> Iterator[None]:
     """Other tilings of the bfloat16 kernels inside the block."""
-    before = dict(fused.TILINGS)
-    for walk, tiling in chosen.items():
-        fused.TILINGS[walk, torch.bfloat16] = tiling
+    before = dict(launch.TILINGS)
+    for kernel, tiling in chosen.items():
+        launch.TILINGS[kernel, torch.bfloat16] = tiling
     try:
         yield
     finally:
-        fused.TILINGS.update(before)
+        launch.TILINGS.update(before)
 
 
 def sweep(deadline: float) -> tuple[dict[str, Tiling], list[str]]:
@@ -118,27 +118,27 @@ def sweep(deadline: float) -> tuple[dict[str, Tiling], list[str]]:
     rows, way = make_rows(SIZES[0], DEVICE), WAYS["fused"]
     best: dict[str, Tiling] = {}
     lines = ["| kernel | rows × cols | warps | stages | resident | ms |", "|---|---|---|---|---|---|"]
-    for walk, candidates in CANDIDATES.items():
+    for kernel, candidates in CANDIDATES.items():
         found: dict[Tiling, float] = {}
         for tiling in candidates:
             if found and time.monotonic() > deadline:
                 break
-            with tilings(**{walk: tiling}):
+            with tilings(**{kernel: tiling}):
                 work: Callable[[], object] = lambda: step(rows, way)  # noqa: E731
-                if walk == "sums":
+                if kernel == "sums":
                     work = lambda: loss_of(rows._replace(z=rows.z.detach()), way)  # noqa: E731
                 try:
                     work()
                     found[tiling] = median_s(work, 7)
                 except Exception as error:  # a tiling that does not fit is a finding, and no reason to stop
-                    lines.append(f"| {walk} | {tiling.rows} × {tiling.cols} | | | | {type(error).__name__} |")
+                    lines.append(f"| {kernel} | {tiling.rows} × {tiling.cols} | | | | {type(error).__name__} |")
                     continue
             lines.append(
-                f"| {walk} | {tiling.rows} × {tiling.cols} | {tiling.warps} | {tiling.stages} | {tiling.resident} "
+                f"| {kernel} | {tiling.rows} × {tiling.cols} | {tiling.warps} | {tiling.stages} | {tiling.resident} "
                 f"| {found[tiling] * 1e3:.3f} |"
             )
             print(lines[-1], flush=True)
-        best[walk] = min(found, key=found.__getitem__)
+        best[kernel] = min(found, key=found.__getitem__)
     lines += ["", "The sums' time is that of a loss without gradient, the gradient's that of a whole step."]
     return best, lines
 
@@ -164,7 +164,7 @@ def run(sizes: list[int], budget_s: float) -> None:
     checks = check()
     rate = product_rate(DEVICE)
     best, swept = sweep(began + budget_s / 2)
-    changed = any(fused.TILINGS[walk, torch.bfloat16] != tiling for walk, tiling in best.items())
+    changed = any(launch.TILINGS[kernel, torch.bfloat16] != tiling for kernel, tiling in best.items())
     ways = {"fused, best tilings": WAYS["fused"], **WAYS} if changed else WAYS
     table: list[dict[str, float | str]] = []
     for num_rows in sizes:

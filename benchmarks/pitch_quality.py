@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.augment.phase_vocoder import pitch_time
+from trainers.augment.dsp.phase_vocoder import pitch_time
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import mel_filters
 

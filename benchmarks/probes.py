@@ -1,4 +1,4 @@
-"""Probes: all tasks × seeds on two models as `evaluation.probes.fit` trains them, against one head after another.
+"""Probes: all tasks × seeds on two models as `evaluation.probes.training` trains them, against one head after another.
 
 Run as ``python -m benchmarks.probes [--device cuda] [--seeds 5] [--clips 1000] [--epochs 2] [--threads 1]``.
 The tasks are those of Table 3 and tempo, with their heads, dropout and number of outputs, on random embeddings of 512
@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cluster.settings import ROOT, load_config
 from evaluation.config import EvaluationConfig, Task
-from evaluation.probes.fit import Head, ProbeData, train_heads
 from evaluation.probes.heads import Adam
+from evaluation.probes.training import Head, ProbeData, train_heads
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, MODELS = 512, 2

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainers.augment.chain import FRAME, HOP, AugmentChain
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters
+from trainers.augment.dsp.resampling import SPLINE_REACH
+from trainers.augment.dsp.spectral import transform_length
 from trainers.augment.parameters import AugmentConfig
-from trainers.augment.resampling import SPLINE_REACH
-from trainers.augment.spectral import transform_length
+from trainers.augment.passes import FRAME, HOP
 
 CACHED_TRANSFORM = 4096
 """Samples of the longest transform that goes through memory once."""
@@ -54,7 +55,7 @@ class ByteCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 @contextmanager
 def no_tables() -> Iterator[None]:
     """Tables are made once, not a batch: leave none on the device without data behind."""
-    from trainers.augment import spectral
+    from trainers.augment.dsp import spectral
 
     caches = (spectral.edge_table, spectral._four_phases, spectral.log_frequencies)
     try:

@@ -1,1 +1,1 @@
-"""The floor: settings, storage, the Ray session, tracking, job submission. Knows no music."""
+"""Settings, storage, the Ray session, tracking, job submission; independent of music."""

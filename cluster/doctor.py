@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "warn", "fail"]
 OURS = "counterpoint-audio"
-ROOMS = ("commands", "cluster", "data_shards", "trainers", "evaluation", "tuning", "counterpoint")
+PACKAGES = ("commands", "cluster", "data_shards", "trainers", "evaluation", "tuning", "counterpoint")
 FREE_BYTES = 10 << 30
 SHARED_BYTES = 1 << 30
 MEMORY_BYTES = 8 << 30
@@ -57,7 +57,7 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
         ("distributed", _distributed),
         ("audio", _audio),
         ("machine", _machine),
-        ("rooms", _rooms),
+        ("packages", _packages),
         ("temporary files", _places),
         ("token", _token),
         ("tracker", lambda: [_tracker(tracking_uri)]),
@@ -66,9 +66,9 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
     for name, look in looks:
         try:
             found += look()
-        except UserError as error:  # says itself what to do
-            said, _, remedy = str(error).rpartition("; ")
-            found.append(Check(name=name, state="fail", found=said, remedy=remedy))
+        except UserError as error:  # its message ends with the remedy
+            found_here, _, remedy = str(error).rpartition("; ")
+            found.append(Check(name=name, state="fail", found=found_here, remedy=remedy))
         except Exception as error:
             found.append(Check(name=name, state="fail", found=f"{type(error).__name__}: {error}", remedy="make setup"))
     return found
@@ -107,7 +107,7 @@ def _python() -> list[Check]:
 
 
 def _libraries() -> list[Check]:
-    """Import what only an import can tell, and ask the others for their version."""
+    """Import what only an import can show, and ask the others for their version."""
     found = [_imported(name) for name in ("torch", "torchaudio", "faiss", "soundfile", "webdataset", "mlflow")]
     for name in ("ray", "nnaudio", "optuna", "pyarrow", "safetensors"):
         try:
@@ -127,7 +127,7 @@ def _imported(name: str) -> Check:
 
 
 def _lock() -> Check:
-    """Whether what decides numbers is what the lock says, as a submitted job demands."""
+    """Whether the packages that decide results have the versions of the lock, as a submitted job requires."""
     wrong = differences(locked(), versions())
     if wrong:
         return Check(name="lock", state="warn", found=f"{wrong} as in requirements.lock", remedy="make setup")
@@ -172,7 +172,7 @@ def _machine() -> list[Check]:
     found = [
         Check(name="cores", state="ok", found=str(num_cores())),
         _enough("memory", memory.available, MEMORY_BYTES, "close other programs, or lower data.batch"),
-        _enough(f"disk of {ROOT}", disk.free, FREE_BYTES, "make room, or put run.dir and the shards elsewhere"),
+        _enough(f"disk of {ROOT}", disk.free, FREE_BYTES, "free space, or put run.dir and the shards elsewhere"),
     ]
     shared = Path("/dev/shm")  # Ray's object store lives there
     if shared.is_dir():
@@ -188,27 +188,29 @@ def _enough(name: str, free: int, wanted: int, remedy: str) -> Check:
     return Check(name=name, state="warn", found=f"{text}, {wanted / 2**30:.0f} are wanted", remedy=remedy)
 
 
-def _rooms() -> list[Check]:
-    """Each room is this checkout's, and no installed distribution brings one of the same name."""
+def _packages() -> list[Check]:
+    """Each package is this checkout's, and no installed distribution brings one of the same name."""
     owners = packages_distributions()
     found: list[Check] = []
-    for name in ROOMS:
+    for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         where = Path(spec.origin).resolve() if spec and spec.origin else None
         rivals = sorted({owner for owner in owners.get(name, []) if owner != OURS})
         if where is None or not where.is_relative_to(ROOT):
             remedy = f"run from {ROOT}, or: pip install --no-deps --editable {ROOT}"
-            found.append(Check(name=f"room {name}", state="fail", found=f"is {where}", remedy=remedy))
+            found.append(Check(name=f"package {name}", state="fail", found=f"is {where}", remedy=remedy))
         elif rivals:
             remedy = f"pip uninstall {' '.join(rivals)}"
-            found.append(Check(name=f"room {name}", state="fail", found=f"also in {', '.join(rivals)}", remedy=remedy))
+            found.append(
+                Check(name=f"package {name}", state="fail", found=f"also in {', '.join(rivals)}", remedy=remedy)
+            )
     if found:
         return found
     try:
         home = f"{ROOT} (version {distribution(OURS).version})"
     except PackageNotFoundError:
         home = f"{ROOT} (not installed; found through the path)"
-    return [Check(name="rooms", state="ok", found=home)]
+    return [Check(name="packages", state="ok", found=home)]
 
 
 def _token() -> list[Check]:
@@ -216,7 +218,7 @@ def _token() -> list[Check]:
         remedy = "unset RAY_AUTH_MODE: without a token anyone who reaches the cluster runs code on it"
         return [Check(name="token", state="warn", found="authentication is switched off", remedy=remedy)]
     if not has_token():
-        ensure_token()  # tried, not guessed: it says itself what to do where that fails
+        ensure_token()  # tried, not guessed: its error ends with the remedy
         return [Check(name="token", state="ok", found=f"made: {token_path()}")]
     if not os.environ.get("RAY_AUTH_TOKEN") and token_path().stat().st_mode & 0o077:
         remedy = f"chmod 600 {token_path()}"
@@ -232,7 +234,9 @@ def _places() -> list[Check]:
         return [Check(name="temporary files", state="ok", found=found), *_caches()]
     named = next((f"{name}={value}" for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))), "/tmp")
     found = (
-        f"{taken}, because {named} cannot be used" if taken else f"{named}: room, and short enough for Ray's sockets"
+        f"{taken}, because {named} cannot be used"
+        if taken
+        else f"{named}: writable, and short enough for Ray's sockets"
     )
     return [Check(name="temporary files", state="ok", found=found), *_caches()]
 

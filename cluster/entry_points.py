@@ -174,7 +174,7 @@ def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool)
     Args:
         parts: entry points by the key that names them.
         source: the file or folder.
-        trust_code: the user said ``--trust-code``.
+        trust_code: the user gave ``--trust-code``.
 
     Raises:
         UserError: if there are any and the user did not.

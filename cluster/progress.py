@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens."""
+"""Progress of long work, independent of how it is shown."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Bar = Callable[[int, str], None]
 
 
 class Progress(Protocol):
-    """What the front door offers."""
+    """What the command line passes in."""
 
     def stage(self, name: str, total: int, /) -> AbstractContextManager[Bar]:
         """Open a stage of ``total`` units; the bar it yields is called as they are done."""
@@ -24,7 +24,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Nobody listens."""
+    """No-op progress."""
 
     @contextmanager
     def stage(self, name: str, total: int, /) -> Iterator[Bar]:  # noqa: ARG002
@@ -86,17 +86,17 @@ class TerminalProgress:
         """A line when half a minute has passed since the last, and one at the end, for a log that is read later."""
         started = last = self._clock()
         first: int | None = None  # a run that resumes begins with the steps that it has
-        said = ""
+        note = ""
 
         def show(done: int, words: str) -> None:
-            nonlocal last, first, said
-            first, said = done if first is None else first, words or said
+            nonlocal last, first, note
+            first, note = done if first is None else first, words or note
             now = self._clock()
             if now - last < LINE_EVERY_S and done < total:
                 return
             last = now
             left = (now - started) * (total - done) / (done - first) if done > first else None
-            parts = [f"{name} {done}/{total}", said, f"{_hours(now - started)} so far"]
+            parts = [f"{name} {done}/{total}", note, f"{_hours(now - started)} so far"]
             if left is not None and done < total:
                 parts.append(f"about {_hours(left)} left")
             self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True, markup=False)

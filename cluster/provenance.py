@@ -19,9 +19,9 @@ def provenance() -> dict[str, Any]:
 
 
 def git_revision() -> str:
-    """Revision of the checkout; what a submitted job was told, its folder has no repository; else ``unknown``."""
-    if told := os.environ.get("COUNTERPOINT_REVISION"):
-        return told
+    """Revision of the checkout, or COUNTERPOINT_REVISION in a submitted job, or ``unknown``."""
+    if given := os.environ.get("COUNTERPOINT_REVISION"):
+        return given
     try:
         revision = _git("rev-parse", "HEAD")
         return f"{revision}+dirty" if _git("status", "--porcelain", "--untracked-files=no") else revision

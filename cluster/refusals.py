@@ -21,18 +21,18 @@ class Refusals:
     >>> with refusals.noted():
     ...     raise UserError("batch must be > 0")
     >>> refusals.add("steps must be > 0")
-    >>> refusals.demand_none()
+    >>> refusals.require_none()
     Traceback (most recent call last):
     cluster.settings.UserError: batch must be > 0
     steps must be > 0
     """
 
     def __init__(self) -> None:
-        self._said: dict[str, None] = {}
+        self._found: dict[str, None] = {}
 
     def add(self, message: str) -> None:
         """Note a refusal; the same words once."""
-        self._said |= dict.fromkeys(message.splitlines())
+        self._found |= dict.fromkeys(message.splitlines())
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -42,14 +42,14 @@ class Refusals:
         except UserError as error:
             self.add(str(error))
 
-    def demand_none(self) -> None:
+    def require_none(self) -> None:
         """Refuse where anything was noted.
 
         Raises:
             UserError: all of it, one refusal a line.
         """
-        if self._said:
-            raise UserError("\n".join(self._said))
+        if self._found:
+            raise UserError("\n".join(self._found))
 
 
 def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> list[Any]:
@@ -61,7 +61,7 @@ def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> 
     Args:
         schema: the root dataclass.
         tree: what does not validate.
-        problems: what pydantic said of it first.
+        problems: what pydantic found first.
     """
     rest: dict[str, Any] = deepcopy(dict(tree))
     found: list[Any] = []

@@ -48,7 +48,7 @@ class PreemptedError(RunError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says in a line; its kind where it says nothing.
+    """The first line of an error; its class name where it has no message.
 
     >>> first_line(ValueError("no such key")), first_line(TimeoutError())
     ('no such key', 'TimeoutError')
@@ -249,7 +249,7 @@ def _strict_loader() -> type:
                 if not isinstance(key, str):
                     raise yaml.YAMLError(f"key {key!r} is not a string{node.start_mark}")
                 if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"key {key!r} stands twice{node.start_mark}")
+                    raise yaml.YAMLError(f"duplicate key {key!r}{node.start_mark}")
             return super().construct_mapping(node, deep=deep)
 
     # YAML 1.1 reads 1e-3 as a string, no as False, 1:30 as 90, 010 as 8, 2024-01-01 as a date; YAML 1.2 does not.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import commands.cluster
+import commands.config
 import commands.evaluate
 import commands.shards
 import commands.train
@@ -26,6 +27,7 @@ app = typer.Typer(
 for _command in (
     commands.tune.quickstart,
     commands.cluster.doctor,
+    commands.config.config,
     commands.train.pretrain,
     commands.train.views,
     commands.train.export,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.settings import RunError, UserError, validate
-from commands.console import AsJson, console, escape, quoted, tell
+from commands.console import AsJson, console, escape, print_json, quoted
 
 if TYPE_CHECKING:
     from cluster.doctor import Check
@@ -25,7 +25,7 @@ def doctor(
 
     found = [*checks(), *map(_opened, shards or [])]
     if as_json:
-        tell(plain(found))
+        print_json(plain(found))
     else:
         render(found, console)
     if not healthy(found):
@@ -78,7 +78,7 @@ def replay(
         if not as_json:
             console.print(escape(f"{run}  {end}"), highlight=False, soft_wrap=True)
     if as_json:
-        tell(ends)
+        print_json(ends)
     elif not ends:
         console.print("nothing waits", highlight=False)
     if any(end != "sent" for end in ends.values()):
@@ -103,7 +103,7 @@ def submit(
                 line = f"{job.name}  {job.status}  {job.seconds:,.0f} s  {job.command}"
                 console.print(escape(line), highlight=False, soft_wrap=True)
         case ["list", "--json"]:
-            tell([asdict(job) for job in Cluster(cluster).jobs()])
+            print_json([asdict(job) for job in Cluster(cluster).jobs()])
         case ["logs", name]:
             print(Cluster(cluster).logs(name), end="")
         case ["stop", name]:

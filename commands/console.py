@@ -13,7 +13,7 @@ from rich.markup import escape as escape  # user text may hold brackets
 
 from cluster.progress import TerminalProgress
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's ranks the first speaks
+console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's ranks only the first prints
 errors = Console(stderr=True)
 
 Overrides = Annotated[
@@ -37,7 +37,7 @@ def progress(*, as_json: bool = False) -> TerminalProgress:
     return TerminalProgress(errors if as_json else console)
 
 
-def tell(tree: Any) -> None:
+def print_json(tree: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
     if not console.quiet:
         print(json.dumps(tree, default=_plain))
@@ -46,7 +46,7 @@ def tell(tree: Any) -> None:
 def show(tree: Mapping[str, Any], *, as_json: bool) -> None:
     """A plain tree as YAML, or as JSON."""
     if as_json:
-        tell(tree)
+        print_json(tree)
         return
     import yaml
 

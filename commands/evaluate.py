@@ -1,20 +1,15 @@
-"""`counterpoint evaluate`, `embed` and `search`: what a frozen encoder knows, its embeddings, and its neighbours."""
+"""`counterpoint evaluate`, `embed` and `search`: metrics of a frozen encoder, its embeddings, and its neighbours."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cluster.files.outputs import require_writable_file
 from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
-
-if TYPE_CHECKING:
-    from evaluation.encoders.pool import Pool
+from commands.console import AsJson, TrustCode, console, errors, escape, made, print_json, progress, quoted, then
 
 Source = Annotated[
     str,
@@ -46,6 +41,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Probes and retrieval on a frozen encoder, each beside the untrained encoder and a constant, with intervals.
@@ -57,15 +53,15 @@ def evaluate(
     others = _named(against or [])
     config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
     _check_places([snapshot, *config.against.values()], config.data.shards)
-    from evaluation.encoders.loading import is_factory
+    from evaluation.encoders.sources import is_factory
     from evaluation.evaluate import evaluate as run
     from evaluation.preflight import check_outputs
     from evaluation.report.comparison import compared
-    from evaluation.report.publish import publish
+    from evaluation.report.tracking import log_report
 
     check_outputs(out, config)
-    report = run(snapshot, config, out, progress=progress(as_json=as_json))
-    tracking = publish(report, tasks.stem)
+    report = run(snapshot, config, out, trust_code=trust_code, progress=progress(as_json=as_json))
+    tracking = log_report(report, tasks.stem)
     if not as_json:
         for table in (report.table(), *report.comparisons()):
             console.print(table)
@@ -99,27 +95,25 @@ def embed(
     ] = False,
     workers: Workers = 0,
     device: Device = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files and folders: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
     _check_places([snapshot])
-    from evaluation.embeddings.catalogue import embed_files
-    from evaluation.embeddings.inputs import expand
+    from evaluation.embeddings.files import embed_files
 
-    _check_device(workers, device)
-    require_writable_file(out, "--out")
-    inputs = expand(files, missing_ok=skip_unreadable)
-    for line in inputs.report():
+    done = embed_files(
+        snapshot, files, out, timeline=timeline, skip_unreadable=skip_unreadable, workers=workers, device=device,
+        trust_code=trust_code, progress=progress(as_json=as_json),
+    )  # fmt: skip
+    for line in done.notes:
         errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    bars = progress(as_json=as_json)
-    with _pool(snapshot, workers, device) as pool:
-        done = embed_files(pool, inputs.files, out, timeline=timeline, skip_unreadable=skip_unreadable, progress=bars)
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
     search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline)
-    told = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": inputs.passed_over()}
-    _end(told, {"embeddings": out}, look, *search_it, as_json=as_json)
+    result = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": done.passed_over}
+    _end(result, {"embeddings": out}, look, *search_it, as_json=as_json)
 
 
 def search(
@@ -150,19 +144,21 @@ def search(
     ] = False,
     workers: Workers = 0,
     device: Device = None,
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
     _check_places([snapshot])
+    from evaluation.search.query import search as run
     from evaluation.search.same_track import LeaveOut
-    from evaluation.search.search import search_catalogue
 
     if keep_query and exclude_track:
         raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
     leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
-    bars = progress(as_json=as_json)
-    with _pool(snapshot, workers, device) as pool:
-        found = search_catalogue(pool, catalogue, queries, k=k, place=index, leave_out=leave_out, progress=bars)
+    found = run(
+        snapshot, catalogue, queries, k=k, index=index, leave_out=leave_out, workers=workers, device=device,
+        trust_code=trust_code, progress=progress(as_json=as_json),
+    )  # fmt: skip
     for line in found.folder.report() if found.folder else ():
         errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
     for track, reason in found.index.rejected:
@@ -172,7 +168,7 @@ def search(
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
         for hit in answer.nearest:
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
-    told = {
+    result = {
         "index": place,
         "tracks": count,
         "answers": [asdict(answer) for answer in found.answers],
@@ -180,7 +176,7 @@ def search(
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3")
-    _end(told, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
+    _end(result, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
 
 
 def _named(words: Sequence[str]) -> dict[str, str]:
@@ -202,7 +198,7 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
     """What was made and the commands to try next, for a person, or in the one JSON document."""
     following = [quoted(*words) for words in commands]
     if as_json:
-        tell({**tree, "files": files, "next": following})
+        print_json({**tree, "files": files, "next": following})
         return
     made(**files)
     then(*following)
@@ -210,7 +206,7 @@ def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Se
 
 def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
     """Refuse encoders and shards that are not there before torch is imported, all at once."""
-    from data_shards.format.places import check_set
+    from data_shards.format.paths import check_set
     from trainers.state.places import check_encoder
 
     refusals = Refusals()
@@ -221,28 +217,4 @@ def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
     if shards:
         with refusals.noted():
             check_set("data.shards", shards)
-    refusals.demand_none()
-
-
-@contextmanager
-def _pool(source: str, workers: int, device: str | None) -> Iterator["Pool"]:
-    """The encoder of a command, in this process or in workers."""
-    from evaluation.config import WorkersConfig
-    from evaluation.embeddings.catalogue import ENCODER
-    from evaluation.encoders.loading import load_any
-    from evaluation.encoders.pool import open_pool
-
-    _check_device(workers, device)
-    resources = load_config(WorkersConfig, None, {"num_workers": workers})
-    with open_pool({ENCODER: load_any(source, device or "cpu")}, resources) as pool:
-        yield pool
-
-
-def _check_device(workers: int, device: str | None) -> None:
-    from evaluation.encoders.devices import check_device
-
-    if workers and device is not None:
-        raise UserError(
-            "--device is of this process; --workers take a GPU each where there are enough: give one of them"
-        )
-    check_device(device or "cpu")
+    refusals.require_none()

@@ -4,25 +4,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
 from cluster.settings import UserError, load_config
-from commands.console import AsJson, console, errors, escape, made, progress, quoted, tell, then
+from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
+from data_shards.build.checks import require_place
 from data_shards.sources import datasets
 
 if TYPE_CHECKING:
-    from data_shards.build.build import BuildConfig, MapJobs
+    from data_shards.build.build import BuildConfig, MapJobs, ShardsConfig
     from data_shards.format.index import ShardIndex
-    from data_shards.format.records import Clip
-    from data_shards.sources.listing import Listing
+    from data_shards.format.records import Clip, Listing
 
+
+class DatasetGroup(TyperGroup):
+    """Commands by the name of a dataset; ``module:function`` is one of the user's own."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name as it was typed."""
+        return super().get_command(ctx, OWN if is_entry_point(cmd_name) else cmd_name)
+
+
+OWN = "module:function"
 app = typer.Typer(help="Build, index, verify and show WebDataset shards.", no_args_is_help=True, rich_markup_mode=None)
-build_app = typer.Typer(help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None)
+build_app = typer.Typer(
+    cls=DatasetGroup, help="Build shards from a dataset or a folder.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(build_app, name="build")
-Out = Annotated[Path, typer.Option(help="Folder of the shards; it appears when they are whole.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Folder of the shards; made when the build is complete.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
 Overrides = Annotated[
     list[str] | None,
@@ -30,11 +44,11 @@ Overrides = Annotated[
 ]
 Words = Annotated[
     str | None,
-    typer.Option(help="Words for missing values, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
+    typer.Option(help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
 ]
 Separator = Annotated[
     str | None,
-    typer.Option(help="Between the values of a cell: one sign, or 'brackets' for ['a', 'b'].", show_default="|"),
+    typer.Option(help="Separator of values in a cell: one character, or 'brackets' for ['a', 'b'].", show_default="|"),
 ]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.", show_default=False)]
 
@@ -63,6 +77,10 @@ def folder(
         return None if columns is None else [name for name in columns.split(",") if name]
 
     config = _build_config(overrides)
+    if labels is None:
+        for option, value in (("--list-separator", list_separator), ("--missing", missing)):
+            if value is not None:
+                raise UserError(f"{option}: belongs to a table of labels; add --labels FILE.csv")
     require_apart(out, "--out", audio, "--audio")
     require_place(out, "--out")
     words = MISSING if missing is None else names(missing) or ()
@@ -88,7 +106,7 @@ def synthetic(
     out: Out,
     tracks: Annotated[int, typer.Option(help="Tracks to compose.")] = 400,
     seconds: Annotated[float, typer.Option(help="Length of a track.")] = 30.0,
-    seed: Annotated[int, typer.Option(help="Another seed is another corpus.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
     ray: OnRay = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -102,6 +120,26 @@ def synthetic(
     _build(corpus(music), out, config, as_json=as_json, ray=ray)
 
 
+@build_app.command(OWN)
+def own(
+    context: typer.Context,
+    out: Out,
+    ray: OnRay = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """A dataset of your own: a function that yields Clip; dataset.settings.KEY=VALUE are its arguments.
+
+    The module is found in the working directory or on PYTHONPATH; see examples/own_dataset.py.
+    """
+    from data_shards.sources.own import list_own
+
+    config = _shards_config(overrides)
+    require_place(out, "--out")
+    listing = list_own(str(context.info_name), config.dataset.settings)
+    _build(listing, out, config.build, as_json=as_json, ray=ray)
+
+
 def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
     """One command for each name: `counterpoint shards build mtat --root DIR --out DIR`."""
 
@@ -109,7 +147,7 @@ def _dataset_command(name: str, dataset: datasets.Dataset) -> None:
         root: Annotated[Path, typer.Option(help=f"Folder of {dataset.needs}.", show_default=False)],
         out: Out,
         variant: Annotated[str, typer.Option(help=f"{', '.join(dataset.variants)}.")] = dataset.variants[0],
-        download: Annotated[bool, typer.Option("--download", help="Fetch what is not in --root, checked.")] = False,
+        download: Annotated[bool, typer.Option("--download", help="Fetch files that --root lacks.")] = False,
         ray: OnRay = False,
         overrides: Overrides = None,
         as_json: AsJson = False,
@@ -132,18 +170,18 @@ for _name, _dataset in datasets.DATASETS.items():
     _dataset_command(_name, _dataset)
 
 
-def require_place(out: Path, key: str) -> None:
-    """`data_shards.build.build.require_place`, imported when a build is asked for."""
-    from data_shards.build.build import require_place
-
-    require_place(out, key)
-
-
 def _build_config(overrides: Overrides) -> "BuildConfig":
-    """Keys ``build.*``: refused before a folder is read."""
+    """Keys ``build.*``, checked before a folder is read."""
+    config = _shards_config(overrides)
+    if config.dataset.settings:
+        raise UserError(f"dataset.settings are for a dataset of your own: counterpoint shards build {OWN}")
+    return config.build
+
+
+def _shards_config(overrides: Overrides) -> "ShardsConfig":
     from data_shards.build.build import ShardsConfig
 
-    return load_config(ShardsConfig, None, overrides or []).build
+    return load_config(ShardsConfig, None, overrides or [])
 
 
 def _build(
@@ -165,7 +203,7 @@ def _build(
 
         summary = build(clips, out.absolute(), config, map_jobs=mapper, progress=shown)
     if as_json:
-        tell({**asdict(summary), **(about or {})})
+        print_json({**asdict(summary), **(about or {})})
         return
     index = _show(out, names={clip.key: clip.name for group in summary.same_audio for clip in group})
     made(shards=out)
@@ -177,7 +215,7 @@ def _build(
 
 
 def _use(index: "ShardIndex", out: Path) -> list[str]:
-    """How a set is trained from on its own: by the tags of its training clips, where they have some."""
+    """Overrides that train from this set alone: with the tags of its training clips, where they have some."""
     train = index.rows("train")
     labelled = {column: int(index.labels(column)[train].any(axis=1).sum()) for column in index.vocabularies}
     column = max(labelled, key=lambda name: (name == "tags", labelled[name]), default=None)
@@ -200,14 +238,14 @@ def index(
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
     from data_shards.build.index_writer import index_shards
-    from data_shards.format.places import MANIFEST_NAME
+    from data_shards.format.paths import MANIFEST_NAME
 
     if not folder.is_dir():
         what = "is a file; give the folder of the tars" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}")
-    if (folder / MANIFEST_NAME).exists():  # a new index would call whatever happened to the shards right
+    if (folder / MANIFEST_NAME).exists():  # a new index would accept damaged shards
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
-    require_writable_folder(folder, "FOLDER")  # the index lies beside the tars, and reading them takes long
+    require_writable_folder(folder, "FOLDER")  # the index is written beside the tars, and reading them takes long
     index_shards(folder)
     _show(folder, as_json)
     if not as_json:
@@ -220,12 +258,12 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="Folder of the shards.", metavar="FOLDER", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte against the index; 0 when whole, 1 with every problem: shard, key, byte, what."""
+    """Check every byte against the index; exit code 0 when whole, 1 with every problem: shard, key, byte, what."""
     from data_shards.inspect.verify import to_json, verify
 
     problems = verify(folder, progress=progress(as_json=as_json))
     if as_json:
-        tell(to_json(problems))
+        print_json(to_json(problems))
     else:
         for problem in problems:
             console.print(escape(str(problem)), highlight=False, soft_wrap=True)
@@ -242,17 +280,17 @@ def show(
     ] = None,
     previews: Annotated[int, typer.Option(help="Clips on the page.", min=0, max=24)] = 9,
     cache: Annotated[
-        Path | None, typer.Option(help="For a page of a URI: where its shards are copied to.", show_default=False)
+        Path | None, typer.Option(help="For the page of a URI: folder for copies of its shards.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Clips, hours, tags with counts, splits, licences, captions; with --page to look at and listen to."""
     if page:
         if "://" in folder and not cache:
-            raise UserError(f"{folder}: a page plays clips, whose shards are copied first; say where: --cache DIR")
+            raise UserError(f"{folder}: a page plays clips, whose shards are copied first; give --cache DIR")
         require_writable_file(page, "--page")
         if page.suffix in (".tar", ".parquet", ".json") and page.exists():
-            raise UserError(f"--page {page}: is there already and is no page; give the name of an HTML file")
+            raise UserError(f"--page {page}: exists and is no page; give the name of an HTML file")
         if cache:
             require_writable_folder(cache, "--cache")
     _show(folder, as_json)
@@ -272,7 +310,7 @@ def _show(folder: Path | str, as_json: bool = False, *, names: Mapping[str, str]
 
     index = open_index(str(folder))
     if as_json:
-        tell(summarise(index))
+        print_json(summarise(index))
     else:
         console.print(escape(describe(index, names=names)), highlight=False, soft_wrap=True)
     return index

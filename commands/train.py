@@ -16,10 +16,10 @@ from commands.console import (
     console,
     errors,
     made,
+    print_json,
     progress,
     quoted,
     show,
-    tell,
     then,
 )
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig":
     """The configuration of a command; a wrong key or path is refused before torch is imported."""
-    from data_shards.format.places import check_set
+    from data_shards.format.paths import check_set
     from trainers.config import ExperimentConfig
     from trainers.state.places import check_encoder
 
@@ -42,7 +42,7 @@ def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig"
     if config.init_from:
         with refusals.noted():
             check_encoder(Path(config.init_from).expanduser())
-    refusals.demand_none()
+    refusals.require_none()
     return config
 
 
@@ -66,7 +66,7 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
         raise PreemptedError(f"stopped with a snapshot in {folder}/snapshots/last; the same command resumes")
     files = {"snapshot": folder / "snapshots/last", "metrics": folder / "metrics.jsonl"}
     if as_json:
-        tell(files)
+        print_json(files)
         return
     made(**files)
     evaluate = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
@@ -90,7 +90,9 @@ def views(
     with (errors if as_json else console).status("making views"):
         written = write_preview(config, out, step=step, clips=None if effects else clips)
     if as_json:
-        tell({"page": written.page, "sounds": written.sounds, "clips": written.clips, "clips_on_page": written.on_page})
+        print_json(
+            {"page": written.page, "sounds": written.sounds, "clips": written.clips, "clips_on_page": written.on_page}
+        )
         return
     if written.on_page < written.clips:
         console.print(f"the page shows {written.on_page} of {written.clips} clips; all are among the sounds")
@@ -124,7 +126,7 @@ def export(
         errors.print(f"left out {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     if as_json:
         left = {"left_out": found.left_out, "differences": found.differences}
-        tell({"folder": found.folder, "files": found.files, **left})
+        print_json({"folder": found.folder, "files": found.files, **left})
         return
     for name, difference in found.differences.items():
         console.print(f"{name} differs from the encoder by {difference:.1g} of its largest value", highlight=False)

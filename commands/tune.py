@@ -1,4 +1,4 @@
-"""`counterpoint quickstart`, `sweep` and `study`: what uses all the other rooms."""
+"""`counterpoint quickstart`, `sweep` and `study`: what uses all the other packages."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.settings import ROOT, PreemptedError, load_config, parse_overrides
-from commands.console import AsJson, DryRun, Overrides, console, escape, made, progress, quoted, show, tell, then
+from commands.console import AsJson, DryRun, Overrides, console, escape, made, print_json, progress, quoted, show, then
 
 
 def quickstart(
@@ -24,7 +24,7 @@ def quickstart(
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
-        tell({**files, "tracking": result.tracking})
+        print_json({**files, "tracking": result.tracking})
         return
     console.print(result.report.table())
     made(**files, tracking=result.tracking)
@@ -60,12 +60,13 @@ def sweep(
     if dry_run:
         show(describe_plan(plan), as_json=as_json)
         return
-    from tuning.sweep.outcome import shown, told
+    from tuning.sweep.outcome import as_json as plain
+    from tuning.sweep.outcome import shown
     from tuning.sweep.sweep import run_sweep
 
     result = run_sweep(plan, progress=progress(as_json=as_json))
     if as_json:
-        tell(told(result))
+        print_json(plain(result))
     else:
         console.print(shown(result.rows, plan, result.importances, console.width))
         for words in result.words:
@@ -89,7 +90,7 @@ def study(
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[str, typer.Option(help="paper, small or tiny; says exactly what is reduced.")] = "paper",
+    scale: Annotated[str, typer.Option(help="paper, small or tiny; the output lists what is reduced.")] = "paper",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,7 +105,7 @@ def study(
         return
     result = run_study(plan, settings, progress=progress(as_json=as_json))
     if as_json:
-        tell(result.tree)
+        print_json(result.tree)
     else:
         console.print(escape(result.files["md"].read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
         made(table=result.files["md"], plot=result.files["png"], data=result.files["json"], tracking=result.tracking)

@@ -1,1 +1,1 @@
-"""Datasets to WebDataset shards, their index, and deterministic global batches. Knows no Ray and no MLflow."""
+"""Datasets to WebDataset shards, their index, and deterministic global batches. Imports neither Ray nor MLflow."""

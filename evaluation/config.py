@@ -6,21 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from cluster.entry_points import check_name
 from cluster.settings import Config
 from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
 
-Kind = Literal["tags", "class", "key", "tempo", "number"]
+KINDS = {
+    "tags": "evaluation.kinds.tags:Tags",
+    "class": "evaluation.kinds.classes:Classes",
+    "key": "evaluation.kinds.key:Key",
+    "tempo": "evaluation.kinds.tempo:Tempo",
+    "number": "evaluation.kinds.number:Number",
+}
+"""Kinds of tasks, imported when a task is read; ``kind`` takes a ``module:Class`` of your own as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Config):
-    """One target column and how it is judged. The defaults are those of arXiv:2407.13840, §4.3."""
+    """One target column and how it is evaluated. The defaults are those of arXiv:2407.13840, §4.3."""
 
     column: str
     """Target column of the shards; ``artist`` names the index's own column."""
-    kind: Kind
+    kind: str
     """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
-    number: any value, judged by R²."""
+    number: any value, with R²; or ``module:Class``, a kind of your own (`evaluation.kinds.kind.TaskKind`)."""
     probe: bool = False
     """Train heads on the train split, stop on valid, report test."""
     retrieval: bool = False
@@ -52,15 +60,14 @@ class Task(Config):
     frozen: str | None = None
     """File of an earlier report's ``splits/``: its clips, splits and vocabulary, or an error."""
     published: str | None = None
-    """Protocol of conf/evaluation/published whose figures stand beside this task's."""
+    """Protocol of conf/evaluation/published whose published values stand beside this task's."""
 
     def __post_init__(self) -> None:
+        check_name("kind", self.kind, KINDS, {})
         if not (self.probe or self.retrieval):
             raise ValueError("a task needs probe: true, retrieval: true or both")
-        if self.untagged and (self.kind != "tags" or self.retrieval):
-            raise ValueError("untagged is for probes of kind tags: a clip of no tag has no neighbours to share one")
-        if self.retrieval and self.kind == "number":
-            raise ValueError("kind number has no retrieval metric; use kind tempo, or probe alone")
+        if self.untagged and self.retrieval:
+            raise ValueError("untagged is for probes: a clip of no tag has no neighbours to share one")
         for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -248,7 +255,7 @@ class EvaluationConfig(Config):
     equivariance: EquivarianceConfig = field(default_factory=EquivarianceConfig)
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     against: dict[str, str] = field(default_factory=dict)
-    """Other snapshots by name, judged beside this one on the same resamples."""
+    """Other snapshots by name, evaluated beside this one on the same resamples."""
     claims: tuple[str, ...] = ()
     """Metrics named beforehand; p-values of their differences are adjusted as one family (Holm)."""
     ks: tuple[int, ...] = (1, 3, 5, 10)
@@ -264,7 +271,7 @@ class EvaluationConfig(Config):
     device: str = "cpu"
     """Of the heads, and of the encoders unless Ray workers embed: cpu, cuda or cuda:N."""
     resources: WorkersConfig = field(default_factory=WorkersConfig)
-    judged: Literal["test", "valid"] = "test"
+    split: Literal["test", "valid"] = "test"
     """Split that is reported. valid: to choose by, as a sweep does; heads then stop on a fifth of the train artists."""
     cache: str | None = None
     """Folder of embedding tables; by default ``embeddings`` in the output folder."""
@@ -276,8 +283,8 @@ class EvaluationConfig(Config):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)
-        if self.judged == "valid" and any((*extras, self.equivariance.semitones, self.equivariance.rates)):
-            raise ValueError("judged=valid is for tasks; robustness, equivariance and projection are of test clips")
+        if self.split == "valid" and any((*extras, self.equivariance.semitones, self.equivariance.rates)):
+            raise ValueError("split=valid is for tasks; robustness, equivariance and projection are of test clips")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be cpu, cuda or cuda:N, got {self.device}")
         if self.projection.task is not None and self.projection.task not in self.tasks:

@@ -12,27 +12,29 @@ from cluster.files.locks import sole_writer
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
 from cluster.settings import UserError, to_tree
-from data_shards.format.index import ShardIndex
-from data_shards.read.reader import ShardSet
 from evaluation.analyses.equivariance import measure_equivariance
 from evaluation.analyses.projection import project
-from evaluation.analyses.robustness import measure_robustness, summarise, undefined_changes
-from evaluation.config import EvaluationConfig, Task
-from evaluation.embeddings.cache import load_table, save_table, table_path
-from evaluation.embeddings.embed import EmbeddingTable, Encoder, alike, embed_shards, frames_at, open_shards
+from evaluation.analyses.robustness import by_condition, measure_robustness, summarise, undefined_changes
+from evaluation.config import EvaluationConfig
+from evaluation.embeddings.cache import embed_or_load
+from evaluation.embeddings.embed import EmbeddingTable, frames_at, open_shards
 from evaluation.encoders.devices import check_device
-from evaluation.encoders.loading import is_factory, load_any, untrained_any
+from evaluation.encoders.encoder import SUBJECT, Encoder
 from evaluation.encoders.pool import Pool, open_pool
-from evaluation.metrics.resamples import RESAMPLES, by_condition, by_metric, save_resamples
+from evaluation.encoders.sources import is_factory, load_any, untrained_any
+from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.targets import read_targets
+from evaluation.metrics.resamples import RESAMPLES, save_resamples
+from evaluation.metrics.samples import MetricSamples
 from evaluation.preflight import check_request
 from evaluation.report.published import beside
-from evaluation.report.report import SUBJECT, Report, build_tree, write_report
-from evaluation.scores.score import Scored
-from evaluation.scores.store import SCORES, scored_once
-from evaluation.targets.answerable import why_not
-from evaluation.targets.columns import EmptyColumnError, Target, artist_overlap, columns, read_target
+from evaluation.report.rows import build_tree
+from evaluation.report.write import Report, write_report
+from evaluation.scores.score import Scored, by_metric
+from evaluation.scores.store import SCORES, score_tasks
 from evaluation.targets.published_splits import compare
-from evaluation.targets.splits import check_leaks, freeze, hold_to, load_split, save_split
+from evaluation.targets.splits import check_leaks, freeze, save_split
+from evaluation.targets.target import artist_overlap
 
 
 def evaluate(
@@ -43,7 +45,7 @@ def evaluate(
     trust_code: bool = False,
     progress: Progress = SILENT,
 ) -> Report:
-    """Judge an encoder beside its untrained self, chance and a constant.
+    """Evaluate an encoder beside its untrained self, chance and a constant.
 
     Args:
         source: a step-N folder, the link last, a run's folder, or a user's ``module:factory``.
@@ -51,7 +53,7 @@ def evaluate(
         out: folder of report.json, .md, .html, .csv, .tex and the figures, of every task's scores as soon as they are
             there, and of embeddings unless ``config.cache`` says where. An evaluation that was killed goes on there.
         trust_code: import the user's own code that a snapshot names.
-        progress: told of the work.
+        progress: counts the work.
 
     Raises:
         UserError: for whatever cannot be answered, before anything is embedded.
@@ -88,7 +90,7 @@ def evaluate_encoders(
         config: shards and tasks.
         out: folder of the report.
         about: provenance of the encoders, plain JSON types.
-        progress: told of the work.
+        progress: counts the work.
 
     Raises:
         UserError: for whatever cannot be answered, before anything is embedded.
@@ -101,115 +103,61 @@ def evaluate_encoders(
     started = time.monotonic()
     with open_shards(config.data) as shards:
         check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
-        targets, left_out = _targets(shards.index, config)
-        check_request(shards, encoders, targets, config)
-        cache = Path(config.cache) if config.cache else out / "embeddings"
+        targets, left_out = read_targets(shards.index, config)
+        inputs = EvaluationInputs(shards, Pool(encoders), targets, config, progress)
+        check_request(inputs)
         with open_pool(encoders, config.resources) as pool:
-            tables = embedded(shards, pool, config, cache, progress=progress)
-            scored: dict[str, Scored] = {}
-            with progress.stage("scoring", len(targets)) as bar:
-                for done, (name, target) in enumerate(targets.items(), 1):
-                    scored[name] = scored_once(name, config.tasks[name], target, tables, config, out / SCORES)
-                    bar(done, name)
-            kept = by_metric(scored)
-            extras: dict[str, Any] = {}
-            if config.robustness.asked:
-                curves = measure_robustness(shards, pool, targets, scored, config, progress=progress)
-                extras["robustness"] = summarise(curves, config)
-                kept |= by_condition(curves)
-            if config.equivariance.asked:
-                extras["equivariance"] = measure_equivariance(shards, pool, config, progress=progress)
-        if config.projection.task:
-            extras["projection"] = project(tables, targets, config)
-        facts = dict(about) | _facts(shards, encoders, config) | {"seconds": round(time.monotonic() - started, 1)}
-        splits = _save_splits(shards.index, targets, config, out / "splits")
-    tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | extras
-    tree["notes"] += undefined_changes(extras.get("robustness", {}))
+            inputs = replace(inputs, encoders=pool)
+            tables = embed_or_load(inputs, Path(config.cache) if config.cache else out / "embeddings")
+            scored = score_tasks(inputs, tables, out / SCORES)
+            analyses, samples = _analyse(inputs, tables, scored)
+        facts = dict(about) | _facts(inputs) | {"seconds": round(time.monotonic() - started, 1)}
+        splits = _save_splits(inputs, out / "splits")
+    tree = build_tree(scored, config=config, left_out=left_out, provenance=facts) | analyses
+    tree["notes"] += undefined_changes(analyses.get("robustness", {}))
     for name, identity in splits.items():
         tree["tasks"][name] |= identity
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
-    save_resamples(kept, out / RESAMPLES)
+    save_resamples(by_metric(scored) | samples, out / RESAMPLES)
     return write_report(tree, out)
 
 
-def _save_splits(
-    index: ShardIndex, targets: Mapping[str, Target], config: EvaluationConfig, folder: Path
-) -> dict[str, dict[str, Any]]:
-    """Freeze what every task was judged on; hashes, file, and how it stands to the published split, by task."""
+def _analyse(
+    inputs: EvaluationInputs, tables: Mapping[str, EmbeddingTable], scored: Mapping[str, Scored]
+) -> tuple[dict[str, Any], dict[str, dict[str, MetricSamples]]]:
+    """Sections of the report that are measured on request, and their metrics on every resample."""
+    found: dict[str, Any] = {}
+    samples: dict[str, dict[str, MetricSamples]] = {}
+    if inputs.config.robustness.asked:
+        curves = measure_robustness(inputs, scored)
+        found["robustness"], samples = summarise(curves, inputs.config), by_condition(curves)
+    if inputs.config.equivariance.asked:
+        found["equivariance"] = measure_equivariance(inputs)
+    if inputs.config.projection.task:
+        found["projection"] = project(inputs, tables)
+    return found, samples
+
+
+def _save_splits(inputs: EvaluationInputs, folder: Path) -> dict[str, dict[str, Any]]:
+    """Freeze the clips of every task; hashes, file, and how it stands to the published split, by task."""
     identities: dict[str, dict[str, Any]] = {}
-    for name, target in targets.items():
-        frozen = freeze(index, config.tasks[name].column, target)
+    for name, target in inputs.targets.items():
+        task = inputs.config.tasks[name]
+        frozen = freeze(inputs.shards.index, task.column, target)
         save_split(frozen, folder / f"{name}.json")
         identities[name] = {
             "split_hash": frozen.split_hash,
             "vocabulary_hash": frozen.vocabulary_hash,
             "split_file": f"{folder.name}/{name}.json",
         }
-        protocol = config.tasks[name].published
-        if protocol is not None:
-            identities[name]["published_split"] = compare(protocol, frozen)
+        if task.published is not None:
+            identities[name]["published_split"] = compare(task.published, frozen)
     return identities
 
 
-def embedded(
-    shards: ShardSet, encoders: Pool, config: EvaluationConfig, folder: Path, *, progress: Progress
-) -> dict[str, EmbeddingTable]:
-    """Tables of all encoders: read where they were computed before, computed and kept otherwise."""
-    paths = {
-        name: table_path(folder, encoder.hash, shards.manifest_hash, config.chunking, encoder.samples)
-        for name, encoder in encoders.items()
-    }
-    tables = {name: load_table(path) for name, path in paths.items()}
-    missing = {name: encoder for name, encoder in encoders.items() if tables[name] is None}
-    if missing:
-        for names in alike(missing):
-            fresh = embed_shards(shards, encoders.only(names), config, progress=progress)
-            for name, table in fresh.items():
-                save_table(table, paths[name])
-            tables |= fresh
-    return {name: table for name, table in tables.items() if table is not None}
-
-
-def _targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Target], dict[str, str]]:
-    """Targets of the tasks that can run, and why optional ones cannot."""
-    present = columns(index)
-    targets, left_out = {}, {}
-    for name, task in config.tasks.items():
-        if task.optional and task.column not in present and task.column != "artist":
-            left_out[name] = f"the set has no column {task.column}"
-            continue
-        try:
-            target = _read(index, name, task)
-            reason = why_not(name, task, target, config)
-        except EmptyColumnError as error:
-            reason = str(error)
-        if reason is None:
-            targets[name] = target
-        elif task.optional:
-            left_out[name] = reason.removeprefix(f"task {name}: ")
-        else:
-            raise UserError(reason)
-    if not targets:
-        known, reasons = ", ".join(sorted(present)) or "none", "; ".join(f"{n}: {why}" for n, why in left_out.items())
-        raise UserError(f"none of the tasks can run ({reasons}); the shards have the columns {known}")
-    return targets, left_out
-
-
-def _read(index: ShardIndex, name: str, task: Task) -> Target:
-    if task.frozen is None:
-        return read_target(index, name, task)
-    frozen = load_split(Path(task.frozen))
-    if frozen.column != task.column or (task.vocabulary and task.vocabulary != frozen.vocabulary):
-        raise UserError(
-            f"task {name}: {task.frozen} freezes column {frozen.column} with {len(frozen.vocabulary)} tags, "
-            f"the task has column {task.column}" + " and another vocabulary" * bool(task.vocabulary)
-        )
-    target = read_target(index, name, replace(task, vocabulary=frozen.vocabulary))
-    return hold_to(frozen, name, index, target)
-
-
-def _facts(shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig) -> dict[str, Any]:
+def _facts(inputs: EvaluationInputs) -> dict[str, Any]:
     """What a reader needs to repeat the report."""
+    shards, encoders = inputs.shards, inputs.encoders
     index, everything = shards.index, np.arange(len(shards.index))
     trained = encoders[SUBJECT]
     return {
@@ -219,7 +167,7 @@ def _facts(shards: ShardSet, encoders: Mapping[str, Encoder], config: Evaluation
         "clips": {split: len(index.rows(split)) for split in ("train", "valid", "test")},
         "clips_shorter_than_a_chunk": sum(n < trained.samples for n in frames_at(shards, everything, trained.rate)),
         "test_clips_whose_artist_is_in_train": artist_overlap(index),
-        "evaluation": to_tree(config),
+        "evaluation": to_tree(inputs.config),
         "software": provenance(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

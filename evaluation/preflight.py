@@ -4,46 +4,40 @@ A mistake that is found after an hour of embedding has cost an hour; each is one
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from cluster.files.outputs import require_writable_file, require_writable_folder
 from cluster.settings import UserError
-from data_shards.read.reader import ShardSet
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
 from evaluation.config import EvaluationConfig
-from evaluation.embeddings.embed import Encoder, check_rate
+from evaluation.embeddings.embed import check_rate
+from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.kind import metric_names
 from evaluation.metrics.resamples import RESAMPLES
-from evaluation.metrics.scoring import metric_names
 from evaluation.report.published import protocols
-from evaluation.report.report import FILES
-from evaluation.targets.columns import Target
+from evaluation.report.write import FILES
 
 
-def check_request(
-    shards: ShardSet, encoders: Mapping[str, Encoder], targets: Mapping[str, Target], config: EvaluationConfig
-) -> None:
+def check_request(inputs: EvaluationInputs) -> None:
     """Refuse whatever could not be answered.
-
-    Args:
-        shards: the set.
-        encoders: by name.
-        targets: of the tasks that run (`evaluation.targets.answerable`).
-        config: what is asked.
 
     Raises:
         UserError: names the key, and the nearest right value where there is one.
     """
-    for encoder in encoders.values():
+    shards, config = inputs.shards, inputs.config
+    for encoder in inputs.encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
-    _check_names(targets, config)
-    if config.robustness.asked and not any(config.tasks[name].probe for name in targets):
-        raise UserError(f"robustness is of probes, and none of {', '.join(targets)} has one; set tasks.NAME.probe=true")
+    _check_names(inputs)
+    if config.robustness.asked and not any(config.tasks[name].probe for name in inputs.targets):
+        raise UserError(
+            f"robustness is of probes, and none of {', '.join(inputs.targets)} has one; set tasks.NAME.probe=true"
+        )
     if config.projection.task is not None:
-        check_projection(targets, config)
+        check_projection(inputs)
     if config.equivariance.asked:
-        check_tracks(shards, encoders, config)
+        check_tracks(inputs)
 
 
 def check_outputs(out: Path, config: EvaluationConfig) -> None:
@@ -66,8 +60,9 @@ def check_outputs(out: Path, config: EvaluationConfig) -> None:
             require_writable_file(out / name, "--out")
 
 
-def _check_names(targets: Mapping[str, Target], config: EvaluationConfig) -> None:
-    metrics = [f"{name}/{metric}" for name in targets for metric in metric_names(config.tasks[name], config.ks)]
+def _check_names(inputs: EvaluationInputs) -> None:
+    config = inputs.config
+    metrics = [f"{name}/{metric}" for name in inputs.targets for metric in metric_names(config.tasks[name], config.ks)]
     for claim in config.claims:
         _known("claims", claim, metrics)
     for name, task in config.tasks.items():

@@ -29,8 +29,9 @@ class VicReg(nn.Module):
         """The loss of the global batch of two views a clip."""
         if batch.num_views != 2:
             raise ValueError(f"VICReg compares two views, got views.count={batch.num_views}")
-        own = batch.z_ND.unflatten(0, (2, -1)).transpose(0, 1)  # (clips, 2, width)
-        first, second = gather_rows(own.flatten(1), batch.group).unflatten(1, (2, -1)).unbind(1)
+        clips, width = len(batch.z_ND) // 2, batch.z_ND.shape[1]
+        own = batch.z_ND.view(2, clips, width).transpose(0, 1)
+        first, second = gather_rows(own.flatten(1), batch.group).view(-1, 2, width).unbind(1)
         invariance = (first - second).square().mean()
         variance = (hinge(first) + hinge(second)) / 2
         covariance = decorrelation(first) + decorrelation(second)

@@ -2,14 +2,39 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.settings import load_config
 from trainers.config import ExperimentConfig
 
+GROUP = "processes"
+"""Tests that start Ray or process groups, or measure time: one after another, in one of pytest-xdist's workers."""
+
 MakeConfig = Callable[..., ExperimentConfig]
 RunningBelow = Callable[[str], list[int]]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the groups into the names of the tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests marked ``ray`` or ``dist`` into one group and start it first: it is the longest."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("dist"):
+            item.add_marker(pytest.mark.xdist_group(GROUP))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out a group whole and other tests by file, so that a module's fixtures are made once."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByGroupOrFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).split("::")[0]
+
+    return ByGroupOrFile(config, log)
 
 
 @pytest.fixture(scope="session")

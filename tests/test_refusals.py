@@ -9,7 +9,7 @@ import pytest
 
 from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, load_config, parse_overrides, read_yaml
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME, check_set
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, check_set
 from evaluation.config import EvaluationConfig
 from trainers.augment.corruptions import CORRUPTIONS
 from trainers.augment.parameters import CORRUPTION_NAMES
@@ -184,12 +184,12 @@ space:
 
 def test_refusals_are_said_once_each_and_in_order() -> None:
     refusals = Refusals()
-    refusals.demand_none()
+    refusals.require_none()
     for message in ("b", "a\nb"):
         with refusals.noted():
             raise UserError(message)
     with pytest.raises(UserError, match=r"^b\na$"):
-        refusals.demand_none()
+        refusals.require_none()
 
 
 def test_a_wrong_place_names_the_nearest_set_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

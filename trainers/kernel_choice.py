@@ -2,7 +2,7 @@
 
 Under ``kernel=auto`` the first batch is computed by both and compared on the device itself. Kernels that fail to
 compile or to start, or that compute something else, are replaced by the tensor code for the rest of the run, with one
-warning that says why. Snapshots record the outcome, so that a resumed run goes on with the same code.
+warning that names the reason. Snapshots record the outcome, so that a resumed run goes on with the same code.
 """
 
 import logging
@@ -49,7 +49,7 @@ class KernelChoice:
             part: which kernels; each is compared in the first batch that needs it.
             fused: computes by kernels, and changes nothing that ``plain`` reads.
             plain: computes the same by tensor operations.
-            difference: of both results in words, None where they agree.
+            difference: a description of how the results differ, None where they agree.
         """
         if self.fell_back:
             return plain()

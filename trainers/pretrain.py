@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from trainers.distributed import collectives
 from trainers.distributed.failures import absent_named
 from trainers.distributed.world import world_sizes
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, train
-from trainers.state.metrics_log import METRICS, MetricsLog, MetricsTail
+from trainers.monitor.run_page import describe, log_encoder
+from trainers.state.metrics_log import METRICS, MetricsLog, MetricsTail, read_metrics
 from trainers.state.snapshot import last_snapshot
 
 _log = logging.getLogger(__name__)
@@ -96,9 +98,13 @@ def _drive(
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in start.summary.items()})
         _log_datasets(tracker, config, start.data_hash)
+        describe(tracker, config, {})
         tail = MetricsTail(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
         with stoppable, tail:
             code = _in_process(replace(start, last=last)) if start.world else _on_ray(config)
+        describe(tracker, config, max(read_metrics(folder / METRICS), key=itemgetter("step"), default={}))
+        if code == EXIT_DONE and config.tracking.enabled and parent is None:  # a trial's snapshot is there to export
+            log_encoder(tracker, folder)
         tracker.close("FINISHED" if code == EXIT_DONE else "KILLED")
     return code
 

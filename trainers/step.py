@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from cluster.machine.resources import multiplies_bfloat16
 from cluster.settings import UserError
+from data_shards.format.records import SAMPLE_RATE
 from trainers.augment.chain import obstacle as views_obstacle
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
+from trainers.distributed.batch_norm import running_statistics
 from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.encoders.config import PROJECTION_WIDTH
-from trainers.losses.contrastive.fused import obstacle as losses_obstacle
+from trainers.frontends.frontend import build_frontend
+from trainers.losses.contrastive.launch import obstacle as losses_obstacle
 from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Projector, build_model
 from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched
@@ -72,7 +75,8 @@ class StepTrainer:
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
         projector = _compiled(model.projector, device) if config.optim.compile else model.projector
-        self.network = collectives.data_parallel(projector)
+        with running_statistics(model, "hold"):
+            self.network = collectives.data_parallel(projector, _example(config, device))
 
     def load_weights(self, snapshot: "Snapshot") -> None:
         """Start from the weights of a snapshot.
@@ -236,6 +240,17 @@ def _load(model: nn.Module, snapshot: "Snapshot", *, assign: bool = False) -> No
         model.load_state_dict(snapshot.model_state(), assign=assign)
     except RuntimeError as error:
         raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+
+
+def _example(config: ExperimentConfig, device: torch.device) -> Tensor | None:
+    """Views of quiet noise as the encoder reads them; None where the model is compiled for the shape of a step."""
+    if config.optim.compile or not collectives.is_distributed():
+        return None
+    rows = config.micro_rows or max(2, config.views.count)
+    wave_NT = 0.01 * torch.randn(rows, config.views.samples, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        views: Tensor = build_frontend(config.frontend, SAMPLE_RATE)(wave_NT)
+    return views.to(device)
 
 
 def _compiled(projector: Projector, device: torch.device) -> nn.Module:

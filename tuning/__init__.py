@@ -1,1 +1,1 @@
-"""Sweeps and studies: the room that uses all others."""
+"""Sweeps and studies; imports every other package."""

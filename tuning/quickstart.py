@@ -13,13 +13,13 @@ from data_shards.format.records import Clip
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate
-from evaluation.report.publish import publish
-from evaluation.report.report import Report
+from evaluation.report.tracking import log_report
+from evaluation.report.write import Report
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 
 LABELLED = SyntheticConfig(tracks=400, valid_share=0.15, test_share=0.45, seed=0)
-"""160 tracks to learn from with their tags, 60 to stop probes on, 180 to judge by."""
+"""160 tracks to learn from with their tags, 60 to stop probes on, 180 for evaluation."""
 UNLABELLED = SyntheticConfig(tracks=160, valid_share=0.0, test_share=0.0, seed=1)
 """Tracks of another seed, to learn from without their tags."""
 
@@ -42,7 +42,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     Args:
         out: folder of everything it makes.
         overrides: dotted keys of the pretraining configuration.
-        progress: told of every stage.
+        progress: shows every stage.
 
     Raises:
         PreemptedError: if pretraining was asked to stop.
@@ -59,7 +59,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
         raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
     report = evaluate(out, tasks, out, progress=progress)
-    tracking = publish(report) or "off"
+    tracking = log_report(report) or "off"
     return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracking)
 
 

@@ -6,6 +6,7 @@ leaves nothing to clean up. NFS passes these locks to its server. A file system 
 
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 from cluster.settings import UserError
 
 LOCK_NAME = "lock"
+MOST_ATTEMPTS = 100
+"""Tries to open a lock file whose folder vanishes in between."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _held: set[int] = set()
 _log = logging.getLogger(__name__)
@@ -85,11 +88,14 @@ def try_lock(path: Path) -> int | None:
         NoLocksError: if the file system has no locks.
         OSError: if the file cannot be opened for writing.
     """
+    attempts = itertools.count(1)
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:  # its holder removed the empty folder between our two calls
+            if next(attempts) >= MOST_ATTEMPTS:  # a file system like /proc, which makes no files
+                raise
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

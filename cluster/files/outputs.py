@@ -127,7 +127,7 @@ def _exists(path: Path) -> bool:
 def _refusal(path: Path, key: str, folder: Path, error: Exception, remedy: str) -> UserError:
     code = getattr(error, "errno", None)
     if code in _FULL:
-        return UserError(f"{key} {path}: the disk is full; make room, or {remedy}")
+        return UserError(f"{key} {path}: the disk is full; free some space, or {remedy}")
     if code == errno.ENAMETOOLONG:
         return UserError(f"{key} {path}: the name is too long for this file system; {remedy}")
     reason = getattr(error, "strerror", None) or str(error)

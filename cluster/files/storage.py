@@ -1,6 +1,6 @@
 """Files that are whole or absent: atomic writes, digests, and storage that may be slow to answer.
 
-Nothing here knows Ray, MLflow or music; every other room writes through it.
+Independent of Ray, MLflow and music; every other package writes through it.
 """
 
 import ctypes
@@ -69,7 +69,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 for name in names:
                     _sync(Path(folder, name))
                 _sync(Path(folder))
-            if path.exists() and not path.is_dir():  # two of different kinds would change places without a word
+            if path.exists() and not path.is_dir():  # two of different kinds would replace each other unnoticed
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             _exchange(partial, path) if path.exists() else partial.rename(path)
             _sync(path.parent)
@@ -106,7 +106,7 @@ def remove_partials(folder: Path) -> list[str]:
         entry = lock.with_suffix(PARTIAL)
         try:
             handle = try_lock(lock)
-        except NoLocksError:  # nothing says whether its writer lives
+        except NoLocksError:  # whether its writer lives cannot be known
             continue
         if handle is None:
             continue
@@ -238,7 +238,7 @@ def _errors_of(path: Path, temporary: str) -> Iterator[None]:
         code = error.errno if isinstance(error, OSError) else None
         if code in _FULL:
             raise RunError(
-                f"{path}: the disk is full, nothing was replaced; make room and run the command again"
+                f"{path}: the disk is full, nothing was replaced; free some space and run the command again"
             ) from error
         named = [str(getattr(error, which, None)) for which in ("filename", "filename2")]
         above = sorted(set(named) & set(map(str, path.parents)))

@@ -66,7 +66,7 @@ def num_gpus() -> int:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has products of bfloat16 as far as torch can tell (2.11 cannot, nor for other than x86); where
+    """Whether this CPU has products of bfloat16 as far as torch can detect (2.11 cannot, nor for other than x86); where
     it has none, they are emulated many times slower.
     """
     import torch

@@ -97,7 +97,7 @@ def replace_tmpdir() -> None:
         try:
             use_as_tmpdir(private_folder())
         except UserError:
-            return  # what needs it says so itself
+            return  # what needs it raises its own error
         replaced["TMPDIR"] = named
 
 
@@ -117,8 +117,8 @@ def ray_folder() -> Path | None:
         return None if own != "" else _SYSTEM
     folder = private_folder()
     if other := trouble_with(folder, sockets=True):
-        said = f"TMPDIR={own}: {why}; {folder}: {other}" if own else f"{folder}: {other}"
-        raise UserError(f"no folder for Ray's sockets: {said}; set TMPDIR to a short path that can be written to")
+        reason = f"TMPDIR={own}: {why}; {folder}: {other}" if own else f"{folder}: {other}"
+        raise UserError(f"no folder for Ray's sockets: {reason}; set TMPDIR to a short path that can be written to")
     return folder / "ray"  # Ray opens its folder to everyone; the one above it stays closed
 
 

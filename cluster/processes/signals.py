@@ -14,7 +14,7 @@ def on_request_to_stop(request: Callable[[str], None]) -> Iterator[None]:
     Outside of the main thread, which alone has signals, it does nothing.
 
     Args:
-        request: told which signal, as a line of text.
+        request: called with the signal as a line of text.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -83,7 +83,7 @@ def _family() -> list[int]:
             parent = int(text.rpartition(")")[2].split()[1])  # the name before it may hold anything
             children.setdefault(parent, []).append(int(place.parent.name))
     family = children.get(os.getpid(), [])
-    for number in family:  # it grows while it is walked
+    for number in family:  # it grows during the loop
         family += children.get(number, [])
     return family
 

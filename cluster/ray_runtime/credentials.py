@@ -7,11 +7,10 @@ import errno
 import os
 import secrets
 import socket
-import sys
-from importlib import import_module
 from pathlib import Path
 
 from cluster.machine.scratch import private_folder
+from cluster.ray_runtime.private import forget_token
 from cluster.settings import UserError
 
 REACH_TIMEOUT_S = 5.0
@@ -37,7 +36,7 @@ def ensure_token() -> None:
     """Make a token where there is none, and keep the file to its owner (mode 600).
 
     Where there is no home that can be written to, the token lies in the user's folder below /tmp, and
-    RAY_AUTH_TOKEN_PATH of this process says so.
+    RAY_AUTH_TOKEN_PATH of this process names it.
 
     Raises:
         UserError: if the file that RAY_AUTH_TOKEN_PATH names can neither be read nor made.
@@ -82,11 +81,11 @@ def _ensure(path: Path) -> None:
     path.read_bytes()  # another user's cannot be read
 
 
-def demand_token() -> None:
+def require_token() -> None:
     """Refuse to talk to a cluster without a token to show.
 
     Raises:
-        UserError: says where the token is expected; not raised where RAY_AUTH_MODE=disabled says that there is none.
+        UserError: names where the token is expected; not raised where RAY_AUTH_MODE=disabled.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not has_token():
         raise UserError(
@@ -96,12 +95,9 @@ def demand_token() -> None:
 
 
 def use_token() -> None:
-    """Make this process show its token, unless RAY_AUTH_MODE says otherwise; Ray's clients do not by themselves."""
+    """Make this process show its token, unless RAY_AUTH_MODE disables tokens; Ray's clients do not by themselves."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if "ray" in sys.modules:  # it reads the variable once, when it is imported, and the token once, when it is needed
-        raylet = import_module("ray._raylet")
-        raylet.Config.initialize("")
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
+    forget_token()
 
 
 def reach(address: str) -> None:

@@ -20,7 +20,7 @@ DECISIVE = (
     "torch", "torchaudio", "ray", "numpy", "scipy", "scikit-learn", "soundfile", "soxr", "nnaudio", "mir-eval",
     "optuna", "faiss-gpu", "faiss-cpu",
 )  # fmt: skip
-"""Packages whose version may change a result. Others may differ: they move files, draw figures, serve pages."""
+"""Packages whose version may change a result. Others may differ: they move files, draw plots, serve pages."""
 ASK_TIMEOUT_S = 120.0
 
 
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
-    """What the lock says of the decisive packages.
+    """The versions that the lock has of the decisive packages.
 
     Raises:
         UserError: if there is no lock.
@@ -62,7 +62,7 @@ def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
     return ", ".join(f"{name} is {found[name]}, not {wanted[name]}" for name in wanted if found[name] != wanted[name])
 
 
-def demand_lock() -> None:
+def require_locked_versions() -> None:
     """Refuse to run a job with other versions than the checkout's.
 
     Raises:
@@ -71,12 +71,12 @@ def demand_lock() -> None:
     wrong = differences(locked(), versions())
     if wrong:
         raise UserError(
-            f"{platform.node()}: this cluster would give other numbers: {wrong} as in requirements.lock; "
+            f"{platform.node()}: package versions differ from requirements.lock: {wrong}; "
             "run `make setup` on its nodes, or submit with --install"
         )
 
 
-def demand_same_everywhere() -> None:
+def require_same_versions() -> None:
     """Refuse a run over machines that differ; asks each node of the Ray session this process is in.
 
     Raises:
@@ -114,7 +114,7 @@ def _alive() -> dict[str, str]:
 def main() -> int:
     """The check as a command."""
     try:
-        demand_lock()
+        require_locked_versions()
     except UserError as error:
         print(f"error {error}", file=sys.stderr)
         return 2

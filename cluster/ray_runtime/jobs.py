@@ -17,14 +17,15 @@ from urllib.parse import urlsplit
 from cluster.entry_points import entry_points_in, import_factory, shipped_modules
 from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
-from cluster.ray_runtime.credentials import demand_token, reach, use_token
+from cluster.ray_runtime.credentials import reach, require_token, use_token
+from cluster.ray_runtime.private import each_shipped, jobs_api_version
 from cluster.settings import ROOT, RunError, UserError, first_line, flatten, read_yaml
 
 DEFAULT_CLUSTER = "http://127.0.0.1:8265"
 UPLOAD_BYTES = 100 << 20
 """A checkout has a few megabytes; more is data that strayed into it. Ray itself ends at 512 MiB."""
 NEVER_SHIPPED = ["*.tar", "*.db", "outputs/", ".venv/", ".git/"]
-"""Holds whatever .rayignore says: shards and results stay where they are."""
+"""Excluded whatever .rayignore lists: shards and results stay where they are."""
 EXIT_STOPPED = 143
 STOP_WAIT_S = "120"
 _POLL_S = 0.5
@@ -56,16 +57,16 @@ class Cluster:
     def __init__(self, url: str | None = None) -> None:
         self.url = _url(url)
         parts = urlsplit(self.url)
-        demand_token()
+        require_token()
         reach(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
         use_token()
         try:
             self._client: Any = import_module("ray.job_submission").JobSubmissionClient(self.url)
-            logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every file it leaves out
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it logs every file it leaves out
         except Exception as error:  # Ray raises ConnectionError or RuntimeError around every HTTP status
             raise _explained(self.url, error) from error
         theirs, ours = self._client.get_version(), import_module("ray").__version__
-        if theirs != import_module("ray.dashboard.modules.version").CURRENT_VERSION:
+        if theirs != jobs_api_version():
             raise UserError(
                 f"{self.url}: its jobs API is version {theirs}; run Ray {ours} there, as requirements.lock has"
             )
@@ -113,11 +114,11 @@ class Cluster:
         Raises:
             RunError: if the cluster has not answered for two minutes; the job may live on.
         """
-        told, answered = _Told(show), time.monotonic()
+        shown, answered = _NewText(show), time.monotonic()
         broken = (OSError, RuntimeError, asyncio.IncompleteReadError, import_module("aiohttp").ClientError)
         while True:
             try:
-                asyncio.run(self._tail(job, told))  # ends with the job
+                asyncio.run(self._tail(job, shown))  # ends with the job
                 info = self._info(job)
                 answered = time.monotonic()
                 if info.status.is_terminal():
@@ -151,11 +152,11 @@ class Cluster:
         found = [entry for entry in self._client.list_jobs() if entry.submission_id]
         return [_job(entry) for entry in sorted(found, key=lambda entry: entry.start_time or 0, reverse=True)]
 
-    async def _tail(self, job: str, told: "_Told") -> None:
+    async def _tail(self, job: str, shown: "_NewText") -> None:
         """Show what is new; the API starts from the first character each time."""
-        told.rewind()
+        shown.rewind()
         async for lines in self._client.tail_job_logs(job):
-            told.hear(lines)
+            shown.add(lines)
 
     def _info(self, job: str) -> Any:
         try:
@@ -166,21 +167,21 @@ class Cluster:
             raise
 
 
-class _Told:
-    """Shows a text that may be heard again from its beginning, each character once."""
+class _NewText:
+    """Shows a text that may start again from its beginning, each character once."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
-        self._shown = self._heard = 0
+        self._shown = self._received = 0
 
     def rewind(self) -> None:
-        self._heard = 0
+        self._received = 0
 
-    def hear(self, text: str) -> None:
-        self._heard += len(text)
-        if self._heard > self._shown:
-            self._show(text[max(0, len(text) - (self._heard - self._shown)) :])
-            self._shown = self._heard
+    def add(self, text: str) -> None:
+        self._received += len(text)
+        if self._received > self._shown:
+            self._show(text[max(0, len(text) - (self._received - self._shown)) :])
+            self._shown = self._received
 
 
 def submit(
@@ -222,7 +223,6 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
     Raises:
         UserError: if they are more than ``limit_bytes``; names the largest.
     """
-    packaging = import_module("ray._private.runtime_env.packaging")
     sizes: dict[str, int] = {}
 
     def note(path: Path) -> None:
@@ -230,7 +230,7 @@ def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
             top = path.relative_to(root).parts[0]
             sizes[top] = sizes.get(top, 0) + path.stat().st_size
 
-    packaging._dir_travel(root, [packaging._get_excludes(root, NEVER_SHIPPED)], note, include_gitignore=True)
+    each_shipped(root, NEVER_SHIPPED, note)
     total = sum(sizes.values())
     if total > limit_bytes:
         largest = sorted(sizes, key=lambda key: sizes[key], reverse=True)[:3]

@@ -1,6 +1,6 @@
 """A function over many jobs on a Ray cluster: the same work as a process pool's, on more machines.
 
-Knows nothing of what the jobs are. What they read and write must lie where every machine sees it.
+Independent of what the jobs are. What they read and write must lie where every machine sees it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +14,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 QUEUED = 2
-"""Tasks in flight a core of the cluster: one runs, the next waits on the spot, and an autoscaler sees the demand."""
+"""Tasks in flight a core of the cluster: one runs, the next waits on the node, and an autoscaler sees both."""
 STOP_S = 30.0
-"""As long is waited for tasks that were told to stop."""
+"""Time that cancelled tasks have to end."""
 
 
 def ray_map(
@@ -56,8 +56,8 @@ def _run(
     running: dict[Any, str] = {}
     try:
         while True:
-            room = workers or QUEUED * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while len(running) < room and (job := next(waiting, None)) is not None:
+            slots = workers or QUEUED * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(running) < slots and (job := next(waiting, None)) is not None:
                 running[task.remote(job)] = name_of(job)
             if not running:
                 return

@@ -15,8 +15,9 @@ from typing import Any
 from cluster.entry_points import shipped_modules
 from cluster.machine.cores import num_cores
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
-from cluster.ray_runtime.credentials import demand_token, ensure_token, reach, use_token
-from cluster.ray_runtime.environment import demand_same_everywhere
+from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
+from cluster.ray_runtime.environment import require_same_versions
+from cluster.ray_runtime.private import set_dashboard_timeout, show_token
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
@@ -82,7 +83,7 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
     local = not in_job and address == "local"
     try:
         if not local:
-            demand_same_everywhere()
+            require_same_versions()
         yield _describe(context, local=local)
     finally:
         ray.shutdown()
@@ -97,9 +98,7 @@ def _start_local(needed_cpus: int) -> Any:
     ensure_token()
     use_token()
     os.environ.setdefault(NICENESS, "0")
-    # Ray read the variable of this name when it was imported. It would give up after a minute on a busy machine.
-    constants: Any = import_module("ray._private.ray_constants")
-    constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = DASHBOARD_S
+    set_dashboard_timeout(DASHBOARD_S)  # Ray would give up after a minute on a busy machine
     try:
         # The dashboard stays: without it a nested run stopped early leaks its placement group.
         options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True}
@@ -108,18 +107,18 @@ def _start_local(needed_cpus: int) -> Any:
         raise RunError(f"a local Ray did not start: {first_line(error)}; {_remedy(str(error))}") from error
 
 
-def _remedy(said: str) -> str:
-    """What helps where a local Ray did not start, by what it said."""
-    if "dashboard" in said:
+def _remedy(message: str) -> str:
+    """What helps where a local Ray did not start, by its message."""
+    if "dashboard" in message:
         return (
             f"its dashboard did not answer within {DASHBOARD_S} s, on a machine that is very busy: the same command "
             "tries again and goes on where it was"
         )
-    if "AF_UNIX path" in said:
+    if "AF_UNIX path" in message:
         return "its sockets need a short path: set RAY_TMPDIR=/tmp"
-    if "No space left" in said:
-        return "make room there, or set RAY_TMPDIR to a short path on another disk"
-    if "Permission denied" in said:
+    if "No space left" in message:
+        return "free some space there, or set RAY_TMPDIR to a short path on another disk"
+    if "Permission denied" in message:
         return "set RAY_TMPDIR to a short path that this user can write to"
     return "resources.num_workers=0 does without Ray, `counterpoint doctor` looks further"
 
@@ -130,7 +129,7 @@ def _join(address: str) -> Any:
             f"{address}: a run joins a cluster by host:port (6379) from one of its machines; "
             f"from elsewhere send it there with `counterpoint submit --cluster {address} -- …`"
         )
-    demand_token()
+    require_token()
     use_token()
     if address != "auto":
         reach(address)
@@ -151,11 +150,11 @@ def _own_code(environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _show_token(address: str) -> None:
-    """Ray would try a wrong token for a minute and then speak of a failed connection."""
+    """Ray would try a wrong token for a minute and then report a failed connection."""
     from ray.exceptions import AuthenticationError
 
     try:
-        import_module("ray._raylet").GcsClient(address=address)
+        show_token(address)
     except AuthenticationError as error:
         raise UserError(
             f"{address}: the cluster refuses this token; copy the head's ~/.ray/auth_token, or set RAY_AUTH_TOKEN"

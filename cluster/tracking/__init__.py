@@ -1,8 +1,7 @@
-"""Runs in MLflow. Reading order: `config` → `tracker` → `account` → `sender` → `store`."""
+"""Runs in MLflow. Reading order: `config` → `tracker` → `account` → `sender` → `store` → `pages`."""
 
 from cluster.tracking.config import TrackingConfig as TrackingConfig
 from cluster.tracking.tracker import Tracker as Tracker
 from cluster.tracking.tracker import replay as replay
 from cluster.tracking.tracker import replay_below as replay_below
-from cluster.tracking.tracker import run_url as run_url
 from cluster.tracking.tracker import set_aside as set_aside

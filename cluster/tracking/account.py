@@ -23,6 +23,7 @@ from cluster.files.json_lines import TIME, Row, RowReader, read_rows
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.settings import RunError, UserError
+from cluster.tracking.pages import curve_name
 
 STATE, ROWS = "state.json", "metrics.jsonl"
 _NOTHING_SENT: Mapping[str, Any] = {"step": -1, "own_bytes": 0, "facts": 0, "status": None}
@@ -30,6 +31,7 @@ _FRESH: Mapping[str, Any] = {
     "params": {},
     "tags": {},
     "datasets": [],
+    "view": None,
     "files": [],
     "facts": 0,
     "status": None,
@@ -111,16 +113,17 @@ class Account:
                 self._start_reading()  # what was read is not lost
                 raise
             step = max([sent["step"], *(row["step"] for row in rows)])
-            return [*map(self._with_time, [*rows, *own])], {"step": step, "own_bytes": self.own.offset}
+            timed = [_as_curves(self._with_time(row)) for row in rows] + [self._with_time(row) for row in own]
+            return timed, {"step": step, "own_bytes": self.own.offset}
 
-    def add_file(self, path: Path, folder: str) -> None:
-        """Keep a copy of a file until it is sent."""
+    def add_file(self, path: Path, record: Mapping[str, Any]) -> None:
+        """Keep a copy of a file, and what it is to MLflow, until it is sent."""
         name = f"{uuid.uuid4().hex}/{path.name}"
         copy = self.folder / "files" / name
         copy.parent.mkdir(parents=True)
         shutil.copyfile(path, copy)
         with self.changing() as state:
-            state["files"].append({"path": name, "folder": folder, "time_ms": now_ms()})
+            state["files"].append({**record, "path": name})
 
     def remove_file(self, file: dict[str, Any]) -> None:
         """Delete a copy that was sent."""
@@ -196,6 +199,11 @@ class Account:
         if not self._warned:
             self._warned = True
             _log.warning("%s: cannot be written now (%s); it is tried again", self.folder, error)
+
+
+def _as_curves(row: Row) -> Row:
+    """A row of the training's metrics.jsonl, its columns named as MLflow's curves."""
+    return {key if key in ("step", TIME) else curve_name(key): value for key, value in row.items()}
 
 
 def now_ms() -> int:

@@ -16,8 +16,6 @@ from cluster.settings import Config
 
 STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
-TRAINING_PAGES = "workflowType=machine_learning"
-"""Without it MLflow opens its pages for chats and traces."""
 
 
 @dataclass(frozen=True, kw_only=True)

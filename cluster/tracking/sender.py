@@ -113,7 +113,7 @@ class Sender(threading.Thread):
             self._mark({"facts": state["facts"]})
         for file in state["files"]:
             path = account.folder / "files" / file["path"]
-            self._bring([{"kind": "file", **file, "path": str(path.absolute())}])
+            self._bring([{**file, "path": str(path.absolute())}])
             account.remove_file(file)
         if not self._rows:
             self._rows, self._cursor = account.unsent_rows()
@@ -147,6 +147,8 @@ class Sender(threading.Thread):
         try:
             self._store.send(records)
         except Refused:
+            if self._over.is_set():  # Python may be shutting down under the request
+                raise
             for name, group in _by_name(records):
                 try:
                     self._store.send(group)
@@ -158,7 +160,8 @@ class Sender(threading.Thread):
 
 def _facts(state: dict[str, Any]) -> list[Record]:
     told: list[Record] = [{"kind": kind, "values": state[kind]} for kind in ("params", "tags") if state[kind]]
-    return told + [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
+    told += [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
+    return told + ([{"kind": "view", "view": state["view"]}] if state["view"] else [])
 
 
 def _metrics(row: Row) -> Record:
@@ -189,8 +192,8 @@ def _by_name(records: list[Record]) -> Iterator[tuple[str, list[Record]]]:
             for key, value in record["values"].items():
                 groups.setdefault(_name(record, key), []).append(record | {"values": {key: value}})
         else:
-            name = record["kind"] if record["kind"] == "status" else record.get("name") or Path(record["path"]).name
-            groups.setdefault(f"{record['kind']} {name}", []).append(record)
+            name = record.get("name") or Path(record.get("path", "")).name
+            groups.setdefault(f"{record['kind']} {name}".rstrip(), []).append(record)
     yield from groups.items()
 
 

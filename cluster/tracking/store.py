@@ -8,6 +8,7 @@ import getpass
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 from cluster.files.storage import without_credentials
 from cluster.settings import RunError, UserError
 from cluster.tracking.config import connection_uri, store_file
+from cluster.tracking.model import log_model, write_model
+from cluster.tracking.pages import EXPERIMENT_KIND, NOTE, PARENT, placed, saved_view
 
 RUN_TAG = "counterpoint.run"
 """Tag with the run's own id: finds the MLflow run again where a kill came between making and noting it."""
-_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of runs and curves, not of chats
-_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"}
+"""Of one record, where the run itself is taken; the last two by a server that is older than the client."""
 _NO_ANSWER = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"}
 _NO_RIGHT = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
@@ -49,7 +52,8 @@ class MlflowStore:
         """Bring records into the store, in order.
 
         Raises:
-            Refused: if the store takes others of the run, but one of these never.
+            Refused: if the store takes others of the run, but one of these never; so too where sending one raises what
+                nobody foresaw, for the rest of the log must not wait for it.
             Exception: whatever MLflow raises while it cannot be reached or refuses the run (deleted, or its experiment;
                 no right to write; out of date): send again later.
         """
@@ -59,11 +63,11 @@ class MlflowStore:
         for kind, group in _grouped(records):
             try:
                 _SENDERS[kind](self._client, run, group)
-            except MlflowException as error:
-                if error.error_code not in _REFUSED:
+            except Exception as error:
+                if not _is_of_record(error):
                     raise
                 self._client.set_tag(run, RUN_TAG, self._state["identity"])  # raises where the run itself is refused
-                raise Refused(str(error.message)) from error
+                raise Refused(str(error) if isinstance(error, (Refused, MlflowException)) else repr(error)) from error
 
     def _run(self) -> str:
         """The MLflow run's id: known, found by its tag, or made."""
@@ -80,7 +84,7 @@ class MlflowStore:
             tags = {RUN_TAG: mark, "mlflow.user": _user(), "mlflow.source.name": "counterpoint"}
             parent = self._parent()
             if parent:
-                tags["mlflow.parentRunId"] = parent
+                tags[PARENT] = parent
             name, started = self._state["name"], self._state["started_ms"]
             run = found[0] if found else self._client.create_run(home, started, tags, name)
             self._state |= {"run_id": run.info.run_id, "experiment_id": home}
@@ -99,6 +103,19 @@ class MlflowStore:
         return True
 
 
+def _is_of_record(error: Exception) -> bool:
+    """Whether an error may be that of a record alone: MLflow refuses it, or a plain Python error that nobody foresaw.
+
+    The libraries of stores have errors of their own for an outage, and those of the system are OSErrors.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in _REFUSED
+    plain = type(error).__module__ == "builtins" and not isinstance(error, (OSError, MemoryError))
+    return plain or isinstance(error, Refused)
+
+
 def _user() -> str:
     """Who runs this; in a container the number of a user may have no name."""
     try:
@@ -109,7 +126,7 @@ def _user() -> str:
 
 def _import_mlflow() -> None:
     """Import here, in the thread that makes the store: two threads that import MLflow at once break it for good."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the spool retries; MLflow alone blocks 247 s
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the sender retries; MLflow alone blocks 247 s
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
@@ -188,13 +205,16 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            made: str = client.create_experiment(name, files, tags=_TRAINING)
+            made: str = client.create_experiment(name, files, tags=dict([EXPERIMENT_KIND]))
             return made
         except MlflowException:  # another run of this moment was first
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
     identity: str = found.experiment_id
+    kind, training = EXPERIMENT_KIND
+    if kind not in found.tags:  # made by another program, or before the tag was
+        client.set_experiment_tag(identity, kind, training)
     return identity
 
 
@@ -238,7 +258,10 @@ def _send_tags(client: Any, run: str, records: Sequence[Record]) -> None:
     from mlflow.entities import RunTag
 
     values = {valid_key(key): value for record in records for key, value in record["values"].items()}
-    client.log_batch(run, tags=[RunTag(key, value) for key, value in values.items()])
+    home = client.get_run(run).info.experiment_id if NOTE in values else ""
+    client.log_batch(
+        run, tags=[RunTag(key, placed(key, value, experiment_id=home, run_id=run)) for key, value in values.items()]
+    )
 
 
 def _send_file(client: Any, run: str, records: Sequence[Record]) -> None:
@@ -255,6 +278,23 @@ def _send_dataset(client: Any, run: str, records: Sequence[Record]) -> None:
         client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
 
 
+def _send_view(client: Any, run: str, records: Sequence[Record]) -> None:
+    view = {part: [valid_key(name) for name in names] for part, names in records[-1]["view"].items()}
+    client.set_experiment_tag(client.get_run(run).info.experiment_id, *saved_view(run, view))
+
+
+def _send_model(client: Any, run: str, records: Sequence[Record]) -> None:
+    for record in records:
+        if not Path(record["path"]).is_file():  # as a file's
+            continue
+        with tempfile.TemporaryDirectory(prefix="counterpoint-model-") as folder:
+            try:
+                write_model(Path(folder), Path(record["path"]), samples=record["samples"], width=record["width"])
+            except Exception as error:  # no outage: waiting mends nothing, and the rest of the log must not wait for it
+                raise Refused(f"the encoder ({type(error).__name__}: {error})") from error
+            log_model(client, run, Path(folder), record["step"])
+
+
 def _send_status(client: Any, run: str, records: Sequence[Record]) -> None:
     status, time_ms = records[-1]["status"], records[-1]["time_ms"]
     client.update_run(run, status=status) if status == "RUNNING" else client.set_terminated(run, status, time_ms)
@@ -266,5 +306,7 @@ _SENDERS: dict[str, Callable[[Any, str, Sequence[Record]], None]] = {
     "tags": _send_tags,
     "file": _send_file,
     "dataset": _send_dataset,
+    "view": _send_view,
+    "model": _send_model,
     "status": _send_status,
 }

@@ -1,20 +1,14 @@
 """What a run shows in MLflow, from its driver alone: parameters, curves, datasets, files.
 
-<<<<<<< HEAD:cluster/tracking.py
-Every call writes one line to a spool in ``RUN/tracking/`` and returns; a thread brings the lines to MLflow. So an
-outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process that opens
-the run, or by `replay`. Values that look like secrets never reach the disk.
-=======
 Every call writes to the run's folder and returns; a thread brings to MLflow what it lacks, the rows of metrics.jsonl
-too. So an outage blocks no step and loses nothing (FAULTS 45): what is left when a run ends is sent by the next process
+too. So an outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process
 that opens the run, or by `replay`. Values that look like secrets never reach the disk.
->>>>>>> f-tracking:cluster/tracking/tracker.py
 """
 
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,7 +17,8 @@ from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
 from cluster.settings import PreemptedError, UserError
 from cluster.tracking.account import ROWS, STATE, Account, is_waiting, now_ms, read_state
-from cluster.tracking.config import TRAINING_PAGES, TrackingConfig, store_uri
+from cluster.tracking.config import TrackingConfig, store_uri
+from cluster.tracking.pages import run_page, trials_page
 from cluster.tracking.sender import Sender
 from cluster.tracking.store import trouble
 from cluster.tracking.system_metrics import SystemMetrics
@@ -125,7 +120,26 @@ class Tracker:
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file as it is now (report, figure), shown under ``folder``; a copy waits until it is sent."""
         if self._enabled:
-            self._account.add_file(path, folder)
+            self._account.add_file(path, {"kind": "file", "folder": folder})
+
+    def model(self, program: Path, *, samples: int, width: int, step: int) -> None:
+        """The trained encoder, as a logged model that MLflow loads without a pickle.
+
+        Args:
+            program: a torch.export program, waves (N, ``samples``) to embeddings (N, ``width``).
+            samples: of a view.
+            width: of an embedding.
+            step: optimisation steps that it was trained for.
+        """
+        if self._enabled:
+            self._account.add_file(program, {"kind": "model", "samples": samples, "width": width, "step": step})
+
+    def view(self, metrics: Sequence[str], keys: Sequence[str]) -> None:
+        """How the page that compares the runs below this one opens: on these curves and parameters, in this order."""
+        if self._enabled:
+            with self._account.changing() as state:
+                state["view"] = {"metrics": list(metrics), "keys": list(keys)}
+                state["facts"] += 1
 
     @property
     def run_id(self) -> str | None:
@@ -135,8 +149,16 @@ class Tracker:
     @property
     def url(self) -> str:
         """The run's page on an MLflow server, or the store that `counterpoint ui` opens."""
-        experiment = self._account.state.get("experiment_id") if hasattr(self, "_account") else None
-        return run_url(self.uri, experiment, self.run_id)
+        return run_page(self.uri, self._experiment_id, self.run_id)
+
+    @property
+    def trials_url(self) -> str:
+        """The page that compares the runs below this one; see `view`."""
+        return trials_page(self.uri, self._experiment_id, self.run_id)
+
+    @property
+    def _experiment_id(self) -> str | None:
+        return self._account.state.get("experiment_id") if hasattr(self, "_account") else None
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
         """Note the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
@@ -228,13 +250,6 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) 
     if (run_dir / ROWS).exists():
         (run_dir / ROWS).rename(aside / ROWS)
     _log.warning("%s: an earlier attempt had other settings and left no snapshot; it is kept in %s", run_dir, aside)
-
-
-def run_url(uri: str, experiment_id: str | None, run_id: str | None) -> str:
-    """The page of a run where MLflow is a server, else the store; without credentials."""
-    base = without_credentials(uri).rstrip("/")
-    page = f"{base}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
-    return page if run_id and base.startswith("http") else base
 
 
 def _plain_params(flat: Mapping[str, Any]) -> dict[str, str]:

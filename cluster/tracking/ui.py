@@ -19,7 +19,8 @@ import psutil
 from cluster.files.storage import without_credentials
 from cluster.processes.supervise import supervised
 from cluster.settings import RunError, UserError
-from cluster.tracking.config import TRAINING_PAGES, connection_uri, store_file
+from cluster.tracking.config import connection_uri, store_file
+from cluster.tracking.pages import start_page
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_TIMEOUT_S = 300.0
@@ -124,7 +125,7 @@ def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], s
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, by_hand, host, port)
-        show(f"http://{_in_url(host)}:{port}/#/experiments?{TRAINING_PAGES}")
+        show(start_page(f"http://{_in_url(host)}:{port}"))
         server.wait()
     except KeyboardInterrupt:
         return 0

@@ -1,6 +1,6 @@
-"""A dataset's files as they were published: a folder, a zip read in place, or a zip in parts that were never joined.
+"""Zips read in place, also in parts that were never joined, and tars, which are unpacked once.
 
-A compressed tar cannot be read out of order; it is unpacked once.
+A compressed tar cannot be read out of order.
 """
 
 import io
@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from data_shards.audio.decode import AudioError, FileAudio, decode
-from data_shards.format.records import Audio
+from data_shards.audio.decode import AudioError, decode
 from data_shards.format.text import tidy
 
 if TYPE_CHECKING:
@@ -32,106 +31,6 @@ OPEN_ARCHIVES = 4
 """Archives that a process keeps open: reading the directory of 10^5 members takes about a second."""
 _DAMAGED = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError)
 """What a damaged, encrypted or unknown member raises; RuntimeError covers zipfile's NotImplementedError."""
-
-
-class Tree(Protocol):
-    """Files below one point, by path with ``/``."""
-
-    @property
-    def name(self) -> str:
-        """What a message calls it."""
-        ...
-
-    def paths(self) -> Sequence[str]:
-        """Every file, sorted."""
-        ...
-
-    def read(self, path: str) -> bytes:
-        """A small file whole.
-
-        Raises:
-            UserError: it is missing or damaged.
-        """
-        ...
-
-    def audio(self, path: str) -> Audio:
-        """A file as audio; whether it is there and whole shows when it is read."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderTree:
-    """A folder."""
-
-    root: Path
-
-    @property
-    def name(self) -> str:
-        """The folder's path."""
-        return str(self.root)
-
-    def paths(self) -> list[str]:
-        """Every file but hidden ones, sorted."""
-        files = (path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return sorted(path.relative_to(self.root).as_posix() for path in files)
-
-    def read(self, path: str) -> bytes:
-        """A small file whole.
-
-        Raises:
-            UserError: it is missing or cannot be read.
-        """
-        try:
-            return (self.root / self.spelled(path)).read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.root / path}: {error.strerror}") from None
-
-    def audio(self, path: str) -> FileAudio:
-        """A file as audio, found in either Unicode form.
-
-        Raises:
-            UserError: as `spelled`.
-        """
-        return FileAudio(str(self.root), self.spelled(path))
-
-    def spelled(self, path: str) -> str:
-        """A path as the file system spells it, where that only looks the same (`data_shards.format.text.tidy`).
-
-        A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
-
-        Raises:
-            UserError: two files look like the one that is named, and neither is spelled like it.
-        """
-        if os.path.lexists(self.root / path):
-            return path
-        found: list[str] = []
-        for name in path.split("/"):
-            if not os.path.lexists(self.root.joinpath(*found, name)):
-                same = self._names_alike("/".join(found)).get(tidy(name), [])
-                if len(same) > 1:
-                    both = " and ".join(ascii(one) for one in same[:2])
-                    raise UserError(f"{self.root / path}: is {both} in ASCII notation; spell it like one of them")
-                if not same:
-                    return path
-                name = same[0]
-            found.append(name)
-        return "/".join(found)
-
-    @cached_property
-    def _listed(self) -> dict[str, dict[str, list[str]]]:
-        return {}
-
-    def _names_alike(self, folder: str) -> dict[str, list[str]]:
-        """What a folder holds, by `tidy` name; listed once."""
-        if folder not in self._listed:
-            names: dict[str, list[str]] = {}
-            try:
-                for name in sorted(os.listdir(self.root / folder)):  # noqa: PTH208 half the time of Path
-                    names.setdefault(tidy(name), []).append(name)
-            except OSError:
-                pass  # no such folder: what reads the file tells it
-            self._listed[folder] = names
-        return self._listed[folder]
 
 
 @dataclass(frozen=True)
@@ -219,52 +118,13 @@ class ZipTree:
         return ZipAudio(self.archive, info.filename if info else path, info.CRC if info else 0)
 
 
-def find_tree(root: Path, *names: str) -> Tree | None:
-    """The first of the named folders below `root`, or of the zips ``NAME.zip`` or ``NAME.zip.001``, ``.002``, ….
-
-    Raises:
-        UserError: a zip is damaged, or a part of one is missing.
-    """
-    for name in names:
-        folder, archive = root / name, root / f"{name}.zip"
-        if folder.is_dir():
-            return FolderTree(folder)
-        if archive.is_file():
-            return ZipTree((str(archive),))
-        parts = sorted(root.glob(f"{name}.zip.[0-9][0-9][0-9]"))
-        if parts:
-            expected = [f"{name}.zip.{number:03d}" for number in range(1, len(parts) + 1)]
-            missing = sorted(set(expected) - {part.name for part in parts})
-            if missing:
-                raise UserError(f"{root / missing[0]}: this part of the archive is missing")
-            return ZipTree(tuple(map(str, parts)))
-    return None
-
-
-def open_tree(root: Path, *names: str) -> Tree:
-    """`find_tree`, for what must be there.
-
-    Raises:
-        UserError: nothing of that name is there; it says what would be taken.
-    """
-    tree = find_tree(root, *names)
-    if tree is not None:
-        return tree
-    for name in names:
-        for packed in (root / f"{name}.tar.gz", root / f"{name}.jsonwav.tar.gz"):
-            if packed.is_file():
-                raise UserError(f"{packed}: a compressed tar cannot be read in place; unpack it there: tar -xf")
-    wanted = ", ".join(f"{name}/, {name}.zip" for name in names)
-    raise UserError(f"{root}: none of {wanted} is there" if root.is_dir() else f"{root}: no such folder")
-
-
 def read_member(archive: tuple[str, ...], member: str) -> bytes:
     """A member's bytes, checked by its CRC.
 
     Raises:
         KeyError: no such member.
         ValueError: it would unpack to more than `MAX_MEMBER_BYTES`.
-        zipfile.BadZipFile: damaged; zipfile raises further errors for what it does not know.
+        zipfile.BadZipFile: damaged; zipfile raises further errors for methods that it does not implement.
     """
     opened = _opened(archive, os.getpid())
     info = opened.getinfo(member)
@@ -274,7 +134,7 @@ def read_member(archive: tuple[str, ...], member: str) -> bytes:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar into a folder so that each entry of its top level appears whole; nothing leaves the folder.
+    """Unpack a tar into a folder so that each entry of its top level appears whole; no member is written outside of it.
 
     Raises:
         UserError: damaged, or a member that would lie outside.

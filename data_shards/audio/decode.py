@@ -1,4 +1,4 @@
-"""From any audio file to mono int16 at one rate, or the reason why not (docs/faults.md, 18–28).
+"""Decode any audio file to mono int16 at one rate, or name the reason for refusing it (docs/faults.md, 18–28).
 
 Shape suffixes: T samples. 1.0 in float is 32,768 in int16, so a 16-bit file at the right rate keeps every bit.
 """
@@ -18,9 +18,10 @@ import soxr
 from numpy.typing import NDArray
 
 from cluster.settings import RunError, UserError
-from data_shards.audio.containers import Container, examine, tags_end
-from data_shards.audio.foreign import decode_with_av, foreign_format, has_av, no_audio, remedy
-from data_shards.format.path_text import as_text
+from data_shards.audio.chunks import Container
+from data_shards.audio.containers import examine, tags_end
+from data_shards.audio.pyav import decode_with_av, foreign_format, has_av, no_audio, remedy
+from data_shards.format.text import as_text
 
 if TYPE_CHECKING:
     from data_shards.format.records import Audio
@@ -31,6 +32,8 @@ MAX_SAMPLES = 1 << 28
 """Samples of all channels that one file may hold: 50 minutes of 44.1 kHz stereo, 1 GiB as float32."""
 BLOCK_FRAMES = 1 << 18
 """Read at once where the length is not known."""
+UNCHECKED = ("AVR", "MAT4", "MAT5", "MPC2K", "PAF", "PVF", "SD2", "SDS", "WVE", "XI")
+"""Formats of samplers and MATLAB, which libsndfile decodes whether they are whole or cut."""
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 MAX_PEAK = 8.0
 """Full scale is 1; lossy decoders overshoot to about 2, a damaged MP3 decodes to 2e5."""
@@ -50,16 +53,26 @@ class FileAudio:
 
     @property
     def name(self) -> str:
-        """The path a person would look at."""
+        """The path of the file, for messages."""
         return str(Path(self.root) / self.path)
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Decode the whole file: (T, channels) in [-1, 1], and the rate in Hz.
 
         Raises:
-            AudioError: missing, empty, not audio, too large, or shorter than its header says.
+            AudioError: missing, empty, not audio, too large, or shorter than its header states.
         """
         return decode(Path(self.root) / self.path)
+
+
+def audio_file(path: str | Path) -> FileAudio:
+    """The audio of one file, for a `Clip`; a relative path is taken from the working directory.
+
+    >>> audio_file("/music/a.wav").name
+    '/music/a.wav'
+    """
+    absolute = Path(path).absolute()  # Ray's workers have other working directories
+    return FileAudio(str(absolute.parent), absolute.name)
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -72,10 +85,10 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 
 @contextmanager
 def rejecting(name: str) -> Iterator[None]:
-    """Whatever goes wrong with one file is the reason why it is refused; what is wrong with the machine is not.
+    """Turn any error about one file into an `AudioError`; errors of the machine stay what they are.
 
     Args:
-        name: of the file, for an error that is not of it.
+        name: of the file, for errors of the machine.
 
     Raises:
         AudioError: with the reason.
@@ -95,7 +108,7 @@ def rejecting(name: str) -> Iterator[None]:
         raise AudioError(f"cannot be decoded: {error.error_string}") from None
     except MemoryError as error:
         raise AudioError(f"needs more memory than there is ({error or 'MemoryError'}); cut it") from error
-    except Exception as error:  # a decoder's own, about this file
+    except Exception as error:  # a decoder's own exception about this file
         raise AudioError(as_text(f"cannot be decoded: {type(error).__name__}: {error}")) from error
 
 
@@ -103,14 +116,14 @@ def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
     """A clip as mono 16 bits at a rate: how building, embedding and searching all read.
 
     Args:
-        audio: a file, or what else a clip comes from.
+        audio: a file, or another source of samples.
         rate: Hz.
 
     Returns:
         (T,) int16.
 
     Raises:
-        AudioError: the reason why this clip is refused, whatever was raised about it.
+        AudioError: the reason why this clip is refused, for any exception about it.
         RunError: for a full disk or too many open files.
     """
     with rejecting(audio.name):
@@ -118,7 +131,7 @@ def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Decode a file to its end, after looking at what its container states.
+    """Decode a file to its end, after comparing the length that its container states with its size.
 
     Returns:
         wave (T, channels) float32, rate in Hz.
@@ -165,6 +178,8 @@ def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArra
         except soundfile.LibsndfileError as error:
             raise AudioError(f"cannot be decoded: {_unopened(error, head)}") from None
         with opened as file:
+            if file.format in UNCHECKED:
+                raise AudioError(f"is {file.format_info}, in which a cut cannot be found; convert it to FLAC or WAV")
             waves.append(_read_all(file, states_length=container.states_length))
             rates.add(file.samplerate)
     forms = {wave.shape[1] for wave in waves}
@@ -196,11 +211,11 @@ def _read_all(file: "_Forward", *, states_length: bool) -> NDArray[np.float32]:
 
 
 def _unopened(error: soundfile.LibsndfileError, head: bytes) -> str:
-    """Why libsndfile does not open a file; of one it does not recognise it says that it does not exist."""
+    """Why libsndfile does not open a file; libsndfile reports an unknown format as a missing file."""
     if "unsupported" in error.error_string or "unimplemented" in error.error_string:
         return f"{error.error_string} {remedy()}"
     kind = no_audio(head)
-    return f"this is {kind}" if kind else f"no audio that libsndfile knows begins with {head[:16]!r}; {remedy()}"
+    return f"this is {kind}" if kind else f"libsndfile reads no format that begins with {head[:16]!r}; {remedy()}"
 
 
 def _kind(mode: int) -> str:

@@ -1,4 +1,4 @@
-"""MPEG audio frame by frame: how much a file without a stated length holds, whatever stands around the frames.
+"""MPEG audio frame by frame: the length of a file that states none, with tags or damage between the frames.
 
 mpg123 multiplies the first frame's bitrate by the file's size where no Xing, Info or VBRI header states a length, and
 gives up after 1,024 bytes that are no frame. So frames are found here by their headers, and tags and junk left out.
@@ -29,7 +29,7 @@ _VBRI_BYTE = 4 + 32
 
 
 class Header(NamedTuple):
-    """What the four bytes before a frame say."""
+    """The header of a frame, its first four bytes."""
 
     version: int
     layer: int
@@ -42,7 +42,7 @@ class Header(NamedTuple):
 
 
 class Stated(NamedTuple):
-    """What a Xing, Info or VBRI header says; None where it leaves it out."""
+    """Fields of a Xing, Info or VBRI header; None where one is left out."""
 
     name: str
     frames: int | None
@@ -116,7 +116,7 @@ def find_mpeg(data: bytes, start: int = 0) -> MpegAudio | None:
 
 
 def frames_of(data: bytes, found: MpegAudio) -> bytes:
-    """The frames that hold audio and nothing else."""
+    """The frames that hold audio, without header frames."""
     return b"".join(data[begin:end] for begin, end in found.audio)
 
 

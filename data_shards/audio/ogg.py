@@ -20,7 +20,7 @@ class Page(NamedTuple):
 
     start: int
     end: int
-    """Where it says it ends; its header's end where that is not whole."""
+    """The end that its header states; the end of the header where that is cut."""
     flags: int
     granule: int
     segments: int
@@ -30,14 +30,14 @@ class OggAudio(NamedTuple):
     """What is to be decoded of an Ogg file."""
 
     problem: str | None
-    """Why the file is shorter than it says."""
+    """Why the file is shorter than it states."""
     links: tuple[io.BytesIO, ...]
     """The streams of a chained file, in order, for a decoder that reads the first alone; none where it reads all."""
     states_length: bool
 
 
 def read_ogg(data: bytes) -> OggAudio:
-    """What an Ogg file says of its length.
+    """The length that an Ogg file states.
 
     Args:
         data: the whole file.
@@ -79,7 +79,7 @@ def _problem(data: bytes, last: Page | None) -> str | None:
 
 
 def _bound(link: list[Page]) -> int | None:
-    """More samples than a stream can hold whose last page does not say where it ends; None where it does."""
+    """More samples than a stream can hold whose last page has no final granule position; None where it has one."""
     known = [page.granule for page in link[:-1] if page.granule != _UNKNOWN]
     latest = max(known, default=0)
     if link[-1].granule != _UNKNOWN and link[-1].granule >= latest:

@@ -1,13 +1,11 @@
-"""Clips of any dataset to a set of shards: parallel, resumable after a kill, the same bytes for the same input.
+"""Build a set of shards from the clips of any dataset: in parallel, resumable, the same bytes for the same input.
 
-Shards grow in ``OUT.partial``; a finished shard has a record beside it, and a build started again keeps what matches.
-The folder gets its name only when index and manifest are written: a set is whole or not there.
+Shards are written to ``OUT.partial``, each with a record beside it; a build started again keeps those that match.
+The folder is renamed to ``OUT`` when index and manifest are written, so ``OUT`` is always a whole set.
 """
 
 import hashlib
 import json
-import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,44 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.locks import LOCK_NAME, sole_writer
-from cluster.files.outputs import require_writable_folder
 from cluster.files.storage import write_atomic
 from cluster.settings import Config, UserError
+from data_shards.build.checks import RECORD_NAME, check_clips, require_place, tidied
 from data_shards.build.index_writer import write_index
 from data_shards.build.parallel import run_jobs
-from data_shards.build.tally import Progress, Tally, TooManyRejected
-from data_shards.build.writer import (
-    BuildConfig,
-    BuildJob,
-    Rejected,
-    ShardResult,
-    build_shard,
-    recipe_of,
-)
-from data_shards.format.index import read_index
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
-from data_shards.format.records import Clip
-from data_shards.inspect.duplicates import find_same_audio
-from data_shards.inspect.show import label_counts, labels_alike, leaking_tracks
-from data_shards.sources.listing import Listing, tidied
+from data_shards.build.progress import Progress, Tally, TooManyRejected
+from data_shards.build.summary import BuildSummary, summarise_build
+from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, recipe_of
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.records import Clip, Listing
 
-__all__ = [
-    "BuildConfig",
-    "BuildJob",
-    "BuildSummary",
-    "MapJobs",
-    "Progress",
-    "Rejected",
-    "SameClip",
-    "build",
-    "build_shard",
-    "require_place",
-]
+__all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "ShardsConfig", "build", "build_shard"]
 
 MapJobs = Callable[[Callable[[BuildJob], ShardResult], Sequence[BuildJob]], Iterable[ShardResult]]
 """Applies a function to jobs, anywhere, and gives the results in any order."""
-RECORD_NAME = "build.json"
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar header's 100 bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig(Config):
+    """A dataset of the user's own: ``counterpoint shards build module:function``."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the function; its signature gives their types."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,44 +45,7 @@ class ShardsConfig(Config):
     """The tree of `counterpoint shards build`: ``build.codec=flac``."""
 
     build: BuildConfig = field(default_factory=BuildConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SameClip:
-    """A clip that holds the same audio as another."""
-
-    key: str
-    name: str
-    """What a person would look at: the path of the file."""
-    track: str
-    split: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildSummary:
-    """What a build made."""
-
-    out: Path
-    clips: int
-    hours: float
-    shards: int
-    resumed_shards: int
-    splits: Mapping[str, int]
-    labels: Mapping[str, Mapping[str, int]]
-    """Clips per tag or class, by column, most frequent first."""
-    rejected: tuple[Rejected, ...]
-    silent: tuple[str, ...]
-    """Keys of clips that hold zeros only; they are in the set."""
-    leaking_tracks: tuple[str, ...]
-    """Tracks with clips in more than one split: scores on such splits flatter."""
-    same_audio: tuple[tuple[SameClip, ...], ...]
-    """Groups of clips with the same samples in more than one split: scores on such splits flatter."""
-    same_audio_in_one_split: int
-    """Groups of clips with the same samples that lie in one split."""
-    labels_alike: Mapping[str, Sequence[tuple[str, ...]]]
-    """By column, labels that look the same and are different, such as "Rock" and "rock"."""
-    seconds: float
-    manifest_hash: str
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
 
 
 def build(
@@ -113,20 +59,19 @@ def build(
     """Build a set of shards in `out`, or finish one that was interrupted; a finished one is left as it is.
 
     Args:
-        clips: of all splits; their order is the order in the shards; their labels are made tidy.
-            A listing also gives tag orders (those of other
-            columns are collected and sorted) and the notes that the set shall carry.
-        out: folder that does not exist yet, or is this very set.
-        config: how.
+        clips: of all splits, in the order of the shards; `tidied` normalises their labels. A listing also gives tag
+            orders (those of other columns are collected and sorted) and notes, which the manifest keeps.
+        out: folder that does not exist yet, or holds this very set.
+        config: rate, codec, sizes and limits.
         map_jobs: runs `build_shard` over the jobs; default a process a core.
-        progress: called after each shard, once where all were there.
+        progress: called after each shard, once if all were finished before.
 
     Returns:
         Counts, rejected clips with their reasons, and the hash of the manifest.
 
     Raises:
         UserError: `out` cannot be written or holds something else, no clips, a key that is used twice, more rejected
-            than allowed, or a worker's shard is not to be seen from here.
+            than allowed, or a worker's shard cannot be seen from this machine.
     """
     require_place(out, "the output")
     out = out.resolve() if out.is_symlink() else out
@@ -141,7 +86,7 @@ def build(
     ]
     recipe = _recipe(jobs, listing.vocabularies)
     if _is_finished(out, recipe):
-        summary = _summary(out, clips, resumed_shards=len(jobs), seconds=0.0)
+        summary = summarise_build(out, clips, resumed_shards=len(jobs), seconds=0.0)
         if progress:
             count, rejected = len(clips), len(summary.rejected)
             progress(Progress(done=count, total=count, rejected=rejected, resumed=count))
@@ -158,52 +103,13 @@ def build(
                     progress(reached)
         except TooManyRejected:
             if isinstance(results, Generator):
-                results.close()  # its workers write no more
+                results.close()  # stops its workers
             if not list(partial_folder.glob("*.tar")):
                 shutil.rmtree(partial_folder)
             raise
         _finish(partial_folder, out, tally, config=config, listing=listing, recipe=recipe)
     kept = sum(result.resumed for result in tally.results)
-    return _summary(out, clips, resumed_shards=kept, seconds=time.monotonic() - tally.started)
-
-
-def require_place(out: Path, key: str) -> None:
-    """Refuse a place where a set could not be made, before any work: it grows beside `out` and is renamed at the end.
-
-    Args:
-        out: the folder of the set.
-        key: the option that it was given as, for the message.
-
-    Raises:
-        UserError: names `out`, what is wrong and the remedy.
-    """
-    require_writable_folder(out, key, replaced=True)
-    if out.is_dir() and os.path.ismount(out) and not (out / RECORD_NAME).exists():
-        raise UserError(f"{key} {out}: is where a disk is mounted, which cannot be renamed; give a folder below it")
-    growing = out.with_name(out.name + ".partial")
-    if os.path.lexists(growing) and not growing.is_dir():
-        raise UserError(f"{key} {out}: {growing}, where the set grows, is a file; move it away, or give another folder")
-
-
-def check_clips(clips: Sequence[Clip], vocabularies: Mapping[str, Sequence[str]]) -> None:
-    """Refuse what cannot become a set, before any work.
-
-    Raises:
-        UserError: no clips, a key that is no key or is used twice (both places are named), an unknown tag.
-    """
-    if not clips:
-        raise UserError("there are no clips to build shards from")
-    seen: dict[str, Clip] = {}
-    for clip in clips:
-        if not _KEY.match(clip.key):
-            raise UserError(f"{clip.audio.name}: key {clip.key!r} must be 1 to 90 letters, digits, '_' or '-'")
-        other = seen.setdefault(clip.key, clip)
-        if other is not clip:
-            raise UserError(f"key {clip.key} is used twice, by {other.audio.name} and by {clip.audio.name}")
-        for column, known in vocabularies.items():
-            unknown = sorted(set(clip.multilabel.get(column, ())) - set(known))
-            if unknown:
-                raise UserError(f"{clip.audio.name}: {column} {', '.join(unknown)} not in the given vocabulary")
+    return summarise_build(out, clips, resumed_shards=kept, seconds=time.monotonic() - tally.started)
 
 
 def _recipe(jobs: Sequence[BuildJob], vocabularies: Mapping[str, Sequence[str]]) -> str:
@@ -219,7 +125,7 @@ def _is_finished(out: Path, recipe: str) -> bool:
     record = out / RECORD_NAME
     if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["recipe"] == recipe:
         return True
-    what = "holds another set of shards" if record.is_file() else "is there already and is no set of shards"
+    what = "holds another set of shards" if record.is_file() else "exists and is no set of shards"
     raise UserError(f"{out} {what}; delete it, or give another folder")
 
 
@@ -227,7 +133,7 @@ def _check_here(result: ShardResult, folder: Path) -> None:
     """A worker on another machine may have written to a disk of its own."""
     if result.shard and not (folder / result.shard.name).is_file():
         raise UserError(
-            f"{folder / result.shard.name}: written by another machine, and not to be seen here; "
+            f"{folder / result.shard.name}: written by another machine, and not visible here; "
             "give --out on storage that all machines share under the same path"
         )
 
@@ -259,34 +165,4 @@ def _finish(
         if path.name not in keep:
             path.unlink()
     folder.replace(out)
-    (out / LOCK_NAME).unlink(missing_ok=True)  # not before: nobody may begin to write in the old place
-
-
-def _summary(out: Path, clips: Sequence[Clip], *, resumed_shards: int, seconds: float) -> BuildSummary:
-    index = read_index(out)
-    record = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))
-    same = find_same_audio(index)
-    keys = {index.key[row] for group in same.across for row in group}
-    names = {clip.key: clip.audio.name for clip in clips if clip.key in keys}
-
-    def same_clip(row: int) -> SameClip:
-        key = index.key[row]
-        return SameClip(key=key, name=names[key], track=index.track[row], split=index.split[row])
-
-    return BuildSummary(
-        out=out,
-        clips=len(index),
-        hours=int(index.frames.sum()) / index.manifest["rate"] / 3600,
-        shards=len(index.shards),
-        resumed_shards=resumed_shards,
-        splits=index.manifest["splits"],
-        labels=label_counts(index),
-        rejected=tuple(Rejected(*one) for one in record["rejected"]),
-        silent=tuple(index.manifest["silent"]),
-        leaking_tracks=tuple(leaking_tracks(index)),
-        same_audio=tuple(tuple(map(same_clip, group)) for group in same.across),
-        same_audio_in_one_split=len(same.within),
-        labels_alike=labels_alike(index),
-        seconds=seconds,
-        manifest_hash=index.manifest_hash,
-    )
+    (out / LOCK_NAME).unlink(missing_ok=True)  # after the rename: until then it guards the old folder

@@ -17,11 +17,12 @@ import pyarrow.parquet
 
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
-from data_shards.format.contents import SPLITS, Entry, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
+from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import INTEGERS, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.records import SPLITS
+from data_shards.format.shard_file import ShardFile, describe_shard
 from data_shards.format.vocabulary import check_order, collect, encode_classes, encode_sets
 
 Shard = tuple[ShardFile, Sequence[Entry]]
@@ -40,13 +41,13 @@ def write_index(
         folder: where the shards are.
         shards: each with its entries, in order.
         vocabularies: tag orders that are given from outside; the others are collected.
-        extra: what else the manifest shall say of the build, JSON types.
+        extra: further fields of the manifest, JSON types.
 
     Returns:
         The manifest.
 
     Raises:
-        ShardError: if a key stands twice, or rates differ.
+        ShardError: if a key is a duplicate, or rates differ.
         ValueError: a clip bears a tag that its given vocabulary lacks.
     """
     entries = [entry for _, part in shards for entry in part]
@@ -113,7 +114,7 @@ def check_together(entries: Sequence[Entry]) -> None:
     for entry in entries:
         other = seen.setdefault(id_hash(entry.key), entry)
         if other is not entry:
-            what = f"this key stands in two places, also in {other.shard} at byte {other.offset:,} as {other.key}"
+            what = f"duplicate key, also in {other.shard} at byte {other.offset:,} as {other.key}"
             raise ShardError(Problem(entry.shard, entry.key, entry.offset, what))
         if entry.rate != entries[0].rate:
             what = f"{entry.rate:,} Hz, but {entries[0].key} has {entries[0].rate:,} Hz; a set has one rate"

@@ -1,4 +1,4 @@
-"""Jobs over the cores of this machine: the default `map_jobs` of a build."""
+"""Map jobs over processes of this machine: the default `map_jobs` of a build."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int = 0) -> Iterator[Result]:
-    """Results in the order in which they are done.
+    """Yield results in the order of completion.
 
     Args:
         function: picklable.
@@ -29,7 +29,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], *, workers:
     if workers <= 1:
         yield from map(function, jobs)
         return
-    # A server that has the imports done forks the workers: neither this process's threads nor its locks are copied.
+    # The fork server has imported the modules; its forks copy neither the threads nor the locks of this process.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_shards.build.build", "webdataset"])
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from cluster.files.storage import atomic_file, write_atomic
 from cluster.settings import Config, RunError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
-from data_shards.format.contents import Entry, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
-from data_shards.format.path_text import as_text
+from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.pcm import Codec, encode
 from data_shards.format.records import SAMPLE_RATE, Clip
+from data_shards.format.shard_file import ShardFile, describe_shard
+from data_shards.format.text import as_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class BuildConfig(Config):
             raise ValueError(f"workers must be >= 0, got {self.workers}")
 
     def content(self) -> dict[str, Any]:
-        """The fields that decide what bytes are written."""
+        """The fields that determine the bytes of a shard."""
         return {name: getattr(self, name) for name in ("rate", "codec", "clips_per_shard", "shortest_s")}
 
 
@@ -67,7 +67,7 @@ class Rejected(NamedTuple):
 
     key: str
     name: str
-    """What a person would look at: the path of the file."""
+    """The path of the file, for messages."""
     why: str
 
 
@@ -82,13 +82,13 @@ class BuildJob:
 
     @property
     def name(self) -> str:
-        """Of the shard."""
+        """File name of the shard."""
         return f"shard-{self.number:05d}.tar"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What came of a job."""
+    """The shard of a job, its entries and its rejected clips."""
 
     number: int
     shard: ShardFile | None
@@ -101,10 +101,10 @@ class ShardResult:
 
 
 def build_shard(job: BuildJob) -> ShardResult:
-    """Write one shard and its record, or keep the ones that an earlier run left for the very same job.
+    """Write one shard and its record, or keep those that an earlier run finished for the same job.
 
     Raises:
-        RunError: if the disk is full, or what was written does not read back.
+        RunError: if the disk is full, or the written shard does not read back.
     """
     path = Path(job.folder) / job.name
     record, recipe = path.with_suffix(".tar.json"), recipe_of(job)
@@ -118,7 +118,7 @@ def build_shard(job: BuildJob) -> ShardResult:
         return ShardResult(number=job.number, shard=None, entries=(), rejected=rejected, silent=(), resumed=False)
     entries = tuple(scan_shard(path))
     if [entry.key for entry in entries] != keys:
-        raise RunError(f"{path}: what was written does not read back; is the disk full or failing?")
+        raise RunError(f"{path}: the written shard does not read back; is the disk full or failing?")
     result = ShardResult(
         number=job.number,
         shard=describe_shard(path, len(entries)),
@@ -132,14 +132,14 @@ def build_shard(job: BuildJob) -> ShardResult:
 
 
 def recipe_of(job: BuildJob) -> str:
-    """SHA-256 of all that decides a shard's bytes, as far as it can be known without decoding."""
+    """SHA-256 of what determines a shard's bytes, as far as it is known without decoding."""
     digest = hashlib.sha256(json.dumps([1, job.number, job.config.content()]).encode())
     for clip in job.clips:
         described = clip
         if isinstance(clip.audio, FileAudio):
-            # Where the folder lies decides nothing: a build goes on after a move, from elsewhere, on other machines.
+            # The folder's own path is left out: a build is resumed after a move and on other machines.
             described = dataclasses.replace(clip, audio=FileAudio("", clip.audio.path))
-            with suppress(OSError, ValueError):  # what cannot be looked at is rejected when it is read
+            with suppress(OSError, ValueError):  # a file without status is rejected when it is read
                 status = os.stat(clip.audio.name)  # noqa: PTH116 half the time of Path
                 digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         digest.update(repr(described).encode("utf-8", "surrogateescape"))

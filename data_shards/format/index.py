@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from data_shards.format.contents import CRC_BLOCK_BYTES, SPLITS
-from data_shards.format.fingerprint import ShardFile
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME, no_set
+from data_shards.format.entries import CRC_BLOCK_BYTES
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, no_set
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.records import SPLITS
+from data_shards.format.shard_file import ShardFile
 from data_shards.format.vocabulary import to_matrix
 
 SCHEMA_VERSION = 1
@@ -79,7 +80,7 @@ class ShardIndex:
 
     @property
     def manifest_hash(self) -> str:
-        """SHA-256 over everything the set says: its shards' bytes, labels' vocabularies, counts."""
+        """SHA-256 over the manifest: checksums of the shards, vocabularies, counts."""
         return str(self.manifest["hash"])
 
     @cached_property
@@ -245,12 +246,12 @@ def _check_counts(index: ShardIndex) -> None:
     clips = np.bincount(index.shard, minlength=len(index.shards)) if index.shard.min() >= 0 else np.array([])
     if clips.tolist() != [shard.clips for shard in index.shards]:
         raise _fail(INDEX_NAME, "the counts of clips per shard are not those of the manifest")
-    room = np.array([shard.size for shard in index.shards])[index.shard]
-    inside = (index.offset >= 0) & (index.size > 0) & (index.offset + index.size <= room) & (index.frames > 0)
+    shard_size = np.array([shard.size for shard in index.shards])[index.shard]
+    inside = (index.offset >= 0) & (index.size > 0) & (index.offset + index.size <= shard_size) & (index.frames > 0)
     pcm = index.codec == "pcm16"
     inside &= ~pcm | (index.pcm_offset + 2 * index.frames <= index.size)
     inside &= np.diff(index.crc_end) == -(-index.size // CRC_BLOCK_BYTES)
     if not inside.all():
         raise _fail(INDEX_NAME, f"clip {index.key[np.argmin(inside)]} does not lie inside its shard")
     if len(np.unique(index.id_hash)) != len(index) or (index.rate != manifest["rate"]).any():
-        raise _fail(INDEX_NAME, "a clip stands twice, or has another rate than the set")
+        raise _fail(INDEX_NAME, "a duplicate clip, or a clip of another rate than the set")

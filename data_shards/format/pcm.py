@@ -50,7 +50,7 @@ def read_form(extension: str, head: bytes, size: int) -> Form:
         size: bytes of the whole member.
 
     Raises:
-        ValueError: with what is wrong: not mono, not 16 bits, or shorter than its header says.
+        ValueError: not mono, not 16 bits, or shorter than its header states.
     """
     return _wav_form(head, size) if extension == "wav" else _flac_form(head)
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a shard or a clip, and the exceptions that say so."""
+"""Problems of shards and clips, and the exceptions that carry them."""
 
 from typing import NamedTuple
 

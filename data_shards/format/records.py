@@ -1,4 +1,4 @@
-"""What travels between the rooms: a clip of a dataset, and a batch of the training stream.
+"""What goes into a set of shards, a dataset's clips, and what comes out of it, batches for training.
 
 Shape suffixes: B clips of this rank's part of a step, T samples of a window, C tags of the vocabulary.
 """
@@ -15,12 +15,17 @@ if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch
     from torch import Tensor
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 SAMPLE_RATE = 22_050
 """Hz; the rate of every shard unless a build says otherwise (arXiv:2407.13840, §4.2)."""
 
 
 class Audio(Protocol):
-    """Where a clip's samples come from: a file, an archive's member, a synthesiser. Picklable."""
+    """Where a clip's samples come from: a file, an archive's member, a synthesiser.
+
+    Picklable, for worker processes, with a repr that names the sound (a frozen dataclass has one): a build that is
+    started again keeps the shards whose clips have the same repr.
+    """
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Decode everything: samples of shape (T,) or (T, channels) in [-1, 1], and the rate in Hz.
@@ -42,8 +47,9 @@ class Clip:
     """One clip of a dataset before it is written to a shard."""
 
     key: str
-    """Unique in its set, of letters, digits, ``_`` and ``-``: the name of the sample in the tar, never a path."""
+    """Unique in its set, 1 to 90 letters, digits, ``_`` and ``-``: the name of the sample in the tar, never a path."""
     audio: Audio
+    """`data_shards.audio.decode.audio_file` of a path, or an object of the user's own."""
     track: str
     """Clips of one track are never split apart, and never neighbours of each other in retrieval."""
     artist: str | None = None
@@ -57,6 +63,21 @@ class Clip:
     captions: tuple[str, ...] = ()
     """Sentences that describe the clip, in order: text, never a vocabulary."""
     licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The clips of a dataset, before any audio is read."""
+
+    clips: tuple[Clip, ...]
+    vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tag orders that the dataset fixes."""
+    notes: tuple[str, ...] = ()
+    """For the user, without a path of this machine: counts that differ from the published ones, what was left out and
+    why, splits that replace unpublished ones. The manifest keeps them."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,7 @@
-"""Text of labels in one form, and what still looks the same: two spellings must not become two tags.
+"""Labels in one normal form, labels that look alike, and paths as valid UTF-8.
 
-Only what no reader can see is changed: Unicode's composed form, invisible signs, kinds of spaces. Spellings that differ
-to the eye of a careful reader, such as "Rock" and "rock", stay apart and are named.
+`tidy` changes only what a reader cannot see: Unicode's composed form, invisible characters, kinds of spaces. Spellings
+that differ visibly, such as "Rock" and "rock", stay apart; `alike` finds them.
 """
 
 import re
@@ -49,3 +49,17 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
     for name in names:
         groups.setdefault(fold(name), set()).add(name)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def as_text(path: str) -> str:
+    r"""A path in which bytes that are no UTF-8 stand as ``\xNN``.
+
+    Python gives such a byte as a lone surrogate, which no encoding writes.
+
+    >>> as_text("caf\udce9.mp3"), as_text("café.mp3")
+    ('caf\\xe9.mp3', 'café.mp3')
+    """
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return path.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -26,11 +26,11 @@ def check_order(names: Sequence[str], column: str) -> tuple[str, ...]:
     """A vocabulary that was given: its order is kept.
 
     Raises:
-        ValueError: if a name stands twice or is empty.
+        ValueError: if a name is a duplicate or empty.
     """
     if len(set(names)) != len(names) or not all(names):
         wrong = sorted({name for name in names if not name or list(names).count(name) > 1})
-        raise ValueError(f"vocabulary of {column}: {', '.join(map(repr, wrong))} is empty or stands twice")
+        raise ValueError(f"vocabulary of {column}: {', '.join(map(repr, wrong))} is empty or a duplicate")
     return tuple(names)
 
 

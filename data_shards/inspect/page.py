@@ -1,4 +1,4 @@
-"""A set of shards as one HTML file to look at and listen to: no script, nothing loaded from elsewhere.
+"""A set of shards as one HTML file to look at and listen to, without scripts or external files.
 
 Every word that comes from a set (tags, names, captions) is escaped.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from cluster.files.storage import write_atomic
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError
-from data_shards.inspect.preview import mp3_uri, spectrogram_uri
+from data_shards.inspect.data_uris import mp3_uri, spectrogram_uri
 from data_shards.inspect.show import summarise
 from data_shards.read.reader import ShardSet
 
@@ -106,7 +106,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         ("size", f"{facts['bytes'] / 1e6:,.1f} MB, shards: {facts['shards']:,}"),
         ("manifest", facts["manifest_hash"]),
     ]
-    lines = (f"<dt>{term}</dt><dd>{escape(said).replace(chr(10), '<br>')}</dd>" for term, said in pairs if said)
+    lines = (f"<dt>{term}</dt><dd>{escape(text).replace(chr(10), '<br>')}</dd>" for term, text in pairs if text)
     return f"<dl>{''.join(lines)}</dl>"
 
 
@@ -148,16 +148,16 @@ def _clip(shards: ShardSet, row: int) -> str:
     key, frames = str(index.key[row]), int(index.frames[row])
     about = f"{index.split[row]}, {frames / rate:.2f} s, track {index.track[row]}"
     head = f'<article><p><b>{escape(key)}</b></p><p class="lead">{escape(about)}</p>'
-    said = "".join(f"<p>{escape(line)}</p>" for line in _said(index, row))
+    labels = "".join(f"<p>{escape(line)}</p>" for line in _label_lines(index, row))
     try:
         wave_T = shards.read_window(row, 0, min(frames, round(PREVIEW_S * rate)))
     except ClipError as error:
-        return f"{head}<p>cannot be read: {escape(str(error))}</p>{said}</article>"
+        return f"{head}<p>cannot be read: {escape(str(error))}</p>{labels}</article>"
     picture = f'<img src="{spectrogram_uri(wave_T, rate)}" alt="spectrogram of {escape(key)}, 40 Hz to {rate // 2} Hz">'
-    return f'{head}{picture}<audio controls preload="none" src="{mp3_uri(wave_T, rate)}"></audio>{said}</article>'
+    return f'{head}{picture}<audio controls preload="none" src="{mp3_uri(wave_T, rate)}"></audio>{labels}</article>'
 
 
-def _said(index: ShardIndex, row: int) -> Iterator[str]:
+def _label_lines(index: ShardIndex, row: int) -> Iterator[str]:
     for name, value in index.labels_of(row).items():
         column = name.partition(".")[2]
         yield f"{column}: {', '.join(value) if isinstance(value, tuple) else value}"

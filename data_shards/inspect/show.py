@@ -1,4 +1,4 @@
-"""What a person wants to know about a set of shards."""
+"""Summary of a set of shards: counts, labels, licences and warnings."""
 
 from collections.abc import Mapping
 from textwrap import shorten

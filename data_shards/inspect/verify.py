@@ -1,7 +1,7 @@
 """Everything that is wrong with a set of shards, as far as it can be placed: shard, clip, byte (docs/faults.md, 1–17).
 
 Headers are read strictly, every block is checked against the index, and the labels are compared. After damage to a
-header the index still tells where the clips behind it lie, so each of them is judged on its own.
+header the index still has the offsets of the clips behind it, so each of them is checked on its own.
 """
 
 import os
@@ -14,10 +14,10 @@ import numpy as np
 
 from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
-from data_shards.format.contents import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
-from data_shards.format.fingerprint import ShardFile, describe_shard
+from data_shards.format.entries import CRC_BLOCK_BYTES, Entry, block_checksums, scan_shard
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile, describe_shard
 from data_shards.format.text import tidy
 
 
@@ -26,7 +26,7 @@ def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
 
     Args:
         folder: of the set.
-        progress: told of every shard.
+        progress: advanced by every shard.
 
     Returns:
         Every problem; an empty list means that the set is whole.
@@ -66,7 +66,7 @@ def _scan_alone(folder: Path) -> list[Problem]:
             for entry in scan_shard(path):
                 other = first.setdefault(entry.key, entry)
                 if other is not entry:
-                    what = f"this key stands also in {other.shard} at byte {other.offset:,}"
+                    what = f"duplicate key, also in {other.shard} at byte {other.offset:,}"
                     problems.append(Problem(entry.shard, entry.key, entry.offset, what))
         except ShardError as error:
             problems.append(error.problem)
@@ -103,7 +103,7 @@ def _verify_shard(folder: Path, index: ShardIndex, code: int, shard: ShardFile) 
 
 
 def _verify_clip(fd: int, size: int, index: ShardIndex, row: int, shard: str) -> Iterator[Problem]:
-    """Checksums of one clip's audio and labels, at the places where the index says they are."""
+    """Checksums of one clip's audio and labels, at the offsets of the index."""
     key, offset, length = str(index.key[row]), int(index.offset[row]), int(index.size[row])
     label_offset, label_size = int(index.label_offset[row]), int(index.label_size[row])
     end = max(offset + length, label_offset + label_size)
@@ -120,7 +120,7 @@ def _verify_clip(fd: int, size: int, index: ShardIndex, row: int, shard: str) ->
 
 
 def _compare(index: ShardIndex, rows: list[int], entries: list[Entry], shard: str) -> Iterator[Problem]:
-    """Whether the index says of each clip what the shard says of it."""
+    """Problems where index and shard describe a clip differently."""
     of_key = {entry.key: entry for entry in entries}
     for row in rows:
         entry = of_key.pop(str(index.key[row]), None)
@@ -128,9 +128,9 @@ def _compare(index: ShardIndex, rows: list[int], entries: list[Entry], shard: st
             yield Problem(shard, str(index.key[row]), int(index.offset[row]), "in the index, but not in the shard")
             continue
         for name in ("offset", "size", "frames", "rate", "codec", "pcm_offset", "track", "artist", "split", "licence"):
-            said, found = getattr(index, name)[row], getattr(entry, name)
-            if _tidy(said) != found:
-                yield Problem(shard, entry.key, entry.offset, f"{name} is {found!r}, the index says {said!r}")
+            expected, found = getattr(index, name)[row], getattr(entry, name)
+            if _tidy(expected) != found:
+                yield Problem(shard, entry.key, entry.offset, f"{name} is {found!r}, the index has {expected!r}")
         if _tidy(index.labels_of(row)) != _known(entry) or _tidy(index.captions[row]) != entry.captions:
             yield Problem(shard, entry.key, entry.label_offset, "its labels are not those of the index")
     for entry in of_key.values():

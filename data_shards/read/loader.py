@@ -1,7 +1,7 @@
 """Batches for one rank, read ahead of the step by a few threads.
 
 Shape suffixes: B clips of this rank's part of a step, T samples of a window, C tags. A clip that cannot be read is
-replaced by the sampler's substitute, named and counted; nothing is skipped, or ranks would lose step.
+replaced by the sampler's substitute, named and counted; no clip is skipped, so that all ranks keep the same step.
 """
 
 import logging
@@ -92,7 +92,7 @@ class BatchLoader:
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """The C tags of `Batch.labels_BC`, in order; empty when nothing is labelled."""
+        """The C tags of `Batch.labels_BC`, in order; empty when no clip is labelled."""
         return self.sampler.vocabulary
 
     def drawn_labels(self) -> NDArray[np.bool_]:
@@ -186,9 +186,9 @@ class BatchLoader:
         row, replaced = int(plan.row_B[place]), []
         for attempt in range(MAX_ATTEMPTS):
             frames = min(self.frames, int(opened.index.frames[row]))
-            room = int(opened.index.frames[row]) - frames
+            last_start = int(opened.index.frames[row]) - frames
             try:
-                opened.read_into(row, self.sampler.window_start(step, slot, room), wave_T[:frames])
+                opened.read_into(row, self.sampler.window_start(step, slot, last_start), wave_T[:frames])
             except ClipError as error:
                 epoch, position = int(plan.epoch_B[place]), int(plan.position_B[place])
                 bad, row = row, self.sampler.substitute(stream, epoch, position, attempt)

@@ -18,7 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from cluster.settings import RunError
-from data_shards.format.contents import CRC_BLOCK_BYTES
+from data_shards.format.entries import CRC_BLOCK_BYTES
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError, Problem
 from data_shards.read.stores import ShardStore, open_store
@@ -53,7 +53,7 @@ class ShardSet:
         """Open a set and refuse it unless manifest, index and shards belong together.
 
         Args:
-            uri: a folder, or any URI that fsspec knows.
+            uri: a folder, or any URI that fsspec supports.
             checksums: check every block that a window touches.
             cache: folder for copies of remote shards; needed for a URI.
             cache_bytes: the cache is kept below this size.
@@ -190,7 +190,7 @@ class ShardSet:
 
 
 class _OpenFile:
-    """A file descriptor that closes when nobody uses it any more."""
+    """A file descriptor that closes with its last user."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

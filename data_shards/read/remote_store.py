@@ -19,10 +19,10 @@ import fsspec
 
 from cluster.files.storage import retry, without_credentials
 from cluster.settings import UserError
-from data_shards.format.fingerprint import ShardFile
 from data_shards.format.index import ShardIndex, parse_index
-from data_shards.format.places import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile
 
 COPY_BYTES = 1 << 22
 PART = ".part"
@@ -61,7 +61,7 @@ class RemoteStore:
 
     def _download(self, shard: ShardFile, path: Path) -> int:
         """The checked copy, opened before it has its name: once it has, another process may evict it."""
-        part = path.with_suffix(PART)  # whoever holds the lock writes it; what a killed process left is written over
+        part = path.with_suffix(PART)  # the holder of the lock writes it, over what a killed process left
         digest, count = hashlib.sha256(), 0
         try:
             place = f"{self._place}/{shard.name}"
@@ -101,7 +101,7 @@ class RemoteStore:
 
 
 def _sweep(cache: Path) -> None:
-    """Delete the halves of copies whose process was killed: nobody holds their lock."""
+    """Delete partial copies whose process was killed: their lock is free."""
     for part in cache.glob(f"*{PART}"):
         with part.with_suffix(".lock").open("w") as lock:
             try:

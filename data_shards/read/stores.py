@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.settings import UserError
-from data_shards.format.fingerprint import ShardFile, why_another
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import Problem, ShardError
+from data_shards.format.shard_file import ShardFile, why_another
 
 
 class ShardStore(Protocol):
@@ -49,7 +49,7 @@ class FolderStore:
 
 
 def open_index(uri: str) -> ShardIndex:
-    """The index of a set, wherever it is; of a remote one nothing else is fetched.
+    """The index of a set, wherever it is; of a remote set, only the index is fetched.
 
     Raises:
         ShardError: there is none, or it is damaged, or a local shard is not the one that it names.

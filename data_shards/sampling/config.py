@@ -69,7 +69,7 @@ class DataConfig(Config):
         return num_labelled(self.b_s, self.batch)
 
     def _check_share(self) -> None:
-        """Refuse a share that rounds to nothing: it would silently be another experiment."""
+        """Refuse a share that rounds to nothing: the experiment would be another one."""
         asked = f"b_s = {self.b_s:g} of a batch of {self.batch} is {self.b_s * self.batch:.3g} clips"
         if self.b_s > 0 and self.num_labelled == 0:
             batch = next(size for size in itertools.count(self.batch) if num_labelled(self.b_s, size) > 0)

@@ -52,7 +52,7 @@ def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]
     shift, mask = _U64(half), _U64((1 << half) - 1)
     out = positions.astype(np.uint64)
     todo = np.arange(len(out))
-    while len(todo):  # the domain has at most 4n places: a walk ends after at most four steps on average
+    while len(todo):  # the domain has at most 4n places: each cycle is left after at most four steps on average
         left, right = out[todo] >> shift, out[todo] & mask
         for round_key in _round_keys(key):
             left, right = right, left ^ (scramble(right + round_key) & mask)

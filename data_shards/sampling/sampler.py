@@ -108,10 +108,10 @@ class Sampler:
         assert drawn is not None
         return drawn.substitute(epoch, position, attempt)
 
-    def window_start(self, step: int, slot: int, room: int) -> int:
-        """First sample of the window of a slot, uniform over 0…room."""
+    def window_start(self, step: int, slot: int, last_start: int) -> int:
+        """First sample of the window of a slot, uniform over 0…last_start."""
         key = np.array([hash_key("window", self.seed, step, slot)], np.uint64)
-        return int(scramble(key)[0]) % (room + 1)
+        return int(scramble(key)[0]) % (last_start + 1)
 
     def summary(self, steps: int) -> dict[str, Any]:
         """What was asked for and what `steps` steps will do: shares, clips, epochs. JSON types."""

@@ -22,7 +22,7 @@ _ENDS = ("[]", "()", "{}")
 
 
 def is_missing(cell: str, words: Sequence[str] = MISSING) -> bool:
-    """Whether a cell says that its value is not known.
+    """Whether a cell stands for an unknown value.
 
     >>> is_missing(""), is_missing("n/a"), is_missing("none of these")
     (True, True, False)
@@ -58,7 +58,7 @@ def has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
     commas = [cell for cell in cells if "," in cell]
     if not commas or not all(_DECIMAL_COMMA.fullmatch(cell) for cell in commas) or any("." in cell for cell in cells):
         return False
-    # "1,200" may be 1.2 or 1200: as long as every comma has three digits behind it nobody can say.
+    # "1,200" may be 1.2 or 1200: ambiguous while every comma has three digits behind it.
     return delimiter == ";" or any(len(cell.rpartition(",")[2]) != 3 for cell in commas)
 
 

@@ -43,7 +43,7 @@ def guess_columns(table: LabelTable) -> dict[str, Column]:
 
 
 def given_columns(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -> dict[str, Column]:
-    """The columns as the options say; the others are ignored.
+    """The columns that the options name; the others are ignored.
 
     Raises:
         UserError: no such column, two kinds for one, or a list that is no list of tags or captions.
@@ -103,17 +103,17 @@ def missing_line(table: LabelTable, columns: Mapping[str, Column]) -> str | None
                 counts[name] = counts.get(name, Counter()) + inside
     if not counts:
         return None
-    told = (
+    lines = (
         f"{name} {sum(words.values()):,} ({', '.join(_counted(word, words) for word in sorted(words))})"
         for name, words in counts.items()
     )
-    return f"missing values: {'; '.join(told)}"
+    return f"missing values: {'; '.join(lines)}"
 
 
 def hints(table: LabelTable, columns: Mapping[str, Column]) -> tuple[str, ...]:
     """What probably is not as the table's author means it, each with the option that changes it."""
-    told = (_hint(table, name, column) for name, column in columns.items())
-    return tuple(hint for hint in told if hint)
+    found = (_hint(table, name, column) for name, column in columns.items())
+    return tuple(hint for hint in found if hint)
 
 
 def _counted(word: str, words: Mapping[str, int]) -> str:

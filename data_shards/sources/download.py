@@ -46,30 +46,30 @@ def fetch(remotes: Sequence[Remote], root: Path, *, progress: Progress = SILENT)
         bar(len(remotes), "")
 
 
-def _fetch_one(remote: Remote, root: Path, say: Callable[[str], None]) -> None:
-    _retrieve(remote, root / remote.name, say)
+def _fetch_one(remote: Remote, root: Path, report: Callable[[str], None]) -> None:
+    _retrieve(remote, root / remote.name, report)
     if remote.unpacks_to:
         from data_shards.audio.archives import unpack
 
-        say(f"{remote.name}: unpacking")
+        report(f"{remote.name}: unpacking")
         unpack(root / remote.name, root)
         if not (root / remote.unpacks_to).exists():
             raise RunError(f"{root / remote.name}: unpacked, but there is no {remote.unpacks_to} in it")
 
 
-def _retrieve(remote: Remote, path: Path, say: Callable[[str], None]) -> None:
+def _retrieve(remote: Remote, path: Path, report: Callable[[str], None]) -> None:
     import pooch  # it imports requests: half a second that listing clips does not need
 
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        say(f"{remote.name}: checking")
+        report(f"{remote.name}: checking")
         if not pooch.hashes.hash_matches(str(path), remote.hash):
             raise UserError(f"{path}: not the published file ({remote.hash}); delete it and it is fetched again")
         return
     pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(
-            remote.url, remote.hash, fname=path.name, path=path.parent, downloader=Resuming(path, remote.name, say)
+            remote.url, remote.hash, fname=path.name, path=path.parent, downloader=Resuming(path, remote.name, report)
         )
     except urllib.error.HTTPError as error:
         raise RunError(f"{remote.url}: {error.code} {error.reason}") from None
@@ -83,10 +83,10 @@ def _retrieve(remote: Remote, path: Path, say: Callable[[str], None]) -> None:
 class Resuming:
     """A downloader for pooch that keeps what has come beside the file, and asks only for the rest."""
 
-    def __init__(self, path: Path, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, name: str, report: Callable[[str], None]) -> None:
         self._part = path.with_name(f"{path.name}.part")
         self._name = name
-        self._say = say
+        self._report = report
 
     def __call__(self, url: str, output_file: str, _pooch: object, check_only: bool = False) -> None:
         """Fetch `url`, then move it to `output_file`; a broken connection is taken up as long as each try brings some.
@@ -121,7 +121,7 @@ class Resuming:
         except urllib.error.HTTPError as error:
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            return True  # nothing is left to ask for; the hash tells whether it is the file
+            return True  # the file is complete; its hash decides whether it is the right one
         with response:
             resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
             have = have if resumed else 0  # a server that cannot resume sends everything again
@@ -131,5 +131,5 @@ class Resuming:
                 while chunk := response.read(CHUNK_BYTES):
                     file.write(chunk)
                     have += len(chunk)
-                    self._say(f"{self._name}: {have / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
+                    self._report(f"{self._name}: {have / 1e6:,.0f}{f' of {total / 1e6:,.0f}' if total else ''} MB")
         return total is None or have >= total

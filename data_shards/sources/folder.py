@@ -1,8 +1,8 @@
-"""Any folder of audio, with a CSV or Parquet file of labels or without: one's own music.
+"""Clips of any folder of audio, with a CSV or Parquet file of labels or without.
 
 The table's columns are path (relative to the folder), split and track_id, then targets; optional artist and licence.
-Lists of tags or captions are separated by ``|`` unless the table says otherwise. What kind a target column is can be
-given; otherwise it is guessed from its values, and the guess is reported.
+Lists of tags or captions are separated by ``|`` unless another separator is given. The kinds of target columns
+are given, or guessed from their values and reported.
 """
 
 import hashlib
@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree
 from data_shards.audio.decode import FileAudio
-from data_shards.audio.folder import AudioFolder, scan_folder
-from data_shards.format.path_text import as_text
+from data_shards.audio.scan import AudioFolder, scan_folder
+from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Split
-from data_shards.format.text import fold
+from data_shards.format.text import as_text, fold
 from data_shards.sources.cells import is_missing, split_list, to_number
 from data_shards.sources.columns import (
     KINDS,
@@ -41,26 +40,26 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 NAMED_PATHS = 5
-"""As many paths that lead to no file are named."""
+"""Number of paths without a file that are named."""
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What a folder holds."""
+    """The clips of a folder, and how its table was read."""
 
     clips: tuple[Clip, ...]
     folder: AudioFolder
-    """What the scan found and passed over."""
+    """The scan of the folder."""
     kinds: Mapping[str, Kind]
-    """Every target column and what it was taken for."""
+    """The kind of every target column."""
     guessed: bool
     """Whether the kinds were guessed from the values."""
     unlisted: int = 0
     """Audio files below the folder that the table does not name; they are left out."""
     missing: str | None = None
-    """What was taken as missing, with counts."""
+    """Words that were read as missing values, with counts."""
     hints: tuple[str, ...] = ()
-    """What probably is not meant as it was read, each with a remedy."""
+    """Values that were probably meant otherwise, each with a remedy."""
 
     def report(self) -> str:
         """The columns by kind, one line each, what is missing or left out, and hints."""
@@ -69,7 +68,7 @@ class FolderListing:
             return "\n".join([what, *self.folder.report()])
         columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in KINDS}
         how = (
-            "guessed from the values; say otherwise with --multilabel, --categorical, --numeric, --captions"
+            "guessed from the values; override with --multilabel, --categorical, --numeric, --captions"
             if self.guessed
             else "as given"
         )
@@ -140,7 +139,7 @@ def read_folder(
 def key_of(path: str) -> str:
     """A clip's key from its path: readable, then digits that keep ``a/b.wav``, ``a_b.wav`` and ``a/b.mp3`` apart.
 
-    Sixteen of them: of names in other scripts nothing readable is left, and eight would meet within 10^5 files.
+    Sixteen digits: names in other scripts have no readable part left, and eight would collide within 10^5 files.
 
     >>> key_of("Some Artist/01 Song.mp3")
     'Some_Artist_01_Song-...'
@@ -151,7 +150,7 @@ def key_of(path: str) -> str:
 
 def _unlabelled(found: AudioFolder) -> Iterator[Clip]:
     if not found.files:
-        raise UserError(found.nothing())
+        raise UserError(found.no_files_message())
     for file in found.files:
         path = file.relative_to(found.root).as_posix()
         yield Clip(key=key_of(path), audio=FileAudio(str(found.root), path), track=as_text(path))
@@ -168,7 +167,7 @@ def _clip(tree: FolderTree, table: LabelTable, row: Row, columns: Mapping[str, C
 
     for column in REQUIRED:
         if is_missing(cells[column], table.missing_words):
-            what = f"{cells[column]!r} stands for a missing value" if cells[column] else "is empty"
+            what = f"{cells[column]!r} is a missing value" if cells[column] else "is empty"
             raise fail(column, f"{what}; every clip needs one")
     path = _path_below(tree.root, cells["path"])
     if path is None:
@@ -213,7 +212,7 @@ def _check_paths(table: LabelTable, clips: Sequence[Clip]) -> None:
     for row, clip in zip(table.rows, clips, strict=True):
         if first.setdefault(clip.audio.name, row.number) != row.number:
             path, other = row.cells["path"], first[clip.audio.name]
-            raise UserError(f"{table.path}, row {row.number}, column path: {path} stands in row {other} already")
+            raise UserError(f"{table.path}, row {row.number}, column path: {path} is a duplicate of row {other}")
 
 
 def _lost(table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ DELIMITERS = (",", ";", "\t")
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it stands: of a CSV as a spreadsheet counts, the header is row 1; of Parquet from 1."""
+    """One row with its number: of a CSV as a spreadsheet counts, the header is row 1; of Parquet from 1."""
 
     number: int
     cells: Mapping[str, str]
@@ -115,7 +115,7 @@ def _read_csv(path: Path) -> LabelTable:
 
 
 def _open(path: Path) -> TextIO:
-    """As UTF-8; as UTF-16 where its mark stands at the start, as in the "Unicode text" of spreadsheets."""
+    """As UTF-8; as UTF-16 where the text begins with its byte order mark, as in the "Unicode text" of spreadsheets."""
     with path.open("rb") as file:
         utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
@@ -133,7 +133,7 @@ def _delimiter(path: Path) -> str:
 
 
 def _column_name(name: str) -> str:
-    """Tidy; the names that this program knows in small letters."""
+    """Tidy names of columns; those of this program in lower case."""
     name = tidy(name)
     return name.lower() if name.lower() in RESERVED else name
 
@@ -180,7 +180,7 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
     """The names of the columns.
 
     Raises:
-        UserError: one that is needed is missing, or one stands twice or is empty.
+        UserError: a required one is missing, or one is a duplicate or empty.
     """
     header = [_column_name(name) for name in names]
     if not any(header):
@@ -191,5 +191,5 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {there}")
     twice = sorted({name or "(no name)" for name in header if header.count(name) > 1 or not name})
     if twice:
-        raise UserError(f"{path}, row 1: column {', '.join(twice)} stands twice or has no name; name every column once")
+        raise UserError(f"{path}, row 1: column {', '.join(twice)} is a duplicate or has no name; give each one name")
     return header

@@ -9,7 +9,7 @@ Source: 2412.18955, Fig. 3.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,16 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.progress import Progress
 from cluster.settings import UserError
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
-from evaluation.embeddings.embed import PCM_SCALE, Encoder, alike, run_encoder
+from evaluation.embeddings.embed import PCM_SCALE, run_encoder
+from evaluation.encoders.encoder import Encoder, alike
+from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
-from evaluation.metrics.functions import pair_mean, r_squared
+from evaluation.metrics.weighted import pair_mean, r_squared
 from evaluation.neighbours import unit_rows
-from evaluation.scores.score import generator
-from trainers.augment.phase_vocoder import pitch_time
+from evaluation.scores.task_inputs import generator
+from trainers.augment.dsp.phase_vocoder import pitch_time
 
 N_FFT = 2048
 MARGIN = 4 * N_FFT
@@ -46,26 +47,22 @@ class Moved:
     """Semitones or tempo ratio → embeddings (K, E)."""
 
 
-def measure_equivariance(
-    shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig, *, progress: Progress
-) -> dict[str, Any]:
+def measure_equivariance(inputs: EvaluationInputs) -> dict[str, Any]:
     """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
 
     Args:
-        shards: with enough long tracks (`check_tracks`).
-        encoders: by name.
-        config: steps, bootstrap.
-        progress: told of the steps that are done.
+        inputs: a set with enough long tracks (`check_tracks`), encoders, steps, bootstrap.
 
     Returns:
         ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;
         ``probe`` → axis → model → value (R²), low, high, error, unit.
     """
+    shards, encoders, config = inputs.shards, inputs.encoders, inputs.config
     wanted = config.equivariance
     found: dict[str, Any] = {"semitones": {}, "rate": {}, "between_clips": {}}
     axes = {axis: steps for axis, steps in (("semitones", wanted.semitones), ("rate", wanted.rates)) if steps}
     splits = _splits(config)
-    with progress.stage("equivariance", len(splits) * sum(map(len, axes.values())) * len(encoders)) as bar:
+    with inputs.progress.stage("equivariance", len(splits) * sum(map(len, axes.values())) * len(encoders)) as bar:
         done = 0
         for names in alike(encoders):
             first = encoders[names[0]]
@@ -85,7 +82,7 @@ def measure_equivariance(
 
 
 def read_transformation(train: Moved, test: Moved, axis: str, config: EvaluationConfig) -> dict[str, Any]:
-    """How well a linear map tells the transformation from the difference of two embeddings of unit norm.
+    """How well a linear map predicts the transformation from the difference of two embeddings of unit norm.
 
     Ridge regression of semitones (of log2 of the rate) on train tracks; its penalty by cross-validation over tracks.
 
@@ -146,13 +143,14 @@ def _moved(
     return Moved(tracks, _embed(encoder, wave_KL[:, : encoder.samples], config), by_step)
 
 
-def check_tracks(shards: ShardSet, encoders: Mapping[str, Encoder], config: EvaluationConfig) -> None:
+def check_tracks(inputs: EvaluationInputs) -> None:
     """Refuse a set without two tracks of every split that are long enough for the fastest rate.
 
     Raises:
         UserError: names the split and the length.
     """
-    for encoder in encoders.values():
+    shards, config = inputs.shards, inputs.config
+    for encoder in inputs.encoders.values():
         for split in _splits(config):
             _, length = _lengths(shards, config, encoder.rate, encoder.samples)
             if len(_long_tracks(shards, split, length)) < 2:

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 
 from cluster.settings import UserError
-from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.targets.columns import Target
+from evaluation.inputs import EvaluationInputs
 
 MIN_CLIPS = 5
 """What t-SNE needs."""
 
 
-def check_projection(targets: Mapping[str, Target], config: EvaluationConfig) -> None:
+def check_projection(inputs: EvaluationInputs) -> None:
     """Refuse a projection that could not be drawn.
 
     Raises:
         UserError: if its task does not run, has too few test clips, or has classes that are no MIDI notes.
     """
+    targets, config = inputs.targets, inputs.config
     name = config.projection.task
     if name is None or name not in targets:
         raise UserError(
@@ -41,15 +41,12 @@ def check_projection(targets: Mapping[str, Target], config: EvaluationConfig) ->
         )
 
 
-def project(
-    tables: Mapping[str, EmbeddingTable], targets: Mapping[str, Target], config: EvaluationConfig
-) -> dict[str, Any]:
+def project(inputs: EvaluationInputs, tables: Mapping[str, EmbeddingTable]) -> dict[str, Any]:
     """Coordinates of every model's test clips, and their class: the commonest of its tags, or pitch class and octave.
 
     Args:
+        inputs: targets that passed `check_projection`, the task, and how t-SNE is done.
         tables: embeddings of the whole set by model.
-        targets: of the tasks; `check_projection` has seen them.
-        config: the task, and how t-SNE is done.
 
     Returns:
         ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` of each clip (octave −1 where there is none);
@@ -57,8 +54,9 @@ def project(
     """
     from sklearn.manifold import TSNE
 
+    config = inputs.config
     name = str(config.projection.task)
-    test = targets[name].only("test")
+    test = inputs.targets[name].only("test")
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(len(test))[: config.projection.clips])
     points = {}

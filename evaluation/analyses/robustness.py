@@ -2,7 +2,7 @@
 
 Severity s is the training chain with its probabilities and ranges scaled by s/2 (2407.13840 §5.3, Fig. 3); the seven
 novel corruptions stand at their released settings (§9.4, Fig. 6). Every chunk's draw is keyed by its clip and its
-place there, so no task or model changes what another meets, and all models of one chunk length hear the same.
+place there, so no task or model changes what another meets, and all models of one chunk length read the same.
 
 Shape suffixes: N chunks of a batch, T samples, K test clips.
 """
@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cluster.progress import Progress
-from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
-from evaluation.embeddings.embed import Alter, EmbeddingTable, Encoder, alike, embed_shards
-from evaluation.encoders.pool import as_pool
+from evaluation.embeddings.embed import Alter, EmbeddingTable, embed_shards
+from evaluation.encoders.encoder import alike
+from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.kind import Values, kind_of
 from evaluation.metrics.confidence import as_row
-from evaluation.metrics.scoring import ANSWERED, Judged, Values, judge_answers
-from evaluation.scores.score import Scored, test_resamples
-from evaluation.targets.columns import Target
+from evaluation.metrics.samples import MetricSamples
+from evaluation.scores.score import Scored
+from evaluation.scores.task_inputs import test_resamples
+from evaluation.targets.target import Target
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
 
 CLEAN, SEVERITY = "clean", "severity "
-Curves = dict[str, dict[str, dict[str, Judged]]]
+Curves = dict[str, dict[str, dict[str, MetricSamples]]]
 """Metric → model → condition → values on the set and its resamples."""
 
 
@@ -37,47 +38,44 @@ def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
     return altered | {name: _corruption(name, config.seed, rate) for name in wanted.corruptions}
 
 
-def measure_robustness(
-    shards: ShardSet,
-    encoders: Mapping[str, Encoder],
-    targets: Mapping[str, Target],
-    scored: Mapping[str, Scored],
-    config: EvaluationConfig,
-    *,
-    progress: Progress,
-) -> Curves:
+def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -> Curves:
     """Metrics of every probe, model and condition.
 
     Args:
-        shards: the set.
-        encoders: by name.
-        targets: of the tasks.
+        inputs: set, encoders, targets, conditions.
         scored: the tasks on clean audio; their probes answer again. One at least has some.
-        config: tasks, conditions, bootstrap.
-        progress: told of the clips that are done.
 
     Returns:
         Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.
     """
-    tests = {name: targets[name].only("test") for name, task in scored.items() if task.probes}
+    shards, pool, config = inputs.shards, inputs.encoders, inputs.config
+    tests = {name: inputs.targets[name].only("test") for name, task in scored.items() if task.probes}
     rows = np.unique(np.concatenate([test.rows_K for test in tests.values()]))
     result = {
-        f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in encoders}
+        f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in pool}
         for name in tests
-        for metric in ANSWERED[config.tasks[name].kind]
+        for metric in kind_of(config.tasks[name]).probe_metrics
     }
-    pool = as_pool(encoders)
     for condition in conditions(config, shards.rate):
-        heard: dict[str, EmbeddingTable] = {}
+        tables: dict[str, EmbeddingTable] = {}
         for names in alike(pool):
             alter = conditions(config, pool[names[0]].rate)[condition]
-            heard |= embed_shards(shards, pool.only(names), config, rows=rows, alter=alter, progress=progress)
+            tables |= embed_shards(shards, pool.only(names), config, rows=rows, alter=alter, progress=inputs.progress)
         for name, test in tests.items():
             at_K = np.searchsorted(rows, test.rows_K)
-            answers = {m: a for probe in scored[name].probes for m, a in probe.answer(heard, at_K).items()}
-            for metric, model, judged in _judge(name, answers, test, config):
-                result[metric][model][condition] = judged
+            answers = {m: a for probe in scored[name].probes for m, a in probe.answer(tables, at_K).items()}
+            for metric, model, samples in _score(name, answers, test, config):
+                result[metric][model][condition] = samples
     return result
+
+
+def by_condition(curves: Curves) -> dict[str, dict[str, MetricSamples]]:
+    """``task/metric under condition`` → model → values."""
+    return {
+        f"{metric} under {condition}": {model: found[condition] for model, found in row.items()}
+        for metric, row in curves.items()
+        for condition in next(iter(row.values()))
+    }
 
 
 def summarise(curves: Curves, config: EvaluationConfig) -> dict[str, Any]:
@@ -95,21 +93,21 @@ def undefined_changes(robustness: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _judge(
+def _score(
     name: str, answers: Mapping[str, Values], test: Target, config: EvaluationConfig
-) -> Iterator[tuple[str, str, Judged]]:
+) -> Iterator[tuple[str, str, MetricSamples]]:
     resamples = test_resamples(name, test, config)
     for model, answer in answers.items():
-        for metric, judged in judge_answers(config.tasks[name].kind, answer, test, resamples).items():
-            yield f"{name}/{metric}", model, judged
+        for metric, samples in kind_of(config.tasks[name]).score_probe(answer, test, resamples).items():
+            yield f"{name}/{metric}", model, samples
 
 
-def _summary(found: Mapping[str, Judged], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+def _summary(found: Mapping[str, MetricSamples], config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     level, rows = config.confidence.level, {}
-    for condition, judged in found.items():
+    for condition, samples in found.items():
         with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
-            change_R = judged.values_R / found[CLEAN].values_R - 1
-        rows[condition] = {**judged.row(level), "change": as_row(change_R, level)}
+            change_R = samples.values_R / found[CLEAN].values_R - 1
+        rows[condition] = {**samples.row(level), "change": as_row(change_R, level)}
     return rows
 
 

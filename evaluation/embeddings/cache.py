@@ -15,9 +15,29 @@ from numpy.typing import NDArray
 from cluster.files.storage import atomic_file
 from cluster.settings import RunError, to_tree
 from evaluation.config import Chunking
-from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.embeddings.embed import EmbeddingTable, embed_shards
+from evaluation.encoders.encoder import alike
+from evaluation.inputs import EvaluationInputs
 
 SCHEMA_VERSION = 1
+
+
+def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, EmbeddingTable]:
+    """Tables of all encoders: read where they were computed before, computed and kept otherwise."""
+    paths = {
+        name: table_path(folder, encoder.hash, inputs.shards.manifest_hash, inputs.config.chunking, encoder.samples)
+        for name, encoder in inputs.encoders.items()
+    }
+    tables = {name: load_table(path) for name, path in paths.items()}
+    missing = {name: encoder for name, encoder in inputs.encoders.items() if tables[name] is None}
+    if missing:
+        for names in alike(missing):
+            encoders = inputs.encoders.only(names)
+            fresh = embed_shards(inputs.shards, encoders, inputs.config, progress=inputs.progress)
+            for name, table in fresh.items():
+                save_table(table, paths[name])
+            tables |= fresh
+    return {name: table for name, table in tables.items() if table is not None}
 
 
 def table_path(folder: Path, encoder: str, manifest: str, chunking: Chunking, samples: int) -> Path:

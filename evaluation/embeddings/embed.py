@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import soxr
@@ -25,6 +25,7 @@ from cluster.settings import RunError, UserError
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.encoders.devices import device_of, sent
+from evaluation.encoders.encoder import Encoder, alike
 from evaluation.encoders.pool import as_pool
 
 PCM_SCALE = 1 / 32768
@@ -37,22 +38,6 @@ Item = TypeVar("Item")
 Floats = NDArray[Any]
 Alter = Callable[[Tensor, Tensor], Tensor]
 """Waves (N, T) and the numbers (N,) that their draws are keyed by, see `draw_slot`, to altered waves (N, T)."""
-
-
-class Encoder(Protocol):
-    """What an encoder must offer: that of `trainers.inference.frozen.load_encoder`, or anyone's."""
-
-    width: int
-    rate: int
-    """Hz of its input."""
-    samples: int
-    """Length of a chunk."""
-    hash: str
-    """Changes with the weights."""
-
-    def __call__(self, wave_NT: Tensor, /) -> Tensor:
-        """(N, T) float32 in [-1, 1] to (N, E)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +97,7 @@ def check_rate(encoder: Encoder, rate: int, what: str, *, resample: bool = False
     """
     if encoder.rate != rate and not resample:
         raise UserError(
-            f"{what}: {rate} Hz, but the encoder hears {encoder.rate} Hz; "
+            f"{what}: {rate} Hz, but the encoder expects {encoder.rate} Hz; "
             f"build the shards with build.rate={encoder.rate}, or have them resampled with chunking.resample=true"
         )
 
@@ -201,14 +186,6 @@ def frames_at(shards: ShardSet, rows_K: NDArray[np.int64], rate: int) -> list[in
     return [max(1, round(int(n) * rate / shards.rate)) for n in frames]
 
 
-def alike(encoders: Mapping[str, Encoder]) -> list[list[str]]:
-    """Names of the encoders that can hear the same chunks: those of one rate and one length."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name, encoder in encoders.items():
-        groups.setdefault((encoder.rate, encoder.samples), []).append(name)
-    return list(groups.values())
-
-
 def embed_shards(
     shards: ShardSet,
     encoders: Mapping[str, Encoder],
@@ -225,11 +202,11 @@ def embed_shards(
         encoders: by name, perhaps in a pool of workers; all of one rate and chunk length.
         config: chunking, and how many chunks an encoder sees at once.
         rows: of the index, ascending; all by default. The table has a row for each.
-        alter: waves (N, T) and their draws' keys (N,) to what the encoders hear instead; picklable for workers.
-        progress: told of the clips that are done.
+        alter: waves (N, T) and their draws' keys (N,) to what the encoders read instead; picklable for workers.
+        progress: counts the clips that are done.
 
     Raises:
-        UserError: if an encoder hears another rate.
+        UserError: if an encoder expects another rate.
         RunError: names the first clip whose embedding is not finite.
     """
     if len(alike(encoders)) != 1:

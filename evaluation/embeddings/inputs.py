@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.settings import UserError
-from data_shards.audio.folder import AudioFolder, scan_folder
+from data_shards.audio.scan import AudioFolder, scan_folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
         if place.is_dir():
             folder = scan_folder(place)
             if not folder.files:
-                raise UserError(folder.nothing())
+                raise UserError(folder.no_files_message())
             folders.append(folder)
             files += folder.files
         elif place.exists() or missing_ok:

@@ -16,32 +16,16 @@ import pyarrow.parquet as pq
 
 from cluster.files.storage import atomic_file
 from cluster.settings import UserError
-from evaluation.analyses.robustness import Curves
-from evaluation.metrics.scoring import Judged
-from evaluation.scores.score import Scored
+from evaluation.metrics.samples import MetricSamples
 
 RESAMPLES = "resamples.parquet"
-Kept = Mapping[str, Mapping[str, Judged]]
+Kept = Mapping[str, Mapping[str, MetricSamples]]
 """Metric → model → what it was on every resample."""
-
-
-def by_metric(scored: Mapping[str, Scored]) -> dict[str, dict[str, Judged]]:
-    """``task/metric`` → model → values."""
-    return {f"{name}/{metric}": row for name, task in scored.items() for metric, row in task.metrics.items()}
-
-
-def by_condition(curves: Curves) -> dict[str, dict[str, Judged]]:
-    """``task/metric under condition`` → model → values."""
-    return {
-        f"{metric} under {condition}": {model: found[condition] for model, found in row.items()}
-        for metric, row in curves.items()
-        for condition in next(iter(row.values()))
-    }
 
 
 def save_resamples(kept: Kept, path: Path) -> None:
     """Write a row a metric and model: ``metric``, ``model``, ``values`` (R), ``left_out`` (G), ``seed_variance``."""
-    rows = [(metric, model, judged) for metric, row in kept.items() for model, judged in row.items()]
+    rows = [(metric, model, samples) for metric, row in kept.items() for model, samples in row.items()]
     table = pa.table(
         {
             "metric": [metric for metric, _, _ in rows],
@@ -58,7 +42,7 @@ def save_resamples(kept: Kept, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def load_resamples(path: Path) -> dict[str, dict[str, Judged]]:
+def load_resamples(path: Path) -> dict[str, dict[str, MetricSamples]]:
     """Metric → model → what was kept, without values by tag.
 
     Raises:
@@ -66,10 +50,10 @@ def load_resamples(path: Path) -> dict[str, dict[str, Judged]]:
     """
     if not path.is_file():
         raise UserError(f"{path}: the report has no resamples; evaluate again")
-    found: dict[str, dict[str, Judged]] = {}
+    found: dict[str, dict[str, MetricSamples]] = {}
     for row in pq.read_table(path).to_pylist():
         left_out = row.get("left_out")  # a report of an earlier release has none
-        found.setdefault(row["metric"], {})[row["model"]] = Judged(
+        found.setdefault(row["metric"], {})[row["model"]] = MetricSamples(
             np.array(row["values"], np.float64),
             {},
             None if left_out is None else np.array(left_out, np.float64),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluation.report.canvas import DARK, LIGHT, Theme, canvas, legend, plain
 from evaluation.report.curves import equivariance_figure, projection_figure, robustness_figure
-from evaluation.report.report import intervals
+from evaluation.report.rows import intervals
 
 LEFT_OUT = "random"
 """Its row stands in the table; in a figure it lies on the constant's."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.report.report import SUBJECT, intervals, rows_of
+from evaluation.encoders.encoder import SUBJECT
+from evaluation.report.rows import intervals, text_rows
 from evaluation.report.tables import extra_tables
 
 ESCAPES = {"\\": r"\textbackslash{}", "−": "$-$", "–": "--", "²": "$^2$", "≥": r"$\geq$", "~": r"\textasciitilde{}"}
@@ -13,7 +14,7 @@ ESCAPES |= {"^": r"\textasciicircum{}"} | {sign: f"\\{sign}" for sign in "&%$#_{
 def latex(tree: Mapping[str, Any]) -> str:
     """All tables, one after another, each under a comment with its name."""
     names = list(tree["baselines"])
-    rows = [[row.metric, row.value, row.interval, *row.baselines.values()] for row in rows_of(tree)]
+    rows = [[row.metric, row.value, row.interval, *row.baselines.values()] for row in text_rows(tree)]
     parts = [_table(f"metrics; {intervals(tree)}", ["metric", SUBJECT, "interval", *names], rows)]
     parts += [_table(f"{table.title} {table.caption}", table.head, table.rows) for table in extra_tables(tree)]
     return "\n".join(parts)

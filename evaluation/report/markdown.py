@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from evaluation.report.report import SUBJECT, intervals, reference, rows_of
+from evaluation.encoders.encoder import SUBJECT
+from evaluation.report.rows import intervals, reference, text_rows
 from evaluation.report.tables import TextTable, extra_tables
 
 
@@ -14,11 +15,11 @@ def markdown(tree: Mapping[str, Any]) -> str:
     names = list(tree["baselines"])
     head = ["metric", SUBJECT, "interval", *names, f"difference from {reference(tree)}", "n"]
     lines = ["# Evaluation", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in rows_of(tree):
+    for row in text_rows(tree):
         cells = [row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"{intervals(tree)}.", "", "## Conventions", ""]
-    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows_of(tree)]
+    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in text_rows(tree)]
     for table in extra_tables(tree):
         lines += _table(table)
     masked = [

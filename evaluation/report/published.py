@@ -12,8 +12,8 @@ from typing import Any
 
 from cluster.settings import ROOT, read_yaml
 from evaluation.config import EvaluationConfig, Task
-from evaluation.probes.predictions import HeadEpochs
-from evaluation.report.report import SUBJECT
+from evaluation.encoders.encoder import SUBJECT
+from evaluation.probes.probe import HeadEpochs
 
 FIGURES = ROOT / "conf" / "evaluation" / "published" / "figures.yaml"
 STATED = ("head", "hidden", "patience", "dropout", "weight_decay", "learning_rate", "batch", "standardise")

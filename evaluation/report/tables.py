@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.comparison import compared, differences_from, explained
-from evaluation.report.report import SUBJECT, number
+from evaluation.report.rows import number
 
 
 @dataclass(frozen=True)

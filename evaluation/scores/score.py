@@ -7,19 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evaluation.config import EvaluationConfig, Task
-from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.metrics.confidence import Resamples, draw_resamples
-from evaluation.metrics.scoring import CONVENTIONS, Judged, Values, judge_answers, judge_neighbours, masked_tags
+from evaluation.config import Task
+from evaluation.kinds import answerable
+from evaluation.kinds.kind import Values
+from evaluation.metrics.confidence import Resamples
+from evaluation.metrics.samples import MetricSamples
 from evaluation.neighbours import neighbours
-from evaluation.probes.baselines import best_constant
-from evaluation.probes.predictions import Probe, by_width, fit_probe
-from evaluation.targets import answerable
-from evaluation.targets.columns import Target, parts_of
+from evaluation.probes.probe import Probe, by_width, fit_probe
+from evaluation.scores.task_inputs import TaskInputs, test_resamples
 
 FEW_CLUSTERS = 10
-ByModel = dict[str, dict[str, Judged]]
+ByModel = dict[str, dict[str, MetricSamples]]
 """Metric → model → values."""
 
 
@@ -44,20 +44,14 @@ class Scored:
     """Trained heads, those of models of one width together; none for retrieval alone."""
 
 
-def score_task(
-    name: str, task: Task, target: Target, tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
-) -> Scored:
-    """Run a task's probe and retrieval on every model.
+def by_metric(scored: Mapping[str, Scored]) -> dict[str, dict[str, MetricSamples]]:
+    """``task/metric`` → model → values."""
+    return {f"{name}/{metric}": row for name, task in scored.items() for metric, row in task.metrics.items()}
 
-    Args:
-        name: of the task; it keys the draws.
-        task: protocol.
-        target: its known targets, which the task can answer (`evaluation.targets.answerable`).
-        tables: embeddings of the whole set by model.
-        config: seeds, neighbourhoods, bootstrap.
-    """
-    parts = parts_of(target, config.judged)
-    test = parts["test"]
+
+def score_task(inputs: TaskInputs) -> Scored:
+    """Run a task's probe and retrieval on every model."""
+    name, task, test, config = inputs.name, inputs.task, inputs.test, inputs.config
     resamples = test_resamples(name, test, config)
     notes = answerable.notes(name, task, test, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
@@ -65,47 +59,31 @@ def score_task(
     metrics: ByModel = {}
     probes: tuple[Probe, ...] = ()
     if task.probe:
-        probes = tuple(fit_probe(task, parts, group, config) for group in by_width(tables))
+        probes = tuple(fit_probe(task, inputs.parts, group, config) for group in by_width(inputs.tables))
         notes += _capped(name, task, probes)
-        answers = _answers(name, task, parts, probes, tables, config)
-        judged = {model: judge_answers(task.kind, answer, test, resamples) for model, answer in answers.items()}
-        metrics |= _by_metric(judged)
+        metrics |= _score_probes(inputs, probes, resamples)
     if task.retrieval:
-        found, there_Kk = _retrieve(name, task, parts, tables, config)
+        found, there_Kk = _retrieve(inputs)
         metrics |= _by_metric(
             {
-                model: judge_neighbours(task.kind, answer, there_Kk, test, resamples, config.ks)
-                for model, answer in found.items()
+                model: inputs.kind.score_neighbours(near, there_Kk, test, resamples, config.ks)
+                for model, near in found.items()
             }
         )
         short = int((~there_Kk).any(1).sum())
-        notes += [f"{name}: {short} queries have fewer than {max(config.ks)} neighbours outside their group"] * (
-            short > 0
-        )
-    masked = tuple(masked_tags(test)) if task.kind == "tags" and task.probe else ()
+        if short:
+            notes.append(f"{name}: {short} queries have fewer than {max(config.ks)} neighbours outside their group")
     return Scored(
         metrics=metrics,
-        conventions={metric: _convention(task, config, metric, test, masked) for metric in metrics},
+        conventions={metric: _convention(inputs, metric) for metric in metrics},
         n=len(test),
         clusters=resamples.clusters,
-        counts={split: len(part) for split, part in parts.items()},
-        classes=target.classes,
-        masked=masked,
+        counts={split: len(part) for split, part in inputs.parts.items()},
+        classes=test.classes,
+        masked=tuple(inputs.kind.masked(test)) if task.probe else (),
         notes=tuple(notes),
         probes=probes,
     )
-
-
-def test_resamples(name: str, test: Target, config: EvaluationConfig) -> Resamples:
-    """The resamples of a task: the same for every model, and for every condition it is tested under."""
-    units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
-    rng = generator(config, name, "resamples")
-    return draw_resamples(units.tolist(), resamples=config.confidence.resamples, seeds=config.seeds, rng=rng)
-
-
-def generator(config: EvaluationConfig, *purpose: str) -> np.random.Generator:
-    """The generator of one purpose: it depends on the configured seed and on names, never on what ran before."""
-    return np.random.default_rng([config.seed, *"/".join(purpose).encode()])
 
 
 def _capped(name: str, task: Task, probes: Sequence[Probe]) -> Iterator[str]:
@@ -120,64 +98,51 @@ def _capped(name: str, task: Task, probes: Sequence[Probe]) -> Iterator[str]:
                 )
 
 
-def _answers(
-    name: str,
-    task: Task,
-    parts: Mapping[str, Target],
-    probes: Sequence[Probe],
-    tables: Mapping[str, EmbeddingTable],
-    config: EvaluationConfig,
-) -> dict[str, Values]:
-    test, train = parts["test"], parts["train"]
+def _score_probes(inputs: TaskInputs, probes: Sequence[Probe], resamples: Resamples) -> ByModel:
+    """Metrics of every model's heads, of chance and of the best constant."""
+    test = inputs.test
     answers: dict[str, Values] = {}
     for probe in probes:
-        answers |= probe.answer(tables, test.rows_K)
-    rng = generator(config, name, "random")
-    constant = best_constant(task.kind, train)
-    if task.kind == "tags":
-        # A constant ranks nothing: every clip has the same score for every tag.
-        answers["random"] = rng.random((config.seeds, len(test), len(test.classes)))
-        answers["constant"] = np.zeros((1, len(test), len(test.classes)))
-    else:
-        answers["random"] = rng.choice(train.values, (config.seeds, len(test)))
-        answers["constant"] = np.full((1, len(test)), constant)
-    return {model: answers[model] for model in (*tables, "random", "constant")}
+        answers |= probe.answer(inputs.tables, test.rows_K)
+    rng = inputs.generator("random")
+    answers["random"], answers["constant"] = inputs.kind.baselines(
+        inputs.parts["train"], test, inputs.config.seeds, rng
+    )
+    order = (*inputs.tables, "random", "constant")
+    return _by_metric({model: inputs.kind.score_probe(answers[model], test, resamples) for model in order})
 
 
-def _retrieve(
-    name: str,
-    task: Task,
-    parts: Mapping[str, Target],
-    tables: Mapping[str, EmbeddingTable],
-    config: EvaluationConfig,
-) -> tuple[dict[str, Values], np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:
+def _retrieve(inputs: TaskInputs) -> tuple[dict[str, Values], NDArray[np.bool_]]:
     """Targets of every query's neighbours by model, and which of them exist."""
-    test, k = parts["test"], max(config.ks)
+    test, config = inputs.test, inputs.config
     _, groups_K = np.unique(test.track_K if config.exclude == "track" else test.artist_K, return_inverse=True)
-    embedded = {model: table.h_KE[test.rows_K] for model, table in tables.items()}
-    embedded["random"] = generator(config, name, "random").standard_normal((len(test), 64)).astype(np.float32)
-    near = {model: neighbours(h_KE, groups_K, k, device=config.device) for model, h_KE in embedded.items()}
+    embedded = {model: table.h_KE[test.rows_K] for model, table in inputs.tables.items()}
+    embedded["random"] = inputs.generator("random").standard_normal((len(test), 64)).astype(np.float32)
+    near = {model: neighbours(h_KE, groups_K, max(config.ks), device=config.device) for model, h_KE in embedded.items()}
     found = {model: test.values[near_Kk] for model, near_Kk in near.items()}
     # Which neighbours exist depends on the groups alone, so it is the same for every model.
     there_Kk = near["random"] >= 0
-    constant = best_constant(task.kind, parts["train"] if len(parts["train"]) else test)
+    train = inputs.parts["train"]
+    constant = inputs.kind.best_constant(train if len(train) else test)
     found["constant"] = np.broadcast_to(np.asarray(constant), found["random"].shape)
     return found, there_Kk
 
 
-def _by_metric(judged: Mapping[str, dict[str, Judged]]) -> ByModel:
-    first = next(iter(judged.values()))
-    return {metric: {model: found[metric] for model, found in judged.items()} for metric in first}
+def _by_metric(samples: Mapping[str, dict[str, MetricSamples]]) -> ByModel:
+    first = next(iter(samples.values()))
+    return {metric: {model: found[metric] for model, found in samples.items()} for metric in first}
 
 
-def _convention(task: Task, config: EvaluationConfig, metric: str, test: Target, masked: tuple[str, ...]) -> str:
+def _convention(inputs: TaskInputs, metric: str) -> str:
+    task, config, kind = inputs.task, inputs.config, inputs.kind
     base, at, k = metric.partition("@")
-    text = CONVENTIONS["tag_p" if base == "p" and task.kind == "tags" else base]
     if at:
-        return f"{text}; cosine, {k} nearest {config.judged} clips of another {config.exclude}, mean over pairs"
-    if task.kind == "tags":
-        text += f"; {len(test.classes) - len(masked)} of {len(test.classes)} tags"
+        return (
+            f"{kind.retrieval_metrics[base]}; cosine, {k} nearest {config.split} clips of another {config.exclude}, "
+            "mean over pairs"
+        )
     layers = "one linear layer" if task.head == "linear" else f"MLP of {task.hidden}"
     return (
-        f"{text}; {layers} on the frozen embedding, mean of {config.seeds} seeds, {config.chunking.aggregate} averaged"
+        f"{kind.probe_metrics[base]}{kind.scope(inputs.test)}; {layers} on the frozen embedding, "
+        f"mean of {config.seeds} seeds, {config.chunking.aggregate} averaged"
     )

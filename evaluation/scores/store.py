@@ -1,13 +1,14 @@
 """Scores of every task on disk as soon as it is done, so that an evaluation that was killed goes on at the next one.
 
 A file is reused only under its key, a hash of everything that determines a score: the embeddings, the targets, the
-task, the evaluation's settings, the code of this package and the versions of its libraries. Heads' weights are kept
-only where robustness is asked for, which has them answer again.
+task, the evaluation's settings, the code of `evaluation` and of the kind, and the versions of the libraries. Heads'
+weights are kept only where robustness is asked for, which has them answer again.
 """
 
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from torch import Tensor
 from cluster.files.storage import write_atomic
 from cluster.provenance import provenance
 from cluster.settings import to_tree
-from evaluation.config import EvaluationConfig, Task
+from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.metrics.scoring import Judged
-from evaluation.probes.fit import Head, TrainedHeads
-from evaluation.probes.predictions import Probe, Scale
+from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.kind import TaskKind
+from evaluation.metrics.samples import MetricSamples
+from evaluation.probes.probe import Probe, Scale
+from evaluation.probes.training import Head, TrainedHeads
 from evaluation.scores.score import Scored, score_task
-from evaluation.targets.columns import Target
+from evaluation.scores.task_inputs import TaskInputs
 
 SCORES = "scores"
 """Folder beside the report."""
@@ -38,49 +41,48 @@ PLAIN = ("conventions", "n", "clusters", "counts", "classes", "masked", "notes")
 _log = logging.getLogger(__name__)
 
 
-def scored_once(
-    name: str,
-    task: Task,
-    target: Target,
-    tables: Mapping[str, EmbeddingTable],
-    config: EvaluationConfig,
-    folder: Path,
-) -> Scored:
-    """A task's scores: read where they were computed before, computed and written otherwise.
+def score_tasks(inputs: EvaluationInputs, tables: Mapping[str, EmbeddingTable], folder: Path) -> dict[str, Scored]:
+    """Scores of all tasks, one after another; a task whose scores are on disk already is read.
 
     Args:
-        name: of the task.
-        task: protocol.
-        target: its known targets.
+        inputs: targets, tasks and settings.
         tables: embeddings of the whole set by model.
-        config: seeds, neighbourhoods, bootstrap.
         folder: of the files, one a task.
     """
-    path, key = folder / f"{name}.safetensors", score_key(name, task, target, tables, config)
-    found = load_scores(path, key, task, config.device)
+    scored, config = {}, inputs.config
+    with inputs.progress.stage("scoring", len(inputs.targets)) as bar:
+        for done, (name, target) in enumerate(inputs.targets.items(), 1):
+            scored[name] = scored_once(TaskInputs(name, config.tasks[name], target, tables, config), folder)
+            bar(done, name)
+    return scored
+
+
+def scored_once(inputs: TaskInputs, folder: Path) -> Scored:
+    """A task's scores: read where they were computed before, computed and written otherwise."""
+    path, key = folder / f"{inputs.name}.safetensors", score_key(inputs)
+    found = load_scores(path, key, inputs.task, inputs.config.device)
     if found is None:
-        found = score_task(name, task, target, tables, config)
-        save_scores(found, key, path, weights=config.robustness.asked)
+        found = score_task(inputs)
+        save_scores(found, key, path, weights=inputs.config.robustness.asked)
     return found
 
 
-def score_key(
-    name: str, task: Task, target: Target, tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
-) -> str:
+def score_key(inputs: TaskInputs) -> str:
     """SHA-256 of everything that determines a task's scores."""
+    target, config = inputs.target, inputs.config
     settings = {key: value for key, value in to_tree(config).items() if key not in ELSEWHERE}
     content = {
-        "code": _code(),
+        "code": _code(inputs.kind),
         "packages": provenance()["packages"],
-        "name": name,  # it keys the draws
-        "task": to_tree(task),
+        "name": inputs.name,  # it keys the draws
+        "task": to_tree(inputs.task),
         "settings": settings,
         "weights": config.robustness.asked,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
         + json.dumps(target.classes),
         "tables": [
             (model, table.encoder, table.manifest, _hash(table.h_KE, table.chunks_PE, table.counts_K))
-            for model, table in tables.items()
+            for model, table in inputs.tables.items()
         ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -98,11 +100,11 @@ def save_scores(scored: Scored, key: str, path: Path, *, weights: bool) -> None:
     tensors: dict[str, Tensor] = {}
     rows: list[tuple[str, str, dict[str, float], float]] = []
     for metric, by_model in scored.metrics.items():
-        for model, judged in by_model.items():
-            tensors[f"{len(rows)}/values"] = torch.from_numpy(judged.values_R)
-            if judged.left_out_G is not None:
-                tensors[f"{len(rows)}/left_out"] = torch.from_numpy(judged.left_out_G)
-            rows.append((metric, model, judged.by_tag, judged.seed_variance))
+        for model, samples in by_model.items():
+            tensors[f"{len(rows)}/values"] = torch.from_numpy(samples.values_R)
+            if samples.left_out_G is not None:
+                tensors[f"{len(rows)}/left_out"] = torch.from_numpy(samples.left_out_G)
+            rows.append((metric, model, samples.by_tag, samples.seed_variance))
     probes = [_pack(probe, f"probe {number}", tensors, weights) for number, probe in enumerate(scored.probes)]
     tensors = {place: tensor.detach().cpu().contiguous() for place, tensor in tensors.items()}
     about = {"rows": rows, "probes": probes} | {field: getattr(scored, field) for field in PLAIN}
@@ -151,10 +153,10 @@ def _pack(probe: Probe, prefix: str, tensors: dict[str, Tensor], weights: bool) 
 
 
 def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor], task: Task, device: str) -> Scored:
-    metrics: dict[str, dict[str, Judged]] = {}
+    metrics: dict[str, dict[str, MetricSamples]] = {}
     for place, (metric, model, by_tag, seed_variance) in enumerate(about["rows"]):
         left_out = tensors.get(f"{place}/left_out")
-        metrics.setdefault(metric, {})[model] = Judged(
+        metrics.setdefault(metric, {})[model] = MetricSamples(
             tensors[f"{place}/values"].numpy(), by_tag, None if left_out is None else left_out.numpy(), seed_variance
         )
     probes = []
@@ -191,9 +193,10 @@ def _hash(*arrays: np.ndarray[Any, Any]) -> str:
     return digest.hexdigest()
 
 
-def _code() -> str:
-    """SHA-256 of this package's sources: scores of other code are not reused, whoever forgets to raise a version."""
+def _code(kind: TaskKind) -> str:
+    """SHA-256 of the evaluation's sources and of the kind's own: scores of other code are not reused."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
+    own = sys.modules[type(kind).__module__].__file__
+    for file in [*sorted(Path(__file__).parents[1].rglob("*.py")), *([Path(own)] if own else [])]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.files.storage import sha256
-from data_shards.format.path_text import as_text
+from data_shards.format.text import as_text
 from data_shards.sources.folder import key_of
 from evaluation.search.track_index import Track, TrackIndex
 

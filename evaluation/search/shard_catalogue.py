@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from cluster.progress import Progress
-from data_shards.format.places import MANIFEST_NAME
+from data_shards.format.paths import MANIFEST_NAME
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig, EvaluationData
-from evaluation.embeddings.catalogue import ENCODER
 from evaluation.embeddings.embed import embed_shards
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, read_index, rewriting
 
@@ -20,7 +20,7 @@ def is_shard_set(folder: Path) -> bool:
 
 
 def shards_stamp(folder: Path) -> str:
-    """What an index says that a set of shards was when it was read."""
+    """A text that identifies the set of shards that an index was made from."""
     with ShardSet.open(folder) as shards:
         return f"shards {shards.manifest_hash}"
 
@@ -32,7 +32,7 @@ def index_shards(index: TrackIndex, pool: Pool, folder: Path, *, progress: Progr
         index: where to, and of which encoder.
         pool: of one encoder.
         folder: of the shards.
-        progress: told of the clips.
+        progress: counts the clips.
     """
     config = EvaluationConfig(data=EvaluationData(shards=str(folder)), chunking=Chunking(resample=True))
     with ShardSet.open(folder) as shards:

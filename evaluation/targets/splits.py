@@ -18,7 +18,7 @@ import numpy as np
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
-from evaluation.targets.columns import Target
+from evaluation.targets.target import Target
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")

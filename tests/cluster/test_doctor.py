@@ -1,4 +1,4 @@
-"""The doctor says what is wrong and what to do, and breaks off for nothing."""
+"""The doctor names what is wrong and the remedy, and always ends."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def named(name: str, found: list[doctor.Check]) -> doctor.Check:
     return next(check for check in found if check.name == name)
 
 
-def test_a_set_up_checkout_is_healthy_and_tells_it_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_up_checkout_is_healthy_and_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = checks()
     render(found, Console(width=200))
 
@@ -32,7 +32,9 @@ def test_a_set_up_checkout_is_healthy_and_tells_it_in_json(capsys: pytest.Captur
         "remedy": "",
     }
     assert "torchaudio" in capsys.readouterr().out
-    assert {"gloo", "lock", "audio formats", "cores", "memory", "rooms", "token", "tracker"} <= {c.name for c in found}
+    assert {"gloo", "lock", "audio formats", "cores", "memory", "packages", "token", "tracker"} <= {
+        c.name for c in found
+    }
 
 
 def test_everything_that_is_wrong_has_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,18 +63,18 @@ def test_a_token_that_others_can_read_is_seen(tmp_path: Path, monkeypatch: pytes
     assert (check.state, check.remedy) == ("warn", f"chmod 600 {tmp_path / 'token'}")
 
 
-def test_a_room_of_the_same_name_in_another_distribution_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_the_same_name_in_another_distribution_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "packages_distributions", lambda: {"evaluation": ["evaluation-kit", doctor.OURS]})
 
-    (check,) = doctor._rooms()
+    (check,) = doctor._packages()
 
-    assert (check.name, check.state, check.remedy) == ("room evaluation", "fail", "pip uninstall evaluation-kit")
+    assert (check.name, check.state, check.remedy) == ("package evaluation", "fail", "pip uninstall evaluation-kit")
 
 
-def test_a_room_from_elsewhere_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_from_elsewhere_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
 
-    assert {check.state for check in doctor._rooms()} == {"fail"}
+    assert {check.state for check in doctor._packages()} == {"fail"}
 
 
 def test_a_library_that_does_not_import_is_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +99,7 @@ def test_a_look_that_breaks_is_a_failed_check_and_the_others_go_on(monkeypatch: 
 
     assert named("machine", found).found == "ZeroDivisionError: oh"
     assert not healthy(found)
-    assert named("rooms", found).state == "ok"
+    assert named("packages", found).state == "ok"
 
 
 def test_versions_other_than_the_locks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_what_the_product_passes_is_no_setting(parts: str) -> None:
         create(f"{parts}:Net", {"rate": 5}, "encoder.name", rate=22_050)
 
 
-def test_a_missing_module_is_told_from_one_that_it_imports(parts: str) -> None:
+def test_a_missing_module_is_distinguished_from_one_that_it_imports(parts: str) -> None:
     with pytest.raises(UserError, match=r"no module nowhere_at_all in .* or on PYTHONPATH"):
         import_factory("nowhere_at_all:x", "encoder.name")
     with pytest.raises(UserError, match="broken_parts imports a_module_that_is_nowhere, which is not installed"):

@@ -69,7 +69,7 @@ def test_a_wrong_override_is_named_with_its_remedy(words: list[str], message: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nseed: 2\n", "'seed' stands twice"),
+        ("seed: 1\nseed: 2\n", "duplicate key 'seed'"),
         ("sync: no\n", "sync: .*boolean.*got 'no'"),
         ("- 1\n- 2\n", "holds a list"),
         ("a: &x [1]\nb: *x\n", "aliases are not allowed"),

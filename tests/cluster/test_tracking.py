@@ -15,9 +15,10 @@ import pytest
 
 from cluster.files.json_lines import read_rows
 from cluster.settings import PreemptedError, UserError, validate
-from cluster.tracking import Tracker, replay, replay_below, run_url, set_aside
+from cluster.tracking import Tracker, replay, replay_below, set_aside, store
 from cluster.tracking.account import Account
 from cluster.tracking.config import TrackingConfig, connection_uri, default_store, store_uri, with_key
+from cluster.tracking.pages import NOTE, run_page, trials_link
 from cluster.tracking.sender import Sender
 from cluster.tracking.store import MlflowStore
 from trainers.state.metrics_log import MetricsLog
@@ -330,7 +331,7 @@ def test_a_store_in_a_file_is_the_same_from_every_folder(monkeypatch: pytest.Mon
 
 
 def test_the_page_of_a_run_shows_no_password() -> None:
-    url = run_url("https://ann:hunter2@mlflow.example/", "1", "abc")
+    url = run_page("https://ann:hunter2@mlflow.example/", "1", "abc")
     assert url == "https://[redacted]@mlflow.example/#/experiments/1/runs/abc?workflowType=machine_learning"
 
 
@@ -400,8 +401,8 @@ def test_damaged_rows_are_skipped_and_counted_and_hold_up_nothing(
     with caplog.at_level(logging.WARNING), Tracker(config(outputs), run_dir) as tracker:
         tracker.metrics({"score": 3.0}, 3)
         assert tracker.close(wait_s=120)
-    points = {key: client.get_metric_history(run_id(run_dir), key) for key in ("loss", "score")}
-    assert [(point.step, point.value) for point in points["loss"]] == [(1, 0.5), (3, 0.25)]
+    points = {key: client.get_metric_history(run_id(run_dir), key) for key in ("1 train/loss", "score")}
+    assert [(point.step, point.value) for point in points["1 train/loss"]] == [(1, 0.5), (3, 0.25)]
     assert [(point.step, point.value) for point in points["score"]] == [(1, 1.0), (3, 3.0)]
     assert f"{run_dir}: {len(DAMAGED) + 1} damaged lines were skipped" in caplog.text
 
@@ -426,7 +427,7 @@ def test_rows_of_the_training_are_sent_as_they_stand_in_its_file(outputs: Path, 
             for step in range(first, last):
                 log.write({"step": step, "loss": float(10 * first + step)})
             assert tracker.close(wait_s=120)
-    points = client.get_metric_history(run_id(run_dir), "loss")
+    points = client.get_metric_history(run_id(run_dir), "1 train/loss")
     assert [(point.step, point.value) for point in points] == [(s, 10.0 + s) for s in range(1, 5)] + [
         (s, 40.0 + s) for s in range(5, 9)
     ]
@@ -446,7 +447,7 @@ def test_a_cursor_that_was_lost_after_sending_doubles_nothing(outputs: Path, cli
         state["sent"] |= {"step": -1, "own_bytes": 0, "facts": 0, "status": None}
         mark.write_text(json.dumps(state))
     assert replay(run_dir)
-    assert [point.step for point in client.get_metric_history(run_id(run_dir), "loss")] == [1]
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")] == [1]
     assert [point.step for point in client.get_metric_history(run_id(run_dir), "score")] == [1, 2]
 
 
@@ -499,7 +500,7 @@ def test_what_was_deleted_in_mlflow_is_an_outage_with_a_remedy(
     assert list(replay_below(run_dir)) == [(run_dir, "sent")]
     found = client.get_run(run_id(run_dir))
     assert found.info.run_id == run.info.run_id
-    assert found.data.metrics == {"loss": 0.5, "score": 0.5}
+    assert found.data.metrics == {"1 train/loss": 0.5, "score": 0.5}
     assert found.data.params == {"seed": "1"}
 
 
@@ -513,6 +514,79 @@ def test_a_name_that_mlflow_refuses_is_an_outage_and_another_name_takes_the_log(
     assert client.get_run(run_id(run_dir)).data.metrics == {"score": 0.5}
 
 
+def test_columns_are_curves_in_groups_and_replay_sends_the_same_names(outputs: Path, client: Any) -> None:
+    """What the driver names itself keeps its name, and metrics.jsonl its columns."""
+    run_dir = outputs / "groups"
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5, "share/encoder": 0.75, "hardness": 2.0})
+    with Tracker(config(outputs), run_dir) as tracker:
+        tracker.metrics({"6 evaluation/tags.ap": 0.25}, 1)
+        assert tracker.close(wait_s=120)
+    sent = client.get_run(run_id(run_dir)).data.metrics
+    named = {"1 train/loss": 0.5, "5 time/share.encoder": 0.75, "4 views/hardness": 2.0, "6 evaluation/tags.ap": 0.25}
+    assert sent == named
+    (row,) = read_rows(run_dir / "metrics.jsonl")
+    assert {"step", "loss", "share/encoder", "hardness"} < row.keys()
+
+    account = Account(run_dir)
+    account.set_home(account.state["uri"], "replayed")
+    account.close()
+    assert replay(run_dir)
+    run = client.get_run(run_id(run_dir))
+    assert client.get_experiment(run.info.experiment_id).name == "replayed"
+    assert run.data.metrics == named
+
+
+def test_a_view_and_a_description_are_sent_to_another_experiment_too(outputs: Path, client: Any) -> None:
+    run_dir = outputs / "viewed"
+    for experiment in ("viewed", "viewed elsewhere"):
+        with Tracker(config(outputs, experiment=experiment), run_dir) as tracker:
+            if experiment == "viewed":
+                tracker.view(["0 objective/tags.ap"], ["optim.learning_rate"])
+                tracker.tags({NOTE: trials_link("Trials")})
+            assert tracker.close(wait_s=120)
+    run = client.get_run(run_id(run_dir))
+    tags = client.get_experiment(run.info.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{run.info.run_id}"])
+    assert view["selectedColumns"] == ["metrics.`0 objective/tags.ap`", "params.`optim.learning_rate`"]
+    assert f"runs?viewStateShareKey={run.info.run_id}&" in run.data.tags[NOTE]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, ZeroDivisionError])
+@pytest.mark.parametrize(("kind", "name"), [("view", "view"), ("file", "file plan.txt"), ("metrics", "metric bad")])
+def test_an_error_that_nobody_foresaw_leaves_out_one_record_by_name(
+    outputs: Path,
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: type[Exception],
+    kind: str,
+    name: str,
+) -> None:
+    own = store._SENDERS[kind]
+
+    def fail(client: Any, run: str, records: Any) -> None:
+        if kind != "metrics" or any("bad" in record["values"] for record in records):
+            raise error("nobody foresaw it")
+        own(client, run, records)
+
+    monkeypatch.setitem(store._SENDERS, kind, fail)
+    run_dir = outputs / f"unforeseen {kind} {error.__name__}"
+    (outputs / "plan.txt").write_text("plan")
+    with Tracker(config(outputs), run_dir) as tracker:
+        tracker.view(["loss"], [])
+        tracker.artifact(outputs / "plan.txt")
+        tracker.params({"seed": 1})
+        for step in (1, 2):
+            tracker.metrics({"score": float(step), "bad": 1.0}, step)
+        assert tracker.close(wait_s=120)
+    assert f"MLflow refuses {name}, it is left out: {error.__name__}('nobody foresaw it')" in caplog.text
+    run = client.get_run(run_id(run_dir))
+    assert run.data.params == {"seed": "1"}
+    assert run.data.metrics["score"] == 2.0
+    assert run.info.status == "FINISHED"
+
+
 def test_one_metric_that_mlflow_never_takes_is_left_out_by_name_and_counted(
     outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -522,8 +596,8 @@ def test_one_metric_that_mlflow_never_takes_is_left_out_by_name_and_counted(
         for step in range(1, 31):
             log.write({"step": step, "loss": float(step), bad: 1.0})
         assert tracker.close(wait_s=120)
-    assert f"left out: metric {bad} (30)" in caplog.text
-    assert [point.step for point in client.get_metric_history(run_id(run_dir), "loss")] == list(range(1, 31))
+    assert f"left out: metric 4 views/{bad} (30)" in caplog.text
+    assert [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")] == list(range(1, 31))
 
 
 def test_a_database_error_or_a_missing_right_is_an_outage(

@@ -150,7 +150,7 @@ class Nodes:
     def run(
         self, name: str, command: Words, *, timeout_s: float = 240, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """A command at a node, waited for; what it says is in ``stdout``."""
+        """A command at a node, waited for; its output is in ``stdout``."""
         process = self.popen(name, command, **variables)
         try:
             output, _ = process.communicate(timeout=timeout_s)

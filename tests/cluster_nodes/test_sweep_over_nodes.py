@@ -34,9 +34,9 @@ def test_a_sweep_ends_with_all_its_trials_though_a_node_was_killed(
             pytest.fail(job.communicate()[0])
         time.sleep(0.5)
     nodes.kill("two")
-    said, _ = job.communicate(timeout=700)
+    output, _ = job.communicate(timeout=700)
 
-    assert job.returncode == 0, said
+    assert job.returncode == 0, output
     assert len(pandas.read_parquet(folder / "trials.parquet")) == TRIALS
     assert (folder / "best.yaml").is_file()
-    assert "trials.parquet" in said
+    assert "trials.parquet" in output

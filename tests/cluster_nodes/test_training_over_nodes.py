@@ -85,12 +85,12 @@ def test_a_node_killed_in_mid_run_changes_no_number(
     nodes.kill("two")
     left = len(losses(folder))
     nodes.start("two")
-    said, _ = job.communicate(timeout=400)
+    output, _ = job.communicate(timeout=400)
 
-    assert job.returncode == 0, said
+    assert job.returncode == 0, output
     assert addresses == {"10.77.0.11", "10.77.0.12"}
     assert left < STEPS
-    assert f"{folder}/snapshots/last" in said
+    assert f"{folder}/snapshots/last" in output
     assert losses(folder) == losses(unbroken)
     assert weights(folder) == weights(unbroken)
 
@@ -111,9 +111,9 @@ def test_an_elastic_run_goes_on_with_the_node_that_is_left_and_grows_again(
     nodes.await_nodes(3)
     await_world(folder, 2, job)
     (folder / "stop").touch()  # what a SIGTERM at the driver leaves; the workers have only begun to start
-    said, _ = job.communicate(timeout=300)
+    output, _ = job.communicate(timeout=300)
 
-    assert job.returncode == 143, said
+    assert job.returncode == 143, output
     mine, theirs = dict(losses(folder)), dict(losses(unbroken))
     both = sorted(mine.keys() & theirs.keys())
     assert both == list(range(1, STEPS + 1))
@@ -164,13 +164,13 @@ def test_a_job_is_listed_and_stopped_from_the_desk_and_resumes(
     listed = nodes.run("desk", [*there, "list"]).stdout.splitlines()
     name, status = next(line.split()[:2] for line in listed if line.startswith("pretrain-") and "RUNNING" in line)
     stopped = nodes.run("desk", [*there, "stop", name])
-    said, _ = job.communicate(timeout=120)
+    output, _ = job.communicate(timeout=120)
 
     assert (status, stopped.stdout.strip()) == ("RUNNING", "STOPPED")
     assert job.returncode == 143
     assert open_snapshot(folder).step == losses(folder)[-1][0]
     logs = nodes.run("desk", [*there, "logs", name]).stdout
     assert "the same command resumes" in logs
-    assert "the same command resumes" in said
+    assert "the same command resumes" in output
     missing = nodes.run("desk", [*there, "logs", "no-such-job"])
     assert (missing.returncode, missing.stdout.count("\n")) == (2, 1)

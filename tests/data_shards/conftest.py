@@ -66,7 +66,7 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         rows: list[Mapping[str, str]] = []
         for number in range(count):
             wave = np.random.default_rng(number).integers(-9_000, 9_000, frames).astype(np.int16)
-            wave[0] = number  # tells whose samples they are
+            wave[0] = number  # identifies the file
             soundfile.write(audio / f"sub/{number:03d}.wav", wave, RATE)
             split = ("train", "train", "train", "validation", "val", "test")[number % 6]
             row = {"path": f"sub/{number:03d}.wav", "split": split, "track_id": f"t{number}", "artist": "A"}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, ZipTree
+from data_shards.audio.archives import ZipTree
+from data_shards.audio.trees import FolderTree
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.format.records import Clip
@@ -69,7 +70,7 @@ def test_two_files_that_look_the_same_are_told_apart_or_named(tmp_path: Path) ->
 def test_two_rows_that_lead_to_one_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / NFD).parent.mkdir()
     (tmp_path / NFD).touch()
-    with pytest.raises(UserError, match=r"row 3, column path: .* stands in row 2 already"):
+    with pytest.raises(UserError, match=r"row 3, column path: .* is a duplicate of row 2"):
         listing_of(tmp_path, f"path,split,track_id\n{NFC},train,t\n{NFD},test,u\n")
 
 
@@ -131,13 +132,11 @@ def test_what_was_taken_as_missing_is_counted_by_word(tmp_path: Path) -> None:
 
 
 def test_a_missing_track_is_refused_with_its_row(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="row 3, column track_id: 'NA' stands for a missing value; every clip needs one"
-    ):
+    with pytest.raises(UserError, match="row 3, column track_id: 'NA' is a missing value; every clip needs one"):
         listing_of(tmp_path, "path,split,track_id\na.wav,train,t\nb.wav,train,NA\n")
 
 
-def test_which_words_are_missing_can_be_said(tmp_path: Path) -> None:
+def test_words_for_missing_values_can_be_given(tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,split,track_id,vocals\na.wav,train,t,None\nb.wav,train,u,?\n")
     clips = read_folder(tmp_path, read_labels(table, missing=["?"])).clips
@@ -163,7 +162,7 @@ def test_utf16_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "numbers"), [(["98,5", "120"], [98.5, 120.0]), (["1,5", "-2,25", "1,125"], [1.5, -2.25, 1.125])]
 )
-def test_decimal_commas_are_read_and_said(tmp_path: Path, cells: list[str], numbers: list[float]) -> None:
+def test_decimal_commas_are_read_and_reported(tmp_path: Path, cells: list[str], numbers: list[float]) -> None:
     listing = column(tmp_path, "bpm", cells)
     assert [clip.numeric["bpm"] for clip in listing.clips] == numbers
     assert "bpm: commas are read as decimal points" in listing.report()

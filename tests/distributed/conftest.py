@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+START_S = 240.0
+"""The first process imports torch, a minute on a busy machine; no test's own time-out counts it."""
 GRACE_S = 10.0
 """A rank may be this much later than the collectives' own time-out before it is given up."""
 
@@ -42,10 +44,9 @@ class Pool:
         deadline = time.monotonic() + timeout_s + GRACE_S
         answers = {rank: self._answer(rank, deadline) for rank in range(world_size)}
         lost = {rank: answer for rank, (kind, answer) in answers.items() if kind == "lost"}
-        if lost:
-            self.close()
         failed = lost or {rank: answer for rank, (kind, answer) in answers.items() if kind == "raised"}
         if failed:
+            self.close()  # torch numbers its groups in each process: after a failure the ranks would count differently
             raise RankFailedError("\n".join(f"rank {rank} of {world_size}: {text}" for rank, text in failed.items()))
         return [answers[rank][1] for rank in range(world_size)]
 
@@ -69,6 +70,8 @@ class Pool:
             process = context.Process(target=_serve, args=(theirs, sys.path), daemon=True)
             process.start()
             theirs.close()
+            assert ours.poll(START_S), "a process of the pool did not start"
+            assert ours.recv() == "ready"
             self.members.append((process, ours))
 
     def close(self) -> None:
@@ -90,6 +93,7 @@ def _serve(connection: Connection, path: list[str]) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    connection.send("ready")
     while True:
         try:
             file, name, arguments, rank, world_size, meeting, timeout_s = connection.recv()

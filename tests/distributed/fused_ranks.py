@@ -1,4 +1,4 @@
-"""The fused walks on several ranks: `test_fused.py` of trainers runs this file under Triton's interpreter."""
+"""The fused kernels on several ranks: `test_fused.py` of trainers runs this file under Triton's interpreter."""
 
 import os
 from collections.abc import Callable

@@ -129,7 +129,7 @@ def test_a_barrier_lets_everybody_through(ranks: Ranks) -> None:
 
 def everybody_comes_where_torch_refuses_mixed_groups() -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise ValueError("monitored_barrier is only implemented for GLOO backend.")  # as torch 2.11 says
+        raise ValueError("monitored_barrier is only implemented for GLOO backend.")  # as in torch 2.11
 
     dist.monitored_barrier, before = refuse, dist.monitored_barrier
     try:

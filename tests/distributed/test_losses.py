@@ -189,7 +189,7 @@ def one_rank_errs() -> str:
 
 def test_what_one_rank_refuses_all_refuse(ranks: Ranks) -> None:
     messages = ranks(3, one_rank_errs, timeout_s=20.0)
-    assert messages[0] == messages[2] == "rank 1 refused its rows; its own message tells why"
+    assert messages[0] == messages[2] == "rank 1 refused its rows; its own message names the reason"
     assert messages[1].startswith("clip_id must be int64 of shape (4,)")
 
 

@@ -33,7 +33,7 @@ def ray() -> Iterator[None]:
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 
@@ -104,7 +104,7 @@ def test_a_worker_without_memory_is_tried_again_and_then_told_which_batch_to_try
 def test_a_frozen_worker_is_named_with_its_machine_and_log_and_the_run_goes_on_without_waiting_for_it(
     make_config: MakeConfig,
 ) -> None:
-    """Faults 34 under Ray: the time-out is the run's own, and who did not come is said."""
+    """Faults 34 under Ray: the time-out is the run's own, and the missing rank is named."""
     config = make_config(
         resources__num_workers=2, resources__max_failures=0, resources__collective_timeout_s=5, optim__steps=500
     )

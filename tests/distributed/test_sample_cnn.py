@@ -1,4 +1,4 @@
-"""SampleCNN's road on a CPU across ranks: the step of one process, and of the layers as they are written out."""
+"""SampleCNN's CPU kernels across ranks: the step of one process, and of the layers as they are written out."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ def step(place: int, dtype: torch.dtype, plain: bool) -> Step:
     model = layers(place, plain=plain).to(dtype)
     wrapped = collectives.data_parallel(model)
     out = wrapped(x[mine].to(dtype))
-    assert out.mT.is_contiguous() != plain  # each on its own road
+    assert out.mT.is_contiguous() != plain  # one by the CPU kernels, one by the plain layers
     torch.autograd.backward((out * above[mine].to(dtype)).sum() * collectives.world_size())  # DDP takes the mean
     # BatchNorm takes a convolution's bias away again: its gradient is rounding.
     gradients = [p.grad for name, p in model.named_parameters() if p.grad is not None and name != "0.bias"]

@@ -30,7 +30,7 @@ MakeConfig = Callable[..., ExperimentConfig]
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 
@@ -218,3 +218,28 @@ def test_ranks_agree_on_the_quick_score_and_on_the_figures_of_the_pair_matrix(
         assert found == pytest.approx(expected, rel=0.01), name
     assert [row["quick/knn"] for row in two] == pytest.approx([row["quick/knn"] for row in one], abs=0.05)
     assert open_snapshot(tmp_path / "2" / "snapshots" / "best").score == max(row["quick/knn"] for row in two)
+
+
+def searches_unused() -> bool:
+    used, idle = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+
+    class Model(torch.nn.Module):
+        def __init__(self, *, idle: torch.nn.Module | None) -> None:
+            super().__init__()
+            self.used, self.idle = used, idle
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.used(x), x
+
+    found = []
+    for part in (None, idle):
+        wrapped = collectives.data_parallel(Model(idle=part), torch.ones(2, 3))
+        assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+        found.append(wrapped.find_unused_parameters)
+        for _ in range(2):  # the second forward is where DDP refuses what the first left unfinished
+            torch.autograd.backward(wrapped(torch.ones(2, 3))[0].sum())
+    return found == [False, True]
+
+
+def test_unused_parameters_are_searched_only_where_an_example_leaves_some(ranks: Ranks) -> None:
+    assert ranks(2, searches_unused) == [True, True]

@@ -16,7 +16,7 @@ from trainers.distributed.failures import absent_named
 
 pytestmark = pytest.mark.dist
 TIMEOUT_S = 3.0
-ROLL_CALL_S = 4.0
+RESPONSE_TIMEOUT_S = 4.0
 Ranks = Callable[..., list[Any]]
 
 
@@ -27,7 +27,7 @@ def wait_for_all(folder: str, absent: int, kind: int) -> None:
     began = time.monotonic()
     noticed_s = named_s = 0.0
     try:
-        with absent_named(roll_call_s=ROLL_CALL_S):
+        with absent_named(timeout_s=RESPONSE_TIMEOUT_S):
             try:
                 for _ in range(3):
                     collectives.all_reduce(torch.ones(1))
@@ -35,8 +35,8 @@ def wait_for_all(folder: str, absent: int, kind: int) -> None:
                 noticed_s = time.monotonic() - began
     except RuntimeError as error:
         named_s = time.monotonic() - began
-        told = {"error": f"{type(error).__name__}: {error}", "noticed_s": noticed_s, "named_s": named_s}
-        Path(folder, str(collectives.rank())).write_text(json.dumps(told))
+        found = {"error": f"{type(error).__name__}: {error}", "noticed_s": noticed_s, "named_s": named_s}
+        Path(folder, str(collectives.rank())).write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,10 @@ def test_the_ranks_that_are_left_name_the_one_that_is_not(
         ranks(3, wait_for_all, str(tmp_path), absent, kind, timeout_s=TIMEOUT_S)
 
     for rank in {0, 1, 2} - {absent}:
-        told = json.loads((tmp_path / str(rank)).read_text())
-        assert told["error"].startswith(f"RunError: rank {absent} of 3 did not answer")
-        assert told["noticed_s"] < within_s
-        assert told["named_s"] < told["noticed_s"] + ROLL_CALL_S + 1
+        found = json.loads((tmp_path / str(rank)).read_text())
+        assert found["error"].startswith(f"RunError: rank {absent} of 3 did not answer")
+        assert found["noticed_s"] < within_s
+        assert found["named_s"] < found["noticed_s"] + RESPONSE_TIMEOUT_S + 1
 
 
 def test_an_error_of_another_kind_goes_on_as_it_is() -> None:

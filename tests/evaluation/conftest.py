@@ -14,7 +14,7 @@ from torch import Tensor
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import Clip, Split
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.targets.columns import Target
+from evaluation.targets.target import Target
 
 RATE = 22_050
 SAMPLES = 1_000

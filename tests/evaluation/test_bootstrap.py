@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import evaluation.kinds.tags
 import evaluation.metrics.confidence
-import evaluation.metrics.scoring
 from benchmarks.bootstrap import make_work, plain_auroc_and_ap, plain_weights
+from evaluation.kinds.classes import Classes
+from evaluation.kinds.number import Number
+from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples, interval, two_sided_p
-from evaluation.metrics.functions import macro, r_squared
-from evaluation.metrics.scoring import judge_answers, judge_neighbours
-from evaluation.targets.columns import Target
+from evaluation.metrics.weighted import macro, r_squared
+from evaluation.targets.target import Target
 
 CLUSTERS = {
     "each alone": [f"c{i}" for i in range(150)],
@@ -26,7 +28,7 @@ CLUSTERS = {
 @pytest.fixture(params=[1 << 20, 1000, 1], ids=["one block", "some blocks", "a row a block"])
 def blocks(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation.metrics.confidence, "BLOCK_WEIGHTS", request.param)
-    monkeypatch.setattr(evaluation.metrics.scoring, "RANKED_CLIPS", request.param)
+    monkeypatch.setattr(evaluation.kinds.tags, "RANKED_CLIPS", request.param)
 
 
 def target(values: NDArray[Any], classes: tuple[str, ...] = ()) -> Target:
@@ -45,7 +47,7 @@ def test_tags_have_the_values_of_a_bootstrap_written_plainly(clusters: list[str]
     scores = rng.integers(levels, size=(2, 150, 3)) * 1.0 if levels else rng.normal(size=(2, 150, 3))
     weights, seeds, left_out = plain_weights(clusters, 120, 2, np.random.default_rng(7))
     drawn = draw_resamples(clusters, resamples=120, seeds=2, rng=np.random.default_rng(7))
-    got = judge_answers("tags", scores, target(truth, ("a", "b", "c")), drawn)
+    got = Tags().score_probe(scores, target(truth, ("a", "b", "c")), drawn)
     np.testing.assert_array_equal(np.concatenate(list(drawn.blocks())), weights)
     every = np.concatenate([weights, left_out])
     for place, metric in enumerate(("auroc", "ap")):
@@ -65,14 +67,14 @@ def test_other_kinds_have_the_values_of_a_bootstrap_written_plainly() -> None:
     drawn = draw_resamples(clusters, resamples=120, seeds=3, rng=np.random.default_rng(7))
     codes, answers = rng.integers(4, size=150), rng.integers(4, size=(3, 150))
     right = weights @ (codes == answers).T / weights.sum(1)[:, None]
-    accuracy = judge_answers("class", answers, target(codes, tuple("abcd")), drawn)["accuracy"].values_R
+    accuracy = Classes().score_probe(answers, target(codes, tuple("abcd")), drawn)["accuracy"].values_R
     np.testing.assert_allclose(accuracy, right.T[seeds, np.arange(121)[:, None]].mean(1), atol=1e-12)
     numbers = rng.normal(1e3, 1.0, size=(3, 150))
-    r2 = judge_answers("number", numbers, target(numbers[0] + rng.normal(size=150)), drawn)["r2"].values_R
+    r2 = Number().score_probe(numbers, target(numbers[0] + rng.normal(size=150)), drawn)["r2"].values_R
     assert r2.shape == (121,)
     near, there = rng.integers(4, size=(150, 2)), rng.random((150, 2)) < 0.8
     there[:, 0] = True
-    found = judge_neighbours("class", near, there, target(codes, tuple("abcd")), drawn, (2,))["p@2"].values_R
+    found = Classes().score_neighbours(near, there, target(codes, tuple("abcd")), drawn, (2,))["p@2"].values_R
     hits = ((near == codes[:, None]) & there).sum(1)
     np.testing.assert_allclose(found, (weights @ hits) / (weights @ there.sum(1)), atol=1e-12)
 
@@ -83,7 +85,7 @@ def test_r_squared_is_that_of_all_weights_at_once() -> None:
     weights, _, _ = plain_weights(clusters, 120, 1, np.random.default_rng(7))
     drawn = draw_resamples(clusters, resamples=120, seeds=1, rng=np.random.default_rng(7))
     truth, answer = rng.normal(1e3, 1.0, 150), rng.normal(1e3, 1.0, 150)
-    got = judge_answers("number", answer[None], target(truth), drawn)["r2"].values_R
+    got = Number().score_probe(answer[None], target(truth), drawn)["r2"].values_R
     np.testing.assert_allclose(got, r_squared(answer, truth, weights), atol=1e-9)
 
 
@@ -93,7 +95,7 @@ def test_the_bootstrap_of_100_000_clips_holds_less_than_100_mb() -> None:
     tracemalloc.start()
     try:
         drawn = draw_resamples(test.artist_K.tolist(), resamples=200, seeds=1, rng=np.random.default_rng(0))
-        judge_answers("tags", scores, test, drawn)
+        Tags().score_probe(scores, test, drawn)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -104,7 +106,7 @@ def test_one_cluster_has_no_interval_and_shows_no_difference() -> None:
     """Each resample would be the set itself: an interval of no width, and the smallest p that there is."""
     drawn = draw_resamples(["one"] * 20, resamples=100, seeds=2, rng=np.random.default_rng(0))
     codes = np.arange(20) % 2
-    judged = judge_answers("class", np.stack([codes, codes]), target(codes, ("a", "b")), drawn)["accuracy"]
+    judged = Classes().score_probe(np.stack([codes, codes]), target(codes, ("a", "b")), drawn)["accuracy"]
     value, low, high = interval(judged.values_R, 0.95)
     assert value == 1.0
     assert np.isnan([low, high]).all()

@@ -16,11 +16,12 @@ from data_shards.format.records import Clip, Split
 from evaluation.analyses.robustness import undefined_changes
 from evaluation.config import ConfidenceConfig, EquivarianceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
+from evaluation.kinds.kind import metric_names
+from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.metrics.crossmodal import retrieval_metrics
-from evaluation.metrics.functions import auroc_and_ap, key_scores, macro, pair_mean, r_squared
-from evaluation.metrics.scoring import judge_answers, metric_names
-from evaluation.targets.columns import Target
+from evaluation.metrics.weighted import auroc_and_ap, key_scores, macro, pair_mean, r_squared
+from evaluation.targets.target import Target
 
 COUNT = 36
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -152,7 +153,7 @@ def test_every_kind_with_nothing_left_is_refused_or_reported(
     assert list(tree["metrics"]) == expected
     assert all(row["value"] is not None for row in tree["metrics"].values())
     assert all((tmp_path / "out" / form).stat().st_size for form in FORMS)
-    assert set(report.flat()) == {f"evaluation/{name.replace('/', '.')}" for name in expected}
+    assert set(report.flat()) == set(expected)
     said = " ".join(tree["notes"])
     if way in ("one track in test", "one clip in test"):
         assert all(row["low"] is None for row in tree["metrics"].values())
@@ -220,7 +221,7 @@ def test_a_task_whose_tags_are_all_masked_has_empty_rows_as_a_library_call() -> 
     names = np.array([f"t{i}" for i in range(6)])
     test = Target(np.arange(6), np.full(6, "test"), names, names, np.ones((6, 2), bool), ("a", "b"))
     drawn = draw_resamples(names.tolist(), resamples=100, seeds=2, rng=np.random.default_rng(0))
-    for judged in judge_answers("tags", np.zeros((2, 6, 2)), test, drawn).values():
+    for judged in Tags().score_probe(np.zeros((2, 6, 2)), test, drawn).values():
         row = judged.row(0.95)
         assert (row["value"], row["low"], row["high"]) == (None, None, None)
         assert judged.by_tag == {}

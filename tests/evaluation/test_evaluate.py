@@ -10,7 +10,7 @@ from cluster.settings import ROOT, UserError, load_config
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate_encoders
-from evaluation.report.report import Report
+from evaluation.report.write import Report
 
 MakeShards = Callable[..., Path]
 PRESETS = sorted((ROOT / "conf" / "evaluation").glob("*.yaml"))

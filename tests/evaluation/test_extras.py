@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.progress import SILENT
 from cluster.settings import UserError, load_config, to_tree, validate
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import Clip, Split
@@ -28,16 +27,23 @@ from evaluation.config import (
     RobustnessConfig,
     Task,
 )
-from evaluation.embeddings.embed import EmbeddingTable, alike, embed_shards
+from evaluation.embeddings.embed import EmbeddingTable, embed_shards
+from evaluation.encoders.encoder import alike
+from evaluation.encoders.pool import Pool
 from evaluation.evaluate import evaluate_encoders
-from evaluation.probes import predictions as probing
-from evaluation.probes.fit import TrainedHeads, train_heads
+from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.targets import read_target
+from evaluation.probes import probe as probing
+from evaluation.probes.training import TrainedHeads, train_heads
 from evaluation.scores.score import score_task
-from evaluation.targets.columns import Target, read_target
+from evaluation.scores.task_inputs import TaskInputs
+from evaluation.targets.target import Target
 from trainers.augment.effects import GainConfig
 from trainers.augment.parameters import AugmentConfig
 
 RATE, SAMPLES = 22_050, 8_192
+NO_SHARDS: Any = None
+"""Of a stage that reads none."""
 MakeTarget = Callable[..., Target]
 TASK = Task(column="pitch", kind="class", probe=True, head="linear", dropout=0.0, learning_rate=0.05, max_epochs=80)
 
@@ -94,8 +100,9 @@ def config_for(**changes: Any) -> EvaluationConfig:
 def robustness(shards: ShardSet, encoders: dict[str, Any], config: EvaluationConfig) -> dict[str, Any]:
     targets = {name: read_target(shards.index, name, task) for name, task in config.tasks.items()}
     tables = {n: t for names in alike(encoders) for n, t in embedded(shards, {m: encoders[m] for m in names}).items()}
-    scored = {name: score_task(name, config.tasks[name], target, tables, config) for name, target in targets.items()}
-    curves = measure_robustness(shards, encoders, targets, scored, config, progress=SILENT)
+    inputs = [TaskInputs(name, config.tasks[name], target, tables, config) for name, target in targets.items()]
+    scored = {one.name: score_task(one) for one in inputs}
+    curves = measure_robustness(EvaluationInputs(shards, Pool(encoders), targets, config), scored)
     found: dict[str, Any] = summarise(curves, config)
     by_model: dict[str, Any] = found["pitch/accuracy"]
     return by_model
@@ -221,7 +228,7 @@ def test_an_encoder_that_hears_pitch_moves_with_it_and_not_with_tempo(tones: Pat
     wanted = EquivarianceConfig(semitones=(-4, 0, 1, 4), rates=(0.8, 1.0, 1.25))
     encoders = {"trained": Spectrum(), "untrained": Spectrum("deaf", deaf=True)}
     with ShardSet.open(tones) as shards:
-        curves = measure_equivariance(shards, encoders, config_for(equivariance=wanted), progress=SILENT)
+        curves = measure_equivariance(EvaluationInputs(shards, Pool(encoders), {}, config_for(equivariance=wanted)))
     by_step = {point["x"]: point["value"] for point in curves["semitones"]["trained"]}
     assert by_step[0] == pytest.approx(0, abs=1e-6)
     assert by_step[4] > by_step[1] > 0.001
@@ -234,7 +241,9 @@ def test_a_transformation_can_be_read_from_an_encoder_that_hears_it_and_from_no_
     wanted = EquivarianceConfig(semitones=(-3, 0, 3), probe=True)
     encoders = {"trained": Spectrum(width=96), "untrained": Spectrum("deaf", deaf=True)}
     with ShardSet.open(tones) as shards:
-        found = measure_equivariance(shards, encoders, config_for(equivariance=wanted), progress=SILENT)["probe"]
+        found = measure_equivariance(EvaluationInputs(shards, Pool(encoders), {}, config_for(equivariance=wanted)))[
+            "probe"
+        ]
     pitch, deaf = found["semitones"]["trained"], found["semitones"]["untrained"]
     assert pitch["value"] > 0.5 > 0.2 > deaf["value"]
     assert pitch["low"] <= pitch["value"] <= pitch["high"]
@@ -245,7 +254,7 @@ def test_a_transformation_can_be_read_from_an_encoder_that_hears_it_and_from_no_
 def test_clips_too_short_for_the_fastest_rate_are_refused(tones: Path) -> None:
     wanted = config_for(equivariance=EquivarianceConfig(rates=(9.0,)))
     with ShardSet.open(tones) as shards, pytest.raises(UserError, match="two test tracks of"):
-        check_tracks(shards, {"trained": Spectrum()}, wanted)
+        check_tracks(EvaluationInputs(shards, Pool({"trained": Spectrum()}), {}, wanted))
 
 
 def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarget) -> None:
@@ -256,8 +265,9 @@ def test_projection_keeps_classes_together_and_reads_midi(make_target: MakeTarge
     table = EmbeddingTable(rows, tuple(map(str, range(240))), rows[:0], np.ones(240, np.int64), "t", "m")
     notes = {"note": TASK, "mood": TASK}
     config = config_for(tasks=notes, projection=ProjectionConfig(task="note", midi=True, perplexity=10))
-    check_projection({"note": target}, config)
-    found = project({"trained": table}, {"note": target}, config)
+    inputs = EvaluationInputs(NO_SHARDS, Pool({}), {"note": target}, config)
+    check_projection(inputs)
+    found = project(inputs, {"trained": table})
     xy, colour = np.array(found["points"]["trained"]), np.array(found["colour"])
     assert set(zip(colour.tolist(), found["octave"], strict=True)) == {(9, 3), (1, 4), (9, 4), (1, 5)}
     distance = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(len(xy))

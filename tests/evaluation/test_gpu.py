@@ -15,8 +15,8 @@ from evaluation.config import EvaluationConfig, EvaluationData, Task
 from evaluation.embeddings.embed import embed_shards
 from evaluation.encoders.devices import device_of
 from evaluation.neighbours import search, unit_rows
-from evaluation.probes import fit as probes
-from evaluation.probes.fit import Head, ProbeData, train_heads
+from evaluation.probes import training as probes
+from evaluation.probes.training import Head, ProbeData, train_heads
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,7 +10,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from data_shards.audio.decode import AudioError, decode
-from data_shards.audio.foreign import has_av
+from data_shards.audio.pyav import has_av
 
 FFMPEG = shutil.which("ffmpeg")
 pytestmark = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed")

@@ -16,16 +16,17 @@ from torch import Tensor
 
 from cluster.settings import RunError, UserError
 from data_shards.audio import decode as audio
-from data_shards.audio import foreign as foreign_audio
+from data_shards.audio import pyav
 from data_shards.audio.decode import AudioError, FileAudio, decode
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.format.records import Clip
 from data_shards.sources.folder import read_folder
-from evaluation.embeddings.catalogue import ENCODER, embed_files
+from evaluation.embeddings.files import embed_files
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
-from evaluation.search import search
-from evaluation.search.search import search_catalogue
+from evaluation.search import index_update
+from evaluation.search.query import search_catalogue
 
 RATE = 22_050
 UNSEEKABLE = [
@@ -60,7 +61,7 @@ def tone(path: Path, hz: float = 440.0, **how: str) -> Path:
 @pytest.fixture
 def music(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three tones."""
-    monkeypatch.setattr(search, "INDEXES", tmp_path / "indexes")
+    monkeypatch.setattr(index_update, "INDEXES", tmp_path / "indexes")
     for number in range(3):
         tone(tmp_path / "music" / f"{number}.wav", 300.0 * (1 + number))
     return tmp_path / "music"
@@ -246,7 +247,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, kind: str, name: str
 ) -> None:
     monkeypatch.setattr(audio, "has_av", lambda: False)
-    monkeypatch.setattr(foreign_audio, "has_av", lambda: False)
+    monkeypatch.setattr(pyav, "has_av", lambda: False)
     (tmp_path / name).write_bytes(content)
     remedy = r"convert it: ffmpeg -i FILE FILE\.flac, or read such files as they are: pip install"
     with pytest.raises(AudioError, match=rf"\Ais {kind}, which libsndfile does not decode; {remedy}"):
@@ -258,7 +259,7 @@ def test_other_formats_are_named_by_their_content_with_the_remedy(
     [(b"<!DOCTYPE html><html>404", "HTML"), (b"%PDF-1.7", "PDF"), (b"\xff\xd8\xff\xe0" + bytes(99), "a JPEG image"),
      (b"MThd\0\0\0\x06", "MIDI"), (b"Once upon a time", "begins with b'Once upon a time'")],
 )  # fmt: skip
-def test_what_is_no_audio_is_never_said_not_to_exist(tmp_path: Path, content: bytes, what: str) -> None:
+def test_what_is_no_audio_is_never_reported_as_missing(tmp_path: Path, content: bytes, what: str) -> None:
     (tmp_path / "song.mp3").write_bytes(content)
     with pytest.raises(AudioError, match=rf"cannot be decoded: .*{what}") as caught:
         decode(tmp_path / "song.mp3")

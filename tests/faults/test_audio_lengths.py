@@ -236,8 +236,8 @@ def test_what_is_decoded_is_bounded_where_nothing_is_announced(tmp_path: Path, m
     ("container", "subtype"),
     [("WAV", "PCM_16"), ("WAV", "GSM610"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "FLOAT"),
      ("AIFF", "PCM_16"), ("AIFF", "IMA_ADPCM"), ("AU", "PCM_16"), ("AU", "G721_32"), ("CAF", "PCM_16"),
-     ("CAF", "ALAC_16"), ("SVX", "PCM_16"), ("NIST", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"),
-     ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")],
+     ("CAF", "ALAC_16"), ("SVX", "PCM_16"), ("NIST", "PCM_16"), ("VOC", "PCM_16"), ("FLAC", "PCM_16"),
+     ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")],
 )  # fmt: skip
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_cut_file_whose_container_states_its_length_is_refused(
@@ -248,3 +248,11 @@ def test_a_cut_file_whose_container_states_its_length_is_refused(
     length_of(tmp_path, whole, "whole")
     with pytest.raises(AudioError, match=r"truncated|cannot be decoded"):
         length_of(tmp_path, whole[: int(share * len(whole))], "cut")
+
+
+@pytest.mark.parametrize("container", ["AVR", "MAT4", "MAT5", "MPC2K", "PAF", "PVF", "SD2", "SDS", "XI"])
+def test_formats_in_which_a_cut_cannot_be_found_are_refused(tmp_path: Path, container: str) -> None:
+    path = tmp_path / "sampler"
+    soundfile.write(path, noise(), RATE, format=container, subtype="DPCM_16" if container == "XI" else "PCM_16")
+    with pytest.raises(AudioError, match=r"in which a cut cannot be found|libsndfile reads no format"):
+        decode(path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_shards.build.index_writer import index_shards
-from data_shards.format.contents import scan_shard
+from data_shards.format.entries import scan_shard
 from data_shards.format.index import id_hash, manifest_hash, read_index
 from data_shards.format.problems import ShardError
 from data_shards.inspect.verify import verify
@@ -207,10 +207,10 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes, what: str) ->
         index_shards(tmp_path)
 
 
-# --- 10, 11: keys that stand twice ---
+# --- 10, 11: duplicate keys ---
 
 
-def test_a_key_that_stands_twice_is_refused_with_both_places(make_set: MakeSet, tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_both_places(make_set: MakeSet, tmp_path: Path) -> None:
     folder = make_set(count=4, per_shard=2)
     whole = (folder / "shard-00000.tar").read_bytes()
     starts = member_starts(folder / "shard-00000.tar")
@@ -223,7 +223,7 @@ def test_a_key_that_stands_twice_is_refused_with_both_places(make_set: MakeSet, 
     (foreign / "a.tar").write_bytes(whole[: starts[3] + starts[2] - starts[1]] + first_clip + bytes(1024))
     with pytest.raises(
         ShardError,
-        match=r"a\.tar, clip clip-0000, byte [\d,]+: this key stands in the shard twice, first at byte 1,536",
+        match=r"a\.tar, clip clip-0000, byte [\d,]+: duplicate key in this shard, first at byte 1,536",
     ):
         index_shards(foreign)
     shutil.copy(folder / "shard-00000.tar", foreign / "a.tar")

@@ -1,4 +1,4 @@
-"""Faults 29, 31, 32 and a cluster that is not there at the door of `counterpoint shards build`.
+"""Faults 29, 31, 32 and a cluster that is not there at the start of `counterpoint shards build`.
 
 One message with place and remedy, nothing made.
 """
@@ -44,10 +44,10 @@ def test_a_malformed_row_is_named_with_file_row_and_column(
 ) -> None:
     labels, out = audio.parent / "labels.csv", audio.parent / "set"
     labels.write_text(f"path,split,track_id,bpm\n{row}\n")
-    said = refuse(
+    error = refuse(
         monkeypatch, capsys, "--audio", str(audio), "--labels", str(labels), "--numeric", "bpm", "--out", str(out)
     )
-    assert f"{labels}, {message}" in said
+    assert f"{labels}, {message}" in error
     assert not list(audio.parent.glob("set*"))
 
 
@@ -66,8 +66,8 @@ def test_a_malformed_row_is_named_with_file_row_and_column(
 def test_a_wrong_setting_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], audio: Path, word: str, message: str
 ) -> None:
-    said = refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), word)
-    assert message in said
+    error = refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), word)
+    assert message in error
     assert not list(audio.parent.glob("set*"))
 
 
@@ -95,4 +95,14 @@ def test_a_cluster_that_cannot_be_joined_is_told_with_what_to_do(
     if token:
         (audio.parent / "token").write_text(token)
     assert message in refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(audio.parent / "set"), "--ray")
+    assert not list(audio.parent.glob("set*"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("--list-separator", ";"), ("--missing", "?")])
+def test_options_of_a_table_without_a_table_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], audio: Path, option: str, value: str
+) -> None:
+    out = audio.parent / "set"
+    message = refuse(monkeypatch, capsys, "--audio", str(audio), "--out", str(out), option, value)
+    assert f"{option}: belongs to a table of labels; add --labels FILE.csv" in message
     assert not list(audio.parent.glob("set*"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_shards.format.contents import scan_shard
+from data_shards.format.entries import scan_shard
 from data_shards.format.problems import ShardError
 
 MakeSet = Callable[..., Path]

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from data_shards.build.index_writer import index_shards
-from data_shards.format.contents import scan_shard
+from data_shards.format.entries import scan_shard
 from data_shards.format.problems import ShardError
 from data_shards.inspect.verify import verify
 from data_shards.read.reader import ShardSet

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cluster.settings import UserError
 from data_shards.format.records import Batch
-from trainers.augment import chain as chains
 from trainers.augment.chain import AugmentChain
 from trainers.augment.parameters import PRESETS
+from trainers.augment.passes import Rows
 from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
@@ -21,10 +21,11 @@ from trainers.kernel_choice import KernelChoice
 from trainers.loop import World, train
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive import fused
-from trainers.losses.contrastive import loss as semi_supervised
+from trainers.losses.contrastive import loss as loss_module
 from trainers.losses.contrastive.pairs import Pair, tiled
 from trainers.losses.contrastive.tiles import Gradient, Sums
 from trainers.losses.objective import ContrastiveLoss
+from trainers.losses.projected import Projected
 from trainers.state.snapshot import open_snapshot
 from trainers.views.config import ViewsConfig
 from trainers.views.views import ViewMaker, window_frames
@@ -51,7 +52,7 @@ class Kernels:
     def __init__(self, broken: Callable[[Tensor], Tensor] = lambda wave: wave) -> None:
         self.broken, self.launches = broken, 0
 
-    def apply(self, chain: AugmentChain, rows: chains.Rows, drawn: Any, num_samples: int) -> Tensor:
+    def apply(self, chain: AugmentChain, rows: Rows, drawn: Any, num_samples: int) -> Tensor:
         self.launches += 1
         index = rows.start_n[:, None] + torch.arange(rows.length) % rows.frames_n[:, None]
         wave = rows.wave_BW[rows.row_n[:, None], index.clamp(max=rows.wave_BW.shape[1] - 1)].float() * rows.scale
@@ -140,45 +141,45 @@ def test_kernels_asked_for_by_name_are_refused_where_they_cannot_run(make_config
     message = r"augment.kernel=fused cannot run: .*; set augment.kernel to auto or torch"
     with pytest.raises(ValueError, match=message):
         AugmentChain(replace(PAPER, kernel="fused"), 22_050).is_fused(torch.zeros(1, 10, dtype=torch.float64))
-    for change, said in (
+    for change, refusal in (
         ({"augment__kernel": "fused"}, message),
         ({"loss__kernel": "fused"}, r"loss.kernel=fused cannot run: .*; set loss.kernel to auto or tiles"),
     ):
         config = make_config(**change)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=refusal):
             check(config)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=refusal):
             train(config, World(), Quiet())
 
 
 # --- the loss ---
 
 
-def rows() -> tuple[Tensor, Tensor, Tensor]:
+def rows() -> Projected:
     g = torch.Generator().manual_seed(1)
     z = torch.randn(24, 8, generator=g)
     labels = torch.rand(12, 5, generator=g) < 0.3
     labels[8:] = False
-    return z, torch.arange(12).repeat(2), labels.repeat(2, 1)
+    return Projected(z_ND=z, clip_id_N=torch.arange(12).repeat(2), labels_NC=labels.repeat(2, 1))
 
 
 def value_and_gradient(loss: ContrastiveLoss) -> tuple[Tensor, Tensor]:
-    z, clip_id, labels = rows()
-    z.requires_grad_()
-    value = loss(z, clip_id, labels)
-    (gradient,) = torch.autograd.grad(value, z)
+    batch = rows()
+    batch.z_ND.requires_grad_()
+    value, _ = loss(batch)
+    (gradient,) = torch.autograd.grad(value, batch.z_ND)
     return value.detach(), gradient
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The loss takes its rows for ones that kernels can walk, and those are the tiles of blocks made for kernels."""
-    monkeypatch.setattr(semi_supervised, "obstacle", lambda *_: None)
-    monkeypatch.setattr(semi_supervised, "_wants_half", lambda _: True)
+    """The loss takes its rows for ones of the kernels, which are the tiles on blocks made for kernels."""
+    monkeypatch.setattr(loss_module, "obstacle", lambda *_: None)
+    monkeypatch.setattr(loss_module, "_wants_half", lambda _: True)
 
-    def launch(walk: type[Any]) -> Callable[..., None]:
-        return lambda self, pair, scalars, rows, cols: walk.visit(
-            self, tiled(pair, self.recipe.tile), scalars, rows, cols
+    def launch(tiles: type[Any]) -> Callable[..., None]:
+        return lambda self, pair, scalars, rows, cols: tiles.accumulate(
+            self, tiled(pair, self.settings.tile), scalars, rows, cols
         )
 
     monkeypatch.setattr(fused.FusedSums, "_launch", launch(Sums))
@@ -186,7 +187,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def half_way(walk: type[Any]) -> Callable[..., None]:
+def half_way(tiles: type[Any]) -> Callable[..., None]:
     """A launch that fails when the table is already half filled."""
 
     def launch(self: Any, pair: Pair, scalars: Any, table: Tensor, _cols: Any) -> None:
@@ -197,28 +198,28 @@ def half_way(walk: type[Any]) -> Callable[..., None]:
     return launch
 
 
-def wrong(walk: type[Any]) -> Callable[..., None]:
+def wrong(tiles: type[Any]) -> Callable[..., None]:
     def launch(self: Any, pair: Pair, scalars: Any, table: Tensor, cols: Any) -> None:
-        walk.visit(self, tiled(pair, self.recipe.tile), scalars, table, cols)
+        tiles.accumulate(self, tiled(pair, self.settings.tile), scalars, table, cols)
         table[1, 0] += 1
 
     return launch
 
 
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
-@pytest.mark.parametrize(("name", "walk"), [("FusedSums", Sums), ("FusedGradient", Gradient)])
+@pytest.mark.parametrize(("name", "plain"), [("FusedSums", Sums), ("FusedGradient", Gradient)])
 @pytest.mark.parametrize(("bad", "why"), [(half_way, "OSError: ptxas is not there"), (wrong, "numbers differ")])
 def test_a_loss_with_bad_kernels_is_that_of_the_tiles_after_one_warning(
     fake_gpu: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     exchange: Any,
     name: str,
-    walk: type[Any],
+    plain: type[Any],
     bad: Callable[[type[Any]], Callable[..., None]],
     why: str,
 ) -> None:
     tiles = value_and_gradient(ContrastiveLoss(LossConfig(kernel="tiles", exchange=exchange)))
-    fake_gpu.setattr(getattr(fused, name), "_launch", bad(walk))
+    fake_gpu.setattr(getattr(fused, name), "_launch", bad(plain))
     loss = ContrastiveLoss(LossConfig(exchange=exchange))
     for _ in range(3):
         value, gradient = value_and_gradient(loss)
@@ -233,7 +234,7 @@ def test_a_loss_with_bad_kernels_is_that_of_the_tiles_after_one_warning(
 def test_good_kernels_of_the_loss_are_kept(fake_gpu: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     loss = ContrastiveLoss(LossConfig())
     with torch.no_grad():
-        loss(*rows())  # no gradient: its kernels are compared when they are first wanted
+        loss(rows())  # no gradient: its kernels are compared when they are first wanted
     value_and_gradient(loss)
     assert loss.choice.name == "fused"
     assert not caplog.messages
@@ -255,7 +256,7 @@ def test_a_resumed_choice_is_the_recorded_one() -> None:
     assert not other.fell_back
 
 
-def test_a_fallback_is_told_when_the_steps_before_were_of_the_kernels(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fallback_is_reported_when_the_steps_before_were_of_the_kernels(caplog: pytest.LogCaptureFixture) -> None:
     choice = KernelChoice("loss.kernel", "tiles")
     choice.resume("fused")
     assert choice.run("sums", lambda: 1.0, lambda: 2.0, lambda *_: "they differ") == 2

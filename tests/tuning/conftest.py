@@ -16,7 +16,7 @@ MakePlan = Callable[..., SweepPlan]
 
 
 @pytest.fixture(scope="session")
-def judged_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluation_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two dozen tracks of six seconds in all three splits."""
     folder = tmp_path_factory.mktemp("sweep") / "shards"
     build(
@@ -28,7 +28,7 @@ def judged_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_plan(judged_set: Path, tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakePlan:
+def make_plan(evaluation_set: Path, tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakePlan:
     """A plan from the tree of a sweep, or its refusal."""
 
     def make(*overrides: str, **tree: Any) -> SweepPlan:
@@ -36,7 +36,7 @@ def make_plan(judged_set: Path, tiny_sets: tuple[Path, Path], tmp_path: Path) ->
         whole = {
             "preset": "conf/pretrain/quickstart.yaml",
             "experiment": {
-                "data": {"batch": 8, "labelled": str(judged_set), "unlabelled": str(tiny_sets[1])},
+                "data": {"batch": 8, "labelled": str(evaluation_set), "unlabelled": str(tiny_sets[1])},
                 "encoder": {"channels": 2},
                 "optim": {"steps": 4, "warmup_steps": 0},
                 "resources": {"num_workers": 0},

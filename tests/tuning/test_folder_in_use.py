@@ -13,7 +13,7 @@ from cluster.settings import UserError
 from data_shards.build.index_writer import index_shards
 from evaluation import evaluate
 from evaluation.config import EvaluationConfig
-from evaluation.embeddings.catalogue import embed_files
+from evaluation.embeddings.files import embed_files
 from evaluation.search.track_index import TrackIndex, rewriting
 from tuning.study.config import StudySettings
 from tuning.study.study import run_study
@@ -45,8 +45,8 @@ def report(folder: Path) -> None:
 def test_a_folder_in_use_is_refused_and_left_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Path], None]
 ) -> None:
-    monkeypatch.setattr(evaluate, "load_any", lambda *_: SimpleNamespace(provenance={}))
-    monkeypatch.setattr(evaluate, "untrained_any", lambda *_: None)
+    monkeypatch.setattr(evaluate, "load_any", lambda *_, **__: SimpleNamespace(provenance={}))
+    monkeypatch.setattr(evaluate, "untrained_any", lambda *_, **__: None)
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "shard.tar").touch()
@@ -57,7 +57,7 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(
 
 def test_embeddings_that_another_process_writes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "embeddings.parquet"
-    monkeypatch.setattr("evaluation.embeddings.catalogue._schema", lambda *_, **__: None)
+    monkeypatch.setattr("evaluation.embeddings.files._schema", lambda *_, **__: None)
     with sole_file_writer(out, "wait"), pytest.raises(UserError, match=f"{out}: another process .*give another --out"):
         embed_files(cast(Any, SimpleNamespace()), ["a.wav"], out)
     assert list(tmp_path.iterdir()) == []

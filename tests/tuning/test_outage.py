@@ -40,7 +40,7 @@ pretrain: conf/pretrain/tiny.yaml
 set: {data.batch: 8, views.samples: 16384, optim.steps: 2}
 rows:
   half: {data.b_s: 0.5}
-judges:
+evaluations:
   - preset: conf/evaluation/tiny.yaml
     set: {tasks.tags.max_epochs: 2, confidence.resamples: 100}
     metrics: {AP: tags/ap}
@@ -63,19 +63,19 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def check(folder: Path, trackers: int, said: str) -> None:
+def check(folder: Path, trackers: int, output: str) -> None:
     """The logs wait, each in its run's folder, and nobody finds the password."""
     tracked = {file.parent.parent for file in folder.rglob("tracking/state.json")}
     assert len(tracked) == trackers
     assert all(is_waiting(run) for run in tracked)
     found = [path for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
     assert not found
-    assert "does not answer" in said
-    assert "is not shown in MLflow" not in said
-    assert MARKER not in said
+    assert "does not answer" in output
+    assert "is not shown in MLflow" not in output
+    assert MARKER not in output
 
 
-def test_a_sweep_without_mlflow_judges_every_trial(
+def test_a_sweep_without_mlflow_evaluates_every_trial(
     make_plan: Callable[..., SweepPlan],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,7 +109,7 @@ def test_a_sweep_without_mlflow_judges_every_trial(
 
 
 def test_a_study_without_mlflow_has_its_table(
-    judged_set: Path,
+    evaluation_set: Path,
     tiny_sets: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -125,13 +125,13 @@ def test_a_study_without_mlflow_has_its_table(
             future: Future[Any] = Future()
             try:
                 future.set_result(call(*given, **named))
-            except Exception as error:  # the study tells it
+            except Exception as error:  # the study reports it
                 future.set_exception(error)
             return future
 
     monkeypatch.setattr(study_runs, "ProcessPoolExecutor", Here)
     (tmp_path / "mine.yaml").write_text(STUDY)
-    places = {"labelled": judged_set, "unlabelled": tiny_sets[1], "judged": judged_set}
+    places = {"labelled": evaluation_set, "unlabelled": tiny_sets[1], "evaluation": evaluation_set}
     sets = {f"study.sets.{name}": str(place) for name, place in places.items()}
     plan, settings = plan_study(str(tmp_path / "mine.yaml"), "paper", {"study.dir": str(tmp_path / "study")} | sets)
     result = run_study(plan, settings, progress=SILENT)

@@ -48,8 +48,8 @@ def _check_mlflow(store: str) -> None:
     assert run.info.run_name == "quickstart"
     assert run.info.status == "FINISHED"
     assert run.data.params["data.b_s"] == "0.5"
-    assert len(client.get_metric_history(run.info.run_id, "loss")) == 4
-    assert {"evaluation/tags.ap", "loss", "clips_per_s"} <= run.data.metrics.keys()
+    assert len(client.get_metric_history(run.info.run_id, "1 train/loss")) == 4
+    assert {"6 evaluation/tags.ap", "1 train/loss", "5 time/clips_per_s"} <= run.data.metrics.keys()
     assert any(name.startswith("system/") for name in run.data.metrics)
     files = {file.path for folder in ("report", "figures") for file in client.list_artifacts(run.info.run_id, folder)}
     assert {"report/report.json", "report/report.html"} <= files

@@ -27,19 +27,19 @@ def ask() -> None:
 @pytest.mark.parametrize(
     ("before", "meanwhile", "then"), [(a, b, c) for a in range(4) for b in range(4 - a) for c in range(4 - a - b)]
 )
-def test_a_run_hears_a_request_whatever_it_has_done_of_its_start(
+def test_a_run_notices_a_request_whatever_it_has_done_of_its_start(
     tmp_path: Path, before: int, meanwhile: int, then: int
 ) -> None:
     """It makes its folder, clears it of an old request, looks at its parent's. So many of these come before the
     request, so many before its folder is looked at, so many right after that, and the rest when all is handed on."""
-    run, heard = tmp_path / "runs" / "0", list[bool]()
+    run, found = tmp_path / "runs" / "0", list[bool]()
 
     def start() -> Iterator[None]:
         run.mkdir(parents=True)
         yield
         (run / STOP_FILE).unlink(missing_ok=True)
         yield
-        heard.append((tmp_path / STOP_FILE).exists())
+        found.append((tmp_path / STOP_FILE).exists())
         yield
 
     steps = start()
@@ -56,7 +56,7 @@ def test_a_run_hears_a_request_whatever_it_has_done_of_its_start(
     with asked_to_stop(tmp_path, folders, lambda: None):
         ask()
     go_on(3)
-    assert heard == [True] or (run / STOP_FILE).exists()
+    assert found == [True] or (run / STOP_FILE).exists()
 
 
 def test_a_run_that_starts_below_a_parent_that_was_asked_to_stop_does_not(
@@ -96,9 +96,9 @@ def test_a_sweep_keeps_a_request_that_comes_before_its_trial_has_a_folder(
 
     (tmp_path / STOP_FILE).write_text("of an earlier start")
     monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
-    room = sweep_runner.Room(storage=tmp_path, actor={}, at_a_time=1, retries=1)
+    slots = sweep_runner.Slots(storage=tmp_path, actor={}, at_a_time=1, retries=1)
     try:
-        assert not sweep_runner.run_jobs(ConfirmRuns(jobs, lambda _done, _words: None), room, limit=2)
+        assert not sweep_runner.run_jobs(ConfirmRuns(jobs, lambda _done, _words: None), slots, limit=2)
     except RunError as error:
         pytest.fail(str(error))
     assert seen == [False, True]

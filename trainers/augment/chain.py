@@ -4,49 +4,28 @@ drawn for.
 Here it is written in torch, for any device and with gradients; `fused` computes the same in kernels on a GPU where no
 gradient is wanted. Nothing clips in float: at severity 4 peaks reach about twice full scale.
 
-Shape suffixes: n rows, T samples of a view, L samples it may read, B clips, W samples of a window.
+Shape suffixes: n rows, T samples of a view, L samples it may read.
 """
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from trainers.augment.delay import echo
 from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz
+from trainers.augment.dsp.delay import echo
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.dsp.spectral import Filters, Noise, shape_spectrum
 from trainers.augment.parameters import AugmentConfig, Stage
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.spectral import Filters, Noise, shape_spectrum
+from trainers.augment.passes import CHUNK_ROWS, FRAME, HOP, Rows, passes
 from trainers.kernel_choice import KernelChoice
 
-CHUNK_ROWS = {"cpu": 4, "cuda": 512}
-"""Rows at once: on a CPU what its cache holds, on a GPU what its memory holds."""
-FRAME = {"training": 1024, "evaluation": 2048}
-HOP = 256
 LARGEST_ERROR = 10 ** (-25 / 20)
 """RMS of the kernels' difference from the tensor code, relative to the view: more is another computation."""
 SILENCE = 1e-5
 """RMS below which a difference is none, relative to full scale: a third of an int16 step."""
-
-
-class Rows(NamedTuple):
-    """Where the rows of a batch are read; all but the wave on the host."""
-
-    wave_BW: Tensor
-    """int16 or float32."""
-    row_n: Tensor
-    """Row of the wave, int64."""
-    start_n: Tensor
-    """First sample, int64."""
-    frames_n: Tensor
-    """Samples after which the row repeats, int64 ≥ 1."""
-    length: int
-    """L, samples that a row may read."""
-    scale: float = 1.0
-    """Factor, a power of two."""
 
 
 class AugmentChain:
@@ -55,7 +34,7 @@ class AugmentChain:
     Args:
         config: the effects.
         sample_rate: Hz.
-        fused: run in kernels, or in tensor operations; None: as ``config.kernel`` says.
+        fused: run in kernels, or in tensor operations; None: by ``config.kernel``.
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int, *, fused: bool | None = None) -> None:
@@ -209,15 +188,6 @@ def _difference(fused_nT: Tensor, plain_nT: Tensor) -> str | None:
     allowed_n = LARGEST_ERROR * plain_nT.square().mean(1).sqrt() + SILENCE
     wrong = int((~(error_n <= allowed_n)).sum())  # NaN is wrong
     return f"{wrong} of {len(plain_nT)} views differ from those of the tensor code" if wrong else None
-
-
-def passes(order: tuple[Stage, ...]) -> Iterator[tuple[Stage, ...]]:
-    """The order as passes: noise directly before the filter shares the filter's transform."""
-    stages = list(order)
-    while stages:
-        width = 2 if stages[:2] == ["noise", "filter"] else 1
-        yield tuple(stages[:width])
-        stages = stages[width:]
 
 
 def _on_rows(

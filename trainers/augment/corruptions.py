@@ -1,5 +1,4 @@
-"""Corruptions that no training chain holds: what an encoder meets only when its robustness is judged
-(arXiv:2407.13840, §9.4).
+"""Corruptions outside the training chain, for evaluating robustness (arXiv:2407.13840, §9.4).
 
 Each takes a batch and parameters of shape (n,), on the wave's device. Definitions are those of pedalboard (JUCE)
 and torch-audiomentations, whose settings the paper's released code names; `CORRUPTIONS` holds those settings.
@@ -12,11 +11,11 @@ from math import pi
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
-from trainers.augment.draws import uniforms
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.spectral import fast_length
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.philox import uniforms
 
 _FREEVERB_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
 _FREEVERB_ALLPASSES = (556, 441, 341, 225)
@@ -73,7 +72,7 @@ def reverberate(wave_nT: Tensor, room_n: Tensor, wet_n: Tensor, dry_n: Tensor, *
     """Freeverb, mono, as JUCE sets it up: eight damped combs in parallel, then four all-passes."""
     T = wave_nT.shape[1]
     response_nT = freeverb_response(room_n, T, sample_rate).to(wave_nT.dtype)
-    size = fast_length(2 * T)
+    size = int(next_fast_len(2 * T, real=True))
     wet_nT: Tensor = torch.fft.irfft(torch.fft.rfft(wave_nT, size) * torch.fft.rfft(response_nT, size), size)
     # JUCE scales dry by 2 and wet by 3.
     return 2 * dry_n[:, None] * wave_nT + 3 * wet_n[:, None] * wet_nT[:, :T]

@@ -1,10 +1,10 @@
-"""What was drawn for a row, in words that a person reads beside the sound."""
+"""The effects that were drawn for a row, as text."""
 
 from collections.abc import Callable, Sequence
 from math import log2, log10
 
 from trainers.augment.drawing import DB_PER_OCTAVE, ViewParameters
-from trainers.augment.spectral import KINDS
+from trainers.augment.dsp.spectral import KINDS
 
 
 def in_words(drawn: ViewParameters, row: int, sample_rate: int, order: Sequence[str]) -> str:
@@ -25,8 +25,8 @@ def in_words(drawn: ViewParameters, row: int, sample_rate: int, order: Sequence[
     """
     got = {name: bool(rows[row]) for name, rows in drawn.received.items()}
     places = [name for stage in order for name in (("pitch", "stretch") if stage == "pitch" else (stage,))]
-    said = [_SAY[name](drawn, row, sample_rate) for name in ("gain", *places) if got[name]]
-    return "; ".join(said) or "nothing"
+    parts = [_DESCRIBE[name](drawn, row, sample_rate) for name in ("gain", *places) if got[name]]
+    return "; ".join(parts) or "nothing"
 
 
 def _gain(drawn: ViewParameters, row: int, _: int) -> str:
@@ -67,7 +67,7 @@ def _signed(value: float, digits: int = 1) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-_SAY: dict[str, Callable[[ViewParameters, int, int], str]] = {
+_DESCRIBE: dict[str, Callable[[ViewParameters, int, int], str]] = {
     "gain": _gain,
     "noise": _noise,
     "filter": _filter,

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainers.augment.draws import SHARED_VIEW, uniforms
 from trainers.augment.effects import BandConfig, CutoffConfig, DelayConfig, FilterConfig, NoiseConfig, PitchConfig
 from trainers.augment.parameters import AugmentConfig
+from trainers.augment.philox import SHARED_VIEW, uniforms
 
 Floats = NDArray[np.float64]
 

@@ -15,13 +15,13 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from trainers.augment import spectral
-from trainers.augment.chain import CHUNK_ROWS, FRAME, HOP, Rows, passes
 from trainers.augment.drawing import ViewParameters, noise_knee_hz
+from trainers.augment.dsp import spectral
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.dsp.resampling import SPLINE_REACH, spline_degree
 from trainers.augment.kernels import segments, spectrum, turning, vocoder
 from trainers.augment.parameters import AugmentConfig, Stage
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.resampling import SPLINE_REACH, spline_degree
+from trainers.augment.passes import CHUNK_ROWS, FRAME, HOP, Rows, passes
 
 ROWS_STEP = 8
 """Rows of the long transform come in multiples of this: cuFFT plans anew for every count that it has not met."""
@@ -124,7 +124,7 @@ class FusedChain:
         for row_m in self._chunks(index, device):
             at, index = index[: len(row_m)], index[len(row_m) :]
             ratio_m, tempo_m = host.pitch_ratio[at], host.tempo[at]
-            if self.config.quality == "evaluation":  # it is heard by judges, not by a step that waits: no kernels
+            if self.config.quality == "evaluation":  # listening tests, not training steps: speed does not matter
                 part = pitch_time(wave_nL[row_m], ratio_m, tempo_m, n_fft=n_fft, hop=HOP, num_samples=num_samples)
                 wave_nL[:, :num_samples].index_copy_(0, row_m, part)
                 continue

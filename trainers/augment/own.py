@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cluster.entry_points import create
 from cluster.settings import UserError
-from trainers.augment.draws import uniforms
 from trainers.augment.parameters import ExtraConfig
+from trainers.augment.philox import uniforms
 
 Reads = Literal["wave", "spectrogram"]
 
@@ -133,5 +133,5 @@ def try_augmentation(step: OwnAugmentation, rows: Tensor) -> None:
     if not torch.equal(first, second):
         raise UserError(
             f"{step.key}: two calls with the same rows and numbers differ, so it draws numbers of its own; use the "
-            "uniform numbers that it is given (num_draws says how many), or a resumed run would see other views"
+            "uniform numbers that it is given (num_draws of them), or a resumed run would have other views"
         )

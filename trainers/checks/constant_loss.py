@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
+from trainers.losses.config import OUTPUTS
 
 if TYPE_CHECKING:
     from data_shards.read.loader import BatchLoader
@@ -131,7 +132,7 @@ def check_data_can_be_learned(config: "ExperimentConfig", loader: "BatchLoader")
             _check_some_pair_is_positive(config, labels_KC)
         if config.data.b_s == 1:
             _check_some_pair_is_negative(config, labels_KC)
-    elif (labels_KC == labels_KC[:1]).all():
+    elif OUTPUTS.get(config.loss.objective) == "tags" and (labels_KC == labels_KC[:1]).all():
         names = ", ".join(loader.vocabulary[code] for code in labels_KC[0].nonzero()[0][:5])
         raise UserError(
             f"data.vocabulary={config.data.vocabulary} with loss.objective={config.loss.objective}: every labelled "

@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are part of the method, not of how the work is split (docs/training.md).
+"""BatchNorm whose statistics do not depend on how a batch is split over ranks and chunks (docs/training.md).
 
 `sync` normalises by the mean and variance of the global batch. `micro` normalises micro-batches of a fixed number of
 rows, each by its own: the definition that K chunks on one rank and K ranks share, and under which gradient caching is
@@ -15,19 +15,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
+from trainers.distributed.global_moments import SyncNormalise
 
 Kind = Literal["sync", "micro"]
 Running = Literal["update", "hold", "collect"]
-"""What a forward in training mode does to running statistics: move them, leave them, or note its part for later."""
+"""Whether a forward in training mode updates running statistics, holds them, or collects its part for later."""
 
 
 class GlobalNorm(nn.Module, ABC):
-    """What both kinds share: the parameters and buffers of torch's BatchNorm, under the same names.
+    """The base of both kinds: the parameters and buffers of torch's BatchNorm, under the same names.
 
     Args:
         num_features: channels C.
@@ -40,8 +40,8 @@ class GlobalNorm(nn.Module, ABC):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    knows_all_ranks = False
-    """Whether the statistics of a call are those of all ranks already."""
+    global_statistics = False
+    """Whether the statistics of a call are those of all ranks."""
 
     def __init__(
         self,
@@ -82,16 +82,16 @@ class GlobalNorm(nn.Module, ABC):
     @abstractmethod
     def _normalise(self, x: Tensor) -> Tensor: ...
 
-    def of_each(self, part: Tensor) -> Tensor:
-        """What every rank that shares the statistics of a call has, (G, …) in rank order: here this one alone."""
+    def gather(self, part: Tensor) -> Tensor:
+        """The parts of all ranks that share the statistics of a call, (G, …) in rank order: here this one alone."""
         return part[None]
 
-    def of_all(self, part: Tensor) -> Tensor:
+    def total(self, part: Tensor) -> Tensor:
         """The sum over those ranks, which may overwrite ``part``."""
         return part
 
-    def note(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
-        """Take the unbiased statistics of G batches into account as ``running`` says."""
+    def collect(self, mean_GC: Tensor, variance_GC: Tensor) -> None:
+        """Take the unbiased statistics of G batches into account, as ``running`` has it."""
         if self.running == "hold":
             return
         part = torch.cat([mean_GC, variance_GC, torch.ones_like(mean_GC[:, :1])], 1).detach().sum(0)
@@ -103,13 +103,13 @@ class GlobalNorm(nn.Module, ABC):
 class SyncBatchNorm(GlobalNorm):
     """BatchNorm of the global batch, in forward and backward, on CPU and GPU; one process gives torch's own."""
 
-    knows_all_ranks = True
+    global_statistics = True
 
-    def of_each(self, part: Tensor) -> Tensor:
-        """What every rank has, (W, …)."""
+    def gather(self, part: Tensor) -> Tensor:
+        """The parts of all ranks, (W, …)."""
         return collectives.all_gather(part[None], self.group)
 
-    def of_all(self, part: Tensor) -> Tensor:
+    def total(self, part: Tensor) -> Tensor:
         """The sum over ranks; overwrites ``part``."""
         return collectives.all_reduce(part, "sum", self.group)
 
@@ -118,16 +118,16 @@ class SyncBatchNorm(GlobalNorm):
             if x.numel() == self.num_features:
                 raise ValueError("BatchNorm needs more than one value per channel in training mode")
             return self._normalise_alone(x)
-        y, mean_C, variance_C = _SyncNormalise.apply(x, self.weight, self.bias, self.eps, self.group)
+        y, mean_C, variance_C = SyncNormalise.apply(x, self.weight, self.bias, self.eps, self.group)
         assert isinstance(y, Tensor)
-        self.note(mean_C[None], variance_C[None])
+        self.collect(mean_C[None], variance_C[None])
         return y
 
     def _normalise_alone(self, x: Tensor) -> Tensor:
         mean_C, variance_C = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        # A momentum of 1 makes torch hand out the statistics that it has computed anyway.
+        # With a momentum of 1 torch returns the statistics of this batch.
         y = functional.batch_norm(x, mean_C, variance_C, self.weight, self.bias, True, 1.0, self.eps)
-        self.note(mean_C[None], variance_C[None])
+        self.collect(mean_C[None], variance_C[None])
         return y
 
 
@@ -165,73 +165,8 @@ class MicroBatchNorm(GlobalNorm):
         weight = None if self.weight is None else self.weight.repeat(num_groups)
         bias = None if self.bias is None else self.bias.repeat(num_groups)
         y = functional.batch_norm(folded, mean, variance, weight, bias, True, 1.0, self.eps)
-        self.note(mean.view(num_groups, -1), variance.view(num_groups, -1))
+        self.collect(mean.view(num_groups, -1), variance.view(num_groups, -1))
         return y.view(x.shape)
-
-
-class _SyncNormalise(torch.autograd.Function):
-    """Global statistics by Chan's formula from one all-gather; backward needs one all-reduce.
-
-    Local sums and the normalisation itself are torch's own fused kernels: written out tensor by tensor they cost four
-    times as much on a CPU, more than the convolutions between them.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Group
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        mean_C, variance_C = torch.batch_norm_update_stats(x.to(wide), None, None, 0.0)
-        count_1 = mean_C.new_tensor([x.numel() // x.shape[1]])
-        ranks = collectives.all_gather(torch.cat([count_1, mean_C, variance_C])[None], group)
-        count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
-        unbiased_C = variance_C * count / (count - 1).clamp(min=1)
-        mean_C, variance_C, unbiased_C = mean_C.to(wide), variance_C.to(wide), unbiased_C.to(wide)
-        y = functional.batch_norm(x, mean_C, variance_C, weight, bias, training=False, eps=eps)
-        ctx.save_for_backward(x, weight, mean_C, variance_C, count.to(wide))
-        ctx.eps, ctx.group, ctx.has_bias = eps, group, bias is not None
-        ctx.mark_non_differentiable(mean_C, unbiased_C)
-        return y, mean_C, unbiased_C
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, above: Tensor, _mean: Tensor, _variance: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, weight, mean_C, variance_C, count = ctx.saved_tensors
-        # With given statistics the kernel's gradients of scale and shift are the local sums Σ above·x̂ and Σ above.
-        _, product_C, sum_C = torch.ops.aten.native_batch_norm_backward(
-            above, x, weight, mean_C, variance_C, None, None, False, ctx.eps, [False, True, True]
-        )
-        sums = torch.stack([sum_C, product_C]).to(mean_C)
-        # They are the gradients of shift and scale, which DDP will add up over ranks; only dx needs global ones.
-        weight_gradient = None if weight is None else product_C.to(weight)
-        bias_gradient = sum_C.clone() if ctx.has_bias else None
-        mean_sum_C, mean_product_C = collectives.all_reduce(sums, "sum", ctx.group) / count
-        scale_C = (variance_C + ctx.eps).rsqrt()
-        factor_C = scale_C if weight is None else scale_C * weight
-        # dx = factor·(above − mean of above − x̂·mean of above·x̂)
-        gradient = x - _channels(mean_C, x).to(x.dtype)
-        gradient.mul_(_channels(-factor_C * scale_C * mean_product_C, x)).sub_(_channels(factor_C * mean_sum_C, x))
-        return gradient.addcmul_(above, _channels(factor_C, x).to(x.dtype)), weight_gradient, bias_gradient, None, None
-
-
-def pooled_moments(count_G1: Tensor, mean_GC: Tensor, variance_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, mean and biased variance of all values of G parts, float64, by Chan's formula.
-
-    Args:
-        count_G1: values of each part.
-        mean_GC: their means.
-        variance_GC: their biased variances.
-    """
-    count = count_G1.double().sum()
-    share_G1, mean_GC = count_G1.double() / count, mean_GC.double()
-    mean_C = (share_G1 * mean_GC).sum(0)
-    return count, mean_C, (share_G1 * (variance_GC.double() + (mean_GC - mean_C) ** 2)).sum(0)
-
-
-def _channels(vector_C: Tensor, x: Tensor) -> Tensor:
-    return vector_C.view(1, -1, *(1,) * (x.ndim - 2))
 
 
 def convert_batch_norm(model: nn.Module, kind: Kind, *, rows: int | None = None, group: Group = None) -> nn.Module:
@@ -252,7 +187,7 @@ def convert_batch_norm(model: nn.Module, kind: Kind, *, rows: int | None = None,
     if kind not in ("sync", "micro"):
         raise ValueError(f"batch_norm must be sync or micro, got {kind!r}")
     if kind == "sync" and rows is not None:
-        raise ValueError(f"rows of a micro-batch mean nothing to sync, got {rows}")
+        raise ValueError(f"rows is a setting of batch_norm=micro; leave it out for sync, got {rows}")
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
@@ -282,7 +217,7 @@ def _converted(layer: nn.Module, kind: Kind, rows: int | None, group: Group) -> 
 
 @contextmanager
 def running_statistics(model: nn.Module, running: Running) -> Iterator[None]:
-    """Let every layer hold its running statistics, or collect what several forwards see and move them once at the end.
+    """Let every layer hold its running statistics, or collect those of several forwards and move them once at the end.
 
     With ``collect`` all ranks must leave the block together; an error inside it drops what was collected.
     """
@@ -306,7 +241,7 @@ def move_running_statistics(layers: Iterable[GlobalNorm]) -> None:
     Statistics that are not finite leave them as they were, as a masked update leaves the weights (docs/faults.md, 37).
     """
     parts = {layer: layer.collected for layer in layers if layer.collected is not None}
-    local = [layer for layer in parts if not layer.knows_all_ranks]
+    local = [layer for layer in parts if not layer.global_statistics]
     if local:
         pooled = collectives.all_reduce(torch.cat([parts[layer] for layer in local]), "sum", local[0].group)
         parts.update(zip(local, torch.split(pooled, [len(parts[layer]) for layer in local]), strict=True))

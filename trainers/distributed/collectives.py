@@ -1,4 +1,4 @@
-"""Every call of torch.distributed that the project makes, with the bytes they send counted.
+"""Every call of torch.distributed that the project makes; the bytes sent are counted.
 
 Without an initialised process group each function is its one-rank identity, so callers need no second path. Bytes are
 what this rank hands to the wire in the usual ring algorithm of each collective: all-gather (W−1)·payload, all-reduce
@@ -97,7 +97,7 @@ def process_group(
         timeout_s: how long any collective waits for a rank before it fails.
         rank: this process; -1 reads the environment (torchrun).
         world_size: number of processes; -1 reads the environment.
-        init_method: where the ranks meet, ``env://``, ``tcp://…`` or ``file://…``.
+        init_method: the rendezvous, ``env://``, ``tcp://…`` or ``file://…``.
         backend: None takes gloo for CPU tensors, and NCCL for GPU tensors where there is a GPU.
     """
     chosen = backend or ("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -115,7 +115,7 @@ def barrier(*, timeout_s: float | None = None, group: Group = None) -> None:
 
     Args:
         timeout_s: with gloo, how long to wait before the missing ranks are named; None is the group's own time-out.
-        group: the ranks that meet.
+        group: the ranks that wait for each other.
 
     Raises:
         RunError: on rank 0 naming every rank that did not come, on the others naming rank 0's refusal.
@@ -126,10 +126,10 @@ def barrier(*, timeout_s: float | None = None, group: Group = None) -> None:
         dist.barrier(group=group)
         return
     # The group's own method: before torch 2.14 dist.monitored_barrier refuses one of cpu:gloo,cuda:nccl by its name.
-    meeting: Any = group or dist.group.WORLD
+    waiting: Any = group or dist.group.WORLD
     wait = {} if timeout_s is None else {"timeout": timedelta(seconds=timeout_s)}
     try:
-        meeting.monitored_barrier(wait_all_ranks=True, **wait)
+        waiting.monitored_barrier(wait_all_ranks=True, **wait)
     except RuntimeError as error:
         raise RunError(f"rank {rank(group)}: not every rank reached the barrier: {error}") from error
 
@@ -236,20 +236,41 @@ def gather_rows(tensor: Tensor, group: Group = None) -> Tensor:
     return gathered
 
 
-def data_parallel(model: torch.nn.Module, group: Group = None) -> torch.nn.Module:
+def data_parallel(model: torch.nn.Module, example: Tensor | None = None, group: Group = None) -> torch.nn.Module:
     """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
 
-    Buckets are rebuilt after the first backward, which changes the order of sums for three ranks and more: a resumed
-    run would differ from an unbroken one. ``find_unused_parameters`` keeps them as they were. Buffers are left to
-    themselves: `batch_norm` gives every rank the same statistics.
+    DDP rebuilds its buckets after the first backward, which changes the order of sums for three ranks and more: a
+    resumed run would differ from an unbroken one. One backward of an example before the first step has them rebuilt in
+    both. Without an example, or where the model leaves parameters without a gradient, DDP searches unused parameters at
+    every step and keeps its buckets. Buffers are left to themselves: `batch_norm` gives every rank the same statistics.
+
+    Args:
+        model: returns a tuple whose first tensor is what the loss reads.
+        example: an input of the model, on its device; running statistics and random states are left as they are.
+        group: ranks that train together.
     """
     if world_size(group) == 1:
         return model
     # torch 2.14 renamed the option and warns about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {buffers: False, "find_unused_parameters": True}
-    return DistributedDataParallel(model, process_group=group, **options)
+    search = example is None or bool(_without_gradient(model, example))
+    options: dict[str, Any] = {buffers: False, "find_unused_parameters": search}
+    wrapped = DistributedDataParallel(model, process_group=group, **options)
+    if not search:
+        assert example is not None
+        _without_gradient(wrapped, example)
+    return wrapped
+
+
+def _without_gradient(model: torch.nn.Module, example: Tensor) -> list[str]:
+    """Names of the parameters that one backward of an example leaves without a gradient."""
+    devices = [example.device] if example.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.autograd.backward(model(example)[0].sum())
+    missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    model.zero_grad(set_to_none=True)
+    return missing
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter], group: Group = None) -> None:

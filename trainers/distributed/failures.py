@@ -1,6 +1,6 @@
-"""What went wrong in which rank, in one message: who is gone, where it ran, where its log lies.
+"""One message for a failure: which ranks do not respond, where they ran, and where their logs are.
 
-A collective that breaks says that somebody did not answer, not who. The ranks that are left call the roll through the
+The error of a failed collective does not name the missing ranks. The others check which ranks respond through the
 process group's key-value store, which needs no collective.
 """
 
@@ -18,18 +18,18 @@ from cluster.files.storage import write_atomic
 from cluster.settings import RunError
 from trainers.distributed import collectives
 
-ROLL_CALL_S = 5.0
-"""How much later than its neighbours a rank may see that a collective broke."""
+RESPONSE_TIMEOUT_S = 5.0
+"""How much later than the other ranks a rank may see that a collective failed."""
 PLACES = "workers"
-"""Folder of the run with a file for each rank: where it runs, and where its log lies on that machine."""
-_NO_ROOM = ("out of memory", "OutOfMemory", "can't allocate memory", "running low on memory", "MemoryError")
-"""What CUDA, Ray, torch's allocator on a CPU, Ray's monitor of a machine, and Python say."""
+"""Folder of the run with a file for each rank: where it runs, and where its log is on that machine."""
+_OUT_OF_MEMORY = ("out of memory", "OutOfMemory", "can't allocate memory", "running low on memory", "MemoryError")
+"""In the messages of CUDA, Ray, torch's allocator on a CPU, Ray's memory monitor, and Python."""
 _BROKEN = ("gloo", "timed out", "nccl", "connection closed", "connection reset", "store")
 
 
 @contextmanager
-def absent_named(*, roll_call_s: float = ROLL_CALL_S) -> Iterator[None]:
-    """Let a collective that fails inside the block name the ranks that did not answer.
+def absent_named(*, timeout_s: float = RESPONSE_TIMEOUT_S) -> Iterator[None]:
+    """Name the ranks that do not respond when a collective fails inside the block.
 
     Raises:
         RunError: names them; whatever else is raised inside goes on as it is.
@@ -39,7 +39,7 @@ def absent_named(*, roll_call_s: float = ROLL_CALL_S) -> Iterator[None]:
     except RunError:
         raise
     except RuntimeError as error:  # gloo raises this itself, torch.distributed its subclasses
-        absent = _absent(roll_call_s) if any(word in str(error).lower() for word in _BROKEN) else []
+        absent = _absent(timeout_s) if any(word in str(error).lower() for word in _BROKEN) else []
         if not absent:
             raise
         names = ", ".join(str(rank) for rank in absent)
@@ -49,16 +49,16 @@ def absent_named(*, roll_call_s: float = ROLL_CALL_S) -> Iterator[None]:
         ) from error
 
 
-def _absent(roll_call_s: float) -> list[int]:
-    """Ranks that do not say within the time that they are here; rank 0 where the store itself is gone with it."""
+def _absent(timeout_s: float) -> list[int]:
+    """Ranks that do not respond in time; rank 0, which holds the store, where the store is gone."""
     me, world = collectives.rank(), collectives.world_size()
     if world == 1:
         return []
     store = dist.distributed_c10d._get_default_store()
-    deadline = time.monotonic() + roll_call_s
+    deadline = time.monotonic() + timeout_s
     try:
         store.set(f"here/{me}", "1")
-        store.wait([f"here/{me}"], timedelta(seconds=roll_call_s))
+        store.wait([f"here/{me}"], timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError):
         return [0]
     absent = []
@@ -71,12 +71,13 @@ def _absent(roll_call_s: float) -> list[int]:
 
 
 def note_place(folder: Path, place: Mapping[str, Any]) -> None:
-    """Write down where a rank runs; ``place`` has its ``rank``, ``world``, ``node`` and ``log``."""
+    """Record where a rank runs; ``place`` has its ``rank``, ``world``, ``node`` and ``log``."""
     write_atomic(folder / PLACES / f"rank-{place['rank']}.json", json.dumps(dict(place), indent=1))
 
 
 def explain(error: Exception, folder: Path, logs: str) -> RunError:
-    """One message out of Ray's: what each worker said, and for lack of memory the batch to try (docs/faults.md, 36).
+    """One message from Ray's error: the last line of each worker, and the batch to try if memory ran out
+    (docs/faults.md, 36).
 
     Args:
         error: what Ray Train raised.
@@ -86,7 +87,7 @@ def explain(error: Exception, folder: Path, logs: str) -> RunError:
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
     lines = [f"worker {rank}{_place(folder, rank)}: {last_line(failures[rank])}" for rank in sorted(failures)]
     message = f"training failed: {'; '.join(lines)}"
-    if any(word in message for word in _NO_ROOM):
+    if any(word in message for word in _OUT_OF_MEMORY):
         message += "; try half of data.batch, or more workers"
     return RunError(
         f"{message}. Logs: {logs} on the driver's machine, for every worker {folder / PLACES}. "
@@ -103,6 +104,6 @@ def _place(folder: Path, rank: int) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Where Ray's errors say what happened; the error's kind where it says nothing."""
+    """The last line of a message, which in Ray's errors is the cause; the error's type where it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""`loop.train` on Ray Train: on as many workers and machines as asked for, and what is done when some are lost.
+"""`loop.train` on Ray Train: on several workers and machines, through the loss of some.
 
 A fixed number of workers waits for a replacement; an elastic one (``resources.min_workers``) goes on with those that
 are there. Both resume from the last snapshot and see the same global batches.
@@ -36,7 +36,7 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
         The loop's exit code.
 
     Raises:
-        UserError: if a worker found what the driver could not.
+        UserError: for a fault of the configuration that only a worker could find.
         RunError: if training failed, with the remedy.
     """
     resources = config.resources
@@ -96,23 +96,23 @@ class _Trainer(TorchTrainer):
         return super()._initialize_and_run_controller(**options)  # type: ignore[misc]  # as above
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Ray's would break the run off; ours asks it for a snapshot."""
+        """Ray's would stop the run; ours asks it for a snapshot."""
 
 
 class DividingPolicy(ElasticScalingPolicy):
-    """As many workers as there is room for, of the numbers that the batch allows."""
+    """The most workers that fit the resources, among the numbers that divide the batch."""
 
     def __init__(self, scaling_config: Any, sizes: Sequence[int]) -> None:
         super().__init__(scaling_config)
         self._sizes = tuple(sizes)
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        room = super()._count_possible_workers(reserved_resources)
-        return max((size for size in self._sizes if size <= room), default=0)
+        most = super()._count_possible_workers(reserved_resources)
+        return max((size for size in self._sizes if size <= most), default=0)
 
 
 def _worker(tree: dict[str, Any]) -> dict[str, Any]:
-    """Runs in every Ray Train worker, process group ready. What all ranks refuse alike is no reason to try again."""
+    """Runs in every Ray Train worker, with its process group; returns an error that all ranks raise alike: no retry."""
     config = validate(ExperimentConfig, tree, "the driver")
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size(), device=get_device())
@@ -132,7 +132,7 @@ def _worker(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 class _ToRay:
-    """Ray sees the figures too: it shows them, and a sweep decides on them."""
+    """Reports the metrics to Ray, which shows them; sweeps read them."""
 
-    def report(self, figures: Mapping[str, float]) -> None:
-        ray.train.report(dict(figures))
+    def report(self, metrics: Mapping[str, float]) -> None:
+        ray.train.report(dict(metrics))

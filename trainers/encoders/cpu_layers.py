@@ -1,9 +1,9 @@
 """Layers of a waveform encoder's training step on a CPU, where memory takes half of the time: frames before channels.
 
 BatchNorm, ReLU and MaxPool written out read and write the activations of the full length seven times, and keep three
-copies and int64 indices for backward. But ReLU and a rising line commute with a maximum. So the pool comes first, the
-line and ReLU work on a third of the data, and all that is kept is the convolution's output, into whose place the
-gradient is written. Convolutions are oneDNN's on channels last, but for the float32 gradient of a kernel, which is
+copies and int64 indices for backward. But ReLU and an increasing affine function commute with a maximum. So the pool
+comes first, the affine function and ReLU work on a third of the data, and only the convolution's output is kept; the
+gradient overwrites it. Convolutions are oneDNN's on channels last, but for the float32 gradient of a kernel, which is
 three matrix products here and takes half the time. Values and gradients are those of the plain layers up to rounding.
 
 Shape suffixes: N views, L frames, P = ⌊L / 3⌋ pooled frames, C channels, K numbers of a frame; p, l of a piece.
@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from trainers.distributed.batch_norm import GlobalNorm, pooled_moments
+from trainers.distributed.batch_norm import GlobalNorm
+from trainers.distributed.global_moments import pooled_moments
 
 POOL = 3
 PIECE = 243
@@ -35,7 +36,7 @@ def norm_relu_pool(y_NLC: Tensor, weight_C: Tensor, bias_C: Tensor, norm: Global
     """MaxPool(ReLU(BatchNorm(y))) over pieces of three frames, by the statistics of this batch.
 
     Args:
-        y_NLC: contiguous, needed by nobody else: backward writes into it, and says so if it is asked twice.
+        y_NLC: contiguous, not used elsewhere: backward writes into it, and a second backward raises an error.
         weight_C: scale, ≥ 0.
         bias_C: shift.
         norm: whose constant is added to the variance, and whose ranks share it.
@@ -85,7 +86,7 @@ class _Convolve(torch.autograd.Function):
 
 
 def _kernel_gradient(above_NLD: Tensor, x_NLC: Tensor) -> Tensor:
-    """A product of what comes from above and the input for each of the three frames a kernel hears."""
+    """A product of the output's gradient and the input for each of the three taps of a kernel."""
     taps_3DC = x_NLC.new_zeros(3, above_NLD.shape[2], x_NLC.shape[2])
     for above_LD, x_LC in zip(above_NLD, x_NLC, strict=True):
         taps_3DC[0].addmm_(above_LD[1:].mT, x_LC[:-1])
@@ -156,14 +157,14 @@ class _NormReluPool(torch.autograd.Function):
             product_C += (_top(y_p3C) - mean_C).mul_(live_pC).sum(0)
         product_C = product_C * inverse_C
         # Those of this rank are the gradients of shift and scale, which DDP adds up; only dy needs those of all.
-        every_sum_C, every_product_C = ctx.norm.of_all(torch.stack([sum_C, product_C])) / ctx.count
+        every_sum_C, every_product_C = ctx.norm.total(torch.stack([sum_C, product_C])) / ctx.count
         # dy = scale·(above − mean of above − ŷ·mean of above·ŷ): a line in y everywhere, above only at the maxima.
         scale_C = inverse_C * weight_C
         slope_C = (-scale_C * inverse_C * every_product_C).to(mean_C)
         offset_C = (-scale_C * every_sum_C - slope_C * mean_C).to(mean_C)
         for y_p3C, live_pC in _pieces(y_NLC, live_NPC):
             _gradient(y_p3C, live_pC * scale_C, slope_C, offset_C)
-        left = y_NLC[:, POOL * z_NPC.shape[1] :]  # the frames that no pool has seen
+        left = y_NLC[:, POOL * z_NPC.shape[1] :]  # the frames after the last pool
         left.copy_(left * slope_C + offset_C)
         return y_NLC, product_C.to(weight_C), sum_C.to(weight_C), None
 
@@ -178,7 +179,7 @@ def _moments(y_NLC: Tensor, norm: GlobalNorm) -> tuple[Tensor, Tensor, Tensor]:
     moments = [torch.batch_norm_update_stats(piece_kC, None, None, 0.0) for piece_kC in pieces]
     count_G1 = torch.tensor([[len(piece)] for piece in pieces])
     count, mean_C, variance_C = pooled_moments(count_G1, *(torch.stack(parts) for parts in zip(*moments, strict=True)))
-    ranks = norm.of_each(torch.cat([count[None], mean_C, variance_C]))
+    ranks = norm.gather(torch.cat([count[None], mean_C, variance_C]))
     count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
     return count, mean_C.float(), variance_C.float()
 

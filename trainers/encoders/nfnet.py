@@ -1,5 +1,5 @@
 """SlowFast NFNet-F0 on log-mel slices, the encoder of MULE: a wide path that looks at every fourth frame and a narrow
-one that looks at all, the fast one telling the slow one what it heard before every stage.
+one that looks at all, with a lateral connection from the fast to the slow one before every stage.
 
 Published (Wang et al. 2022, arXiv:2111.12124, and its released implementation): channels, depths, kernels, strides,
 groups, the fusion's 7-frame convolution of stride 4 and its widths, time ratio 4, channel ratio 1/8, scaled GELU,
@@ -40,7 +40,7 @@ TIME_RATIO = 4
 CHANNEL_RATIO = 8
 """Channels of the slow path for one of the fast."""
 FUSED = (2, 8, 16, 32)
-"""Channels that the fast path hands over before each stage, in units of its first stage's."""
+"""Channels of the lateral connection before each stage, in units of its first stage's."""
 FUSION_KERNEL: Pair = (1, 7)
 DROP = 0.1
 """Stochastic depth grows from 0 towards this from the first block to the last."""
@@ -90,7 +90,7 @@ class SlowFastNfnet(Encoder):
         Returns:
             h_NE, shape (N, width), the fast path's part first.
         """
-        # In evaluation nobody draws: no key, no stochastic depth.
+        # Evaluation has no stochastic depth, so that it needs no keys.
         keys = view_keys(mel_NFS, 2 * sum(DEPTHS)).unbind() if self.training else [None] * 2 * sum(DEPTHS)
         x = mel_NFS[:, None]
         slow = self.slow_stem(max_pool2d(x, (1, TIME_RATIO), ceil_mode=True))
@@ -103,7 +103,7 @@ class SlowFastNfnet(Encoder):
 
 
 class _Stage(nn.Module):
-    """The fast path tells the slow one what it heard; then the blocks of both, side by side."""
+    """The lateral connection from the fast to the slow path; then the blocks of both, side by side."""
 
     def __init__(self, stage: int, channels: int, narrow: int, drop: float) -> None:
         super().__init__()

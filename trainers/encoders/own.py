@@ -1,4 +1,4 @@
-"""An encoder of the user's own: any `nn.Module` that says its width and what it reads, held to the contract.
+"""An encoder of the user's own: any `nn.Module` with a width and the input that it reads, checked against the contract.
 
 Shape suffixes: N views, E encoder width.
 """
@@ -53,7 +53,7 @@ class OwnEncoder(Encoder):
             got = f"shape {tuple(h_NE.shape)}" if isinstance(h_NE, Tensor) else f"a {type(h_NE).__name__}"
             raise UserError(
                 f"encoder.name={self.name}: on rank {collectives.rank()}, its forward returned {got} for views of "
-                f"shape {tuple(views.shape)}; its width says ({len(views)}, {self.width})"
+                f"shape {tuple(views.shape)}; its width is {self.width}, so it must return ({len(views)}, {self.width})"
             )
         return h_NE
 

@@ -1,8 +1,8 @@
 """SampleCNN: a convolutional network on the raw waveform, the main encoder of the paper.
 
-On a CPU a training step takes another road to the same numbers: frames before channels in memory (N, L, C), which the
-convolutions' kernels want; the stem and its BatchNorm as one product, BatchNorm, ReLU and MaxPool as one operation.
-What BatchNorm must know of other ranks are sums, which they exchange.
+On a CPU a training step computes the same numbers by `cpu_layers`: frames before channels in memory (N, L, C), which
+suits the convolutions' kernels; the stem and its BatchNorm as one product; BatchNorm, ReLU and MaxPool as one
+operation. The statistics of BatchNorm are sums over all ranks.
 
 Shape suffixes: N views, T samples, L frames, C channels, E encoder width.
 Source: Lee et al. 2017 (arXiv:1703.01789), as in Guinot et al. 2024 (arXiv:2407.13840).
@@ -79,8 +79,8 @@ class _Stem(nn.Sequential):
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv1d)
         assert conv.bias is not None
-        if not _takes_cpu_road(norm, wave_N1T) or wave_N1T.requires_grad:
-            return _plainly(self, wave_N1T)
+        if not _has_cpu_kernels(norm, wave_N1T) or wave_N1T.requires_grad:
+            return _plain(self, wave_N1T)
         assert norm.weight is not None
         assert norm.bias is not None
         num_frames = wave_N1T.shape[2] // 3
@@ -89,14 +89,14 @@ class _Stem(nn.Sequential):
             # Neighbouring samples are nearly equal, so a filter's variance is a small difference: float64.
             taps_C3 = conv.weight[:, 0].double()
             sum_3 = frames_NL3.sum((0, 1), dtype=torch.float64)
-            *total, count = norm.of_all(torch.cat([sum_3, sum_3.new_tensor([len(frames_NL3) * num_frames])]))
+            *total, count = norm.total(torch.cat([sum_3, sum_3.new_tensor([len(frames_NL3) * num_frames])]))
             mean_3 = torch.stack(total) / count
             centred_NL3 = frames_NL3 - mean_3
             rows_K3 = centred_NL3.flatten(0, 1)
-            covariance_33 = norm.of_all(rows_K3.mT @ rows_K3) / count
+            covariance_33 = norm.total(rows_K3.mT @ rows_K3) / count
             variance_C = (taps_C3 @ covariance_33 * taps_C3).sum(1)
             unbiased_C = variance_C * (count / (count - 1))
-            norm.note((taps_C3 @ mean_3 + conv.bias).float()[None], unbiased_C.float()[None])
+            norm.collect((taps_C3 @ mean_3 + conv.bias).float()[None], unbiased_C.float()[None])
             scale_C = (variance_C + norm.eps).rsqrt() * norm.weight
             shift_C = norm.bias + 0 * conv.bias  # BatchNorm takes that bias away again: a gradient of zeros
             map_4C = torch.cat([taps_C3.mT * scale_C, shift_C[None]]).float()
@@ -107,28 +107,28 @@ class _Block(nn.Sequential):
     """Convolution, BatchNorm, ReLU, MaxPool 3."""
 
     def forward(self, x_NCL: Tensor) -> Tensor:
-        """(N, C, L) to (N, C', ⌊L / 3⌋), channels last in memory on the faster road."""
+        """(N, C, L) to (N, C', ⌊L / 3⌋), channels last in memory where `cpu_layers` computes it."""
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv1d)
         assert conv.bias is not None
-        if not _takes_cpu_road(norm, x_NCL):
-            return _plainly(self, x_NCL)
+        if not _has_cpu_kernels(norm, x_NCL):
+            return _plain(self, x_NCL)
         assert norm.weight is not None
         assert norm.bias is not None
         sign_C = rising(norm.weight)
         y_NLC = convolve(x_NCL.mT.contiguous(), conv.weight * sign_C[:, None, None], conv.bias * sign_C)
         z_NPC, mean_C, variance_C = norm_relu_pool(y_NLC, norm.weight * sign_C, norm.bias, norm)
-        norm.note((mean_C * sign_C)[None], variance_C[None])
+        norm.collect((mean_C * sign_C)[None], variance_C[None])
         return z_NPC.mT
 
 
-def _plainly(layers: nn.Sequential, x: Tensor) -> Tensor:
+def _plain(layers: nn.Sequential, x: Tensor) -> Tensor:
     for layer in layers:
         x = layer(x)
     return x
 
 
-def _takes_cpu_road(norm: nn.Module, x: Tensor) -> TypeGuard[GlobalNorm]:
+def _has_cpu_kernels(norm: nn.Module, x: Tensor) -> TypeGuard[GlobalNorm]:
     """Whether this is a training step on a CPU whose BatchNorm has these rows in one batch."""
     if not (isinstance(norm, GlobalNorm) and norm.training and x.device.type == "cpu" and norm.weight is not None):
         return False

@@ -1,4 +1,4 @@
-"""TUNe+: a U-Net on the raw waveform whose way up is walked down once more, so that every scale meets every other.
+"""TUNe+: a U-Net on the raw waveform with a second way down, which joins every scale of the way up.
 
 Shape suffixes: N views, T samples, C channels, L frames, E encoder width.
 Source: Vélez Vásquez & Burgoyne 2022, "Tailed U-Net: Multi-Scale Music Representation Learning" (ISMIR), as in Guinot
@@ -60,23 +60,23 @@ class TunePlus(Encoder):
         return torch.mean(self.frames(wave_NT)[-1], dim=2)
 
     def frames(self, wave_NT: Tensor) -> list[Tensor]:
-        """What every level gives, in the order of the way: five down, four up, four down again, five of the tail."""
+        """The output of every level in the order of computation: five down, four up, four down, five of the tail."""
         x = wave_NT[:, None, : wave_NT.shape[1] // STEP * STEP]
-        walked: list[Tensor] = []
+        outputs: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else max_pool1d(x, 3))
-            walked.append(x)
-        for rise, skip in zip(self.up, walked[-2::-1], strict=True):
+            outputs.append(x)
+        for rise, skip in zip(self.up, outputs[-2::-1], strict=True):
             x = rise(x, skip)
-            walked.append(x)
+            outputs.append(x)
         # The way up read backwards, from its second level to the bottom of the U.
-        for block, level_NCL in zip(self.again, walked[-2 : DEPTH - 2 : -1], strict=True):
+        for block, level_NCL in zip(self.again, outputs[-2 : DEPTH - 2 : -1], strict=True):
             x = block(torch.cat([max_pool1d(x, 3), level_NCL], dim=1))
-            walked.append(x)
+            outputs.append(x)
         for block in self.tail:
             x = block(max_pool1d(x, 3))
-            walked.append(x)
-        return walked
+            outputs.append(x)
+        return outputs
 
 
 class _Up(nn.Module):

@@ -1,4 +1,4 @@
-"""From a waveform to what an encoder reads: the waveform itself or a log-mel spectrogram.
+"""Front-ends: from a waveform to the waveform itself or to a log-mel spectrogram.
 
 Shape suffixes: N rows, T samples, F bands, S frames, K bins of the transform.
 """
@@ -20,9 +20,9 @@ _SLANEY_LOG_STEP = log(6.4) / 27
 
 
 def build_frontend(config: FrontendConfig, rate: int) -> nn.Module:
-    """What views go through before the encoder: from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S).
+    """The transform of views before the encoder: from waves (N, T) at ``rate`` Hz to (N, T) or (N, F, S).
 
-    Nothing where the front-end is ``trainable``: it is then part of the encoder.
+    The identity where the front-end is ``trainable``: it is then part of the encoder.
     """
     return nn.Identity() if config.trainable else build_transform(config, rate)
 
@@ -53,8 +53,8 @@ class LogMel(nn.Module):
         self.filters_FK: Tensor
         # Both follow from the configuration: a snapshot need not hold them.
         self.register_buffer("window", torch.hann_window(config.window or config.n_fft), persistent=False)
-        self.heard = int(top_hz * config.n_fft / rate) + 1  # bins up to the last band's upper edge
-        filters_FK = mel_filters(config, rate, top_hz)[:, : self.heard].contiguous()
+        self.num_bins = int(top_hz * config.n_fft / rate) + 1  # bins up to the last band's upper edge
+        filters_FK = mel_filters(config, rate, top_hz)[:, : self.num_bins].contiguous()
         self.register_buffer("filters_FK", filters_FK, persistent=False)
 
     def forward(self, wave_NT: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ class LogMel(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        square_NKS2 = torch.view_as_real(spectrum_NKS[:, : self.heard]).square()
-        # The bits of .sum(-1), which on a CPU lays the spectrum out anew: three times as long at 64 waves, seven at 4.
+        square_NKS2 = torch.view_as_real(spectrum_NKS[:, : self.num_bins]).square()
+        # The same bits as .sum(-1), which copies the spectrum on a CPU: 3 times as long at 64 waves, 7 times at 4.
         power_NKS = square_NKS2[..., 0] + square_NKS2[..., 1]
         return torch.log1p(config.compression * (self.filters_FK @ power_NKS))
 
@@ -134,7 +134,7 @@ class NnAudio(nn.Module):
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Log spectrogram (N, F, S)."""
         value: Tensor = self.transform(wave_NT)
-        # Bands that learn may weigh a bin negatively, and the logarithm of what is negative is none.
+        # Trainable bands may have negative weights, and log1p needs a value above -1.
         return torch.log1p(self.compression * (value.clamp(min=0) if self.is_power else value.square()))
 
 

@@ -1,4 +1,4 @@
-"""A front-end of the user's own: waves (N, T) to spectrograms (N, F, S), held to that.
+"""A front-end of the user's own: waves (N, T) to spectrograms (N, F, S), with its output checked.
 
 Shape suffixes: N rows, T samples, F bands, S frames.
 """

@@ -94,22 +94,41 @@ def _write_programs(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Write the graphs: how far each is from the encoder, and why there is none."""
     try:
-        program = torch.export.export(
-            _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
-        )
+        program = _program(encoder)
     except Exception as error:  # whatever of a user's network cannot be traced
         if not found.experiment.own_parts():
             raise
         why = f"torch.export cannot trace your own code ({first_line(error)}); it loads from {WEIGHTS} with that code"
         return {}, {PROGRAM: why, ONNX: why}
     program.example_inputs = None  # the one part of a .pt2 that would be a pickle
-    torch.export.save(program, folder / PROGRAM)
-    differences = {PROGRAM: _difference(encoder, torch.export.load(folder / PROGRAM).module(), PROGRAM)}
+    differences = {PROGRAM: _write_program(program, encoder, folder / PROGRAM)}
     try:
         differences[ONNX] = _write_onnx(program, encoder, folder / ONNX)
     except _NoOnnxError as reason:
         return differences, {ONNX: str(reason)}
     return differences, {}
+
+
+def save_program(encoder: FrozenEncoder, file: Path) -> None:
+    """Write a torch.export program from wave to embedding, any number of views, with its example input.
+
+    The example is what ``torch.load(weights_only=True)`` takes: MLflow refuses a program in which it is left out.
+
+    Raises:
+        RunError: if it computes something else than the encoder.
+    """
+    _write_program(_program(encoder), encoder, file)
+
+
+def _program(encoder: FrozenEncoder) -> torch.export.ExportedProgram:
+    return torch.export.export(
+        _Embedder(encoder), (_probe(encoder, 2),), dynamic_shapes={"wave": {0: torch.export.Dim("batch", min=1)}}
+    )
+
+
+def _write_program(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
+    torch.export.save(program, file)
+    return _difference(encoder, torch.export.load(file).module(), PROGRAM)
 
 
 class _Embedder(nn.Module):

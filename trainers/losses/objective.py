@@ -1,4 +1,4 @@
-"""What a step learns from: the contrastive loss, or the end-to-end supervised baselines of Table 2, behind one call.
+"""The objectives: the contrastive loss, the end-to-end supervised baselines of Table 2, and losses of users.
 
 An objective is a module from `Projected` to `LossResult`; its gradient is W times this rank's part of the global one,
 since DDP averages over W ranks. A user's own is named by ``module:factory``.
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from cluster.entry_points import create, import_factory, is_entry_point
 from cluster.settings import UserError
 from trainers.distributed import collectives
-from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.config import OUTPUTS, LossConfig, Outputs
-from trainers.losses.contrastive.loss import Contrast, contrast
+from trainers.losses.contrastive.agreement import Rows
+from trainers.losses.contrastive.loss import contrast
 from trainers.losses.projected import LossResult, Projected
 from trainers.losses.supervised import supervised_loss
 
@@ -52,7 +52,10 @@ class ContrastiveLoss(nn.Module):
             6's 87.5% is 8 rows with one positive each.
         """
         labels_NC = batch.labels_NC
-        loss, positives_N, num_labelled = self._contrast(batch.z_ND, batch.clip_id_N, labels_NC, batch.group)
+        rows = Rows(batch.z_ND, batch.clip_id_N, labels_NC)
+        loss, positives_N, num_labelled = contrast(
+            rows, self.temperature, self.config.contrast, batch.group, self.choice
+        )
         world = collectives.world_size(batch.group)
         mean = positives_N.mean()
         metrics = {"positives": mean, "sparsity": 1 - mean / (world * len(positives_N))}
@@ -61,24 +64,6 @@ class ContrastiveLoss(nn.Module):
             inside = positives_N.where(labels_NC.any(1), 0).sum()
             metrics["sparsity_labelled"] = 1 - inside * world / num_labelled**2
         return LossResult(loss, metrics)
-
-    def _contrast(self, z: Tensor, clip_id: Tensor, labels: Tensor | None, group: Group) -> Contrast:
-        config = self.config
-        return contrast(
-            z,
-            clip_id,
-            labels,
-            temperature=self.temperature,
-            positives=config.positives,
-            criterion=config.criterion,
-            normaliser=config.normaliser,
-            epsilon=config.epsilon,
-            tile=config.tile,
-            exchange=config.exchange,
-            kernel=config.kernel,
-            group=group,
-            choice=self.choice,
-        )
 
 
 class SupervisedLoss(nn.Module):
@@ -89,7 +74,7 @@ class SupervisedLoss(nn.Module):
         self.config = config
 
     def forward(self, batch: Projected) -> LossResult:
-        """The loss, and no metrics: whose view a row is does not matter here."""
+        """The loss, and no metrics: this loss compares no views."""
         assert batch.labels_NC is not None
         loss = supervised_loss(batch.z_ND, batch.labels_NC, objective=self.config.objective, group=batch.group)
         return LossResult(loss, {})
@@ -115,18 +100,18 @@ class OwnLoss(nn.Module):
         """
         found = self.inner(batch)
         if not isinstance(found, LossResult):
-            raise self._refused(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
+            raise self._error(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
         if not isinstance(found.loss, Tensor) or found.loss.ndim != 0:
-            raise self._refused(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
+            raise self._error(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
         for metric, value in found.metrics.items():
             if not isinstance(value, Tensor) or value.ndim != 0:
-                raise self._refused(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
+                raise self._error(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
             if metric in RESERVED_METRICS:
-                raise self._refused(f"its metric {metric} has the name of a metric of every step; rename it")
+                raise self._error(f"its metric {metric} has the name of a metric of every step; rename it")
         metrics = {metric: value.detach() for metric, value in found.metrics.items()}
         return LossResult(found.loss, metrics)
 
-    def _refused(self, why: str) -> UserError:
+    def _error(self, why: str) -> UserError:
         return UserError(f"loss.objective={self.name}: on rank {collectives.rank()}, {why}")
 
 

@@ -1,4 +1,4 @@
-"""What a loss looks at, and what it gives back: the contract of built-in losses and of users' own.
+"""What a loss reads and what it returns: the contract of built-in losses and of users' own.
 
 Shape suffixes: N rows of this rank (view-major: row m·clips + b), D width of the head's output, C tags.
 """

@@ -1,7 +1,7 @@
 """End-to-end supervision, the baseline of Table 2: logits against tags or a class, exact for the global batch.
 
-A row without labels says nothing about its tags, least of all that it has none: it is left out of the mean, and a batch
-without any labelled row has loss 0. Every rank of the group must call.
+An unlabelled row may have any tags: it is left out of the mean. A batch without any labelled row has loss 0.
+Every rank of the group must call.
 
 Shape suffixes: N rows of this rank, C tags or classes.
 """

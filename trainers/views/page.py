@@ -11,8 +11,8 @@ from typing import NamedTuple
 from cluster.files.outputs import require_writable_file, require_writable_folder
 from cluster.files.storage import write_atomic
 from data_shards.format.records import SAMPLE_RATE
+from data_shards.inspect.data_uris import data_uri, mp3_uri, png
 from data_shards.inspect.page import POLICY, STYLE
-from data_shards.inspect.preview import data_uri, mp3_uri, png
 from trainers.config import ExperimentConfig
 from trainers.views.preview import (
     RenderedClip,

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError
 from data_shards.format.records import SAMPLE_RATE, Batch
-from data_shards.inspect.preview import png, spectrogram_db
+from data_shards.inspect.data_uris import png, spectrogram_db
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters, join
+from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import EFFECTS, AugmentConfig
-from trainers.augment.spectral import KINDS
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.views.batches import open_batches

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.format.records import SAMPLE_RATE, Batch
-from trainers.augment.chain import FRAME, AugmentChain, Rows
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters, join
-from trainers.augment.draws import uniforms
 from trainers.augment.own import ExtraDraws, OwnAugmentations
 from trainers.augment.parameters import AugmentConfig
+from trainers.augment.passes import FRAME, Rows
+from trainers.augment.philox import uniforms
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.views.config import ViewsConfig
@@ -72,7 +73,7 @@ class ViewMaker:
     Args:
         views: how many, how long, from where.
         augment: the chain.
-        frontend: what the encoder reads.
+        frontend: what the encoder reads; the waveform by default.
         rate: Hz of the windows.
         device: where views are made.
     """
@@ -81,7 +82,7 @@ class ViewMaker:
         self,
         views: ViewsConfig,
         augment: AugmentConfig,
-        frontend: FrontendConfig,
+        frontend: FrontendConfig | None = None,
         *,
         rate: int = SAMPLE_RATE,
         device: torch.device | str = "cpu",
@@ -93,7 +94,7 @@ class ViewMaker:
         self.own = OwnAugmentations(augment.extra)
         self.reads = read_frames(views, augment)
         self.margin = _margin(augment)
-        self.frontend: nn.Module = build_frontend(frontend, rate).to(self.device)
+        self.frontend: nn.Module = build_frontend(frontend or FrontendConfig(), rate).to(self.device)
 
     @torch.no_grad()
     def make(self, batch: Batch, *, step: int, seed: int) -> Views:

@@ -1,7 +1,7 @@
-"""A study as data: rows of one experiment, what each is judged by, and what the paper found.
+"""A study as data: rows of one experiment, how each is evaluated, and what the paper found.
 
 `conf/study/NAME.yaml` holds the paper's grid. Its scales replace what a smaller machine cannot do; nothing else
-differs, and `tuning.study.plan` says what does.
+differs, and `tuning.study.plan` lists what does.
 """
 
 from dataclasses import dataclass, field
@@ -31,15 +31,15 @@ class Axis(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge(Config):
+class Evaluation(Config):
     """One evaluation of every row."""
 
     preset: str
     """A preset of conf/evaluation."""
-    shards: str = "$judged"
-    """The set it is judged on."""
+    shards: str = "$evaluation"
+    """The set it is evaluated on."""
     rows: tuple[str, ...] = ()
-    """Rows that it judges; empty: all."""
+    """Rows that it evaluates; empty: all."""
     metrics: dict[str, str]
     """Column of the table → metric of the report: ``tags/ap``, ``tags/ap under severity 3`` where robustness is asked
     for, or its relative change from clean audio, ``tags/ap change under reverb``."""
@@ -55,7 +55,7 @@ class Judge(Config):
 class Claim(Config):
     """A statement on two rows, made before the study is run."""
 
-    says: str
+    statement: str
     """The statement in words."""
     metric: str
     """Column that decides."""
@@ -86,13 +86,16 @@ class Scale(Config):
     about: str
     """For whom it is, and what it cannot show."""
     pretrain: str | None = None
+    """Another preset of conf/pretrain."""
     set: Overrides = field(default_factory=dict)
     """Laid over the study's own ``set``."""
     axes: tuple[Axis, ...] | None = None
     rows: dict[str, Overrides] | None = None
-    judges: tuple[Judge, ...] | None = None
+    """Other rows beside those of the axes."""
+    evaluations: tuple[Evaluation, ...] | None = None
     claims: tuple[Claim, ...] | None = None
     seeds: int | None = None
+    """Another number of runs a row."""
     corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
     """Composed and rendered music by the name of a set, for machines without the papers' audio."""
 
@@ -102,6 +105,7 @@ class Study(Config):
     """A table or figure of a paper, or a study of scale."""
 
     title: str
+    """Title of the table."""
     source: str
     """Paper and section."""
     pretrain: str
@@ -112,9 +116,9 @@ class Study(Config):
     """Rows are all combinations of their levels, the last axis fastest."""
     rows: dict[str, Overrides] = field(default_factory=dict)
     """Rows beside those of the axes."""
-    judges: tuple[Judge, ...] = ()
-    figures: dict[str, str] = field(default_factory=dict)
-    """Column → figure of metrics.jsonl; the median of the second half of the run's steps."""
+    evaluations: tuple[Evaluation, ...] = ()
+    metrics: dict[str, str] = field(default_factory=dict)
+    """Column → metric of metrics.jsonl; the median of the second half of the run's steps."""
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     """Row → column → the paper's value."""
     notes: tuple[str, ...] = ()
@@ -131,8 +135,8 @@ class Study(Config):
     def __post_init__(self) -> None:
         if not self.axes and not self.rows:
             raise ValueError("a study needs axes or rows")
-        if not self.judges and not self.figures:
-            raise ValueError("a study needs judges or figures")
+        if not self.evaluations and not self.metrics:
+            raise ValueError("a study needs evaluations or metrics")
         if self.seeds < 1:
             raise ValueError(f"seeds must be >= 1, got {self.seeds}")
         if "paper" not in self.scales:
@@ -146,7 +150,7 @@ class StudySettings(Config):
     dir: str = "outputs/study"
     """Folder of the rows and of the table. The same folder and command resume it."""
     seeds: int | None = None
-    """Runs a row; none: as the study says."""
+    """Runs a row; none: the study's own."""
     parallel: int = 1
     """Rows at once, each in a process of its own, ≥ 1."""
     sets: dict[str, str] = field(default_factory=dict)

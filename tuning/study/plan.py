@@ -14,7 +14,7 @@ from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from tuning.study.config import Judge, Overrides, Scale, Study, StudySettings
+from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
@@ -33,24 +33,24 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One row at one seed: what is trained, what it is judged by, and where it lies."""
+    """One row at one seed: what is trained, how it is evaluated, and where it lies."""
 
     row: str
     seed: int
     folder: Path
     experiment: ExperimentConfig
-    judges: tuple[tuple[Judge, EvaluationConfig], ...]
+    evaluations: tuple[tuple[Evaluation, EvaluationConfig], ...]
 
     @property
     def fingerprint(self) -> str:
         """Changes with everything that decides the numbers."""
         tree = flatten(to_tree(self.experiment))
         keys = {key: value for key, value in tree.items() if key == "optim.steps" or not may_differ_on_resume(key)}
-        judged = [
+        evaluated = [
             {k: v for k, v in to_tree(config).items() if k not in ("data", "device", "cache")}
-            for _, config in self.judges
+            for _, config in self.evaluations
         ]
-        return hashlib.sha256(json.dumps([self.row, keys, judged], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.row, keys, evaluated], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def scaled(study: Study, scale: str) -> Study:
     chosen = study.scales[scale]
     given = {
         name: getattr(chosen, name)
-        for name in ("pretrain", "axes", "rows", "judges", "claims", "seeds")
+        for name in ("pretrain", "axes", "rows", "evaluations", "claims", "seeds")
         if getattr(chosen, name) is not None
     }
     return replace(study, **given, set=study.set | chosen.set)
@@ -154,7 +154,7 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
     for row, seed in itertools.product(rows, range(seeds)):
         with refusals.noted():
             runs.append(_run(here, row, seed, settings=settings, sets=sets, overrides=overrides))
-    refusals.demand_none()
+    refusals.require_none()
     return Plan(
         study=here,
         scale=scale,
@@ -169,7 +169,7 @@ def corpus_sets(scale: Scale, folder: Path) -> dict[str, str]:
     """Where a scale's own corpora will lie, by the names its rows use; the labelled one serves what is not given."""
     sets = {name: str(folder / name) for name in scale.corpora}
     if "labelled" in sets:
-        sets = {"unlabelled": sets["labelled"], "judged": sets["labelled"]} | sets
+        sets = {"unlabelled": sets["labelled"], "evaluation": sets["labelled"]} | sets
     return sets
 
 
@@ -201,17 +201,17 @@ def _run(
             from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
 
             check_own_parts(experiment)
-    judges = []
-    for judge in study.judges:
-        if judge.rows and row.name not in judge.rows:
+    evaluations = []
+    for one in study.evaluations:
+        if one.rows and row.name not in one.rows:
             continue
         # One cache for all: rows of one seed begin with the same untrained network.
         cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
-        keys = judge.set | cache | _filled({"data.shards": judge.shards}, sets)
+        keys = one.set | cache | _filled({"data.shards": one.shards}, sets)
         with refusals.noted():
-            judges.append((judge, load_config(EvaluationConfig, ROOT / judge.preset, keys)))
-    refusals.demand_none()
-    return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, judges=tuple(judges))
+            evaluations.append((one, load_config(EvaluationConfig, ROOT / one.preset, keys)))
+    refusals.require_none()
+    return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, evaluations=tuple(evaluations))
 
 
 def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _is_set(value: Any) -> bool:
 
 def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str], refusals: Refusals) -> None:
     values = [PLACES | study.set | row.overrides for row in rows]
-    asked = [value for keys in values for value in keys.values()] + [judge.shards for judge in study.judges]
+    asked = [value for keys in values for value in keys.values()] + [one.shards for one in study.evaluations]
     missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets))
     if missing:
         refusals.add(
@@ -246,31 +246,31 @@ def _joined(parts: Iterator[Overrides]) -> Overrides:
 
 def _check_claims(study: Study, rows: list[Row], refusals: Refusals) -> None:
     names = {row.name for row in rows}
-    columns = dict.fromkeys(study.figures, names)
-    for judge in study.judges:
-        unknown = sorted(set(judge.rows) - names)
+    columns = dict.fromkeys(study.metrics, names)
+    for one in study.evaluations:
+        unknown = sorted(set(one.rows) - names)
         if unknown:
-            refusals.add(f"{judge.preset} judges {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
-        columns |= {column: {*(judge.rows or names), "untrained"} for column in judge.metrics}
+            refusals.add(f"{one.preset} evaluates {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
+        columns |= {column: {*(one.rows or names), "untrained"} for column in one.metrics}
     for claim in study.claims:
         if claim.metric not in columns:
-            refusals.add(f"claim {claim.says!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
+            refusals.add(f"claim {claim.statement!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
             continue
         for name in (claim.row, claim.over):
             if name not in columns[claim.metric]:
                 known = ", ".join(sorted(columns[claim.metric]))
-                refusals.add(f"claim {claim.says!r}: no row {name}; {claim.metric} has {known}")
+                refusals.add(f"claim {claim.statement!r}: no row {name}; {claim.metric} has {known}")
 
 
 def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs from the paper's scale: rows, seeds, music, judges, and the first row's experiment key by key."""
+    """What differs from the paper's scale: rows, seeds, music, evaluations, and keys of the first row's experiment."""
     paper, here = scaled(study, "paper"), scaled(study, scale)
     changed: dict[str, tuple[Any, Any]] = {}
     counts: tuple[tuple[str, Any, Any], ...] = (
         ("rows", [row.name for row in rows_of(paper)], [row.name for row in rows_of(here)]),
         ("seeds", paper.seeds, seeds),
         ("music", _music(study.scales["paper"]), _music(study.scales[scale])),
-        ("judged by", [judge.preset for judge in paper.judges], [judge.preset for judge in here.judges]),
+        ("evaluations", [one.preset for one in paper.evaluations], [one.preset for one in here.evaluations]),
     )
     for name, there, now in counts:
         if there != now:

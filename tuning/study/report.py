@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
-from evaluation.metrics.scoring import JACKKNIFE
+from evaluation.metrics.samples import JACKKNIFE
 from evaluation.report.canvas import LIGHT, canvas, legend, plain
-from evaluation.report.report import number, span
+from evaluation.report.rows import number, span
 from tuning.study.config import COLUMNS, Plot
 
 ASIDE = 0.08
@@ -200,11 +200,11 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
 def _claim(claim: Mapping[str, Any]) -> str:
     verdict = {True: "holds", False: "not shown", None: "undecided: a row is missing"}[claim["holds"]]
     if claim["holds"] and claim["seeds"] == 1:
-        verdict = "holds for one seed, which says nothing of others"
+        verdict = "holds for one seed; other seeds were not run"
     if claim["holds"] is None:
-        return f"| {claim['says']} | – | – | {verdict} |"
+        return f"| {claim['statement']} | – | – | {verdict} |"
     span = f"[{number(claim['low'], sign=True)}, {number(claim['high'], sign=True)}]"
-    return f"| {claim['says']} | {number(claim['value'], sign=True)} {span} | {claim['p_holm']:.3f} | {verdict} |"
+    return f"| {claim['statement']} | {number(claim['value'], sign=True)} {span} | {claim['p_holm']:.3f} | {verdict} |"
 
 
 def _how_sure(tree: Mapping[str, Any]) -> str:

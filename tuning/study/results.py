@@ -1,6 +1,6 @@
 """From the reports of a study's runs to its table: means over seeds, paired intervals, claims.
 
-All runs of a study are judged on the same resamples of the test set, so the difference of two rows is paired, draw by
+All runs of a study are evaluated on the same resamples of the test set: the difference of two rows is paired, draw by
 draw; where a row has several seeds, a draw takes them with replacement, the same for every row. A row's own interval is
 the one that a report of it has: of macro AP the jackknife's (`evaluation.metrics.confidence`).
 
@@ -16,21 +16,22 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from evaluation.analyses.robustness import CLEAN
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, holm, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.metrics.scoring import Judged
-from evaluation.report.report import REFERENCE, SUBJECT
+from evaluation.metrics.samples import MetricSamples
+from evaluation.report.rows import REFERENCE
 from trainers.state.metrics_log import read_metrics
 from tuning.study.config import Claim, Study
 from tuning.study.plan import Plan, Run
-from tuning.study.runs import is_done, judged_folder
+from tuning.study.runs import evaluation_folder, is_done
 
 LEVEL = 0.95
 CHANGE = " change under "
 BASELINES = (REFERENCE, "constant")
 """Models that a report has besides the run's own; those of a column's first report stand for all."""
-Values = dict[str, Judged]
-"""Column → values on the test set and its resamples; one entry for figures of the training log."""
+Values = dict[str, MetricSamples]
+"""Column → values on the test set and its resamples; one entry for metrics of the training log."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def collect(plan: Plan) -> dict[str, Line]:
     for name in BASELINES:
         known: Values = {}
         for run in plan.runs:
-            if not {column for judge, _ in run.judges for column in judge.metrics} <= set(known) and is_done(run):
+            if not {column for one, _ in run.evaluations for column in one.metrics} <= set(known) and is_done(run):
                 known = _read(run, plan.study, name) | known
         if known:
             lines[name] = _line([known])
@@ -67,7 +68,7 @@ def collect(plan: Plan) -> dict[str, Line]:
 def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str]) -> dict[str, Any]:
     """The study as plain JSON types."""
     study = plan.study
-    columns = [column for judge in study.judges for column in judge.metrics] + list(study.figures)
+    columns = [column for one in study.evaluations for column in one.metrics] + list(study.metrics)
     return {
         "schema_version": 1,
         "title": study.title,
@@ -81,31 +82,31 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
                 "name": name,
                 "place": next((row.place for row in plan.rows if row.name == name), {}),
                 "seeds": line.seeds,
-                "values": {column: judged.row(LEVEL) for column, judged in line.values.items()},
+                "values": {column: evaluated.row(LEVEL) for column, evaluated in line.values.items()},
                 "by_seed": line.by_seed,
                 "published": study.published.get(name, {}),
             }
             for name, line in lines.items()
         ],
         "published": study.published,
-        "claims": judge_claims(study.claims, lines),
+        "claims": check_claims(study.claims, lines),
         "failed": dict(failed),
         "missing": [row.name for row in plan.rows if row.name not in lines],
         "notes": list(study.notes),
     }
 
 
-def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[dict[str, Any]]:
+def check_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[dict[str, Any]]:
     """Every claim's difference, its interval, Holm's p over all of them, and whether it holds.
 
     A claim holds when the interval of the difference lies on its side of zero and Holm's p allows it; it is undecided
     when a row is missing.
     """
-    judged: list[dict[str, Any]] = []
+    evaluated: list[dict[str, Any]] = []
     p_values: dict[int, float] = {}
     for number, claim in enumerate(claims):
         entry: dict[str, Any] = {
-            name: getattr(claim, name) for name in ("says", "metric", "row", "over", "sign", "more_seeds")
+            name: getattr(claim, name) for name in ("statement", "metric", "row", "over", "sign", "more_seeds")
         }
         entry["seeds"] = min(
             (lines[name].seeds for name in (claim.row, claim.over) if name in lines and name not in BASELINES),
@@ -118,11 +119,11 @@ def judge_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
             p_values[number] = two_sided_p(delta_R)
             low, high = entry["low"], entry["high"]
             entry["holds"] = low is not None and (low > 0 if claim.sign == "higher" else high < 0)
-        judged.append({"holds": None} | entry)
+        evaluated.append({"holds": None} | entry)
     for number, p in holm(p_values).items():
-        judged[number]["p_holm"] = p
-        judged[number]["holds"] &= p <= 1 - LEVEL
-    return judged
+        evaluated[number]["p_holm"] = p
+        evaluated[number]["holds"] &= p <= 1 - LEVEL
+    return evaluated
 
 
 def over_seeds(values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,7 +141,7 @@ def over_seeds(values_SR: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean_R
 
 
-def averaged(runs: Sequence[Judged]) -> Judged:
+def averaged(runs: Sequence[MetricSamples]) -> MetricSamples:
     """Runs of several training seeds as one: the mean, in which the seeds are drawn as well.
 
     The groups that the jackknife leaves out are the same in all of them, and the spread of the runs holds that of their
@@ -149,13 +150,13 @@ def averaged(runs: Sequence[Judged]) -> Judged:
     values_SR = np.stack([one.values_R for one in runs])
     groups = [one.left_out_G for one in runs if one.left_out_G is not None]
     spread = float(values_SR[:, 0].var(ddof=1)) / len(runs) if len(runs) > 1 else runs[0].seed_variance
-    return Judged(over_seeds(values_SR), {}, np.mean(groups, 0) if len(groups) == len(runs) else None, spread)
+    return MetricSamples(over_seeds(values_SR), {}, np.mean(groups, 0) if len(groups) == len(runs) else None, spread)
 
 
-def late_median(run: Run, figure: str) -> float:
-    """Median of a figure of metrics.jsonl over the second half of a run's steps; NaN where it has none."""
+def late_median(run: Run, metric: str) -> float:
+    """Median of a metric of metrics.jsonl over the second half of a run's steps; NaN where it has none."""
     rows = list(read_metrics(run.folder / "metrics.jsonl"))
-    found = [row[figure] for row in rows[len(rows) // 2 :] if figure in row]
+    found = [row[metric] for row in rows[len(rows) // 2 :] if metric in row]
     return float(np.median(found)) if found else float("nan")
 
 
@@ -170,24 +171,26 @@ def _line(runs: list[Values]) -> Line:
 
 def _read(run: Run, study: Study, model: str) -> Values:
     values: Values = {}
-    for number, (judge, _) in enumerate(run.judges):
-        found = load_resamples(judged_folder(run, number) / RESAMPLES)
-        values |= {column: _metric(found, metric, model) for column, metric in judge.metrics.items()}
-    if study.figures and model == SUBJECT:
-        values |= {column: Judged(np.array([late_median(run, figure)]), {}) for column, figure in study.figures.items()}
+    for number, (one, _) in enumerate(run.evaluations):
+        found = load_resamples(evaluation_folder(run, number) / RESAMPLES)
+        values |= {column: _metric(found, metric, model) for column, metric in one.metrics.items()}
+    if study.metrics and model == SUBJECT:
+        values |= {
+            column: MetricSamples(np.array([late_median(run, metric)]), {}) for column, metric in study.metrics.items()
+        }
     return values
 
 
-def _metric(found: Mapping[str, Mapping[str, Judged]], metric: str, model: str) -> Judged:
+def _metric(found: Mapping[str, Mapping[str, MetricSamples]], metric: str, model: str) -> MetricSamples:
     """A metric of a report; ``tags/ap change under reverb`` is its relative change from clean audio."""
     name, changed, condition = metric.partition(CHANGE)
     wanted = [f"{name} under {condition}", f"{name} under {CLEAN}"] if changed else [metric]
     missing = [key for key in wanted if key not in found]
     if missing:
         raise UserError(f"the report has no metric {missing[0]}; it has {', '.join(found)}")
-    if any(model not in found[key] for key in wanted):  # a constant is not an encoder that could hear corrupted audio
-        return Judged(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
+    if any(model not in found[key] for key in wanted):  # a constant baseline reads no audio, corrupted or not
+        return MetricSamples(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
     if not changed:
         return found[metric][model]
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
-        return Judged(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})
+        return MetricSamples(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})

@@ -1,6 +1,6 @@
-"""The runs of a study: each is pretrained and judged in a process of a pool, and never twice.
+"""The runs of a study: each is pretrained and evaluated in a process of a pool, and never twice.
 
-A run that is killed leaves its snapshot; the same command resumes it. A run that fails is told in the table, and the
+A run that is killed leaves its snapshot; the same command resumes it. A run that fails is named in the table, and the
 others go on. A request to stop reaches the running ones as a file, so that each saves itself first.
 """
 
@@ -26,7 +26,7 @@ from tuning.stopping import asked_to_stop
 from tuning.study.plan import Plan, Run
 
 DONE = "done.json"
-"""In a run's folder, once it is trained and judged."""
+"""In a run's folder, once it is trained and evaluated."""
 
 
 @dataclass
@@ -43,13 +43,13 @@ class Ended:
 
 
 def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> Ended:
-    """Train and judge what is not done yet.
+    """Train and evaluate what is not done yet.
 
     Args:
         plan: of the study.
         parent: the study's folder, under which the tracker shows every run.
         parallel: runs at once, ≥ 1.
-        progress: told of the optimisation steps of all runs together.
+        progress: shows the optimisation steps of all runs together.
 
     Raises:
         UserError: if a run's folder holds the results of another study.
@@ -73,13 +73,13 @@ def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> E
 
 
 def work(run: Run, parent: Path) -> int:
-    """Pretrain a run and judge it: what a process of the pool does.
+    """Pretrain a run and evaluate it: what a process of the pool does.
 
     Returns:
         0, or 143 if it was asked to stop first.
     """
     from evaluation.evaluate import evaluate
-    from evaluation.report.publish import publish
+    from evaluation.report.tracking import log_report
     from trainers.pretrain import pretrain
 
     if (parent / STOP_FILE).exists():
@@ -87,16 +87,16 @@ def work(run: Run, parent: Path) -> int:
     code = pretrain(run.experiment, parent=parent)
     if code != EXIT_DONE:
         return code
-    for number, (judge, config) in enumerate(run.judges):
-        report = evaluate(run.folder, config, judged_folder(run, number), trust_code=True)
-        publish(report, Path(judge.preset).stem)
+    for number, (one, config) in enumerate(run.evaluations):
+        report = evaluate(run.folder, config, evaluation_folder(run, number), trust_code=True)
+        log_report(report, Path(one.preset).stem)
     write_atomic(run.folder / DONE, json.dumps({"fingerprint": run.fingerprint, "row": run.row, "seed": run.seed}))
     return EXIT_DONE
 
 
-def judged_folder(run: Run, number: int) -> Path:
-    """Where the report of one of a run's judges lies."""
-    return run.folder / f"judged-{number}"
+def evaluation_folder(run: Run, number: int) -> Path:
+    """Where the report of one of a run's evaluations lies."""
+    return run.folder / f"evaluation-{number}"
 
 
 def is_done(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""What a step costs on W workers: a model fitted to measured steps, and what it says beyond the machine.
+"""What a step costs on W workers: a model fitted to measured steps, and its projection beyond the machine.
 
     seconds = views · (clips a worker · M)  +  pairs · (rows a worker · N)  +  bytes · sent(W)  +  fixed
 
@@ -68,7 +68,7 @@ def fit(steps: Sequence[Step], *, places: int) -> CostModel:
 
     Args:
         steps: measured.
-        places: workers that the machine has room for.
+        places: workers that the machine can run at once.
 
     Raises:
         ValueError: if no step ran within the machine.
@@ -90,7 +90,7 @@ def project(steps: Sequence[Step], *, places: int) -> dict[str, object]:
 
     Args:
         steps: measured, of one encoder.
-        places: workers that the machine has room for.
+        places: workers that the machine can run at once.
 
     Returns:
         Plain JSON types: ``prices``, ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.
@@ -139,7 +139,7 @@ def _markdown(
         "",
         f"A step takes {view * 1e3:.3g} ms a view of a worker, {pair * 1e9:.3g} ns a pair of rows, "
         f"{byte * 1e9:.3g} ns a byte sent and {fixed * 1e3:.3g} ms besides; fitted to {model.fitted} runs on a machine "
-        f"with room for {places} workers, largest error {100 * model.worst:.0f} %.",
+        f"that runs {places} workers at once, largest error {100 * model.worst:.0f} %.",
         "",
         "| W | B | measured s | model s | |",
         "|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """The papers' tables and the studies of scale: declared grids, run row by row, beside the published values.
 
-Reading order: `study_config` (what a study is) → `study_plan` (its runs) → `study_runs` (training and judging) →
-`study_results` (the table) → `study_report` (its files).
+Reading order: `config` (what a study is) → `plan` (its runs) → `runs` (training and evaluation) →
+`results` (the table) → `report` (its files).
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from cluster.machine.resources import num_gpus
 from cluster.progress import Progress
 from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
 from cluster.tracking_config import TrackingConfig, store_uri
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
@@ -23,9 +24,11 @@ from trainers.inference.frozen import load_encoder
 from tuning.study.config import StudySettings
 from tuning.study.plan import Plan
 from tuning.study.report import write_study
-from tuning.study.results import collect, late_median, study_tree
+from tuning.study.results import CHANGE, collect, late_median, study_tree
 from tuning.study.runs import Ended, is_done, run_all
 from tuning.study.scaling import Step, project
+
+COMPARE = trials_link("Compare the runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,9 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> Stu
     """Run what is not done yet, and write the table of what is.
 
     Args:
-        plan: of `study_plan.plan_study`.
+        plan: of `tuning.study.plan.plan_study`.
         settings: folder, rows at once.
-        progress: told of all stages.
+        progress: shows every stage.
 
     Raises:
         UserError: if another process runs in the study's folder.
@@ -63,6 +66,8 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
     with Tracker(replace(tracking, name=f"{plan.study.title} ({plan.scale})"), folder) as tracker:
         tracker.params({"study": plan.study.title, "scale": plan.scale, "runs": len(plan.runs)})
         tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
+        tracker.view(*columns_of(plan))
+        tracker.tags({NOTE: COMPARE})
         ended = run_all(plan, folder, parallel=settings.parallel, progress=progress)
         if ended.stopped:
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
@@ -74,7 +79,20 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
         files = write_study(tree, folder, plan.study.plot)
         for file in files.values():
             tracker.artifact(file)
-        return StudyResult(tree=tree, files=files, tracking=tracker.url)
+        tracker.tags({NOTE: description(COMPARE, picture("study.png"), files["md"].read_text(encoding="utf-8"))})
+        return StudyResult(tree=tree, files=files, tracking=tracker.trials_url)
+
+
+def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
+    """What tells the rows of a study apart in the tracker: curves with what the study reports, keys that rows set."""
+    evaluated = dict.fromkeys(
+        evaluation_name(metric.partition(CHANGE)[0], Path(one.preset).stem)
+        for one in plan.study.evaluations
+        for metric in one.metrics.values()
+    )
+    logged = [curve_name(metric) for metric in plan.study.metrics.values()]
+    keys = dict.fromkeys(key for row in plan.rows for key in row.overrides)
+    return [*evaluated, *logged] or [curve_name("loss")], list(keys)
 
 
 def outline(plan: Plan) -> dict[str, Any]:
@@ -96,17 +114,20 @@ def outline(plan: Plan) -> dict[str, Any]:
         "runs": len(plan.runs),
         "done": sum(is_done(run) for run in plan.runs),
         "steps": sum(run.experiment.optim.steps for run in plan.runs),
-        "judged by": [judge.preset for judge in plan.study.judges],
-        "claims": [claim.says for claim in plan.study.claims],
+        "evaluations": [one.preset for one in plan.study.evaluations],
+        "claims": [claim.statement for claim in plan.study.claims],
     }
     if not all("://" in place or Path(place).is_dir() for place in places):
         return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
-    told = plan_run(first)
-    seconds = told["worker"]["seconds_a_step"] / _views(first)
+    outline = plan_run(first)
+    seconds = outline["worker"]["seconds_a_step"] / _views(first)
     left = [run.experiment for run in plan.runs if not is_done(run)]
     hours = sum(one.optim.steps * _views(one) for one in left) * seconds / 3600
-    estimate = {"hours": round(hours, 3), "basis": "seconds a view of the first run's steps; judging is not in it"}
-    return tree | {"first run": told, "estimate": estimate}
+    estimate = {
+        "hours": round(hours, 3),
+        "basis": "seconds a view of the first run's steps; evaluation is not included",
+    }
+    return tree | {"first run": outline, "estimate": estimate}
 
 
 def _views(config: ExperimentConfig) -> int:
@@ -136,7 +157,7 @@ def measured_steps(plan: Plan) -> list[Step]:
 
 def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
     """Shards of the music that a scale brings along and that a run asks for."""
-    asked = {config.data.shards for run in plan.runs for _, config in run.judges}
+    asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
     asked |= {place for run in plan.runs for place in (run.experiment.data.labelled, run.experiment.data.unlabelled)}
     for name, config in plan.study.scales[plan.scale].corpora.items():
         if str(folder / name) in asked:

@@ -36,11 +36,11 @@ class ObjectiveConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StopConfig(Config):
-    """When a running trial makes room: compared with the others at the same step on a figure of metrics.jsonl."""
+    """When a running trial stops early: compared with the others at the same step on a metric of metrics.jsonl."""
 
     rule: Literal["asha", "median", "none"] = "asha"
     """asha: only the better 1/``reduction`` go on past each rung; median: those below the median of the others stop."""
-    figure: str = "quick/knn"
+    metric: str = "quick/knn"
     """Column of metrics.jsonl. It must mean the same in every trial: a loss does not where its temperature is swept."""
     mode: Literal["max", "min"] = "max"
     """Whether more of it is better."""
@@ -76,7 +76,7 @@ class SettingsConfig(Config):
     retries: int = 1
     """Times a crashed trial is started again from its last snapshot, ≥ 0."""
     confirm_seeds: int = 3
-    """Fresh seeds on which the best and the preset are run and judged on the test split, ≥ 0; 0 = not at all."""
+    """Fresh seeds on which the best and the preset are run and evaluated on the test split, ≥ 0; 0 = not at all."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -1,7 +1,7 @@
-"""Is the best really better? Best and preset on fresh seeds, judged on the test split, compared in pairs.
+"""Is the best really better? Best and preset on fresh seeds, evaluated on the test split, compared in pairs.
 
 A sweep chooses the highest of many noisy scores, so that score flatters. Here nothing is chosen any more: both
-configurations run on the same seeds, which no trial had, and are judged on the same resamples of clips nobody saw.
+configurations run on the same seeds, which no trial had, and are evaluated on the same resamples of clips nobody saw.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import Any
 
 from cluster.files.storage import write_atomic
 from cluster.progress import Bar
+from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.report.report import SUBJECT
 from tuning.study.results import LEVEL, averaged
 from tuning.sweep.jobs import Curve, Job
 
@@ -29,7 +29,7 @@ class ConfirmRuns:
 
     Args:
         jobs: by side and seed, in order.
-        bar: told how many are done.
+        bar: called with how many are done.
     """
 
     jobs: Sequence[Job]
@@ -38,7 +38,7 @@ class ConfirmRuns:
     def __post_init__(self) -> None:
         self._left = [number for number, job in enumerate(self.jobs) if not is_done(job)]
         self.reasons: dict[str, str] = {}
-        self._tell()
+        self._show()
 
     def next(self) -> tuple[int, Job] | None:
         """The next run that is not done."""
@@ -48,13 +48,13 @@ class ConfirmRuns:
         return number, self.jobs[number]
 
     def reported(self, number: int, row: Mapping[str, Any]) -> None:
-        """Figures of these runs decide nothing."""
+        """Metrics of these runs decide nothing."""
 
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:  # noqa: ARG002
         """Mark it, with its values."""
         job = self.jobs[number]
         write_atomic(job.folder / "done.json", json.dumps({"values": result["values"], "experiment": job.experiment}))
-        self._tell()
+        self._show()
 
     def stopped(self, number: int, curve: Curve) -> None:  # noqa: ARG002
         """No scheduler stops them."""
@@ -68,16 +68,16 @@ class ConfirmRuns:
         self._left.insert(0, number)
 
     def failed(self, number: int, reason: str) -> None:
-        """Its seed is left out, and the result says so."""
+        """Its seed is left out, and the result names it."""
         self.reasons[self.jobs[number].name] = reason
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         done = sum(is_done(job) for job in self.jobs)
         self.bar(done, f"{done} of {len(self.jobs)} done")
 
 
 def is_done(job: Job) -> bool:
-    """Whether a run of exactly this configuration was judged."""
+    """Whether a run of exactly this configuration was evaluated."""
     file = job.folder / "done.json"
     return file.is_file() and bool(_same(json.loads(file.read_text(encoding="utf-8"))["experiment"], job.experiment))
 
@@ -91,7 +91,7 @@ def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> di
     """Values of both sides and their paired difference, over seeds and over the test set's artists.
 
     Args:
-        folders: of each side's judged runs, in the order of their seeds.
+        folders: of each side's evaluated runs, in the order of their seeds.
         metrics: ``task/metric``.
 
     Returns:
@@ -100,13 +100,13 @@ def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> di
     result: dict[str, Any] = {}
     for metric in metrics:
         sides = {
-            side: [load_resamples(folder / "judged" / RESAMPLES)[metric][SUBJECT] for folder in there]
+            side: [load_resamples(folder / "evaluation" / RESAMPLES)[metric][SUBJECT] for folder in there]
             for side, there in folders.items()
         }
         means = {side: averaged(runs) for side, runs in sides.items()}
         delta_R = means["best"].values_R - means["preset"].values_R
         result[metric] = {
-            **{side: judged.row(LEVEL) for side, judged in means.items()},
+            **{side: evaluated.row(LEVEL) for side, evaluated in means.items()},
             "by_seed": {side: [float(one.values_R[0]) for one in runs] for side, runs in sides.items()},
             "difference": as_row(delta_R, LEVEL) | {"p": two_sided_p(delta_R)},
         }
@@ -114,7 +114,7 @@ def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> di
 
 
 def verdict(metric: str, found: Mapping[str, Any]) -> str:
-    """One sentence that says no more than was found."""
+    """The comparison of one metric in a sentence."""
     delta, seeds = found["difference"], len(found["by_seed"]["best"])
     values = f"{metric} on the test split, {seeds} fresh seeds: "
     if None in (found["best"]["value"], found["preset"]["value"], delta["value"]):

@@ -15,7 +15,7 @@ from cluster.settings import UserError
 DRIVER_MEMORY = 1 << 28
 """What the actor of a trial with workers of its own reserves instead of a core: trials never wait for each other."""
 Curve = list[tuple[int, float]]
-"""(step, figure) in order."""
+"""(step, value) in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class Job:
     metrics: tuple[str, ...]
     parent: str
     """Folder of the sweep, under which the tracker shows the run."""
-    figure: str | None = None
+    metric: str | None = None
     """Column of metrics.jsonl that is reported while the run is under way."""
-    judge_cpus: float = 0.0
-    """Cores, and GPUs, of a task that judges; 0 judges in the actor, which holds its own."""
-    judge_gpus: float = 0.0
+    evaluation_cpus: float = 0.0
+    """Cores, and GPUs, of a task that evaluates; 0 evaluates in the actor, which holds its own."""
+    evaluation_gpus: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -53,14 +53,14 @@ class Job:
 
 
 class Source(Protocol):
-    """Where jobs come from, and what is told of them; numbers name them."""
+    """Where jobs come from, and what is reported about them; numbers name them."""
 
     def next(self) -> tuple[int, Job] | None:
         """The next job; None when there is none left."""
         ...
 
     def reported(self, number: int, row: Mapping[str, Any]) -> None:
-        """A figure of a job under way."""
+        """A metric of a job under way."""
         ...
 
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:
@@ -90,8 +90,8 @@ class Need:
 
     actor: dict[str, float]
     """Of the actor itself, in Tune's words."""
-    judge_cpus: float
-    judge_gpus: float
+    evaluation_cpus: float
+    evaluation_gpus: float
     cpus: float
     """Of a whole trial."""
     gpus: float

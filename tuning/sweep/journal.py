@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError, flatten
 from tuning.sweep.config import SettingsConfig
+from tuning.sweep.optuna_private import reopen
 from tuning.sweep.space import Space, Value
 
 SCHEMA_VERSION = 1
@@ -74,16 +75,13 @@ class SweepJournal:
         if self._again:
             number = self._again.pop(0)
             self.study.sampler = self._sampler(number)
-            asked = optuna.Trial(self.study, self.study.trials[number]._trial_id)
-            self._asked[number] = asked
-            for path, distribution in self._space.items():
-                asked._suggest(path, distribution)  # what it has stays; a kill while it was asked left some out
+            self._asked[number] = reopen(self.study, number, self._space)  # a kill while it was asked left some out
             return self.study.trials[number]
         trials = self.study.trials
         started = sum(trial.state != TrialState.WAITING for trial in trials)
         if started >= self.settings.trials:
             return None
-        # A sampler of its own for every trial: what is drawn depends on the seed, the number and the trials told
+        # A sampler of its own for every trial: what is drawn depends on the seed, the number and the trials reported
         # before, not on how often the sweep was killed.
         self.study.sampler = self._sampler(started)
         asked = self.study.ask(self._space)
@@ -104,14 +102,14 @@ class SweepJournal:
             self._asked[number].set_user_attr(name, value)
 
     def done(self, number: int, values: Sequence[float]) -> None:
-        """A trial was judged."""
+        """A trial was evaluated."""
         self.study.tell(self._asked[number], list(values), state=TrialState.COMPLETE)
 
     def stopped(self, number: int, curve: Sequence[tuple[int, float]]) -> None:
-        """A trial made room; ``curve`` is (step, figure, more is better), from which TPE learns too."""
+        """A trial was stopped early; TPE uses its ``curve`` of (step, value, more is better) too."""
         if len(self.study.directions) == 1:
-            for step, figure in curve:
-                self._asked[number].report(figure, step)
+            for step, value in curve:
+                self._asked[number].report(value, step)
         self.study.tell(self._asked[number], state=TrialState.PRUNED)
 
     def failed(self, number: int, reason: str) -> None:
@@ -135,9 +133,9 @@ class SweepJournal:
         return {trial.number for trial in self.study.best_trials} if self._in_state(TrialState.COMPLETE) else set()
 
     def curves(self) -> list[list[tuple[int, float]]]:
-        """(step, figure) of every trial that has ended, in order: what a stopping rule compares with."""
+        """(step, value) of every trial that has ended, in order: what a stopping rule compares with."""
         ended = self._in_state(TrialState.COMPLETE) + self._in_state(TrialState.PRUNED)
-        return [[(step, figure) for step, figure in trial.user_attrs.get("curve", [])] for trial in ended]
+        return [[(step, value) for step, value in trial.user_attrs.get("curve", [])] for trial in ended]
 
     def crashes(self, number: int) -> list[str]:
         """Reasons for which a trial was started again."""

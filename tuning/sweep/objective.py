@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cluster.files.locks import sole_writer
 from cluster.settings import RunError, UserError, to_tree, validate
 from evaluation.config import EvaluationConfig
-from evaluation.metrics.scoring import metric_names
+from evaluation.kinds.kind import metric_names
 from tuning.sweep.config import ObjectiveConfig, read_evaluation
 
 
@@ -18,7 +18,7 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
 
     Args:
         config: metrics and preset.
-        shards: the set that trials are judged on; None where none is known yet.
+        shards: the set that trials are evaluated on; None where none is known yet.
 
     Raises:
         UserError: for a metric that no task gives, with those there are.
@@ -39,7 +39,7 @@ def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> Evaluat
         "data": {**tree.get("data", {}), "shards": shards},
         "tasks": kept,
         "seeds": config.seeds,
-        "judged": "valid",
+        "split": "valid",
     }
     return validate(EvaluationConfig, tree, config.evaluation)
 
@@ -57,8 +57,9 @@ def check_targets(config: EvaluationConfig) -> None:
         UserError: names the task and what is missing.
     """
     from data_shards.read.reader import ShardSet
-    from evaluation.targets.answerable import why_not
-    from evaluation.targets.columns import parts_of, read_target
+    from evaluation.kinds.answerable import why_not
+    from evaluation.kinds.targets import read_target
+    from evaluation.targets.target import parts_of
 
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
@@ -76,7 +77,7 @@ def check_targets(config: EvaluationConfig) -> None:
                 raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
-def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
+def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
     """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
 
     Args:
@@ -88,26 +89,26 @@ def judge(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...],
     Raises:
         RunError: if a metric is undefined.
     """
+    from evaluation.encoders.encoder import SUBJECT
     from evaluation.evaluate import evaluate_encoders
-    from evaluation.report.publish import publish
-    from evaluation.report.report import SUBJECT
+    from evaluation.report.tracking import log_report
     from trainers.inference.frozen import load_encoder
 
     trained = load_encoder(run_dir, evaluation.device, trust_code=True)  # the sweep's own preset named it
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     with sole_writer(out, "choose another sweep.dir"):
         report = evaluate_encoders({SUBJECT: trained}, evaluation, out, about=about)
-    publish(report)
+    log_report(report, objective=metrics if evaluation.split == "valid" else ())  # a test value is no objective
     shutil.rmtree(out / "embeddings", ignore_errors=True)  # a sweep keeps one snapshot a trial, from which they come
     values = [report.tree["metrics"][metric]["value"] for metric in metrics]
     if None in values:
         undefined = [metric for metric, value in zip(metrics, values, strict=True) if value is None]
         raise RunError(
-            f"{', '.join(undefined)} is undefined on the {evaluation.judged} clips of {evaluation.data.shards}"
+            f"{', '.join(undefined)} is undefined on the {evaluation.split} clips of {evaluation.data.shards}"
         )
     return [float(value) for value in values]
 
 
-def on_split(evaluation: EvaluationConfig, judged: Literal["test", "valid"], device: str) -> dict[str, Any]:
+def on_split(evaluation: EvaluationConfig, split: Literal["test", "valid"], device: str) -> dict[str, Any]:
     """The same evaluation on a split and a device, as a tree that travels to a trial."""
-    return to_tree(replace(evaluation, judged=judged, device=device))
+    return to_tree(replace(evaluation, split=split, device=device))

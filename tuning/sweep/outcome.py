@@ -24,7 +24,7 @@ from tuning.sweep.space import place, tried
 
 NOT_IN_A_PRESET = ("run.", "tracking.", "seed")
 FEWEST = 4
-"""Judged trials without which an importance would be a guess."""
+"""Evaluated trials without which an importance would be a guess."""
 Row = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class SweepResult:
     confirmed: dict[str, Any]
     """Metric → both sides and their difference, or empty."""
     words: list[str]
-    """What must be said about the result."""
+    """Remarks on the result."""
     tracking: str
 
 
@@ -53,8 +53,8 @@ def rows_of(journal: SweepJournal, plan: SweepPlan) -> list[Row]:
     for trial in journal.trials:
         facts = trial.user_attrs
         # Optuna gives a stopped trial its last quick score as a value: another unit.
-        judged = trial.values if STATES[trial.state] == "done" else None
-        values = judged or [None] * len(plan.config.objective.metrics)
+        evaluated = trial.values if STATES[trial.state] == "done" else None
+        values = evaluated or [None] * len(plan.config.objective.metrics)
         curve = facts.get("curve") or []
         rows.append(
             {
@@ -65,7 +65,7 @@ def rows_of(journal: SweepJournal, plan: SweepPlan) -> list[Row]:
                 "preset": bool(facts.get("preset")),
                 "front": trial.number in front,
                 "step": facts.get("step") or (curve[-1][0] if curve else 0),
-                plan.config.stop.figure: curve[-1][1] if curve else None,
+                plan.config.stop.metric: curve[-1][1] if curve else None,
                 "seconds": facts.get("seconds"),
                 "crashes": len(facts.get("crashes") or []),
                 "reason": facts.get("reason") or "; ".join(facts.get("crashes") or []),
@@ -117,7 +117,7 @@ def best_preset(plan: SweepPlan, values: Mapping[str, Any], about: str) -> str:
 
 
 def write_best(journal: SweepJournal, plan: SweepPlan, folder: Path) -> Path | None:
-    """best.yaml, once a trial is judged; with several objectives, the front's highest in the first."""
+    """best.yaml, once a trial is evaluated; with several objectives, the front's highest in the first."""
     best = journal.best()
     if best is None:
         return None
@@ -132,17 +132,17 @@ def write_best(journal: SweepJournal, plan: SweepPlan, folder: Path) -> Path | N
 
 
 def importances(journal: SweepJournal, seed: int) -> dict[str, float]:
-    """Share of the first objective's variance that each path explains (fANOVA over the judged trials).
+    """Share of the first objective's variance that each path explains (fANOVA over the evaluated trials).
 
     Returns:
-        Highest first; empty where fewer than `FEWEST` trials were judged, or all scored the same.
+        Highest first; empty where fewer than `FEWEST` trials were evaluated, or all scored the same.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as optuna.importance has it.
     """
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    judged = [trial for trial in journal.trials if STATES[trial.state] == "done"]
-    if len(judged) < FEWEST or len({trial.values[0] for trial in judged}) < 2:
+    evaluated = [trial for trial in journal.trials if STATES[trial.state] == "done"]
+    if len(evaluated) < FEWEST or len({trial.values[0] for trial in evaluated}) < 2:
         return {}
     return dict(
         get_param_importances(
@@ -212,7 +212,7 @@ def _halves(word: str) -> list[str]:
     return [word] if len(word) <= 10 else word.replace("_", "_\n").split("\n")
 
 
-def told(result: SweepResult) -> dict[str, Any]:
+def as_json(result: SweepResult) -> dict[str, Any]:
     """A result as plain JSON types."""
     files = {name: str(path) for name, path in result.files.items()}
     return {**{field.name: getattr(result, field.name) for field in fields(result)}, "files": files}

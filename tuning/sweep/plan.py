@@ -10,7 +10,7 @@ from cluster.machine.resources import ResourcesConfig, num_gpus
 from cluster.refusals import Refusals
 from cluster.settings import UserError, flatten, put, to_tree, validate
 from cluster.tracking_config import store_uri
-from data_shards.format.places import INDEX_NAME
+from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
@@ -55,7 +55,7 @@ class SweepPlan:
             folder: of the run.
             values: at their dotted paths.
             gpus: of the session.
-            seed: of the run; then it is judged on the test split, and nothing stops it.
+            seed: of the run; then it is evaluated on the test split, and nothing stops it.
         """
         tree = place(self.base, values)
         resources = self.resources
@@ -74,9 +74,9 @@ class SweepPlan:
             evaluation=on_split(self.evaluation, "valid" if seed is None else "test", "cuda" if one.gpus else "cpu"),
             metrics=self.config.objective.metrics,
             parent=str(self.folder),
-            figure=self.config.stop.figure,
-            judge_cpus=one.judge_cpus,
-            judge_gpus=one.judge_gpus,
+            metric=self.config.stop.metric,
+            evaluation_cpus=one.evaluation_cpus,
+            evaluation_gpus=one.evaluation_gpus,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -121,17 +121,17 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     for path in PLACES:
         if isinstance(there := flatten(base).get(path), str):
             put(base, path, _absolute(there))
-    judged_on = config.objective.shards or flatten(base).get("data.labelled")
+    evaluated_on = config.objective.shards or flatten(base).get("data.labelled")
     with refusals.noted():
-        evaluation = objective_evaluation(config.objective, _absolute(judged_on) if judged_on else None)
-    if not judged_on:
+        evaluation = objective_evaluation(config.objective, _absolute(evaluated_on) if evaluated_on else None)
+    if not evaluated_on:
         refusals.add(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
     with refusals.noted():
         experiment = validate(ExperimentConfig, base, where)
         with refusals.noted():
             _check_stop(config, experiment, where)
         check_space(space, base, where, _check_batch)
-    refusals.demand_none()
+    refusals.require_none()
     built = not composed or all((Path(base["data"][name]) / INDEX_NAME).exists() for name in ("labelled", "unlabelled"))
     plan = SweepPlan(
         config=config,
@@ -148,12 +148,12 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
 
 
 def check_data(plan: SweepPlan, where: str) -> None:
-    """What only the shards can tell: columns, splits, and shares that leave no clip.
+    """What only the shards show: columns, splits, and shares that leave no clip.
 
     Raises:
         UserError: names what does not fit.
     """
-    from trainers.checks.start_up import check  # torch is imported here: what the keys alone tell is refused before
+    from trainers.checks.start_up import check  # torch is imported here: what the keys alone show is refused before
 
     check_targets(plan.evaluation)
 
@@ -196,7 +196,7 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
         estimate = {
             "hours": float(f"{hours:.3g}"),
             "basis": f"{settings.trials} whole trials and {confirming} runs that confirm, {at_a_time} at a time; "
-            "stopping makes it less, judging and starting more; " + run["estimate"]["basis"],
+            "early stopping shortens it, evaluation and start-up lengthen it; " + run["estimate"]["basis"],
         }
     return {
         "space": describe(plan.space),
@@ -211,7 +211,7 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
             "gpus": one.gpus,
         },
         "objective": list(config.objective.metrics),
-        "judged": {"split": "valid", "shards": plan.evaluation.data.shards},
+        "evaluated": {"split": "valid", "shards": plan.evaluation.data.shards},
         "stop": to_tree(config.stop),
         "confirm": f"{settings.confirm_seeds} fresh seeds of the best and of the preset, on the test split",
         "dir": str(plan.folder),
@@ -239,10 +239,10 @@ def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -
     stop, steps = config.stop, experiment.optim.steps
     if stop.rule == "none":
         return
-    if stop.figure.startswith("quick/") and not experiment.run.quick_every:
+    if stop.metric.startswith("quick/") and not experiment.run.quick_every:
         every = max(1, steps // 4)
         raise UserError(
-            f"{where}: stop.figure={stop.figure} is measured every run.quick_every steps, which is 0; set experiment: "
+            f"{where}: stop.metric={stop.metric} is measured every run.quick_every steps, which is 0; set experiment: "
             f"run: {{quick_every: {every}, snapshot_every: {every}}}, or stop.rule=none"
         )
     if stop.grace_steps >= steps:

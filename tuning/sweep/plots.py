@@ -26,22 +26,22 @@ def history(rows: Sequence[Row], metric: str) -> Figure:
         metric: column of the objective.
     """
     figure, (axes,) = canvas(3.2, LIGHT)
-    judged = [(row["number"], row[metric]) for row in rows if row[metric] is not None]
-    low = min((value for _, value in judged), default=0.0)
-    span = max((value for _, value in judged), default=1.0) - low or 1.0
+    evaluated = [(row["number"], row[metric]) for row in rows if row[metric] is not None]
+    low = min((value for _, value in evaluated), default=0.0)
+    span = max((value for _, value in evaluated), default=1.0) - low or 1.0
     for state, (mark, colour) in MARKS.items():
         here = [row for row in rows if row["state"] == state]
         heights = [row[metric] if row[metric] is not None else low - 0.15 * span for row in here]
         if here:
             numbers = [row["number"] for row in here]
             axes.scatter(numbers, heights, marker=mark, color=colour, label=f"{state} ({len(here)})")
-    if len(judged) < len(rows):
+    if len(evaluated) < len(rows):
         axes.axhline(low - 0.15 * span, color=LIGHT.grid, linewidth=6, zorder=0)
-        axes.text(-0.5, low - 0.09 * span, "not judged", va="center", ha="left", fontsize=8, color=LIGHT.ink)
+        axes.text(-0.5, low - 0.09 * span, "not evaluated", va="center", ha="left", fontsize=8, color=LIGHT.ink)
         axes.set_xlim(-0.7, len(rows) - 0.3)
-    if judged:
-        best = np.maximum.accumulate([value for _, value in judged])
-        ends, heights = [*(n for n, _ in judged), len(rows) - 1], [*best, best[-1]]
+    if evaluated:
+        best = np.maximum.accumulate([value for _, value in evaluated])
+        ends, heights = [*(n for n, _ in evaluated), len(rows) - 1], [*best, best[-1]]
         axes.step(ends, heights, where="post", color=LIGHT.models["untrained"], label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel(f"{plain(metric)}, validation")
@@ -51,11 +51,11 @@ def history(rows: Sequence[Row], metric: str) -> Figure:
 
 
 def parallel(rows: Sequence[Row], space: Space, metric: str) -> Figure:
-    """A line a trial through every path's axis; judged trials coloured by the objective, stopped ones thin and grey."""
+    """A line a trial through every path's axis; evaluated ones coloured by the objective, stopped ones grey."""
     figure, (axes,) = canvas(4.2, LIGHT)
     paths = list(space)
-    judged = [row for row in rows if row[metric] is not None]
-    scale = Normalize(*_ends([row[metric] for row in judged]))
+    evaluated = [row for row in rows if row[metric] is not None]
+    scale = Normalize(*_ends([row[metric] for row in evaluated]))
     colours = ScalarMappable(scale, "viridis")
     for row in sorted(rows, key=lambda row: -1.0 if row[metric] is None else row[metric]):
         heights = [_height(space[path], row[path]) for path in paths]
@@ -76,12 +76,12 @@ def parallel(rows: Sequence[Row], space: Space, metric: str) -> Figure:
     return figure
 
 
-def importance(shares: Mapping[str, float], metric: str, judged: int) -> Figure:
+def importance(shares: Mapping[str, float], metric: str, evaluated: int) -> Figure:
     """A bar a path."""
     figure, (axes,) = canvas(1.2 + 0.3 * len(shares), LIGHT)
     paths = list(shares)[::-1]
     axes.barh(paths, [shares[path] for path in paths], color=LIGHT.models["trained"], height=0.6)
-    axes.set_xlabel(f"share of the variance of {plain(metric)} over {judged} judged trials (fANOVA)")
+    axes.set_xlabel(f"share of the variance of {plain(metric)} over {evaluated} evaluated trials (fANOVA)")
     axes.set_xlim(0, 1)
     return figure
 

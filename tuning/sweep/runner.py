@@ -1,6 +1,6 @@
 """Jobs through Ray Tune: as many at a time as fit, stopped by its scheduler, started again when they crash.
 
-Tune keeps nothing that is read again: a source hands out jobs and is told what becomes of them.
+Tune keeps nothing that is read again: a source hands out jobs and receives what becomes of them.
 """
 
 import logging
@@ -32,7 +32,7 @@ _DIED = re.compile(r"Worker exit detail: (.+?)(?: Some common causes|$)", re.MUL
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class Slots:
     """What jobs may take."""
 
     storage: Path
@@ -44,12 +44,12 @@ class Room:
     """Restarts of a trial that crashed."""
 
 
-def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
+def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
     """Run a source dry.
 
     Args:
         source: of the jobs.
-        room: what they may take.
+        slots: what they may take.
         limit: jobs at most.
         scheduler: decides which trials stop; none stops none.
 
@@ -57,13 +57,13 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
         False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself.
     """
     os.environ.update(_QUIET)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are told by their reason, not by tracebacks
-    (room.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start
-    for attempt in range(room.retries + 1):
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are reported by their reason, without tracebacks
+    (slots.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start
+    for attempt in range(slots.retries + 1):
         search = _Search(source)
         try:
-            with asked_to_stop(room.storage, search.folders, search.stop):
-                _tuner(search, room, limit, scheduler).fit()
+            with asked_to_stop(slots.storage, search.folders, search.stop):
+                _tuner(search, slots, limit, scheduler).fit()
         except RuntimeError as error:
             # Tune takes an actor that Ray killed for memory for a fault of its own, and leaves.
             if "low on memory" not in str(error):
@@ -73,7 +73,7 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
                 source.again(search.numbers[trial_id])
             if search.stopping:
                 return False
-            if attempt == room.retries:
+            if attempt == slots.retries:
                 raise RunError(
                     "trials were killed because the machine was low on memory; lower sweep.concurrency or data.batch; "
                     "the same command goes on where they are"
@@ -81,43 +81,43 @@ def run_jobs(source: Source, room: Room, *, limit: int, scheduler: TrialSchedule
         else:
             return not search.stopping
         finally:
-            shutil.rmtree(room.storage / "tune", ignore_errors=True)
+            shutil.rmtree(slots.storage / "tune", ignore_errors=True)
     raise AssertionError("the last attempt returns or raises")
 
 
-def _tuner(search: "_Search", room: Room, limit: int, scheduler: TrialScheduler | None) -> tune.Tuner:
+def _tuner(search: "_Search", slots: Slots, limit: int, scheduler: TrialScheduler | None) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(SweepTrial, dict(room.actor)),
+        tune.with_resources(SweepTrial, dict(slots.actor)),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler or FIFOScheduler(),  # type: ignore[no-untyped-call]
             num_samples=limit,
-            max_concurrent_trials=room.at_a_time,
+            max_concurrent_trials=slots.at_a_time,
             reuse_actors=True,  # importing torch and MLflow takes longer than a small trial
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(room.storage),
+            storage_path=str(slots.storage),
             verbose=0,
             callbacks=[_Crashes(search)],
-            failure_config=tune.FailureConfig(max_failures=room.retries),
+            failure_config=tune.FailureConfig(max_failures=slots.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a run has its own snapshots
         ),
     )
 
 
 def scheduler_of(stop: StopConfig, steps: int, curves: Sequence[Curve]) -> TrialScheduler | None:
-    """Tune's rule, told first how the trials of an earlier start went.
+    """Tune's rule, with the curves of an earlier start's trials.
 
     Args:
         stop: the rule.
         steps: of a whole trial.
-        curves: (step, figure) of every trial that has ended.
+        curves: (step, value) of every trial that has ended.
     """
     if stop.rule == "none":
         return None
-    about: dict[str, Any] = {"time_attr": "step", "metric": "figure", "mode": stop.mode}
+    about: dict[str, Any] = {"time_attr": "step", "metric": "metric", "mode": stop.mode}
     grace = stop.grace_steps or max(1, steps // 4)
     rule: TrialScheduler = (
         ASHAScheduler(**about, max_t=steps, grace_period=grace, reduction_factor=stop.reduction)
@@ -128,8 +128,8 @@ def scheduler_of(stop: StopConfig, steps: int, curves: Sequence[Curve]) -> Trial
     for number, curve in enumerate(curves):
         trial: Any = _Past(f"before-{number}")
         rule.on_trial_add(controller, trial)
-        for step, figure in curve:
-            rule.on_trial_result(controller, trial, {"step": step, "figure": figure})
+        for step, value in curve:
+            rule.on_trial_result(controller, trial, {"step": step, "metric": value})
     return rule
 
 
@@ -171,8 +171,8 @@ class _Search(Searcher):
         return found[1].packed()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "figure" in result:
-            self._curves[trial_id].append((result["step"], result["figure"]))
+        if "metric" in result:
+            self._curves[trial_id].append((result["step"], result["metric"]))
             self.source.reported(self.numbers[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -180,8 +180,8 @@ class _Search(Searcher):
         if error or not result or "preempted" in result:
             return  # its reason comes by `_Crashes`, or it goes on with the next start
         number, curve = self.numbers[trial_id], self._curves[trial_id]
-        if "figure" in result and (not curve or curve[-1][0] < result["step"]):
-            curve.append((result["step"], result["figure"]))  # the one that ended it
+        if "metric" in result and (not curve or curve[-1][0] < result["step"]):
+            curve.append((result["step"], result["metric"]))  # the one that ended it
         if "values" in result:
             self.source.done(number, result, curve)
         else:
@@ -195,7 +195,7 @@ class _Search(Searcher):
 
 
 class _Crashes(Callback):
-    """Tells the source what crashed, and why."""
+    """Reports to the source what crashed, and why."""
 
     def __init__(self, search: _Search) -> None:
         self._search = search
@@ -231,5 +231,5 @@ def reason(text: str) -> str:
         return f"its process died: {died[1]}"
     raised = [line for line in map(str.strip, last.splitlines()) if _RAISED.match(line)]
     if not raised:
-        return "it ended without a word"
+        return "ended without an error message"
     return _RAISED.sub("", raised[-1]) or raised[-1]

@@ -169,7 +169,7 @@ def read_space(tree: Mapping[str, Mapping[str, Any]], where: str) -> Space:
     for path, spec in tree.items():
         with refusals.noted():
             space[path] = _read(path, spec, f"{where}: space.{path}")
-    refusals.demand_none()
+    refusals.require_none()
     return space
 
 
@@ -235,7 +235,7 @@ def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callab
         with refusals.noted():  # of the values of one path the first that does not fit
             for value in distribution.ends():
                 _check_values({path: value}, distribution, base, where, check)
-    refusals.demand_none()
+    refusals.require_none()
     for (one, first), (two, second) in itertools.combinations(space.items(), 2):
         if {one.split(".")[0]} != {two.split(".")[0]}:
             continue  # sections are independent but for what the single ends have shown

@@ -15,6 +15,7 @@ from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import Session, ray_session
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
 from cluster.tracking_config import store_uri
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
@@ -24,9 +25,10 @@ from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_
 from tuning.sweep.plan import SweepPlan, check_data
 
 if TYPE_CHECKING:
-    from tuning.sweep.runner import Room
+    from tuning.sweep.runner import Slots
 
 EXIT_DONE, EXIT_PREEMPTED = 0, 143
+COMPARE = trials_link("Compare the trials")
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
@@ -34,11 +36,11 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
 
     Args:
         plan: of `plan_sweep`.
-        progress: told of all stages.
+        progress: shows every stage.
 
     Raises:
         UserError: if the folder holds another sweep, the shards do not fit, or a trial does not fit the cluster.
-        RunError: if no trial could be judged.
+        RunError: if no trial could be evaluated.
     """
     config, folder = plan.config, plan.folder
     with sole_writer(folder, "choose another sweep.dir"):
@@ -52,6 +54,8 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         )
         with Tracker(home, folder) as tracker:
             tracker.params(_told(plan))
+            tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
+            tracker.tags({NOTE: COMPARE})
             journal = SweepJournal(
                 folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
             )
@@ -87,16 +91,16 @@ def _trials(plan: SweepPlan, journal: SweepJournal, session: Session, tracker: T
             return True
         return run_jobs(
             source,
-            _room(plan, session),
+            _slots(plan, session),
             limit=open_trials,
             scheduler=scheduler_of(config.stop, plan.experiment.optim.steps, journal.curves()),
         )
 
 
-def _room(plan: SweepPlan, session: Session) -> "Room":
-    from tuning.sweep.runner import Room
+def _slots(plan: SweepPlan, session: Session) -> "Slots":
+    from tuning.sweep.runner import Slots
 
-    return Room(
+    return Slots(
         storage=plan.folder,
         actor=need(plan.resources, session.gpus).actor,
         at_a_time=concurrent(plan.config.sweep.concurrency, plan.resources, session),
@@ -118,11 +122,11 @@ class _Trials:
             return None
         name = f"trial-{trial.number:03d}"
         folder = self.plan.folder / "trials" / f"{trial.number:03d}"
-        self._tell()
+        self._show()
         return trial.number, self.plan.job(name, folder, trial.params, gpus=self.session.gpus)
 
     def reported(self, number: int, row: Mapping[str, Any]) -> None:
-        self._tell(f"trial {number}: step {row['step']}")
+        self._show(f"trial {number}: step {row['step']}")
 
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:
         self.journal.note(number, curve=curve, step=result["step"], seconds=result["seconds"])
@@ -130,19 +134,19 @@ class _Trials:
         scores = zip(self.plan.config.objective.metrics, result["values"], strict=True)
         best = self.journal.best()
         assert best is not None
-        told = {f"objective/{name.replace('/', '.')}": value for name, value in scores}
-        # Trials end out of order, and a curve takes no step twice: it counts the judged ones.
-        self.tracker.metrics(told | {"objective/best": best.values[0]}, step=self.journal.counts()["done"])
+        metrics = {f"objective/{name.replace('/', '.')}": value for name, value in scores}
+        # Trials end out of order, and a curve takes no step twice: it counts the evaluated ones.
+        self.tracker.metrics(metrics | {"objective/best": best.values[0]}, step=self.journal.counts()["done"])
         self._write()
 
     def stopped(self, number: int, curve: Curve) -> None:
         self.journal.note(number, curve=curve)
-        self.journal.stopped(number, [(step, self.sign * figure) for step, figure in curve])
+        self.journal.stopped(number, [(step, self.sign * value) for step, value in curve])
         self._write()
 
     def crashed(self, number: int, reason: str) -> None:
         self.journal.note(number, crashes=[*self.journal.crashes(number), reason])
-        self._tell(f"trial {number} crashed and starts again: {reason[:80]}")
+        self._show(f"trial {number} crashed and starts again: {reason[:80]}")
 
     def again(self, number: int) -> None:
         self.journal.again(number)
@@ -154,9 +158,9 @@ class _Trials:
     def _write(self) -> None:
         write_table(rows_of(self.journal, self.plan), self.plan.folder)
         write_best(self.journal, self.plan, self.plan.folder)
-        self._tell()
+        self._show()
 
-    def _tell(self, words: str = "") -> None:
+    def _show(self, words: str = "") -> None:
         counts, best = self.journal.counts(), self.journal.best()
         ended = counts["done"] + counts["stopped"] + counts["failed"]
         shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -167,7 +171,7 @@ class _Trials:
 def _confirm(
     plan: SweepPlan, journal: SweepJournal, session: Session, progress: Progress
 ) -> tuple[bool, dict[str, Any], list[str]]:
-    """Best and preset on fresh seeds: whether it came to an end, what was found, what must be said."""
+    """Best and preset on fresh seeds: whether it came to an end, what was found, remarks."""
     from tuning.sweep.runner import run_jobs
 
     seeds, best = plan.config.sweep.confirm_seeds, journal.best()
@@ -189,7 +193,7 @@ def _confirm(
     with progress.stage("confirming", len(jobs)) as bar:
         source = ConfirmRuns(jobs, bar)
         left = sum(not is_done(job) for job in jobs)
-        if left and not run_jobs(source, _room(plan, session), limit=left):
+        if left and not run_jobs(source, _slots(plan, session), limit=left):
             return False, {}, []
     words = [f"{name} failed: {reason}" for name, reason in source.reasons.items()]
     pairs = [(one, other) for one, other in zip(jobs[::2], jobs[1::2], strict=True) if is_done(one) and is_done(other)]
@@ -222,7 +226,7 @@ def _conclude(
     shares: dict[str, float] = {}
     if best is None and complete:
         reasons = "; ".join(sorted({row["reason"] for row in rows if row["reason"]})) or "every one was stopped"
-        raise RunError(f"no trial of {len(rows)} could be judged: {reasons}. Folders: {folder}/trials")
+        raise RunError(f"no trial of {len(rows)} could be evaluated: {reasons}. Folders: {folder}/trials")
     if best is not None:
         preset = write_best(journal, plan, folder)
         assert preset is not None
@@ -240,7 +244,8 @@ def _conclude(
             delta = {f"confirm/{name.replace('/', '.')}.{end}": x for end, x in found["difference"].items()}
             tracker.metrics({key: x for key, x in delta.items() if x is not None}, step=len(rows))
     if complete:
-        tracker.tags({"mlflow.note.content": note(rows, plan, words)})
+        shown = picture("figures/history.png") if "history" in files else ""
+        tracker.tags({NOTE: description(COMPARE, shown, note(rows, plan, words))})
         for file in files.values():
             tracker.artifact(file, folder="figures" if file.suffix == ".png" else "sweep")
     return SweepResult(
@@ -251,5 +256,5 @@ def _conclude(
         importances=shares,
         confirmed=confirmed,
         words=words,
-        tracking=tracker.url if plan.config.tracking.enabled else "off",
+        tracking=tracker.trials_url if plan.config.tracking.enabled else "off",
     )

@@ -1,6 +1,6 @@
-"""A trial as Tune holds it: an actor around a whole run, pretraining and judging.
+"""A trial as Tune holds it: an actor around a whole run, pretraining and evaluation.
 
-The run is in a thread; each step of the actor waits for the next figure of it. So a trial is stopped as any run is, by
+The run is in a thread; each step of the actor waits for the next metric of it. So a trial is stopped as any run is, by
 a request that rank 0 sees: workers leave with a snapshot, and no placement group is torn from under them.
 """
 
@@ -21,7 +21,7 @@ from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_DONE, STOP_FILE
 from trainers.pretrain import pretrain
 from tuning.sweep.jobs import Job
-from tuning.sweep.objective import judge
+from tuning.sweep.objective import evaluate_run
 
 LONGEST_STOP_S = 300.0
 """A run that was asked to stop has so long to take its step and its snapshot."""
@@ -37,7 +37,7 @@ class SweepTrial(tune.Trainable):
         self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
 
     def step(self) -> dict[str, Any]:
-        """Start the run, once; wait for its next figure, its values, or the reason of a crash."""
+        """Start the run, once; wait for its next metric, its values, or the reason of a crash."""
         if self._run.ident is None:
             self._run.start()
         item = self._items.get()
@@ -65,11 +65,11 @@ class SweepTrial(tune.Trainable):
 
 
 def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Pretrain and judge, or go on where an earlier start was killed.
+    """Pretrain and evaluate, or go on where an earlier start was killed.
 
     Args:
         job: the run.
-        report: given ``step`` and the job's figure whenever metrics.jsonl has one.
+        report: given ``step`` and the job's metric whenever metrics.jsonl has one.
 
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
@@ -79,8 +79,8 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any
     last: dict[str, Any] = {}
 
     def watch(row: Mapping[str, Any]) -> None:
-        if job.figure is not None and job.figure in row:
-            last.update({"step": int(row["step"]), "figure": float(row[job.figure])})
+        if job.metric is not None and job.metric in row:
+            last.update({"step": int(row["step"]), "metric": float(row[job.metric])})
             if last["step"] < config.optim.steps:  # the last one comes with the values
                 report(dict(last))
 
@@ -88,28 +88,28 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any
     if code != EXIT_DONE:
         return {"done": True, "preempted": True}
     trained_s = time.monotonic() - began
-    values = _judge(job)
+    values = _evaluate(job)
     seconds = {
         "seconds": round(time.monotonic() - began, 1),
-        "judging_s": round(time.monotonic() - began - trained_s, 1),
+        "evaluation_s": round(time.monotonic() - began - trained_s, 1),
     }
     return {"done": True, "values": values, **last, "step": config.optim.steps, **seconds}
 
 
-def _judge(job: Job) -> list[float]:
-    if not job.judge_cpus:
-        return _judge_here(asdict(job))
+def _evaluate(job: Job) -> list[float]:
+    if not job.evaluation_cpus:
+        return _evaluate_here(asdict(job))
     import ray
 
     # The actor holds no core of its own; the task waits for one, and holds nothing while it waits. "DEFAULT" takes it
     # out of the trial's placement group, which has none to give.
-    cpus, gpus = job.judge_cpus, job.judge_gpus
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="DEFAULT")(_judge_here)
+    cpus, gpus = job.evaluation_cpus, job.evaluation_gpus
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="DEFAULT")(_evaluate_here)
     values: list[float] = ray.get(task.remote(asdict(job)))
     return values
 
 
-def _judge_here(tree: dict[str, Any]) -> list[float]:
+def _evaluate_here(tree: dict[str, Any]) -> list[float]:
     job = Job(**tree)
     evaluation = validate(EvaluationConfig, job.evaluation, job.name)
-    return judge(job.folder, evaluation, job.metrics, job.folder / "judged")
+    return evaluate_run(job.folder, evaluation, job.metrics, job.folder / "evaluation")

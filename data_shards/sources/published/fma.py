@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio.archives import Tree, open_tree
-from data_shards.format.records import Clip, Split
-from data_shards.sources.listing import Listing, count_note, parse_table, require_columns
+from data_shards.audio.trees import Tree, open_tree
+from data_shards.format.records import Clip, Listing, Split
+from data_shards.sources.published.splits import count_note
+from data_shards.sources.published.tables import parse_table, require_columns
 
 SIZES = {"small": 8_000, "medium": 25_000, "large": 106_574, "full": 106_574}
 """Published tracks of each size."""
@@ -49,8 +50,8 @@ BAD_TRACKS = {
     133297: (600, 113.58),
     143992: (211, 26.23),
 }
-"""Tracks that are shorter than the site said, in seconds: (said, real). The clips were cut from the middle of what was
-said, so most of theirs are empty (mdeff/fma, issues 8 and 44)."""
+"""Tracks that are shorter than the site stated, in seconds: (stated, real). The clips were cut from the middle of the
+stated length, so most of them are empty (mdeff/fma, issues 8 and 44)."""
 COLUMNS = {
     "split": ("set", "split"),
     "subset": ("set", "subset"),
@@ -105,7 +106,7 @@ def read_fma(root: Path, *, variant: str = "medium") -> Listing:
 
 
 def left_of_cut_s(said_s: float, real_s: float) -> float:
-    """Seconds of sound in the 30 s from the middle of a track that was said to be longer than it is.
+    """Seconds of sound in the 30 s from the middle of a track whose stated length is too long.
 
     >>> left_of_cut_s(300, 300), left_of_cut_s(308, 33.25), round(left_of_cut_s(158, 65.31), 2)
     (30.0, 0.0, 1.31)

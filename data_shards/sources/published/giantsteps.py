@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, Tree, find_tree, open_tree
-from data_shards.format.records import Clip, Split
+from data_shards.audio.trees import FolderTree, Tree, find_tree, open_tree
+from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.download import Remote
-from data_shards.sources.listing import Listing, count_note, parse_table, require_columns, split_counts
+from data_shards.sources.published.splits import count_note, split_counts
+from data_shards.sources.published.tables import parse_table, require_columns
 
 KEY_NAMES = ("giantsteps-key-dataset", "giantsteps-key-dataset-master")
 MTG_NAMES = ("giantsteps-mtg-key-dataset", "giantsteps-mtg-key-dataset-master")
 TEMPO_NAMES = ("giantsteps-tempo-dataset", "giantsteps-tempo-dataset-master")
 REPLACED = (
-    "GiantSteps key: the paper's split into 961 and 198 was never published; in its place stands the split by artist "
+    "GiantSteps key: the paper's split into 961 and 198 was never published; it is replaced by the split by artist "
     "of Castellon, Donahue, Liang (2021). The 604 test tracks are the published ones"
 )
 PUBLISHED_KEYS = {"train": 961, "valid": 198, "test": 604}

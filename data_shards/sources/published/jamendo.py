@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree
-from data_shards.format.records import Clip, Split
-from data_shards.sources.listing import Listing, count_note, read_table, require_columns, split_counts
+from data_shards.audio.trees import FolderTree
+from data_shards.format.records import Clip, Listing, Split
+from data_shards.sources.published.splits import count_note, split_counts
+from data_shards.sources.published.tables import read_table, require_columns
 
 Subset = Literal["top50tags", "genre", "instrument", "moodtheme"]
 COLUMNS: dict[Subset, str] = {

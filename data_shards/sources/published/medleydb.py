@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree
-from data_shards.format.records import Clip
-from data_shards.sources.listing import Listing, count_note, first_below, split_by_group, split_counts
+from data_shards.audio.trees import FolderTree
+from data_shards.format.records import Clip, Listing
+from data_shards.sources.published.splits import count_note, split_by_group, split_counts
+from data_shards.sources.published.tables import first_below
 
 NUM_INSTRUMENTS = 20
 PUBLISHED = {"train": 659, "valid": 117, "test": 137}
@@ -21,7 +22,7 @@ REPLACED = (
     "frequent instruments of what is here, and whole artists chosen by a hash in the paper's shares"
 )
 NO_INSTRUMENTS = ("Main System", "Unlabeled", "fx/processed sound", "sampler", "scratches")
-"""Labels of the metadata that say how a stem was made, not what sounds in it."""
+"""Labels of the metadata that describe how a stem was made, not which instrument plays."""
 LICENCE = "CC BY-NC-SA 4.0"
 
 

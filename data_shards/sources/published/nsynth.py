@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree
-from data_shards.format.records import Clip, Split
-from data_shards.sources.listing import Listing, count_note, split_counts
+from data_shards.audio.trees import FolderTree
+from data_shards.format.records import Clip, Listing, Split
+from data_shards.sources.published.splits import count_note, split_counts
 
 FOLDERS: dict[str, Split] = {"nsynth-train": "train", "nsynth-valid": "valid", "nsynth-test": "test"}
 PUBLISHED = {"train": 289_205, "valid": 12_678, "test": 4_096}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.settings import UserError
-from data_shards.audio.archives import FolderTree, Tree, find_tree
-from data_shards.format.records import Clip, Split
+from data_shards.audio.trees import FolderTree, Tree, find_tree
+from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.folder import key_of
-from data_shards.sources.listing import Listing, count_note, split_by_group, split_counts
+from data_shards.sources.published.splits import count_note, split_by_group, split_counts
 
 NAMES = ("VocalSet1-2", "VocalSet11", "VocalSet")
 PUBLISHED = {
@@ -52,7 +52,7 @@ LICENCE = "CC BY 4.0"
 
 
 class Recording(NamedTuple):
-    """A file and what its path says of it."""
+    """A file and the labels in its path."""
 
     path: str
     singer: str

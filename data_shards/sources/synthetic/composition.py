@@ -83,7 +83,7 @@ def compose(traits: Traits, seconds: float, rng: np.random.Generator) -> list[No
     """Write all parts of a track; its last notes may ring beyond its end.
 
     Args:
-        traits: what shall be heard.
+        traits: labels of the track.
         seconds: length of the track.
         rng: chance for progressions, melody and accents; no trait is drawn from it.
     """
@@ -100,7 +100,7 @@ def compose(traits: Traits, seconds: float, rng: np.random.Generator) -> list[No
 def draw_harmony(traits: Traits, bars: int, rng: np.random.Generator) -> list[Chord]:
     """A chord a bar: two progressions of four bars in the form A A B A; sevenths when jazzy.
 
-    The dominant of a minor key takes the leading tone, without which minor is hard to tell from its relative major.
+    The dominant of a minor key takes the leading tone, without which minor resembles its relative major.
     """
     form = [PROGRESSIONS[traits.minor][i] for i in rng.permutation(len(PROGRESSIONS[traits.minor]))[:2]]
     scale = SCALES[traits.minor]

@@ -30,7 +30,7 @@ class SyntheticConfig(Config):
     """Share of the tracks for testing; what is left trains."""
     bands: int | None = None
     """Tracks are played by so many bands, > 0: instruments, groove, moods and the desk's settings are a band's own, key
-    and tempo every track's. None: every track has a band of its own, and its sound alone tells it from all others."""
+    and tempo every track's. None: every track has a band of its own, and its sound alone identifies it."""
     seed: int = 0
     """Another seed is another corpus, ≥ 0."""
 
@@ -92,7 +92,7 @@ class SyntheticAudio:
 
 
 def corpus(config: SyntheticConfig) -> list[Clip]:
-    """The clips of a synthetic corpus; nothing is rendered yet.
+    """The clips of a synthetic corpus; audio is rendered when it is read.
 
     Targets: multilabel ``tags``, categorical ``key`` (``"Eb minor"``), numeric ``bpm``.
     """
@@ -123,7 +123,7 @@ def _key(seed: int, index: int) -> str:
 
 
 def _draw_band(config: SyntheticConfig, index: int) -> int:
-    """A track's band, by chance, so that it tells nothing of the split."""
+    """A track's band, by chance, independent of the split."""
     assert config.bands is not None
     return int(np.random.default_rng([*b"band", config.seed, index]).integers(config.bands))
 

@@ -69,7 +69,7 @@ def render(notes: Iterable[Note], traits: Traits, mix: Mix, seconds: float) -> W
     """The sound of a track.
 
     Args:
-        notes: what to play; the traits only tell the tempo and whether the pitched parts pulse.
+        notes: what to play; the traits only give the tempo and whether the pitched parts pulse.
         traits: see ``notes``.
         mix: the desk.
         seconds: length of the result.

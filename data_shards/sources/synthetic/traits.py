@@ -1,6 +1,6 @@
 """The truth of a synthetic track: key, tempo, instruments, groove and moods, drawn before a note is written.
 
-Every trait is drawn independently of the others, so none of them tells about another.
+Every trait is drawn independently of the others, so none of them predicts another.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ TAGS = (*CHORD_INSTRUMENTS, *LEAD_INSTRUMENTS, *BASS_INSTRUMENTS, *PERCUSSION, *
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is true of a track; what is heard follows from it and from chance."""
+    """The labels of a track; its sound follows from them and from chance."""
 
     tonic: int
     """Pitch class, 0 = C … 11 = B."""
@@ -79,7 +79,7 @@ class Traits:
 
 
 def draw_traits(rng: np.random.Generator) -> Traits:
-    """Draw what shall be true of one track: 24 keys and 60–180 bpm uniformly, each group of tags on its own."""
+    """Draw the labels of one track: 24 keys and 60–180 bpm uniformly, each group of tags on its own."""
     players = rng.permutation(CHORD_INSTRUMENTS)[: 2 if rng.random() < SECOND_CHORD_INSTRUMENT else 1]
     moods: list[str] = []
     for axis in MOOD_AXES:

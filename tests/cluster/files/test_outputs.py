@@ -66,8 +66,8 @@ def test_what_exists_passes_and_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = refusal(require_writable_folder, tmp_path / "file")
-    assert said.endswith(": is a file, not a folder; give another folder")
+    message = refusal(require_writable_folder, tmp_path / "file")
+    assert message.endswith(": is a file, not a folder; give another folder")
 
 
 @BOTH
@@ -118,11 +118,11 @@ def test_a_name_with_a_zero_byte_is_refused(tmp_path: Path, require: Require) ->
     [
         (errno.EACCES, "cannot be written (Permission denied); make it writable, or give another"),
         (errno.EROFS, "cannot be written (Read-only file system); make it writable, or give another"),
-        (errno.ENOSPC, "the disk is full; make room, or give another"),
-        (errno.EDQUOT, "the disk is full; make room, or give another"),
+        (errno.ENOSPC, "the disk is full; free some space, or give another"),
+        (errno.EDQUOT, "the disk is full; free some space, or give another"),
     ],
 )
-def test_what_the_system_refuses_is_told_with_its_remedy(
+def test_what_the_system_refuses_is_reported_with_its_remedy(
     tmp_path: Path, require: Require, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", failing(code))

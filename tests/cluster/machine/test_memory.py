@@ -34,11 +34,11 @@ def test_a_block_that_was_freed_costs_no_page_the_next_time_but_a_huge_one_is_gi
 
 
 @pytest.mark.parametrize(
-    ("most", "told"),
+    ("most", "limits"),
     [(1 << 40, [(-3, 128), (-1, 256)]), (32 << 20, [(-3, 128), (-3, 32), (-1, 256)]), (0, [(-3, 128), (-3, 32)])],
 )
 def test_a_glibc_that_takes_less_gets_less_and_one_that_takes_nothing_is_left_alone(
-    most: int, told: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    most: int, limits: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -49,4 +49,4 @@ def test_a_glibc_that_takes_less_gets_less_and_one_that_takes_nothing_is_left_al
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
     keep_freed_memory()
-    assert calls == told
+    assert calls == limits

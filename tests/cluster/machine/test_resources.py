@@ -23,11 +23,11 @@ def test_workers_over_nodes_use_the_cores_of_each() -> None:
     assert threads_per_worker(ResourcesConfig(num_workers=4, threads_per_worker=3), cores=8) == 3
 
 
-def test_a_worker_is_told_its_threads_and_interface() -> None:
-    told = worker_environment(ResourcesConfig(num_workers=2, network_interface="eth0"), cores=4)
+def test_a_worker_gets_its_threads_and_interface() -> None:
+    given = worker_environment(ResourcesConfig(num_workers=2, network_interface="eth0"), cores=4)
 
-    assert told["OMP_NUM_THREADS"] == "2"
-    assert told["GLOO_SOCKET_IFNAME"] == told["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert given["OMP_NUM_THREADS"] == "2"
+    assert given["GLOO_SOCKET_IFNAME"] == given["NCCL_SOCKET_IFNAME"] == "eth0"
     assert "GLOO_SOCKET_IFNAME" not in worker_environment(ResourcesConfig())
 
 

@@ -146,7 +146,7 @@ def test_a_home_that_can_be_written_to_keeps_the_caches(tmp_path: Path, monkeypa
     assert set(scratch.cache_variables({"MPLCONFIGDIR": "relative"})) == {"MPLCONFIGDIR"}
 
 
-def test_threads_wait_passively_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_wait_passively_unless_the_user_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(process_environment.WAIT_POLICY, "ACTIVE")
     process_environment.prepare()
     assert os.environ[process_environment.WAIT_POLICY] == "ACTIVE"
@@ -177,14 +177,14 @@ def test_workers_of_a_local_session_are_not_nicer_than_its_driver(
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("message", "remedy"),
     [
         ("The last 20 lines of dashboard.log", "tries again"),
-        ("No space left on device", "make room"),
+        ("No space left on device", "free some space"),
         ("Permission denied", "set RAY_TMPDIR"),
         ("something else", "resources.num_workers=0"),
     ],
 )
-def test_each_cause_has_its_own_remedy(said: str, remedy: str) -> None:
-    assert remedy in session._remedy(said)
-    assert ("busy" in session._remedy(said)) == ("dashboard" in said)
+def test_each_cause_has_its_own_remedy(message: str, remedy: str) -> None:
+    assert remedy in session._remedy(message)
+    assert ("busy" in session._remedy(message)) == ("dashboard" in message)

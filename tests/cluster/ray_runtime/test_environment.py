@@ -1,4 +1,4 @@
-"""A job runs with the versions of the checkout's lock, or is told why it does not."""
+"""A job runs with the versions of the checkout's lock, or is refused with the reason."""
 
 import subprocess
 import sys
@@ -45,8 +45,8 @@ def test_another_version_is_refused_with_both_ways_out(tmp_path: Path, monkeypat
     (tmp_path / "lock").write_text(LOCK.format(numpy=version("numpy"), torch="2.0.1"))
     found = environment.locked(tmp_path / "lock")
     monkeypatch.setattr(environment, "locked", lambda: found)
-    with pytest.raises(UserError, match=r"torch is .*, not 2\.0\.1 .*`make setup`.* or submit with --install"):
-        environment.demand_lock()
+    with pytest.raises(UserError, match=r"torch is .*, not 2\.0\.1; .*`make setup`.* or submit with --install"):
+        environment.require_locked_versions()
     assert environment.main() == 2
 
 
@@ -89,7 +89,7 @@ def test_a_node_of_other_versions_is_named_and_a_lost_one_is_not_waited_for(monk
     machines = Machines({"2" * 56: ours, "3" * 56: None})
     for name in ("nodes", "remote", "get"):
         monkeypatch.setattr(ray, name, getattr(machines, name))
-    environment.demand_same_everywhere()
+    environment.require_same_versions()
     machines.answers["2" * 56] = ours | {"torch": "2.11.0"}
     with pytest.raises(UserError, match=r"10\.0\.0\.2: other versions than here \(torch is 2\.11\.0, not .*make setup"):
-        environment.demand_same_everywhere()
+        environment.require_same_versions()

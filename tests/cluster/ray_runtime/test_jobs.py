@@ -24,7 +24,7 @@ def test_a_cluster_may_be_written_short(given: str | None, url: str, monkeypatch
     assert submit._url(given) == url
 
 
-def test_what_is_no_url_is_said_to_be_none() -> None:
+def test_what_is_no_url_is_refused() -> None:
     with pytest.raises(UserError, match="write http://HOST:8265"):
         Cluster("ray://head:10001")
 
@@ -117,12 +117,12 @@ def test_a_password_never_travels_in_a_jobs_command(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (AuthenticationError("Authentication failed: Invalid token"), "refuses this token"),
         (RuntimeError("Unexpected token < in JSON at position 0"), "no jobs API of Ray answers there"),
         (RuntimeError("Request failed with status code 500: port 40123 is taken"), "no jobs API of Ray answers there"),
     ],
 )
-def test_a_token_is_blamed_only_where_it_was_refused(error: Exception, said: str) -> None:
-    assert said in str(submit._explained("http://head:8265", error))
+def test_a_token_is_blamed_only_where_it_was_refused(error: Exception, message: str) -> None:
+    assert message in str(submit._explained("http://head:8265", error))

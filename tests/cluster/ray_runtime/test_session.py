@@ -1,4 +1,4 @@
-"""A local session: a token is demanded, the workers fit and find the rooms, nothing is left behind."""
+"""A local session: a token is required, the workers fit and import the packages, nothing is left behind."""
 
 import json
 import os
@@ -38,7 +38,7 @@ with ray_session(workers=2) as session:
     pids = ray.get([work.remote(), work.remote()])
     print(json.dumps({
         "local": session.local, "same": same == [True, True], "cpus": session.cpus,
-        "rooms": sorted({file for _, file in pids}),
+        "packages": sorted({file for _, file in pids}),
         "mode": stat.filemode(token_path().stat().st_mode), "auth": os.environ["RAY_AUTH_MODE"],
         "sigterm": signal.getsignal(signal.SIGTERM) is mine, "logs": os.path.isdir(session.logs),
         "dashboard": session.dashboard,
@@ -48,7 +48,7 @@ print(ray.is_initialized())
 
 
 @pytest.mark.ray
-def test_a_local_session_is_guarded_roomy_and_gone_afterwards(tmp_path: Path) -> None:
+def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: Path) -> None:
     """In a process with a home of its own, so that its token is made here."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
@@ -58,10 +58,10 @@ def test_a_local_session_is_guarded_roomy_and_gone_afterwards(tmp_path: Path) ->
     )
 
     assert done.returncode == 0, done.stderr
-    told, after = done.stdout.splitlines()
-    found = json.loads(told)
+    printed, after = done.stdout.splitlines()
+    found = json.loads(printed)
     assert found["cpus"] >= 3  # two workers and what drives them
-    assert found["rooms"] == [str(ROOT / "cluster" / "settings.py")]
+    assert found["packages"] == [str(ROOT / "cluster" / "settings.py")]
     assert found["mode"] == "-rw-------"
     assert found["auth"] == "token"
     assert found["dashboard"].startswith("http://127.0.0.1:")
@@ -100,12 +100,16 @@ def test_a_cluster_that_is_not_there_is_named_at_once() -> None:
         ("127.0.0.1:1", "is the cluster's head running"),
     ],
 )
-def test_an_impossible_address_is_refused_before_ray_starts(address: str, message: str) -> None:
+def test_an_impossible_address_is_refused_before_ray_starts(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # a machine where no cluster ever ran has no token file
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     with pytest.raises(UserError, match=message), ray_session(address=address):
         pytest.fail("no session can be here")
 
 
-def test_joining_without_a_token_says_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joining_without_a_token_names_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))

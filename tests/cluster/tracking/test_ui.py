@@ -86,12 +86,12 @@ def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: p
     monkeypatch.setattr(subprocess, "Popen", Ended)
     with pytest.raises(
         RunError, match=rf"try: {ui.SERVED_VARIABLE}=postgresql://\[redacted\]@db/runs .*mlflow"
-    ) as said:
+    ) as output:
         ui.serve_ui("postgresql://db/runs", port=_free_port())
     ((command, given),) = started
     assert given[ui.SERVED_VARIABLE] == store
     assert given["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"  # else nine processes more
-    assert "hunter2" not in " ".join(command) + str(said.value)
+    assert "hunter2" not in " ".join(command) + str(output.value)
 
 
 def test_a_password_on_the_command_line_is_refused() -> None:

@@ -14,8 +14,9 @@ import soundfile
 
 from cluster.settings import UserError
 from data_shards.audio import archives
-from data_shards.audio.archives import FolderTree, ZipTree, find_tree, open_tree, unpack
+from data_shards.audio.archives import ZipTree, unpack
 from data_shards.audio.decode import AudioError
+from data_shards.audio.trees import FolderTree, find_tree, open_tree
 
 NAMES = ("0/a.mp3", "1/b.wav", "1/c.flac", "f/notes.txt")
 

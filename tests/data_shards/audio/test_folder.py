@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import UserError
-from data_shards.audio import foreign as foreign_audio
-from data_shards.audio.folder import scan_folder
+from data_shards.audio import pyav
+from data_shards.audio.scan import scan_folder
 from data_shards.sources.folder import read_folder
 
 
 @pytest.fixture
 def without_av(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_audio, "has_av", lambda: False)
+    monkeypatch.setattr(pyav, "has_av", lambda: False)
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -38,14 +38,14 @@ def test_every_suffix_is_counted_and_those_of_audio_come_with_the_way_to_convert
     first, second = found.report()
     assert first.startswith("2 .m4a, 1 .wma left out: libsndfile does not decode them; convert them: for f in *.m4a")
     assert 'ffmpeg -i "$f" "${f%.*}.flac"' in first
-    assert foreign_audio.EXTRA in first
+    assert pyav.EXTRA in first
     assert second == "2 .jpg, 1 without a suffix, 1 .txt left out: no suffix of audio"
     passed_over = {"undecodable": {".m4a": 2, ".wma": 1}, "others": {".jpg": 2, "": 1, ".txt": 1}}
     assert found.passed_over() == passed_over
 
 
 def test_pyav_takes_in_what_it_decodes_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_audio, "has_av", lambda: True)
+    monkeypatch.setattr(pyav, "has_av", lambda: True)
     found = scan_folder(touch(tmp_path, "a.wav", "c.m4a"))
     assert [file.name for file in found.files] == ["a.wav", "c.m4a"]
     assert found.report() == ["1 .m4a read by PyAV"]

@@ -27,12 +27,11 @@ from data_shards.build.build import BuildConfig, BuildJob, Progress, build, buil
 from data_shards.build.index_writer import index_shards
 from data_shards.build.writer import ShardResult
 from data_shards.format.index import read_index
-from data_shards.format.records import Clip
+from data_shards.format.records import Clip, Listing
 from data_shards.inspect.show import describe, summarise
 from data_shards.inspect.verify import verify
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
-from data_shards.sources.listing import Listing
 
 MakeFolder = Callable[..., tuple[Path, Path]]
 INLINE = BuildConfig(clips_per_shard=3, workers=1)
@@ -288,11 +287,11 @@ def test_keys_are_checked_before_any_work(tmp_path: Path) -> None:
 def test_a_given_vocabulary_keeps_its_order_and_refuses_others(make_folder: MakeFolder, tmp_path: Path) -> None:
     clips = read_folder(*make_folder(6)).clips
     order = {"tags": ("dark", "unused", "calm")}
-    build(Listing(clips, order, ("said of the set",)), tmp_path / "set", INLINE)
+    build(Listing(clips, order, ("a note on the set",)), tmp_path / "set", INLINE)
     index = read_index(tmp_path / "set")
     assert index.vocabularies == order
-    assert summarise(index)["notes"] == ["said of the set"]
-    assert "note      said of the set" in describe(index)
+    assert summarise(index)["notes"] == ["a note on the set"]
+    assert "note      a note on the set" in describe(index)
     assert index.labels("tags")[1].tolist() == [True, False, True]
     with pytest.raises(UserError, match="tags dark not in the given vocabulary"):
         build(Listing(clips, {"tags": ("calm",)}), tmp_path / "other", INLINE)
@@ -356,7 +355,7 @@ def test_we_read_shards_that_the_webdataset_library_wrote(tmp_path: Path) -> Non
             assert np.array_equal(shards.read_window(row, 100, 2_000), wave[100:2_100])
 
 
-# --- what is told ---
+# --- what is reported ---
 
 
 def test_the_manifest_and_the_summary_tell_what_is_there(make_folder: MakeFolder, tmp_path: Path) -> None:

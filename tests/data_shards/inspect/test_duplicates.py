@@ -1,4 +1,4 @@
-"""Copies of one audio under two names, and places where a set cannot be made, as the front door tells them."""
+"""Copies of one audio under two names, and places where a set cannot be made, as the command line reports them."""
 
 import json
 import sys
@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 import counterpoint
-from data_shards.build.build import BuildConfig, build, require_place
+from data_shards.build.build import BuildConfig, build
+from data_shards.build.checks import require_place
 from data_shards.format.index import read_index
 from data_shards.inspect.show import summarise
 from data_shards.sources.folder import read_folder
@@ -69,8 +70,8 @@ def test_a_build_tells_copies_with_names_and_splits(
     music, labels = copies
     words = ("build", "folder", "--audio", music, "--labels", labels, "--out", tmp_path / "set")
     assert front_door(monkeypatch, *words, "build.workers=1") == 0
-    said = capsys.readouterr().out
-    assert f"warning   the same audio in more than one split: {music}/c0.wav (train), {music}/c4.wav (test)" in said
+    output = capsys.readouterr().out
+    assert f"warning   the same audio in more than one split: {music}/c0.wav (train), {music}/c4.wav (test)" in output
     assert front_door(monkeypatch, *words, "build.workers=1", "--json") == 0
     assert [clip["split"] for clip in json.loads(capsys.readouterr().out)["same_audio"][0]] == ["train", "test"]
 
@@ -85,12 +86,15 @@ def test_a_build_tells_copies_with_names_and_splits(
         (("build", "synthetic", "--out", "file"), "--out file: is a file, not a folder"),
         (("build", "gtzan", "--root", "music", "--out", "file", "--download"), "--out file: is a file, not a folder"),
         (("build", "folder", "--audio", "music", "--out", "x" * 300), "the name is too long"),
-        (("build", "folder", "--audio", "music", "--out", "taken"), "where the set grows, is a file; move it away"),
+        (
+            ("build", "folder", "--audio", "music", "--out", "taken"),
+            "which is a file; move it away, or give another folder",
+        ),
         (("index", "nowhere"), "nowhere: no such folder"),
         (("index", "file"), "file: is a file; give the folder of the tars"),
         (("show", "nowhere", "--page", "music"), "--page music: is a folder; give a file"),
         (("show", "nowhere", "--page", "file/a.html"), "file is a file, not a folder"),
-        (("show", "nowhere", "--page", "a.tar"), "--page a.tar: is there already and is no page"),
+        (("show", "nowhere", "--page", "a.tar"), "--page a.tar: exists and is no page"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_work_begins(

@@ -1,4 +1,4 @@
-"""The page of a set: what is in it, nothing that a set's words could run, bounded in size."""
+"""The page of a set: what is in it, no script from a set's text, bounded in size."""
 
 import base64
 import io
@@ -14,11 +14,11 @@ import soundfile
 
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
+from data_shards.format.records import Listing
+from data_shards.inspect.data_uris import BANDS, RANGE_DB, spectrogram_db
 from data_shards.inspect.page import MAX_BARS, write_page
-from data_shards.inspect.preview import BANDS, RANGE_DB, spectrogram_db
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
-from data_shards.sources.listing import Listing
 
 MakeFolder = Callable[..., tuple[Path, Path]]
 EVIL = '<script>alert("x")</script>'
@@ -57,7 +57,7 @@ def page(make_folder: MakeFolder, tmp_path: Path) -> Seen:
         )
         for number, clip in enumerate(read_folder(*make_folder(6, frames=30_000)).clips)
     ]
-    build(Listing(tuple(clips), notes=(f"said {EVIL}",)), tmp_path / "set", BuildConfig(workers=1))
+    build(Listing(tuple(clips), notes=(f"note {EVIL}",)), tmp_path / "set", BuildConfig(workers=1))
     with ShardSet.open(tmp_path / "set") as shards:
         write_page(shards, tmp_path / "page.html", previews=4)
     return Seen((tmp_path / "page.html").read_text(encoding="utf-8"))
@@ -72,8 +72,8 @@ def test_no_word_of_a_set_becomes_part_of_the_page(page: Seen) -> None:
 
 def test_the_page_tells_what_show_tells(page: Seen, tmp_path: Path) -> None:
     index = read_index(tmp_path / "set")
-    for said in ("6 clips", "train 3, valid 2, test 1", index.manifest_hash, "bpm", "6, of 6 clips", f"said {EVIL}"):
-        assert said in page.text
+    for text in ("6 clips", "train 3, valid 2, test 1", index.manifest_hash, "bpm", "6, of 6 clips", f"note {EVIL}"):
+        assert text in page.text
 
 
 def test_the_players_play_the_clips(page: Seen, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches: what the plan says, read ahead, the same for any ranks, threads and starting point."""
+"""Batches: those of the plan, read ahead, the same for any ranks, threads and starting point."""
 
 import threading
 from collections.abc import Callable

@@ -41,7 +41,7 @@ with ShardSet.open(uri, cache=cache, cache_bytes=size, retry_delays_s=()) as sha
 """Without retries: sharing a cache must never make an attempt fail."""
 
 
-class Door:
+class Gate:
     """Holds the first answer with a shard after its first half."""
 
     def __init__(self) -> None:
@@ -57,35 +57,35 @@ def built(make_folder: MakeFolder, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(built: Path) -> Iterator[tuple[str, Door]]:
-    """The set behind HTTP, and the door that the first fetch of a shard stops at."""
-    door = Door()
+def server(built: Path) -> Iterator[tuple[str, Gate]]:
+    """The set behind HTTP, and the gate that the first fetch of a shard stops at."""
+    gate = Gate()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
 
         def copyfile(self, source: Any, outputfile: Any) -> None:
-            if not self.path.endswith(".tar") or not door.taken.acquire(blocking=False):
+            if not self.path.endswith(".tar") or not gate.taken.acquire(blocking=False):
                 super().copyfile(source, outputfile)
                 return
             whole = (built / Path(self.path).name).read_bytes()
             self.wfile.write(whole[: len(whole) // 2])
             self.wfile.flush()
-            door.half_sent.set()
-            door.released.wait(60)
+            gate.half_sent.set()
+            gate.released.wait(60)
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(built)))
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{running.server_port}", door
-    door.released.set()
+    yield f"http://127.0.0.1:{running.server_port}", gate
+    gate.released.set()
     running.shutdown()
     running.server_close()
     thread.join()
 
 
 @pytest.fixture
-def start(server: tuple[str, Door], built: Path, tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+def start(server: tuple[str, Gate], built: Path, tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
     """``start(seed)``: a reader that begins with the first shard; the cache has room for two of four."""
     size = 2 * max(shard.size for shard in read_index(built).shards) + 10
     begun: list[subprocess.Popen[str]] = []
@@ -109,11 +109,11 @@ def opened(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_process_killed_in_mid_fetch_leaves_nothing_half_and_the_others_go_on(
-    server: tuple[str, Door], start: Callable[[int], subprocess.Popen[str]], built: Path, tmp_path: Path
+    server: tuple[str, Gate], start: Callable[[int], subprocess.Popen[str]], built: Path, tmp_path: Path
 ) -> None:
-    cache, door = tmp_path / "cache", server[1]
+    cache, gate = tmp_path / "cache", server[1]
     first = start(0)
-    assert door.half_sent.wait(60)
+    assert gate.half_sent.wait(60)
     others = [start(1), start(2)]  # they want the same shard, and wait for it
     for process in others:
         opened(process)
@@ -126,9 +126,9 @@ def test_a_process_killed_in_mid_fetch_leaves_nothing_half_and_the_others_go_on(
         for row in range(CLIPS)
     ]
     for process in others:
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        read = json.loads(said)
+        read = json.loads(output)
         assert len(read) == 61
         assert all(crc == truth[row] for row, crc in read)
     copies = list(cache.glob("*.tar"))
@@ -138,10 +138,10 @@ def test_a_process_killed_in_mid_fetch_leaves_nothing_half_and_the_others_go_on(
 
 
 def test_the_half_of_a_killed_fetch_goes_even_where_its_shard_is_never_wanted_again(
-    server: tuple[str, Door], built: Path, tmp_path: Path
+    server: tuple[str, Gate], built: Path, tmp_path: Path
 ) -> None:
-    uri, door = server
-    door.taken.acquire()  # nothing is held
+    uri, gate = server
+    gate.taken.acquire()  # nothing is held
     cache, shards = tmp_path / "cache", read_index(built).shards
     cache.mkdir()
     half = cache / f"{shards[3].sha256}.part"

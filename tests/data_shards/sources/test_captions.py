@@ -13,9 +13,9 @@ import pytest
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.build.index_writer import index_shards
-from data_shards.format.contents import parse_labels
 from data_shards.format.index import manifest_hash, read_index
-from data_shards.format.places import MANIFEST_NAME
+from data_shards.format.labels import parse_labels
+from data_shards.format.paths import MANIFEST_NAME
 from data_shards.format.problems import ShardError
 from data_shards.inspect.show import describe, summarise
 from data_shards.inspect.verify import verify
@@ -97,7 +97,7 @@ def test_captions_that_are_no_list_of_texts_are_refused(captions: str) -> None:
         parse_labels("a", f'{{"captions": {captions}}}'.encode())
 
 
-def test_which_column_holds_captions_can_be_said(make_folder: MakeFolder) -> None:
+def test_the_column_of_captions_can_be_given(make_folder: MakeFolder) -> None:
     audio, labels = make_folder(4, words=TEXTS)
     listing = read_folder(audio, labels, captions=["words"])
     assert listing.kinds["words"] == "captions"

@@ -1,4 +1,4 @@
-"""The table of named datasets, and its one way through the front door."""
+"""The table of named datasets, and its use from the command line."""
 
 import io
 import json

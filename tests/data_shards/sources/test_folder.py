@@ -1,4 +1,4 @@
-"""A folder of audio with a CSV: what becomes of its rows, and what is said of a bad one (Faults 29)."""
+"""A folder of audio with a CSV: what becomes of its rows, and the message for a bad one (Faults 29)."""
 
 import math
 import os
@@ -69,7 +69,7 @@ def test_a_byte_order_mark_and_quoted_cells_are_read(tmp_path: Path) -> None:
     [
         ("", "empty; it needs a header with path, split, track_id"),
         ("path,split\na.wav,train\n", "row 1: no column track_id; there are path, split"),
-        ("path,split,track_id,x,x\n", "row 1: column x stands twice"),
+        ("path,split,track_id,x,x\n", "row 1: column x is a duplicate"),
         ("path,split,track_id\n", "no rows below the header"),
         ("path,split,track_id\na.wav,train\n", "row 2: 2 cells, the header has 3 columns"),
         ("path,split,track_id\na.wav,train,t\nb.wav,train,t,\n", "row 3: 4 cells"),
@@ -79,7 +79,7 @@ def test_a_byte_order_mark_and_quoted_cells_are_read(tmp_path: Path) -> None:
         ("path,split,track_id\na.wav,train,\n", "row 2, column track_id: is empty"),
         ("path,split,track_id\n../a.wav,train,t\n", "row 2, column path: '../a.wav' must lead to a file below"),
         ("path,split,track_id\n/a.wav,train,t\n", "row 2, column path: '/a.wav' must lead to a file below"),
-        ("path,split,track_id\na.wav,train,t\na.wav,test,t\n", "row 3, column path: a.wav stands in row 2 already"),
+        ("path,split,track_id\na.wav,train,t\na.wav,test,t\n", "row 3, column path: a.wav is a duplicate of row 2"),
         ('path,split,track_id\n"a.wav,train,t\n', "row 2: not CSV in UTF-8"),
         ('path,split,track_id\na.wav,train,t\n"b"x,train,t\n', "row 3: not CSV in UTF-8"),
     ],

@@ -17,8 +17,8 @@ import soundfile
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
+from data_shards.format.records import Listing
 from data_shards.inspect.verify import verify
-from data_shards.sources.listing import Listing, split_counts
 from data_shards.sources.published import emomusic, fma, giantsteps
 from data_shards.sources.published.emomusic import read_emomusic
 from data_shards.sources.published.fma import BAD_TRACKS, left_of_cut_s, read_fma
@@ -30,6 +30,7 @@ from data_shards.sources.published.giantsteps import (
 )
 from data_shards.sources.published.mtat import PUBLISHED as MTAT_COUNTS
 from data_shards.sources.published.mtat import read_mtat
+from data_shards.sources.published.splits import split_counts
 
 
 def mp3(name: str) -> bytes:

@@ -11,14 +11,15 @@ import soundfile
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
+from data_shards.format.records import Listing
 from data_shards.inspect.verify import verify
-from data_shards.sources.listing import Listing, split_counts
 from data_shards.sources.published.gtzan import PUBLISHED as GTZAN_COUNTS
 from data_shards.sources.published.gtzan import read_gtzan
 from data_shards.sources.published.jamendo import PUBLISHED as JAMENDO_COUNTS
 from data_shards.sources.published.jamendo import Subset, read_jamendo
 from data_shards.sources.published.mtat import read_mtat
 from data_shards.sources.published.nsynth import read_nsynth
+from data_shards.sources.published.splits import split_counts
 
 
 def sound(path: Path) -> None:

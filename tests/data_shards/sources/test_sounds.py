@@ -18,14 +18,15 @@ import yaml
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
+from data_shards.format.records import Listing
 from data_shards.inspect.verify import verify
 from data_shards.sources.folder import read_folder
-from data_shards.sources.listing import Listing, split_by_group, split_counts
 from data_shards.sources.published import medleydb, vocalset
 from data_shards.sources.published.captions import read_musiccaps, read_song_describer
 from data_shards.sources.published.jamendo import PUBLISHED as JAMENDO_COUNTS
 from data_shards.sources.published.jamendo import read_jamendo_together
 from data_shards.sources.published.medleydb import read_medleydb
+from data_shards.sources.published.splits import split_by_group, split_counts
 from data_shards.sources.published.vocalset import TECHNIQUES, TEST_SINGERS, read_vocalset
 
 

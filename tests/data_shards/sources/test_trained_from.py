@@ -20,7 +20,7 @@ USES = {"labelled": "mtat", "unlabelled": "fma"}
 
 @pytest.fixture
 def config(mtat: Path, fma_root: Path, tmp_path: Path, make_config: MakeConfig) -> ExperimentConfig:
-    """Both sets, built as the front door builds them, and two steps of half labelled clips."""
+    """Both sets, built as the command line builds them, and two steps of half labelled clips."""
     for name, root, variant in (("mtat", mtat, "top50"), ("fma", fma_root, "large")):
         build(datasets.list_clips(name, root, variant), tmp_path / f"shards-{name}", BuildConfig(workers=1))
         assert verify(tmp_path / f"shards-{name}") == []

@@ -95,7 +95,9 @@ def test_another_rate_is_refused_with_the_remedy(make_shards: MakeShards) -> Non
     encoder.rate = 16_000
     with (
         ShardSet.open(make_shards(4)) as shards,
-        pytest.raises(UserError, match=r"22050 Hz, but the encoder hears 16000 Hz; build the shards with build\.rate"),
+        pytest.raises(
+            UserError, match=r"22050 Hz, but the encoder expects 16000 Hz; build the shards with build\.rate"
+        ),
     ):
         embed_shards(shards, {"x": encoder}, EvaluationConfig(batch=4))
 

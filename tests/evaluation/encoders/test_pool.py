@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from cluster.settings import ROOT, RunError, UserError, load_config
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig, EvaluationData, WorkersConfig
-from evaluation.embeddings.catalogue import ENCODER, FILES_A_JOB, ROWS_A_GROUP, embed_files, embed_stream
 from evaluation.embeddings.embed import embed_shards
+from evaluation.embeddings.files import FILES_A_JOB, ROWS_A_GROUP, embed_files, embed_stream
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import AHEAD, Pool, RayPool, open_pool
 from evaluation.evaluate import evaluate_encoders
 
@@ -75,17 +76,17 @@ def test_a_catalogue_larger_than_memory_waits_a_job_at_a_time(tmp_path: Path) ->
 
 
 def test_row_groups_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluation.embeddings import catalogue
+    from evaluation.embeddings import files as embedding
 
-    monkeypatch.setattr(catalogue, "ROWS_A_GROUP", 10)
+    monkeypatch.setattr(embedding, "ROWS_A_GROUP", 10)
     files, waiting = noise(tmp_path / "a", 35), []
-    original = catalogue._flush
+    original = embedding._flush
 
     def counted(writer: Any, rows: Any, schema: Any) -> int:
         waiting.append(len(rows.h))
         return original(writer, rows, schema)
 
-    monkeypatch.setattr(catalogue, "_flush", counted)
+    monkeypatch.setattr(embedding, "_flush", counted)
     made = embed_files(Tiny(), files, tmp_path / "out.parquet")
     assert waiting == [10, 10, 10, 5]
     assert pq.ParquetFile(made.path).num_row_groups == 4

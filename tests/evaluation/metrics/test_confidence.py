@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from evaluation.metrics.confidence import Resamples, draw_resamples, holm, interval, jackknife_interval, two_sided_p
-from evaluation.metrics.functions import auroc_and_ap, macro
+from evaluation.metrics.weighted import auroc_and_ap, macro
 
 
 def weights_of(drawn: Resamples) -> NDArray[np.float64]:

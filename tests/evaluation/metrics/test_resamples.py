@@ -8,16 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.settings import UserError
-from evaluation.metrics.resamples import by_condition, load_resamples, save_resamples
-from evaluation.metrics.scoring import Judged
+from evaluation.analyses.robustness import by_condition
+from evaluation.metrics.resamples import load_resamples, save_resamples
+from evaluation.metrics.samples import MetricSamples
 
 
 def test_what_is_saved_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     values_R = np.array([0.5, np.nan, 1 / 3])
-    jackknifed = Judged(values_R, {}, np.array([0.4, 1 / 7]), 1 / 3)
+    jackknifed = MetricSamples(values_R, {}, np.array([0.4, 1 / 7]), 1 / 3)
     saved = {
-        "tags/ap": {"trained": jackknifed, "constant": Judged(values_R * 0, {})},
-        "key/weighted@10": {"trained": Judged(values_R + 1, {})},
+        "tags/ap": {"trained": jackknifed, "constant": MetricSamples(values_R * 0, {})},
+        "key/weighted@10": {"trained": MetricSamples(values_R + 1, {})},
     }
     save_resamples(saved, tmp_path / "resamples.parquet")
     found = load_resamples(tmp_path / "resamples.parquet")
@@ -39,7 +40,7 @@ def test_what_an_earlier_release_kept_is_read(tmp_path: Path) -> None:
 
 
 def test_conditions_become_metrics_of_their_own() -> None:
-    clean, reverb = (Judged(np.arange(3.0) + at, {}) for at in (0, 1))
+    clean, reverb = (MetricSamples(np.arange(3.0) + at, {}) for at in (0, 1))
     curves = {"tags/ap": {"trained": {"clean": clean, "reverb": reverb}}}
     assert [*by_condition(curves)] == ["tags/ap under clean", "tags/ap under reverb"]
     assert by_condition(curves)["tags/ap under reverb"]["trained"] is reverb

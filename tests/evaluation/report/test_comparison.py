@@ -12,9 +12,11 @@ from rich.console import Console
 
 from evaluation.config import ConfidenceConfig, EvaluationConfig
 from evaluation.metrics.confidence import holm
-from evaluation.metrics.scoring import Judged
+from evaluation.metrics.samples import MetricSamples
 from evaluation.report.comparison import compared, differences_from, explained
-from evaluation.report.report import Report, build_tree, csv_text, write_report
+from evaluation.report.csv_table import csv_text
+from evaluation.report.rows import build_tree
+from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored
 
 RESAMPLES = 1000
@@ -29,7 +31,7 @@ def scored(gaps: dict[str, float], seed: int) -> Scored:
         noise = {model: 0.01 * rng.standard_normal(RESAMPLES + 1) for model in gaps}
         for noise_R in noise.values():
             noise_R[0] = 0.0
-        metrics[metric] = {model: Judged(base_R - gap + noise[model], {}) for model, gap in gaps.items()}
+        metrics[metric] = {model: MetricSamples(base_R - gap + noise[model], {}) for model, gap in gaps.items()}
     return Scored(
         metrics=metrics, conventions={"a": "as it is", "b": "as it is"}, n=40, clusters=20, counts={"test": 40},
         classes=(), masked=(), notes=(),

@@ -11,17 +11,19 @@ import pytest
 from rich.console import Console
 
 from evaluation.config import EvaluationConfig
-from evaluation.metrics.scoring import Judged
+from evaluation.metrics.samples import MetricSamples
+from evaluation.report.csv_table import csv_text
 from evaluation.report.latex import latex
 from evaluation.report.markdown import markdown
-from evaluation.report.report import Report, build_tree, csv_text, intervals, number, rows_of, write_report
+from evaluation.report.rows import build_tree, intervals, number, text_rows
+from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored
 
 EVIL = '<script>alert("x")</script>|$\\frac{$'
 
 
 def scored(values: dict[str, list[float]], tags: dict[str, float] | None = None, **changes: Any) -> Scored:
-    judged = {model: Judged(np.array(row), tags or {}) for model, row in values.items()}
+    judged = {model: MetricSamples(np.array(row), tags or {}) for model, row in values.items()}
     defaults: dict[str, Any] = {
         "n": 40,
         "clusters": 20,
@@ -80,7 +82,7 @@ def test_an_undefined_metric_is_null_in_json_and_a_dash_in_text(tree: dict[str, 
     write_report(tree, tmp_path)
     back = json.loads((tmp_path / "report.json").read_text())
     assert back["metrics"]["none/ap"]["value"] is None
-    assert rows_of(back)[1].value == "–"
+    assert text_rows(back)[1].value == "–"
     assert "| none/ap | – |" in markdown(back)
 
 
@@ -94,13 +96,13 @@ def test_every_form_says_the_same_numbers(tree: dict[str, Any]) -> None:
 
 
 def test_a_difference_is_better_only_when_its_interval_excludes_zero(tree: dict[str, Any]) -> None:
-    assert rows_of(tree)[0].verdict == "better"
+    assert text_rows(tree)[0].verdict == "better"
     overlap = {"trained": [0.5, 0.3, 0.7], "untrained": [0.4, 0.4, 0.4]}
     unsure = build_tree({"t": scored(overlap)}, config=EvaluationConfig(), left_out={}, provenance={})
-    assert rows_of(unsure)[0].verdict == "unclear"
+    assert text_rows(unsure)[0].verdict == "unclear"
     lower = {"trained": [0.3, 0.2, 0.3], "untrained": [0.4, 0.4, 0.4]}
     assert (
-        rows_of(build_tree({"t": scored(lower)}, config=EvaluationConfig(), left_out={}, provenance={}))[0].verdict
+        text_rows(build_tree({"t": scored(lower)}, config=EvaluationConfig(), left_out={}, provenance={}))[0].verdict
         == "worse"
     )
 
@@ -115,7 +117,7 @@ def test_equal_numbers_make_equal_files(tree: dict[str, Any], tmp_path: Path) ->
 
 def test_the_tracker_gets_plain_finite_numbers(tree: dict[str, Any], tmp_path: Path) -> None:
     flat = Report(tree, tmp_path, {}).flat()
-    assert flat["evaluation/tags.ap"] == 0.6
+    assert flat["tags/ap"] == 0.6
     assert all(np.isfinite(value) for value in flat.values())
 
 
@@ -132,9 +134,10 @@ def jackknifed() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     left_out = 0.33 + 0.001 * rng.random(40)
     judged = {
-        model: Judged(np.array([0.325, 0.3, 0.35]), {}, left_out) for model in ("trained", "untrained", "constant")
+        model: MetricSamples(np.array([0.325, 0.3, 0.35]), {}, left_out)
+        for model in ("trained", "untrained", "constant")
     }
-    plain = {model: Judged(np.array([0.5, 0.4, 0.6]), {}) for model in ("trained", "untrained", "constant")}
+    plain = {model: MetricSamples(np.array([0.5, 0.4, 0.6]), {}) for model in ("trained", "untrained", "constant")}
     task = replace(scored({}), metrics={"ap": judged, "auroc": plain}, conventions={"ap": "step sum", "auroc": "area"})
     return build_tree({"tags": task}, config=EvaluationConfig(), left_out={}, provenance={})
 

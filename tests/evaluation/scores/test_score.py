@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.kinds.answerable import why_not
 from evaluation.metrics.confidence import interval
 from evaluation.scores.score import Scored, score_task
-from evaluation.targets.answerable import why_not
-from evaluation.targets.columns import Target
+from evaluation.scores.task_inputs import TaskInputs
+from evaluation.targets.target import Target
 
 MakeTarget = Callable[..., Target]
 MakeTable = Callable[..., EmbeddingTable]
@@ -66,7 +67,7 @@ def test_a_probe_on_embeddings_that_hold_the_answer_scores_one(
 ) -> None:
     target, answer = known[kind]
     task = quick(kind, patience=50, max_epochs=400, standardise=kind == "tempo")
-    scored = score_task(kind, task, target, {"trained": make_table(answer)}, CONFIG)
+    scored = score_task(TaskInputs(kind, task, target, {"trained": make_table(answer)}, CONFIG))
     assert tuple(scored.metrics) == metrics
     for metric in metrics:
         assert value(scored, metric)[0] == pytest.approx(1.0, abs=0.002 if kind == "number" else 1e-12)
@@ -81,7 +82,7 @@ def test_neighbours_by_embeddings_that_hold_the_answer_score_one(
 ) -> None:
     target, answer = known[name]
     task = quick(kind, probe=False, retrieval=True)
-    scored = score_task(name, task, target, {"trained": make_table(answer)}, EvaluationConfig(ks=(1,)))
+    scored = score_task(TaskInputs(name, task, target, {"trained": make_table(answer)}, EvaluationConfig(ks=(1,))))
     assert value(scored, f"{metric}@1") == (1.0, 1.0, 1.0)
 
 
@@ -93,7 +94,7 @@ def test_random_embeddings_score_chance_within_their_interval(
     table = make_table(np.random.default_rng(11).normal(size=(COUNT, 6)))
     # A regression of noise answers the mean, which is not chance: tempo is only retrieved.
     task = quick(kind, probe=kind != "tempo", retrieval=kind != "tags")
-    scored = score_task(kind, task, target, {"trained": table}, CONFIG)
+    scored = score_task(TaskInputs(kind, task, target, {"trained": table}, CONFIG))
     for metric, judged in scored.metrics.items():
         gap = judged["trained"].values_R - judged["random"].values_R
         assert abs(gap[0]) < min(0.15, 4 * gap[1:].std()), metric
@@ -101,7 +102,7 @@ def test_random_embeddings_score_chance_within_their_interval(
 
 def test_a_constant_has_half_auroc_and_the_prevalence_as_ap(known: dict[str, Any], make_table: MakeTable) -> None:
     target, answer = known["tags"]
-    scored = score_task("tags", quick("tags"), target, {"trained": make_table(answer)}, CONFIG)
+    scored = score_task(TaskInputs("tags", quick("tags"), target, {"trained": make_table(answer)}, CONFIG))
     assert value(scored, "auroc", "constant") == (0.5, 0.5, 0.5)
     prevalence = target.only("test").values.mean()
     assert value(scored, "ap", "constant")[0] == pytest.approx(prevalence, abs=1e-12)
@@ -113,7 +114,9 @@ def test_the_constant_key_is_the_best_one_of_train_and_is_scored_on_test(
     from mir_eval.key import weighted_score
 
     target, answer = known["key"]
-    scored = score_task("key", quick("key", retrieval=True), target, {"trained": make_table(answer)}, CONFIG)
+    scored = score_task(
+        TaskInputs("key", quick("key", retrieval=True), target, {"trained": make_table(answer)}, CONFIG)
+    )
 
     def mean(split: str, estimate: str) -> float:
         return float(np.mean([weighted_score(keys[code], estimate) for code in target.only(split).values]))
@@ -128,7 +131,7 @@ def test_a_tag_without_positives_is_masked_and_named(make_target: MakeTarget, ma
     tags[:, 0] = True  # known everywhere, and a tag that all have
     tags[np.arange(COUNT) % 4 == 3, 2] = False
     target = make_target(tags, ("all", "some", "none", "more"))
-    scored = score_task("tags", quick("tags"), target, {"trained": make_table(tags)}, CONFIG)
+    scored = score_task(TaskInputs("tags", quick("tags"), target, {"trained": make_table(tags)}, CONFIG))
     assert scored.masked == ("all", "none")
     assert set(scored.metrics["ap"]["trained"].by_tag) == {"some", "more"}
     assert value(scored, "ap")[0] == pytest.approx(1.0)
@@ -141,8 +144,10 @@ def test_clips_of_the_querys_track_or_artist_are_no_neighbours(make_target: Make
     target = make_target(artists.astype(np.int64), tuple(f"a{i}" for i in range(COUNT // 5)))
     table = make_table(onehot(artists, COUNT // 5) + 0.01 * np.eye(COUNT, COUNT // 5, dtype=np.float32))
     task = quick("class", probe=False, retrieval=True)
-    everyone = score_task("artist", task, target, {"trained": table}, EvaluationConfig(ks=(1,)))
-    others = score_task("artist", task, target, {"trained": table}, EvaluationConfig(ks=(1,), exclude="artist"))
+    everyone = score_task(TaskInputs("artist", task, target, {"trained": table}, EvaluationConfig(ks=(1,))))
+    others = score_task(
+        TaskInputs("artist", task, target, {"trained": table}, EvaluationConfig(ks=(1,), exclude="artist"))
+    )
     assert value(everyone, "p@1")[0] > 0.3  # one or two test clips an artist, each a track of its own
     assert value(others, "p@1") == (0.0, 0.0, 0.0)
 
@@ -151,7 +156,9 @@ def test_a_query_with_too_few_neighbours_is_noted(make_target: MakeTarget, make_
     codes = np.arange(16) % 2
     target = make_target(codes, ("a", "b"))
     task = quick("class", probe=False, retrieval=True)
-    scored = score_task("few", task, target, {"trained": make_table(onehot(codes, 2))}, EvaluationConfig(ks=(1, 10)))
+    scored = score_task(
+        TaskInputs("few", task, target, {"trained": make_table(onehot(codes, 2))}, EvaluationConfig(ks=(1, 10)))
+    )
     assert any("4 queries have fewer than 10 neighbours" in note for note in scored.notes)
     assert any("rest on 4 artists only" in note for note in scored.notes)
 
@@ -175,7 +182,7 @@ def test_chunks_are_averaged_behind_the_head_clip_by_clip(known: dict[str, Any],
         "uneven": in_chunks(answer, rng.integers(2, 6, COUNT), "u"),
     }
     config = EvaluationConfig(chunking=Chunking(aggregate=aggregate), seeds=2)
-    scored = score_task("class", quick("class"), target, tables, config)
+    scored = score_task(TaskInputs("class", quick("class"), target, tables, config))
     for model in tables:
         assert value(scored, "accuracy", model) == (1.0, 1.0, 1.0), model
 
@@ -189,16 +196,18 @@ def test_the_mean_of_probabilities_is_not_that_of_logits(make_target: MakeTarget
     target, found = make_target(codes, ("a", "b")), {}
     for aggregate in ("probabilities", "logits"):
         config = EvaluationConfig(chunking=Chunking(aggregate=aggregate), seeds=1)
-        found[aggregate] = value(score_task("x", quick("class"), target, {"trained": table}, config), "accuracy")[0]
+        found[aggregate] = value(
+            score_task(TaskInputs("x", quick("class"), target, {"trained": table}, config)), "accuracy"
+        )[0]
     assert found == {"probabilities": 1.0, "logits": 0.0}
 
 
 def test_a_head_that_the_cap_stopped_is_named(known: dict[str, Any], make_table: MakeTable) -> None:
     target, answer = known["class"]
     noisy = make_table(answer + np.random.default_rng(0).normal(size=answer.shape))
-    capped = score_task("x", quick("class", max_epochs=3), target, {"trained": noisy}, CONFIG)
+    capped = score_task(TaskInputs("x", quick("class", max_epochs=3), target, {"trained": noisy}, CONFIG))
     assert "x: 2 of 2 heads of trained still had patience when max_epochs=3 stopped them" in " ".join(capped.notes)
-    free = score_task("x", quick("class", max_epochs=10_000), target, {"trained": noisy}, CONFIG)
+    free = score_task(TaskInputs("x", quick("class", max_epochs=10_000), target, {"trained": noisy}, CONFIG))
     assert not free.notes
     epochs = free.probes[0].epochs()["trained"]
     assert [last - best for best, last in zip(epochs.best, epochs.last, strict=True)] == [20, 20]
@@ -208,7 +217,7 @@ def test_standardising_makes_the_scale_of_an_embedding_irrelevant(known: dict[st
     target, answer = known["class"]
     noisy = answer + 0.5 * np.random.default_rng(0).normal(size=answer.shape)
     tables = {"trained": make_table(noisy), "untrained": make_table(1000 * noisy + 7)}
-    scored = score_task("class", quick("class", standardise=True), target, tables, CONFIG)
+    scored = score_task(TaskInputs("class", quick("class", standardise=True), target, tables, CONFIG))
     judged = scored.metrics["accuracy"]
     assert judged["trained"].values_R[0] == pytest.approx(judged["untrained"].values_R[0], abs=0.02)
 
@@ -219,7 +228,7 @@ def test_models_of_different_width_are_judged_on_the_same_resamples(
     target, answer = known["class"]
     wide = np.concatenate([answer, np.zeros((COUNT, 3))], 1)
     scored = score_task(
-        "class", quick("class"), target, {"trained": make_table(answer), "wide": make_table(wide)}, CONFIG
+        TaskInputs("class", quick("class"), target, {"trained": make_table(answer), "wide": make_table(wide)}, CONFIG)
     )
     assert list(scored.metrics["accuracy"]) == ["trained", "wide", "random", "constant"]
 
@@ -239,9 +248,9 @@ def test_a_split_without_labels_is_named(make_target: MakeTarget) -> None:
 def test_scores_do_not_depend_on_which_tasks_ran_before(known: dict[str, Any], make_table: MakeTable) -> None:
     target, answer = known["class"]
     table = make_table(answer + np.random.default_rng(0).normal(size=answer.shape))
-    first = score_task("x", quick("class"), target, {"trained": table}, CONFIG)
-    score_task("y", quick("class", retrieval=True), target, {"trained": table}, CONFIG)
-    again = score_task("x", quick("class"), target, {"trained": table}, CONFIG)
+    first = score_task(TaskInputs("x", quick("class"), target, {"trained": table}, CONFIG))
+    score_task(TaskInputs("y", quick("class", retrieval=True), target, {"trained": table}, CONFIG))
+    again = score_task(TaskInputs("x", quick("class"), target, {"trained": table}, CONFIG))
     np.testing.assert_array_equal(
         first.metrics["accuracy"]["trained"].values_R, again.metrics["accuracy"]["trained"].values_R
     )

@@ -17,10 +17,11 @@ from cluster.settings import ROOT
 from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData, RobustnessConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.evaluate import evaluate_encoders
-from evaluation.report.report import Report
-from evaluation.scores.score import score_task
+from evaluation.report.write import Report
+from evaluation.scores.score import Scored, score_task
 from evaluation.scores.store import SCORES, load_scores, save_scores, score_key
-from evaluation.targets.columns import Target
+from evaluation.scores.task_inputs import TaskInputs
+from evaluation.targets.target import Target
 
 TASKS = {
     "tags": Task(column="tags", kind="tags", probe=True, retrieval=True, max_epochs=3),
@@ -83,9 +84,9 @@ def test_an_evaluation_that_was_killed_between_tasks_goes_on_at_the_next(
     assert not (out / "report.json").exists()
     fitted: list[str] = []
 
-    def counted(name: str, *rest: Any) -> Any:
-        fitted.append(name)
-        return score_task(name, *rest)
+    def counted(inputs: TaskInputs) -> Scored:
+        fitted.append(inputs.name)
+        return score_task(inputs)
 
     def unwritten(tree: dict[str, Any], folder: Path) -> Report:
         return Report(tree, folder, {})
@@ -133,9 +134,9 @@ CONFIG = EvaluationConfig(confidence=ConfidenceConfig(resamples=100), seeds=2, k
 )
 def test_other_settings_have_another_key(asked: Any, change: dict[str, Any]) -> None:
     target, tables = asked
-    before = score_key("t", TASKS["tags"], target, tables, CONFIG)
-    assert before == score_key("t", TASKS["tags"], target, tables, CONFIG)
-    assert before != score_key("t", TASKS["tags"], target, tables, replace(CONFIG, **change))
+    before = score_key(TaskInputs("t", TASKS["tags"], target, tables, CONFIG))
+    assert before == score_key(TaskInputs("t", TASKS["tags"], target, tables, CONFIG))
+    assert before != score_key(TaskInputs("t", TASKS["tags"], target, tables, replace(CONFIG, **change)))
 
 
 def test_another_task_target_embedding_or_code_has_another_key(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,32 +150,34 @@ def test_another_task_target_embedding_or_code_has_another_key(asked: Any, monke
     other = table.h_KE.copy()
     other[0, 0] += 1
     keys = [
-        score_key("t", task, target, tables, CONFIG),
-        score_key("u", task, target, tables, CONFIG),
-        score_key("t", replace(task, learning_rate=1e-3), target, tables, CONFIG),
-        score_key("t", task, replace(target, split_K=moved), tables, CONFIG),
-        score_key("t", task, replace(target, values=values), tables, CONFIG),
-        score_key("t", task, replace(target, classes=("a", "b", "d")), tables, CONFIG),
-        score_key("t", task, target, {"trained": replace(table, h_KE=other)}, CONFIG),
-        score_key("t", task, target, {"trained": replace(table, encoder="other")}, CONFIG),
-        score_key("t", task, target, {"trained": replace(table, manifest="other")}, CONFIG),
-        score_key("t", task, target, tables | {"untrained": table}, CONFIG),
+        score_key(TaskInputs("t", task, target, tables, CONFIG)),
+        score_key(TaskInputs("u", task, target, tables, CONFIG)),
+        score_key(TaskInputs("t", replace(task, learning_rate=1e-3), target, tables, CONFIG)),
+        score_key(TaskInputs("t", task, replace(target, split_K=moved), tables, CONFIG)),
+        score_key(TaskInputs("t", task, replace(target, values=values), tables, CONFIG)),
+        score_key(TaskInputs("t", task, replace(target, classes=("a", "b", "d")), tables, CONFIG)),
+        score_key(TaskInputs("t", task, target, {"trained": replace(table, h_KE=other)}, CONFIG)),
+        score_key(TaskInputs("t", task, target, {"trained": replace(table, encoder="other")}, CONFIG)),
+        score_key(TaskInputs("t", task, target, {"trained": replace(table, manifest="other")}, CONFIG)),
+        score_key(TaskInputs("t", task, target, tables | {"untrained": table}, CONFIG)),
     ]
-    monkeypatch.setattr(evaluation.scores.store, "_code", lambda: "other")
-    keys.append(score_key("t", task, target, tables, CONFIG))
+    monkeypatch.setattr(evaluation.scores.store, "_code", lambda _: "other")
+    keys.append(score_key(TaskInputs("t", task, target, tables, CONFIG)))
     assert len(set(keys)) == len(keys)
 
 
 def test_other_shards_and_caches_at_other_places_have_the_same_key(asked: Any) -> None:
     target, tables = asked
     moved = replace(CONFIG, data=EvaluationData(shards="elsewhere"), cache="elsewhere", against={"b": "c"})
-    assert score_key("t", TASKS["tags"], target, tables, CONFIG) == score_key("t", TASKS["tags"], target, tables, moved)
+    assert score_key(TaskInputs("t", TASKS["tags"], target, tables, CONFIG)) == score_key(
+        TaskInputs("t", TASKS["tags"], target, tables, moved)
+    )
 
 
 @pytest.mark.parametrize("task", [TASKS["tags"], replace(TASKS["tags"], standardise=True)], ids=["plain", "scaled"])
 def test_what_is_read_back_is_what_was_scored(asked: Any, task: Task, tmp_path: Path) -> None:
     target, tables = asked
-    scored = score_task("t", task, target, tables, CONFIG)
+    scored = score_task(TaskInputs("t", task, target, tables, CONFIG))
     for weights in (True, False):
         save_scores(scored, "key", tmp_path / "t.safetensors", weights=weights)
         back = load_scores(tmp_path / "t.safetensors", "key", task, "cpu")
@@ -202,7 +205,7 @@ def test_a_damaged_file_is_scored_again_with_a_warning(
 ) -> None:
     target, tables = asked
     path = tmp_path / "t.safetensors"
-    save_scores(score_task("t", TASKS["tags"], target, tables, CONFIG), "key", path, weights=True)
+    save_scores(score_task(TaskInputs("t", TASKS["tags"], target, tables, CONFIG)), "key", path, weights=True)
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF
     path.write_bytes(bytes({"cut": content[:-9], "flipped": content, "empty": b""}[how]))

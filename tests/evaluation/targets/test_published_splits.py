@@ -15,10 +15,10 @@ from cluster.settings import ROOT, read_yaml
 from data_shards.read.reader import ShardSet
 from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
-from evaluation.probes.baselines import best_constant
+from evaluation.kinds.tags import Tags
+from evaluation.kinds.targets import read_target
 from evaluation.report.published import FIGURES, differences
 from evaluation.targets import published_splits as pinned
-from evaluation.targets.columns import read_target
 from evaluation.targets.published_splits import PINS, compare, facts
 from evaluation.targets.splits import SPLITS, FrozenSplit, freeze
 
@@ -143,6 +143,6 @@ def test_clips_of_no_tag_count_only_where_a_task_says_so(make_shards: MakeShards
         assert len(read_target(index, "tags", task)) == 16
         every = read_target(index, "tags", replace(task, untagged=True))
     assert len(every) == 24
-    assert np.any(best_constant("tags", every))  # not the clip without a tag, which shares none with anyone
-    with pytest.raises(ValueError, match="untagged is for probes of kind tags"):
+    assert np.any(Tags().best_constant(every))  # not the clip without a tag, which shares none with anyone
+    with pytest.raises(ValueError, match="untagged is for probes"):
         Task(column="tags", kind="tags", probe=True, retrieval=True, untagged=True)

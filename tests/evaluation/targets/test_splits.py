@@ -14,7 +14,7 @@ from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
 from evaluation.report.published import FIGURES, beside, differences
-from evaluation.report.report import Report
+from evaluation.report.write import Report
 from evaluation.targets.splits import FrozenSplit, load_split, save_split
 
 MakeShards = Callable[..., Path]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from trainers.augment.chain import AugmentChain
-from trainers.augment.delay import echo
+from trainers.augment.dsp.delay import echo
+from trainers.augment.dsp.phase_vocoder import pitch_time
+from trainers.augment.dsp.spectral import Filters, Noise, shape_spectrum
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.augment.phase_vocoder import pitch_time
-from trainers.augment.spectral import Filters, Noise, shape_spectrum
 
 RATE = 22_050
 

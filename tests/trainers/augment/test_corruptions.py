@@ -53,13 +53,13 @@ def test_compression_is_pedalboards(board: Any, music: Callable[..., Tensor], sn
     assert snr_db(through(board.Compressor(-30, 5), wave), ours) > 60
 
 
-@pytest.mark.parametrize("room", [0.5, 1.0])
+@pytest.mark.parametrize("size", [0.5, 1.0])
 def test_reverb_is_pedalboards(
-    board: Any, room: float, music: Callable[..., Tensor], snr_db: Callable[..., float]
+    board: Any, size: float, music: Callable[..., Tensor], snr_db: Callable[..., float]
 ) -> None:
     wave = music(ROWS)
-    theirs = through(board.Reverb(room_size=room, wet_level=1, dry_level=1, damping=0.5, width=1), wave)
-    ours = reverberate(wave, every(room), every(1), every(1), sample_rate=RATE)
+    theirs = through(board.Reverb(room_size=size, wet_level=1, dry_level=1, damping=0.5, width=1), wave)
+    ours = reverberate(wave, every(size), every(1), every(1), sample_rate=RATE)
     assert snr_db(theirs, ours) > 40
 
 

@@ -1,4 +1,4 @@
-"""Each effect does to a known signal exactly what its parameters say."""
+"""Each effect does to a known signal exactly what its parameters describe."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from trainers.augment.chain import AugmentChain
-from trainers.augment.delay import _add_by_gather, _add_by_slices, echo
-from trainers.augment.parameters import PRESETS
-from trainers.augment.phase_vocoder import (
+from trainers.augment.dsp.delay import _add_by_gather, _add_by_slices, echo
+from trainers.augment.dsp.phase_vocoder import (
     _BESIDE,
     _of_nearest_peak,
     _overlap_add,
@@ -21,7 +20,8 @@ from trainers.augment.phase_vocoder import (
     _settled,
     pitch_time,
 )
-from trainers.augment.spectral import KINDS, Filters, Noise, fast_length, random_phases, shape_spectrum
+from trainers.augment.dsp.spectral import KINDS, Filters, Noise, random_phases, shape_spectrum
+from trainers.augment.parameters import PRESETS
 
 RATE = 22_050
 
@@ -273,8 +273,8 @@ class TestNoise:
         assert level_db(150, 168) - level_db(50, 56) == pytest.approx(around_the_knee_db, abs=1.0)
 
     def test_silence_gets_none_and_a_seed_is_a_noise(self, music: Callable[..., Tensor]) -> None:
-        silent = torch.zeros(1, 5000)
-        assert torch.equal(shape_spectrum(silent, sample_rate=RATE, noise=self.noise(3, 0)), silent)
+        silence = torch.zeros(1, 5000)
+        assert torch.equal(shape_spectrum(silence, sample_rate=RATE, noise=self.noise(3, 0)), silence)
         wave = music(2)[:1].repeat(3, 1)
         seeds = Noise(torch.full((3,), 3.0), torch.zeros(3), torch.tensor([1, 1, 2]))
         out = shape_spectrum(wave, sample_rate=RATE, noise=seeds)
@@ -329,9 +329,3 @@ class TestDelay:
         gain = torch.tensor([[0.5, 0.2, 0.1], [0.0, 0.3, 0.2], [0.1, 0.1, 0.1]])
         sliced = _add_by_slices(wave.clone(), wave, offset, gain)
         torch.testing.assert_close(sliced, _add_by_gather(wave.clone(), wave, offset, gain))
-
-
-def test_fast_lengths_are_the_smallest_with_small_factors() -> None:
-    smooth = sorted(2**a * 3**b * 5**c for a in range(13) for b in range(9) for c in range(6))
-    for least in (1, 2, 7, 11, 97, 1000, 4097):
-        assert fast_length(least) == next(value for value in smooth if value >= least)

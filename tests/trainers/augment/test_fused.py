@@ -10,8 +10,8 @@ from torch import Tensor
 
 from data_shards.format.records import Batch
 from trainers.augment.chain import AugmentChain
+from trainers.augment.dsp.spectral import random_phases
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.augment.spectral import random_phases
 from trainers.frontends.config import FrontendConfig
 from trainers.views.config import ViewsConfig
 from trainers.views.views import ViewMaker, stream_views, window_frames

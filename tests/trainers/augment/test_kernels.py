@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.augment import phase_vocoder, spectral
-from trainers.augment.chain import AugmentChain, Rows
-from trainers.augment.delay import echo
+from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters
+from trainers.augment.dsp import phase_vocoder, spectral
+from trainers.augment.dsp.delay import echo
+from trainers.augment.dsp.resampling import SPLINE_REACH, read_spline
 from trainers.augment.parameters import PRESETS, AugmentConfig
-from trainers.augment.resampling import SPLINE_REACH, read_spline
+from trainers.augment.passes import Rows
 
 pytest.importorskip("triton")
 
@@ -254,7 +255,7 @@ class TestChain:
         assert out.shape == expected.shape
         assert torch.equal(out[4], torch.zeros(samples))
         assert min(snr_db(a, b) for a, b in zip(expected[:4], out[:4], strict=True)) > 40
-        # A high pass leaves next to nothing of a constant, so that ratio says nothing about row 5.
+        # A high pass leaves next to nothing of a constant, so row 5 is left out of that ratio.
         torch.testing.assert_close(out[5], expected[5], rtol=0, atol=1e-4)
 
     def test_rows_that_read_more_and_rows_that_do_not_in_one_batch(

@@ -69,8 +69,8 @@ def resources(binary: Any, folder: Path) -> dict[str, int]:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     file = folder / "kernel.cubin"
     file.write_bytes(binary.asm["cubin"])
-    said = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
-    return {name: int(count) for name, count in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", said)}
+    usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
+    return {name: int(count) for name, count in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", usage)}
 
 
 def test_every_kernel_of_the_chain_compiles_for_hopper_without_spilling(launches: list[Launch], tmp_path: Path) -> None:

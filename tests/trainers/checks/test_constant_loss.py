@@ -161,6 +161,10 @@ def test_data_with_one_pair_that_differs_are_taken(
     check(make_config(data__labelled=labelled_set(tmp_path / "set", tags), **change))
 
 
+def test_an_objective_of_the_users_own_needs_no_labels(make_config: MakeConfig) -> None:
+    check(make_config(loss__objective="examples.own_loss:VicReg", data__b_s=0.0))
+
+
 def test_a_share_that_leaves_one_labelled_clip_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     place = labelled_set(tmp_path / "set", [["a"], ["b"], ["c"], ["d"]])
     ids = read_index(Path(place)).id_hash

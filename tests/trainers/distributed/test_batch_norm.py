@@ -138,7 +138,10 @@ def test_images_and_layers_without_scale_are_normalised_too(affine: bool) -> Non
     ("make", "message"),
     [
         (lambda: convert_batch_norm(network(), "local"), "batch_norm must be sync or micro, got 'local'"),  # type: ignore[arg-type]
-        (lambda: convert_batch_norm(network(), "sync", rows=4), "rows of a micro-batch mean nothing to sync, got 4"),
+        (
+            lambda: convert_batch_norm(network(), "sync", rows=4),
+            "leave it out for sync, got 4",
+        ),
         (lambda: MicroBatchNorm(3, rows=0), "rows of a micro-batch must be >= 1, got 0"),
         (lambda: SyncBatchNorm(3, momentum=0.0), r"momentum must be in \(0, 1\], got 0.0"),
         (lambda: MicroBatchNorm(3, rows=5)(torch.ones(12, 3)), "12 rows cannot be split into micro-batches of 5"),

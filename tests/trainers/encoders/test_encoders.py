@@ -190,7 +190,7 @@ def test_tune_plus_has_the_parameters_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(("samples", "bottom"), [(59_535, 735), (59_049, 729)])
-def test_tune_plus_walks_down_up_and_down_again(samples: int, bottom: int) -> None:
+def test_tune_plus_goes_down_up_and_down_again(samples: int, bottom: int) -> None:
     down = [bottom * 3**power for power in (4, 3, 2, 1, 0)]
     channels = [11, 22, 44, 88, 176]
     model = TunePlus().eval()
@@ -369,9 +369,9 @@ def test_variance_stays_near_its_analytic_value_through_the_whole_network() -> N
     with torch.no_grad():
         model(noise(4, 96, 300))
     z = noise(200_000)
-    for (slow, fast), depth, heard in zip(found, DEPTHS, (1 / 3, 1 / 2, 1 / 2, 0.4), strict=True):
+    for (slow, fast), depth, share in zip(found, DEPTHS, (1 / 3, 1 / 2, 1 / 2, 0.4), strict=True):
         # What the fast path hands over is activated twice: its share of the channels brings more variance.
-        start = (1 - heard) + heard * activate(activate(z)).var().item()
+        start = (1 - share) + share * activate(activate(z)).var().item()
         assert 0.5 < fast / (1 + depth * ALPHA**2) < 2
         assert 0.5 < slow / (start + depth * ALPHA**2) < 2
 

@@ -1,4 +1,4 @@
-"""The end-to-end baselines: parity with the definitions, unlabelled rows, and the road from training to an encoder."""
+"""The end-to-end baselines: parity with the definitions, unlabelled rows, and the way from training to an encoder."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MakeConfig = Callable[..., ExperimentConfig]
 
 
 class Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

@@ -19,8 +19,8 @@ from data_shards.read.loader import BatchLoader
 from trainers.augment.chain import AugmentChain
 from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters
+from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import PRESETS
-from trainers.augment.spectral import KINDS
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
 from trainers.views.page import MAX_VERSIONS, write_page, write_preview

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.settings import ROOT, UserError, load_config
-from tuning.study.config import Axis, Claim, Judge, Scale, Study, StudySettings
+from tuning.study.config import Axis, Claim, Evaluation, Scale, Study, StudySettings
 from tuning.study.plan import make_plan, read_study, rows_of, scaled, slug
 
 STUDIES = sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml"))
@@ -27,20 +27,20 @@ def study(**changes: Any) -> Study:
             Axis(name="M", levels={"2": {"views.count": 2}, "4": {"views.count": 4}}),
         ),
         rows={"all labels": {"data.b_s": 1}},
-        judges=(Judge(preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap"}),),
+        evaluations=(Evaluation(preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap"}),),
         scales={"paper": Scale(about="all of it"), "tiny": Scale(about="less", set={"optim.steps": 3}, seeds=2)},
     )
     return replace(one, **changes)
 
 
 def settings(tmp_path: Path) -> StudySettings:
-    sets = {name: f"/sets/{name}" for name in ("labelled", "unlabelled", "judged")}
+    sets = {name: f"/sets/{name}" for name in ("labelled", "unlabelled", "evaluation")}
     return StudySettings(dir=str(tmp_path), sets=sets)
 
 
 def sets_of(one: Study) -> dict[str, str]:
-    """Every name that a study's rows and judges stand for."""
-    values = [value for row in rows_of(one) for value in row.overrides.values()] + [j.shards for j in one.judges]
+    """Every name that a study's rows and evaluations stand for."""
+    values = [value for row in rows_of(one) for value in row.overrides.values()] + [j.shards for j in one.evaluations]
     names = {value[1:] for value in values if isinstance(value, str) and value.startswith("$")}
     return {name: f"/sets/{name}" for name in names | {"labelled", "unlabelled"}}
 
@@ -51,11 +51,11 @@ def test_no_study_trains_a_probe_that_nobody_reads(name: str, tmp_path: Path) ->
     for scale in one.scales:
         here = scaled(one, scale)
         for run in make_plan(one, scale, StudySettings(dir=str(tmp_path), sets=sets_of(here)), {}).runs:
-            for judge, config in run.judges:
-                probed = {task for task, asked in config.tasks.items() if asked.probe}
-                read = {metric.partition("/")[0] for metric in judge.metrics.values() if "@" not in metric}
+            for asked, config in run.evaluations:
+                probed = {name for name, task in config.tasks.items() if task.probe}
+                read = {metric.partition("/")[0] for metric in asked.metrics.values() if "@" not in metric}
                 elsewhere = {"singer", "technique"}  # each of VocalSet's variants has the column of one
-                assert probed - elsewhere <= read, (scale, judge.preset)
+                assert probed - elsewhere <= read, (scale, asked.preset)
 
 
 def test_every_study_of_the_papers_is_there() -> None:
@@ -91,7 +91,7 @@ def test_rows_are_all_combinations_and_those_beside_them() -> None:
     assert rows[2].overrides == {"data.b_s": 0.5, "views.count": 2}
 
 
-def test_a_scale_says_exactly_what_it_changes(tmp_path: Path) -> None:
+def test_a_scale_lists_exactly_what_it_changes(tmp_path: Path) -> None:
     plan = make_plan(study(), "tiny", settings(tmp_path), {"loss.temperature": 0.2})
     assert plan.reduced == {"optim.steps": (30, 3), "seeds": (1, 2), "loss.temperature": (0.1, 0.2)}
     assert [run.seed for run in plan.runs[:2]] == [0, 1]
@@ -114,14 +114,18 @@ def test_what_decides_the_numbers_changes_the_fingerprint_and_nothing_else_does(
         ({}, {"data.b_s": 0.001}, "no labelled one; take batch"),
         ({}, {"run.dir": "here"}, "run.dir: a study sets these itself"),
         ({"rows": {"none, 2": {}}}, {}, "names a row twice: none, 2"),
-        ({"judges": (Judge(preset="conf/evaluation/tiny.yaml", shards="$mtat", metrics={"AP": "a"}),)}, {}, "of mtat"),
         (
-            {"claims": (Claim(says="c", metric="AUC", row="none, 2", over="none, 4", sign="lower"),)},
+            {"evaluations": (Evaluation(preset="conf/evaluation/tiny.yaml", shards="$mtat", metrics={"AP": "a"}),)},
+            {},
+            "of mtat",
+        ),
+        (
+            {"claims": (Claim(statement="c", metric="AUC", row="none, 2", over="none, 4", sign="lower"),)},
             {},
             "no column AUC",
         ),
         (
-            {"claims": (Claim(says="c", metric="AP", row="none, 3", over="none, 4", sign="lower"),)},
+            {"claims": (Claim(statement="c", metric="AP", row="none, 3", over="none, 4", sign="lower"),)},
             {},
             "no row none, 3",
         ),
@@ -155,7 +159,7 @@ def test_a_study_of_ones_own_is_a_yaml_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
         "title: mine\nsource: me\npretrain: conf/pretrain/tiny.yaml\nrows: {a: {}, b: {data.b_s: 0}}\n"
-        "figures: {loss: loss}\nscales: {paper: {about: all}}\n"
+        "metrics: {loss: loss}\nscales: {paper: {about: all}}\n"
     )
     assert [row.name for row in rows_of(read_study(str(file)))] == ["a", "b"]
     file.write_text(file.read_text() + "colour: red\n")
@@ -163,7 +167,7 @@ def test_a_study_of_ones_own_is_a_yaml_file(tmp_path: Path) -> None:
         load_config(Study, file)
 
 
-def test_a_folders_name_keeps_what_tells_rows_apart() -> None:
+def test_a_folders_name_keeps_rows_apart() -> None:
     assert slug("p_s = .05, b_s = .5") != slug("p_s = 05, b_s = 5")
     assert slug("SampleCNN, 0.5/1") == "samplecnn-0.5-1"
 

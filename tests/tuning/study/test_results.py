@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from evaluation.metrics.resamples import save_resamples
-from evaluation.metrics.scoring import Judged
-from tuning.study.config import Axis, Claim, Judge, Plot, Scale, Study, StudySettings
+from evaluation.metrics.samples import MetricSamples
+from tuning.study.config import Axis, Claim, Evaluation, Plot, Scale, Study, StudySettings
 from tuning.study.plan import Plan, make_plan, read_study, scaled
 from tuning.study.report import csv_text, draw, markdown, write_study
-from tuning.study.results import Line, averaged, collect, judge_claims, over_seeds, study_tree
-from tuning.study.runs import DONE, is_done, judged_folder
+from tuning.study.results import Line, averaged, check_claims, collect, over_seeds, study_tree
+from tuning.study.runs import DONE, evaluation_folder, is_done
 
 RESAMPLES = 400
-CLAIM = Claim(says="half is better", metric="AP", row="half", over="none", sign="higher")
+CLAIM = Claim(statement="half is better", metric="AP", row="half", over="none", sign="higher")
 
 
 def plan_of(folder: Path, *, seeds: int = 2, claims: tuple[Claim, ...] = (CLAIM,)) -> Plan:
@@ -28,20 +28,20 @@ def plan_of(folder: Path, *, seeds: int = 2, claims: tuple[Claim, ...] = (CLAIM,
         source="nowhere",
         pretrain="conf/pretrain/tiny.yaml",
         axes=(Axis(name="b_s", levels={"none": {"data.b_s": 0}, "half": {"data.b_s": 0.5}}),),
-        judges=(
-            Judge(
+        evaluations=(
+            Evaluation(
                 preset="conf/evaluation/tiny.yaml",
                 metrics={"AP": "tags/ap", "fall": "tags/ap change under reverb"},
             ),
         ),
-        figures={"loss": "loss"},
+        metrics={"loss": "loss"},
         published={"half": {"AP": 0.425}},
         claims=claims,
         plot=Plot(x="b_s"),
         seeds=seeds,
         scales={"paper": Scale(about="all")},
     )
-    sets = {name: f"/sets/{name}" for name in ("labelled", "unlabelled", "judged")}
+    sets = {name: f"/sets/{name}" for name in ("labelled", "unlabelled", "evaluation")}
     return make_plan(study, "paper", StudySettings(dir=str(folder), sets=sets), {})
 
 
@@ -51,17 +51,17 @@ def finish(plan: Plan, values: dict[tuple[str, int], NDArray[np.float64]]) -> No
         if (run.row, run.seed) not in values:
             continue
         ap_R = values[run.row, run.seed]
-        models = {name: Judged(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
-        judged_folder(run, 0).mkdir(parents=True)
-        heard = dict(models)
-        models["constant"] = Judged(ap_R * 0 + 0.05, {})
+        models = {name: MetricSamples(x, {}) for name, x in (("trained", ap_R), ("untrained", ap_R * 0 + 0.1))}
+        evaluation_folder(run, 0).mkdir(parents=True)
+        found = dict(models)
+        models["constant"] = MetricSamples(ap_R * 0 + 0.05, {})
         save_resamples(
             {
                 "tags/ap": models,
-                "tags/ap under clean": heard,
-                "tags/ap under reverb": {name: Judged(0.5 * one.values_R, {}) for name, one in heard.items()},
+                "tags/ap under clean": found,
+                "tags/ap under reverb": {name: MetricSamples(0.5 * one.values_R, {}) for name, one in found.items()},
             },
-            judged_folder(run, 0) / "resamples.parquet",
+            evaluation_folder(run, 0) / "resamples.parquet",
         )
         rows = [{"step": step, "loss": 10.0 if step <= 2 else 1.0 + run.seed} for step in (1, 2, 3, 4)]
         (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -76,7 +76,7 @@ def draws(centre: float, seed: int = 0) -> NDArray[np.float64]:
 
 
 def lines_of(**centres: float) -> dict[str, Line]:
-    return {name: Line(values={"AP": Judged(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
+    return {name: Line(values={"AP": MetricSamples(draws(x), {})}, by_seed={}, seeds=1) for name, x in centres.items()}
 
 
 def test_pairing_sees_a_difference_that_the_rows_own_intervals_hide(tmp_path: Path) -> None:
@@ -103,17 +103,17 @@ def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -
 
 def test_a_claim_in_the_other_direction_does_not_hold() -> None:
     lines = lines_of(none=0.5, half=0.4)
-    (claim,) = judge_claims((CLAIM,), lines)
+    (claim,) = check_claims((CLAIM,), lines)
     assert claim["holds"] is False
     assert claim["high"] < 0
 
 
 def test_several_claims_are_one_family() -> None:
     lines = lines_of(none=0.4, half=0.5)
-    alone, together = judge_claims((CLAIM,), lines)[0], judge_claims((CLAIM, CLAIM, CLAIM), lines)[0]
+    alone, together = check_claims((CLAIM,), lines)[0], check_claims((CLAIM, CLAIM, CLAIM), lines)[0]
     assert together["p_holm"] == pytest.approx(3 * alone["p_holm"])
     assert together["holds"] is True
-    crowd = judge_claims((CLAIM,) * 11, lines)[0]  # 11 · 2/401 is above .05, whatever the interval says
+    crowd = check_claims((CLAIM,) * 11, lines)[0]  # 11 · 2/401 is above .05, whatever the interval says
     assert crowd["low"] > 0
     assert crowd["holds"] is False
 
@@ -122,7 +122,8 @@ def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_to
     """The percentiles lie above the value, as on few positives; without the groups they would be the interval."""
     left_out = [np.array([0.50, 0.52, 0.48, 0.50]), np.array([0.54, 0.52, 0.56, 0.54])]
     runs = [
-        Judged(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9) for x, g in zip((0.5, 0.54), left_out, strict=True)
+        MetricSamples(np.r_[x, np.full(RESAMPLES, x + 0.1)], {}, g, 1e-9)
+        for x, g in zip((0.5, 0.54), left_out, strict=True)
     ]
     both = averaged(runs)
     assert both.left_out_G is not None
@@ -138,13 +139,13 @@ def test_the_interval_of_macro_ap_is_the_jackknifes_of_the_reports_over_seeds_to
     assert averaged([replace(run, left_out_G=None) for run in runs]).row(0.95)["low"] == pytest.approx(0.60)
 
 
-def test_a_row_has_the_columns_of_the_judges_that_judge_it(tmp_path: Path) -> None:
+def test_a_row_has_the_columns_of_its_evaluations(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, seeds=1)
-    judged = replace(plan.study.judges[0], rows=("half",))
-    study = replace(plan.study, judges=(judged,), claims=())
-    settings = StudySettings(dir=str(tmp_path), sets=dict.fromkeys(("labelled", "unlabelled", "judged"), "/s"))
+    evaluated = replace(plan.study.evaluations[0], rows=("half",))
+    study = replace(plan.study, evaluations=(evaluated,), claims=())
+    settings = StudySettings(dir=str(tmp_path), sets=dict.fromkeys(("labelled", "unlabelled", "evaluation"), "/s"))
     plan = make_plan(study, "paper", settings, {})
-    assert [len(run.judges) for run in plan.runs] == [0, 1]
+    assert [len(run.evaluations) for run in plan.runs] == [0, 1]
     finish(plan, {(row, 0): draws(0.4) for row in ("none", "half")})
     tree = study_tree(plan, collect(plan), {})
     by_name = {row["name"]: row["values"] for row in tree["rows"]}
@@ -155,8 +156,8 @@ def test_a_row_has_the_columns_of_the_judges_that_judge_it(tmp_path: Path) -> No
     assert draw(tree, study.plot)
     with pytest.raises(UserError, match="no row none; AP has half, untrained"):
         make_plan(replace(study, claims=(CLAIM,)), "paper", settings, {})
-    with pytest.raises(UserError, match="judges third; the study has half, none"):
-        make_plan(replace(study, judges=(replace(judged, rows=("third",)),)), "paper", settings, {})
+    with pytest.raises(UserError, match="evaluates third; the study has half, none"):
+        make_plan(replace(study, evaluations=(replace(evaluated, rows=("third",)),)), "paper", settings, {})
 
 
 def test_over_seeds_is_the_mean_on_the_set_itself_and_spreads_with_the_seeds() -> None:
@@ -200,7 +201,7 @@ def test_every_form_has_the_papers_value_and_the_median_of_the_late_steps(tmp_pa
     assert json.loads(files["json"].read_text())["claims"][0]["metric"] == "AP"
 
 
-def test_a_figure_that_a_row_does_not_have_is_a_dash_and_valid_json(tmp_path: Path) -> None:
+def test_a_metric_that_a_row_does_not_have_is_a_dash_and_valid_json(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     finish(plan, {("none", seed): draws(0.4) for seed in (0, 1)})
     for run in plan.runs[:2]:
@@ -226,7 +227,8 @@ def test_a_metric_that_the_report_does_not_have_is_named(tmp_path: Path) -> None
     finish(plan, {("none", 0): draws(0.4), ("none", 1): draws(0.4)})
     for run in plan.runs[:2]:
         save_resamples(
-            {"key/weighted@10": {"trained": Judged(draws(0), {})}}, judged_folder(run, 0) / "resamples.parquet"
+            {"key/weighted@10": {"trained": MetricSamples(draws(0), {})}},
+            evaluation_folder(run, 0) / "resamples.parquet",
         )
     with pytest.raises(UserError, match=r"no metric tags/ap; it has key/weighted@10"):
         collect(plan)
@@ -253,9 +255,9 @@ def test_what_a_user_wrote_is_a_label_and_no_markup(tmp_path: Path) -> None:
     assert figure.axes[0].get_yticklabels()[0].get_text() == r"x \$y"
 
 
-def test_a_claim_of_one_seed_says_so_and_what_more_seeds_gave(tmp_path: Path) -> None:
+def test_a_claim_of_one_seed_is_marked_and_what_more_seeds_gave(tmp_path: Path) -> None:
     claim = replace(CLAIM, more_seeds="three: +.014 [+.001, +.025], p .152, not shown")
-    for seeds, verdict in ((1, "holds for one seed, which says nothing of others"), (2, "holds")):
+    for seeds, verdict in ((1, "holds for one seed; other seeds were not run"), (2, "holds")):
         plan = plan_of(tmp_path / str(seeds), seeds=seeds, claims=(claim,))
         finish(plan, {(row, s): draws(x) for row, x in (("none", 0.3), ("half", 0.4)) for s in range(seeds)})
         tree = study_tree(plan, collect(plan), {})

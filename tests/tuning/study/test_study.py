@@ -1,6 +1,7 @@
-"""A study end to end: rows trained and judged in processes, resumed after a kill, and the evidence on known truth."""
+"""A study end to end: rows trained and evaluated in processes, resumed after a kill, and known truth."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -23,11 +24,11 @@ set: {data.batch: 8, views.samples: 16384, optim.steps: 4, run.snapshot_every: 2
 rows:
   half: {data.b_s: 0.5}
   none: {data.b_s: 0}
-judges:
+evaluations:
   - preset: conf/evaluation/tiny.yaml
     set: {tasks.tags.max_epochs: 2, confidence.resamples: 100}
     metrics: {AP: tags/ap, key@10: key/weighted@10}
-figures: {loss: loss}
+metrics: {loss: loss}
 published: {half: {AP: 0.425}}
 scales:
   paper:
@@ -55,7 +56,7 @@ def values(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_rows_are_trained_judged_and_tabled_and_one_that_fails_is_told(tmp_path: Path) -> None:
+def test_rows_are_trained_evaluated_and_tabled_and_one_that_fails_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, "  far too fast: {optim.learning_rate: 1.0e+30}\n")
     folder = tmp_path / "outputs" / "study"
     first = run(file, folder)
@@ -86,6 +87,9 @@ def _check_mlflow(uri: str) -> None:
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert names >= {"study.md", "study.json", "study.png"}
+    assert "![study.png](" in parent.data.tags["mlflow.note.content"]
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
+    assert "params.`optim.learning_rate`" in view["selectedColumns"]
 
 
 @pytest.mark.slow
@@ -118,16 +122,16 @@ def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
 
 @pytest.mark.timeout(900)
 def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(tmp_path: Path) -> None:
-    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3, "optim.steps": 70}  # of 100: signs, no figures
+    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3, "optim.steps": 70}  # of 100: signs, no values
     plan, settings = plan_study("evidence", "tiny", own)
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
-    assert {claim["says"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
+    assert {claim["statement"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
         (
-            "stretch breaks the locality of tempo",
-            "stretch frees key",
-            "pitch shift breaks the locality of key",
-            "pitch shift frees tempo",
+            "time-stretch lowers tempo agreement among neighbours",
+            "time-stretch raises key agreement among neighbours",
+            "pitch shift lowers key agreement among neighbours",
+            "pitch shift raises tempo agreement among neighbours",
         ),
         True,
     )

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from evaluation.metrics.resamples import RESAMPLES, save_resamples
-from evaluation.metrics.scoring import Judged
+from evaluation.metrics.samples import MetricSamples
 from tuning.sweep.confirm import compare, verdict
 
 
 def run_dirs(folder: Path, name: str, values_SR: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> list[Path]:
-    """Folders of judged runs, one a seed."""
+    """Folders of evaluated runs, one a seed."""
     made = []
     for seed, values_R in enumerate(values_SR):
         run = folder / f"{name}-{seed}"
-        (run / "judged").mkdir(parents=True)
-        save_resamples({"tags/ap": {"trained": Judged(values_R, {})}}, run / "judged" / RESAMPLES)
+        (run / "evaluation").mkdir(parents=True)
+        save_resamples({"tags/ap": {"trained": MetricSamples(values_R, {})}}, run / "evaluation" / RESAMPLES)
         made.append(run)
     return made
 
@@ -42,7 +42,7 @@ def test_a_gain_that_seeds_do_not_share_is_not_shown(tmp_path: Path) -> None:
     assert verdict("tags/ap", worse["tags/ap"]).endswith("the best is worse")
 
 
-def test_what_is_undefined_is_said_to_be_undefined(tmp_path: Path) -> None:
+def test_what_is_undefined_is_reported_as_undefined(tmp_path: Path) -> None:
     """A metric of one class, a bootstrap without a spread."""
     noise_SR = np.random.default_rng(0).normal(0.5, 0.2, (2, 201))
     preset = run_dirs(tmp_path, "preset", noise_SR)

@@ -1,4 +1,4 @@
-"""The journal alone remembers: what a killed driver left is handed out again, and nothing told is lost."""
+"""The journal alone remembers: what a killed driver left is handed out again, and nothing reported is lost."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def opened(folder: Path, trials: int = 6, *, objectives: int = 1, sampler: str =
     return SweepJournal(folder, settings, SPACE, objectives=objectives, first={"x": 0.5, "n": 4})
 
 
-def told(folder: Path, *, reopen: bool, sampler: str = "tpe") -> list[dict[str, object]]:
+def reported(folder: Path, *, reopen: bool, sampler: str = "tpe") -> list[dict[str, object]]:
     """A whole sweep one trial at a time, the journal opened anew for each or once."""
     journal = opened(folder, sampler=sampler)
     while (trial := journal.next()) is not None:
@@ -32,13 +32,13 @@ def told(folder: Path, *, reopen: bool, sampler: str = "tpe") -> list[dict[str, 
 def test_a_sweep_killed_after_every_trial_samples_what_an_unbroken_one_does(tmp_path: Path, sampler: str) -> None:
     for name in ("broken", "unbroken"):
         (tmp_path / name).mkdir()
-    broken = told(tmp_path / "broken", reopen=True, sampler=sampler)
-    assert broken == told(tmp_path / "unbroken", reopen=False, sampler=sampler)
+    broken = reported(tmp_path / "broken", reopen=True, sampler=sampler)
+    assert broken == reported(tmp_path / "unbroken", reopen=False, sampler=sampler)
     assert broken[0] == {"x": 0.5, "n": 4}
     assert len({str(params) for params in broken}) == 6
 
 
-def test_what_was_under_way_is_handed_out_again_and_what_was_told_is_not(tmp_path: Path) -> None:
+def test_what_was_under_way_is_handed_out_again_and_what_was_reported_is_not(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     first, second, third = (journal.next() for _ in range(3))
     assert first is not None
@@ -46,7 +46,7 @@ def test_what_was_under_way_is_handed_out_again_and_what_was_told_is_not(tmp_pat
     assert third is not None
     journal.note(second.number, curve=[[5, 0.2]])
     journal.stopped(second.number, [(5, 0.2)])
-    del journal  # killed: two of three were never told
+    del journal  # killed: two of three were never reported
 
     again = opened(tmp_path)
     assert again.counts() == {"done": 0, "stopped": 1, "failed": 0, "running": 2}
@@ -96,7 +96,7 @@ def test_a_trial_whose_asking_was_killed_has_all_its_values_when_it_is_handed_ou
 
 
 def test_more_trials_go_on_where_a_finished_sweep_ended(tmp_path: Path) -> None:
-    told(tmp_path, reopen=False)
+    reported(tmp_path, reopen=False)
     more = opened(tmp_path, trials=8)
     assert [trial.number for trial in iter(more.next, None)] == [6, 7]
 
@@ -152,7 +152,7 @@ def test_trials_that_ray_killed_for_memory_are_handed_out_again_to_a_new_tuner(
                 self.search.on_trial_complete(str(len(names) - 1), {"values": [1.0], "step": 1})
 
     monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
-    room = sweep_runner.Room(storage=tmp_path, actor={}, at_a_time=2, retries=1)
-    assert sweep_runner.run_jobs(source, room, limit=3)
+    slots = sweep_runner.Slots(storage=tmp_path, actor={}, at_a_time=2, retries=1)
+    assert sweep_runner.run_jobs(source, slots, limit=3)
     assert starts == [["j0", "j1"], ["j1", "j2"]]
     assert all((job.folder / "done.json").exists() for job in jobs)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cluster.settings import UserError
-from evaluation.config import EvaluationConfig
-from evaluation.targets.columns import Target, parts_of
+from evaluation.config import EvaluationConfig, Task
+from evaluation.targets.target import Target, parts_of
 from tuning.sweep.config import ObjectiveConfig, read_evaluation
 from tuning.sweep.objective import check_targets, objective_evaluation, on_split, reported
 
@@ -20,7 +20,7 @@ def target(clips: int = 60) -> Target:
     return Target(np.arange(clips), split, names, artist, np.arange(clips), ())
 
 
-def test_where_valid_is_judged_heads_stop_on_train_artists_they_did_not_learn_from() -> None:
+def test_where_valid_is_evaluated_heads_stop_on_train_artists_they_did_not_learn_from() -> None:
     parts = parts_of(target(), "valid")
     assert parts["test"].rows_K.tolist() == list(range(40, 50))
     assert sorted([*parts["train"].rows_K, *parts["valid"].rows_K]) == list(range(40))
@@ -30,16 +30,16 @@ def test_where_valid_is_judged_heads_stop_on_train_artists_they_did_not_learn_fr
     assert parts_of(shuffled, "valid")["valid"].rows_K.tolist() == parts["valid"].rows_K.tolist()
 
 
-def test_where_test_is_judged_the_splits_are_those_of_the_set() -> None:
+def test_where_test_is_evaluated_the_splits_are_those_of_the_set() -> None:
     parts = parts_of(target(), "test")
     assert {name: len(part) for name, part in parts.items()} == {"train": 40, "valid": 10, "test": 10}
 
 
 def test_only_the_tasks_of_the_metrics_are_run_and_on_valid() -> None:
     config = objective_evaluation(ObjectiveConfig(metrics=("key/weighted@10",)), "shards")
-    assert (list(config.tasks), config.judged, config.data.shards) == (["key"], "valid", "shards")
+    assert (list(config.tasks), config.split, config.data.shards) == (["key"], "valid", "shards")
     again = on_split(config, "test", "cuda")
-    assert (again["judged"], again["device"]) == ("test", "cuda")
+    assert (again["split"], again["device"]) == ("test", "cuda")
 
 
 def test_a_metric_that_no_task_gives_is_refused_with_those_there_are() -> None:
@@ -58,17 +58,16 @@ def test_the_names_of_metrics_are_those_of_a_report(scored_names: dict[str, list
 
 @pytest.fixture
 def scored_names() -> dict[str, list[str]]:
-    """What `evaluation.metrics.scoring` gives for every kind of task, probe and neighbours, at k = 2."""
-    from evaluation.config import Kind
+    """What `evaluation.kinds` give for every kind of task, probe and neighbours, at k = 2."""
+    from evaluation.kinds.kind import kind_of
     from evaluation.metrics.confidence import draw_resamples
-    from evaluation.metrics.scoring import judge_answers, judge_neighbours
 
     rng = np.random.default_rng(0)
     resamples = draw_resamples([str(i) for i in range(6)], resamples=100, seeds=1, rng=rng)
     tags, codes = rng.random((6, 3)) > 0.5, np.array([0, 1, 0, 1, 0, 1])
     tags[0], tags[1] = True, False
     keys = ("C major", "A minor")
-    truth: dict[Kind, tuple[Any, Any, Any, tuple[str, ...]]] = {
+    truth: dict[str, tuple[Any, Any, Any, tuple[str, ...]]] = {
         "tags": (tags, rng.random((1, 6, 3)), np.stack([tags, tags], 1), ("a", "b", "c")),
         "class": (codes, codes[None], np.stack([codes, codes], 1), ("x", "y")),
         "key": (codes, codes[None], np.stack([codes, codes], 1), keys),
@@ -78,9 +77,10 @@ def scored_names() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for kind, (values, answers, near, classes) in truth.items():
         part = replace(target().where(np.arange(60) < 6), values=values, classes=classes)
-        names = list(judge_answers(kind, answers, part, resamples))
+        scores = kind_of(Task(column="c", kind=kind, probe=True))
+        names = list(scores.score_probe(answers, part, resamples))
         if near is not None:
-            names += list(judge_neighbours(kind, near, np.ones((6, 2), bool), part, resamples, (2,)))
+            names += list(scores.score_neighbours(near, np.ones((6, 2), bool), part, resamples, (2,)))
         found[kind] = names
     return found
 
@@ -92,6 +92,6 @@ def test_shards_without_a_validation_split_are_refused_before_anything_is_traine
 
 
 def test_the_validation_split_has_no_robustness_curves() -> None:
-    with pytest.raises(ValueError, match="judged=valid is for tasks"):
-        EvaluationConfig(judged="valid", robustness=replace(EvaluationConfig().robustness, severities=(1.0,)))
+    with pytest.raises(ValueError, match="split=valid is for tasks"):
+        EvaluationConfig(split="valid", robustness=replace(EvaluationConfig().robustness, severities=(1.0,)))
     assert read_evaluation(ObjectiveConfig())["tasks"]

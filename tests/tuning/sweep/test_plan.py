@@ -1,4 +1,4 @@
-"""What a sweep refuses before it takes anything, and what it tells of itself."""
+"""What a sweep refuses before it takes anything, and what its plan shows."""
 
 import io
 from collections.abc import Callable
@@ -54,20 +54,20 @@ def test_a_share_that_the_shards_turn_into_nothing_is_refused_with_the_path(make
 
 
 def test_no_place_that_travels_to_a_trial_is_relative(
-    make_plan: MakePlan, judged_set: Path, monkeypatch: pytest.MonkeyPatch
+    make_plan: MakePlan, evaluation_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(judged_set.parent)
-    plan = make_plan(f"objective.shards={judged_set.name}", f"data.labelled={judged_set.name}")
-    assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(judged_set)
+    monkeypatch.chdir(evaluation_set.parent)
+    plan = make_plan(f"objective.shards={evaluation_set.name}", f"data.labelled={evaluation_set.name}")
+    assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(evaluation_set)
 
 
-def test_a_dry_run_tells_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
-    told = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
-    assert told["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
-    assert 0.25 <= told["sample"]["data.b_s"] <= 0.75
-    assert (told["trials"], told["at_a_time"], told["a_trial"]["cores"]) == (3, 3, 2)
-    assert told["first"] == "the preset"
-    assert told["estimate"]["hours"] > 0
+def test_a_dry_run_shows_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
+    reported = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
+    assert reported["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
+    assert 0.25 <= reported["sample"]["data.b_s"] <= 0.75
+    assert (reported["trials"], reported["at_a_time"], reported["a_trial"]["cores"]) == (3, 3, 2)
+    assert reported["first"] == "the preset"
+    assert reported["estimate"]["hours"] > 0
     assert not (tmp_path / "sweep").exists()
 
 
@@ -77,8 +77,8 @@ def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan:
     assert job.experiment["data"]["b_s"] == 0.375
     assert (job.experiment["run"]["keep"], job.folder.name) == (1, "007")
     assert job.experiment["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
-    assert job.evaluation["judged"] == "valid"
-    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["judged"] == "test"
+    assert job.evaluation["split"] == "valid"
+    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["split"] == "test"
     assert type(job).unpacked(job.packed()) == job
 
 
@@ -135,7 +135,7 @@ def test_trials_that_end_out_of_order_all_stand_on_the_trackers_curve(make_plan:
 
 
 @pytest.mark.parametrize("width", [60, 200])
-def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_tells_every_crash(
+def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_shows_every_crash(
     make_plan: MakePlan, tmp_path: Path, width: int
 ) -> None:
     paths = [f"augment.{name}.p" for name in ("gain", "polarity", "noise", "filter", "pitch", "delay")]
@@ -155,13 +155,13 @@ def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_tells_eve
     left_out = [line for line in lines if "in trials.csv also" in line]
     assert bool(left_out) == (width == 60)
     assert all(paths[0] in line and paths[-1] not in line for line in left_out)
-    told = note(rows_of(journal, plan), plan, ["no difference is shown"])
-    assert told.startswith("no difference is shown\n\n| trial | state | tags/ap |")
-    assert told.splitlines()[4].startswith("| 2 | done | 0.700 |")
+    reported = note(rows_of(journal, plan), plan, ["no difference is shown"])
+    assert reported.startswith("no difference is shown\n\n| trial | state | tags/ap |")
+    assert reported.splitlines()[4].startswith("| 2 | done | 0.700 |")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)
-def test_the_sweeps_of_the_house_have_spaces_that_fit(file: Path) -> None:
+def test_the_shipped_sweeps_have_spaces_that_fit(file: Path) -> None:
     config = load_sweep(file, [])
     base = experiment_tree(config)
     check_space(read_space(config.space, str(file)), base, str(file), lambda _: None)

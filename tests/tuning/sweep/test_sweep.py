@@ -60,8 +60,8 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch) -> type[SweepTrial]:
                 return
             value = -((math.log10(job.experiment["loss"]["temperature"]) + 1) ** 2)
             for step in (1, 2):
-                self._items.put({"step": step, "figure": value})
-            self._items.put({"done": True, "values": [value], "step": 4, "figure": value, "seconds": 0.1})
+                self._items.put({"step": step, "metric": value})
+            self._items.put({"done": True, "values": [value], "step": 4, "metric": value, "seconds": 0.1})
 
     monkeypatch.setattr(sweep_runner, "SweepTrial", Fake)
     return Fake
@@ -126,7 +126,7 @@ def test_a_trial_with_workers_takes_no_core_itself(
             # Both trials ask for half of all cores, for a gang as Ray Train does, and hold them until both have theirs.
             group = ray_.util.placement_group([{"CPU": 1}] * int(cores // 2))
             ready = group.wait(60)
-            self._items.put({"step": 1, "figure": float(ready)})
+            self._items.put({"step": 1, "metric": float(ready)})
             mark = self._job.folder.parent / f"{self._job.name}.ready"
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_text(str(ready))
@@ -136,7 +136,7 @@ def test_a_trial_with_workers_takes_no_core_itself(
             together = len(list(mark.parent.glob("*.ready"))) == 2
             ray_.util.remove_placement_group(group)
             value = float(ready and together)
-            self._items.put({"done": True, "values": [value], "step": 4, "figure": value, "seconds": 0.1})
+            self._items.put({"done": True, "values": [value], "step": 4, "metric": value, "seconds": 0.1})
 
     import ray as ray_
 
@@ -163,10 +163,10 @@ def test_a_rule_compares_a_trial_with_those_of_an_earlier_start(rule: Literal["a
     assert scheduler is not None
     controller: Any = SimpleNamespace(get_live_trials=list)
     decisions = {}
-    for name, figure in (("worse", 0.1), ("better", 0.9)):
+    for name, value in (("worse", 0.1), ("better", 0.9)):
         trial: Any = sweep_runner._Past(name)
         scheduler.on_trial_add(controller, trial)
-        decisions[name] = scheduler.on_trial_result(controller, trial, {"step": 2, "figure": figure})
+        decisions[name] = scheduler.on_trial_result(controller, trial, {"step": 2, "metric": value})
     assert decisions == {"worse": "STOP", "better": "CONTINUE"}
     assert sweep_runner.scheduler_of(StopConfig(rule="none"), 8, curves) is None
 
@@ -186,7 +186,7 @@ def test_a_rule_compares_a_trial_with_those_of_an_earlier_start(rule: Literal["a
     ],
     ids=["trials of two workers", "two objectives", "median"],
 )
-def test_real_trials_end_and_the_table_tells_how(
+def test_real_trials_end_and_the_table_shows_how(
     ray: None, make_plan: MakePlan, tmp_path: Path, words: list[str]
 ) -> None:
     plan = make_plan(*words, "sweep.confirm_seeds=0")
@@ -198,16 +198,16 @@ def test_real_trials_end_and_the_table_tells_how(
     assert set(states) <= ({"done", "stopped"} if "stop.rule=median" in words else {"done"})
     metrics = plan.config.objective.metrics
     for row in result.rows:
-        judged = row["state"] == "done"
-        assert (row["step"] == 4) == judged, row
-        assert all((row[metric] is not None) == judged for metric in metrics), row
+        evaluated = row["state"] == "done"
+        assert (row["step"] == 4) == evaluated, row
+        assert all((row[metric] is not None) == evaluated for metric in metrics), row
         beaten = any(
             all(other[m] is not None and other[m] >= row[m] for m in metrics)
             and any(other[m] > row[m] for m in metrics)
             for other in result.rows
-            if judged and other["state"] == "done"
+            if evaluated and other["state"] == "done"
         )
-        assert row["front"] == (judged and not beaten), row
+        assert row["front"] == (evaluated and not beaten), row
     if plan.resources.num_workers == 2:
         state = json.loads((tmp_path / "sweep/trials/000/snapshots/last/state.json").read_text())
         assert state["provenance"]["world_size"] == 2
@@ -231,7 +231,7 @@ if __name__ == "__main__":
 def test_a_sweep_whose_driver_is_killed_keeps_its_finished_trials_and_goes_on_with_the_others(
     make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    """Real trials: pretraining, judging, MLflow, confirmation."""
+    """Real trials: pretraining, evaluation, MLflow, confirmation."""
     make_plan()
     words = ["sweep.trials=4", "sweep.confirm_seeds=2", "optim.steps=6", "stop.rule=none", "sweep.concurrency=2"]
     command = [sys.executable, "-c", KILLED, str(tmp_path / "mine.yaml"), *words]
@@ -292,5 +292,9 @@ def _check_mlflow(store: Path) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
     files = {f.path for folder in ("sweep", "figures") for f in client.list_artifacts(parent.info.run_id, folder)}
     assert {"sweep/best.yaml", "sweep/trials.parquet", "figures/history.png", "figures/parallel.png"} <= files
-    assert "evaluation/tags.ap" in trials[0].data.metrics
+    assert "6 evaluation/tags.ap" in trials[0].data.metrics
+    assert {"0 objective/tags.ap" in trial.data.metrics for trial in trials} == {True}
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
+    assert view["selectedColumns"][:2] == ["metrics.`0 objective/tags.ap`", "params.`loss.temperature`"]
+    assert parent.data.tags["mlflow.note.content"].startswith("[Compare the trials](#/experiments/")
     assert "objective/best" in parent.data.metrics

@@ -76,12 +76,12 @@ def echo_kernel(
     many = tl.load(reflections + i).to(tl.int32)
     kept = tl.load(attenuation + i).to(tl.float32)
     by = tl.load(delay + i).to(tl.int32)
-    heard = tl.load(wet + i).to(tl.float32)
+    gain = tl.load(wet + i).to(tl.float32)
     value = tl.load(wave + i * wave_stride + t, mask=t < columns, other=0.0)
     source = t - first_tap * by
     for _ in range(many):
-        heard = heard * kept
-        value += heard * tl.load(wave + i * wave_stride + source, mask=(source >= 0) & (t < columns), other=0.0)
+        gain = gain * kept
+        value += gain * tl.load(wave + i * wave_stride + source, mask=(source >= 0) & (t < columns), other=0.0)
         source -= by
     value = tl.where(many > 0, value * output_gain, value)
     tl.store(out + tl.load(to_row + i) * out_stride + t, value, mask=t < columns)

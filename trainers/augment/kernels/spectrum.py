@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from trainers.augment.drawing import ViewParameters
-from trainers.augment.kernels.numbers import pack, roots_of_unity, times, unpack, words
-from trainers.augment.spectral import EDGE_SPAN, MAX_HALF, ZERO_CROSSINGS
+from trainers.augment.dsp.spectral import EDGE_SPAN, MAX_HALF, ZERO_CROSSINGS
+from trainers.augment.kernels.complex_words import pack, roots_of_unity, times, unpack, words
 
 BLOCK = 512
 ROW_BLOCK = 4096

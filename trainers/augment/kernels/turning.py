@@ -1,6 +1,6 @@
 """Analysis frames to synthesis frames in one pass: phase advances, peaks, identity phase locking, anti-alias weights.
 
-A program walks along the frames of one row with all its bins, so nothing but the spectrum is read and nothing but
+A program loops over the frames of one row with all its bins, so nothing but the spectrum is read and nothing but
 the synthesis frames is written. Where rows are too few to fill the GPU, a row's frames are split among programs, and
 how far the phases turn in each part is found first.
 
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.augment.kernels.numbers import pack, roots_of_unity, times, unpack, words
-from trainers.augment.resampling import spline_degree
+from trainers.augment.dsp.resampling import spline_degree
+from trainers.augment.kernels.complex_words import pack, roots_of_unity, times, unpack, words
 
 TINY = tl.constexpr(1e-18)
 """Modulus under which a number has no phase of its own."""
@@ -150,7 +150,7 @@ def turn_kernel(
     below = _below(first, step, frames)
     here, above = tl.load(base + below * BINS + k), tl.load(base + (below + 1) * BINS + k)
     for j in range(first, tl.minimum(first + part, moved)):
-        # The next frames are asked for before these are worked on: the walk would wait for each otherwise.
+        # The next frames are loaded before these are worked on: the loop would wait for each otherwise.
         ahead = _below(j + 1, step, frames)
         coming, coming_above = tl.load(base + ahead * BINS + k), tl.load(base + (ahead + 1) * BINS + k)
         below = _below(j, step, frames)

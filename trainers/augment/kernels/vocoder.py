@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainers.augment.resampling import SPLINE_REACH
+from trainers.augment.dsp.resampling import SPLINE_REACH
 
 BLOCK = 1024
 FRAMES_STEP = 4096
@@ -107,9 +107,9 @@ def overlap_kernel(
     weight = tl.zeros([BLOCK], tl.float32)
     for part in tl.static_range(N_FFT // HOP):
         j, s = frame - part, inner + part * HOP
-        heard = (j >= 0) & (j < frames) & (t < columns)
-        factor = tl.load(window + s, mask=heard, other=0.0)
-        total += factor * tl.load(base + j * N_FFT + s, mask=heard, other=0.0)
+        valid = (j >= 0) & (j < frames) & (t < columns)
+        factor = tl.load(window + s, mask=valid, other=0.0)
+        total += factor * tl.load(base + j * N_FFT + s, mask=valid, other=0.0)
         weight += factor * factor
     tl.store(out + i * out_stride + t, total / tl.maximum(weight, 1e-3), mask=t < columns)
 

@@ -1,8 +1,9 @@
-"""How a rank meets the rows of all others: everything gathered at once, or blocks that travel around a ring.
+"""How a rank gets the rows of all others: all of them gathered at once, or block after block around a ring.
 
 Shape suffixes: R rows of a block, D projection width, C tags.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.losses.contrastive.pairs import Block, Pair, Recipe, clip_codes, known_clips, make_block, sort_rows
-from trainers.losses.contrastive.tiles import Walk
+from trainers.losses.contrastive.pairs import Block, Pair, clip_codes, known_clips, make_block, sort_rows
+from trainers.losses.contrastive.settings import ResolvedSettings
 
 _BIT = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -37,8 +38,8 @@ def unpack_bits(packed: Tensor, num_tags: int) -> Tensor:
     return ((packed[..., None] & bit) != 0).flatten(1)[:, :num_tags]
 
 
-class Local(NamedTuple):
-    """This rank's rows in the order of `sort_rows`, and what all ranks told each other about their shares."""
+class LocalRows(NamedTuple):
+    """The rows of this rank in the order of `sort_rows`."""
 
     z_RD: Tensor
     clip_id_R: Tensor
@@ -46,25 +47,44 @@ class Local(NamedTuple):
     num_labelled: list[int]
     """Labelled rows of each rank."""
     group: Group
-    recipe: Recipe
+    settings: ResolvedSettings
+
+
+class ScaledPair(NamedTuple):
+    """Two blocks, and the scalars of the rows of both."""
+
+    pair: Pair
+    scalars: tuple[Tensor, Tensor]
+    hop: int = 0
+    """Where not 0, this rank alone computes the pair, and the columns came that many ranks far: see `send_back`."""
 
 
 class Exchange(Protocol):
-    """A way to visit every pair of a local row and a global row."""
+    """A way to every pair of a local row and a global row."""
+
+    own: Block
+    group: Group
 
     def share(self, scalars: Tensor) -> list[Tensor]:
-        """Make per-row scalars of shape (k, R) known wherever a later walk will need them."""
+        """Per-row scalars of shape (k, R), to be given to `pairs`; a collective where other ranks need them."""
         ...
 
-    def walk(self, kernel: Walk, scalars: list[Tensor]) -> Tensor:
-        """Run a kernel over all pairs and return the table of the local rows."""
+    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPair]:
+        """The pairs of blocks, the own block with itself first; collectives on the way."""
         ...
+
+
+def send_back(col_table: Tensor, hop: int, group: Group) -> Tensor:
+    """Send back what the rows of another rank gained, and receive what the own rows gained ``hop`` ranks further on."""
+    rank, world = collectives.rank(group), collectives.world_size(group)
+    (gained,) = collectives.exchange([col_table], to=(rank - hop) % world, source=(rank + hop) % world, group=group)
+    return gained
 
 
 class Gather:
     """All rows of all ranks in every rank's memory, O(N·D); each rank computes its own rows against them."""
 
-    def __init__(self, local: Local) -> None:
+    def __init__(self, local: LocalRows) -> None:
         self.rank, self.group = collectives.rank(local.group), local.group
         rows, labels_RC = len(local.z_RD), local.labels_RC
         z_ND = collectives.all_gather(local.z_RD, local.group)
@@ -80,39 +100,38 @@ class Gather:
             if labels_RC is not None and packed_N is not None:
                 tags = unpack_bits(packed_N[part], labels_RC.shape[1])
             self.blocks.append(
-                make_block(z_ND[part], clip_codes(clip_id_N[part], known, dtype), tags, num_labelled, local.recipe)
+                make_block(z_ND[part], clip_codes(clip_id_N[part], known, dtype), tags, num_labelled, local.settings)
             )
+        self.own = self.blocks[self.rank]
 
     def share(self, scalars: Tensor) -> list[Tensor]:
         """All-gather them: backward then has everything and sends nothing."""
         gathered = collectives.all_gather(scalars, self.group)
         return list(gathered.view(len(self.blocks), *scalars.shape))
 
-    def walk(self, kernel: Walk, scalars: list[Tensor]) -> Tensor:
-        """Own rows against each block; of the own block one triangle serves both roles."""
-        own = self.blocks[self.rank]
-        table = kernel.table(own)
-        kernel.visit(Pair(own, own, mirrored=True), (scalars[self.rank], scalars[self.rank]), table, table)
+    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPair]:
+        """Own rows against each block; of the own block one triangle serves rows and columns."""
+        own = scalars[self.rank]
+        yield ScaledPair(Pair(self.own, self.own, mirrored=True), (own, own))
         for r, block in enumerate(self.blocks):
             if r != self.rank:
-                kernel.visit(Pair(own, block), (scalars[self.rank], scalars[r]), table, None)
-        return table
+                yield ScaledPair(Pair(self.own, block), (own, scalars[r]))
 
 
 class GatherOnce:
-    """`Gather` with the rows of all other ranks as one block: a GPU then meets them in one launch and not in W − 1."""
+    """`Gather` with the rows of all other ranks as one block: one kernel launch on a GPU instead of W − 1."""
 
-    def __init__(self, local: Local) -> None:
+    def __init__(self, local: LocalRows) -> None:
         self.rank, self.group, self.world = collectives.rank(local.group), local.group, len(local.num_labelled)
         self.known = known_clips(local.clip_id_R)
         codes = clip_codes(local.clip_id_R, self.known, local.z_RD.dtype)
         num_labelled = local.num_labelled[self.rank]
-        self.blocks = [make_block(local.z_RD, codes, local.labels_RC, num_labelled, local.recipe)]
+        self.own = make_block(local.z_RD, codes, local.labels_RC, num_labelled, local.settings)
         if self.world > 1:
             self.order_F = self._order(local)
-            self.blocks.append(self._others(local))
+            self.others = self._others(local)
 
-    def _order(self, local: Local) -> Tensor:
+    def _order(self, local: LocalRows) -> Tensor:
         """Places of the F foreign rows among all, in the order of `sort_rows` over all of them."""
         rows = len(local.z_RD)
         place_N = torch.arange(self.world * rows, device=local.z_RD.device)
@@ -125,14 +144,14 @@ class GatherOnce:
         self.clip_id_F = self.clip_id_F[order_F]
         return foreign_F[order_F]
 
-    def _others(self, local: Local) -> Block:
+    def _others(self, local: LocalRows) -> Block:
         z_FD = collectives.all_gather(local.z_RD, local.group)[self.order_F]
         tags = None
         if local.labels_RC is not None:
             packed_N = collectives.all_gather(pack_bits(local.labels_RC), local.group)
             tags = unpack_bits(packed_N[self.order_F], local.labels_RC.shape[1])
         num_labelled = sum(local.num_labelled) - local.num_labelled[self.rank]
-        return make_block(z_FD, clip_codes(self.clip_id_F, self.known, z_FD.dtype), tags, num_labelled, local.recipe)
+        return make_block(z_FD, clip_codes(self.clip_id_F, self.known, z_FD.dtype), tags, num_labelled, local.settings)
 
     def share(self, scalars: Tensor) -> list[Tensor]:
         """All-gather them: backward then has everything and sends nothing."""
@@ -141,62 +160,54 @@ class GatherOnce:
         gathered = collectives.all_gather(scalars, self.group).view(self.world, *scalars.shape)
         return [scalars, gathered.transpose(0, 1).flatten(1)[:, self.order_F]]
 
-    def walk(self, kernel: Walk, scalars: list[Tensor]) -> Tensor:
+    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPair]:
         """Own rows against themselves and against all others."""
-        own = self.blocks[0]
-        table = kernel.table(own)
-        kernel.visit(Pair(own, own, mirrored=True), (scalars[0], scalars[0]), table, table)
-        for others in self.blocks[1:]:
-            kernel.visit(Pair(own, others), (scalars[0], scalars[1]), table, None)
-        return table
+        yield ScaledPair(Pair(self.own, self.own, mirrored=True), (scalars[0], scalars[0]))
+        if self.world > 1:
+            yield ScaledPair(Pair(self.own, self.others), (scalars[0], scalars[1]))
 
 
 class Ring:
-    """Blocks travel: hop k meets the rows of rank − k, and what they gain is sent back. Memory O(n·D).
+    """Blocks are sent on: after hop k this rank has the rows of rank − k, and sends back what they gain. Memory O(n·D).
 
-    Each pair of blocks is computed once for both roles, so ⌊W/2⌋ hops meet everybody; for even W both ends of the last
-    hop hold the same pair and take half of it each.
+    Each pair of blocks is computed once, for its rows and its columns, so ⌊W/2⌋ hops are enough; for even W two ranks
+    have the same pair after the last hop and take half of it each.
     """
 
-    def __init__(self, local: Local) -> None:
-        self.local = local
+    def __init__(self, local: LocalRows) -> None:
+        self.local, self.group = local, local.group
         self.rank, self.world = collectives.rank(local.group), collectives.world_size(local.group)
         self.known = known_clips(local.clip_id_R)
         codes = clip_codes(local.clip_id_R, self.known, local.z_RD.dtype)
-        self.own = make_block(local.z_RD, codes, local.labels_RC, local.num_labelled[self.rank], local.recipe)
+        self.own = make_block(local.z_RD, codes, local.labels_RC, local.num_labelled[self.rank], local.settings)
 
     def share(self, scalars: Tensor) -> list[Tensor]:
-        """They travel with their block."""
+        """Nothing to do: they are sent on with their block."""
         return [scalars]
 
-    def walk(self, kernel: Walk, scalars: list[Tensor]) -> Tensor:
-        """Own pairs, then one hop after another."""
-        local, own_scalars = self.local, scalars[0]
-        table = kernel.table(self.own)
-        kernel.visit(Pair(self.own, self.own, mirrored=True), (own_scalars, own_scalars), table, table)
-        labels_RC = local.labels_RC
-        visiting = [local.z_RD, local.clip_id_R, own_scalars]
-        visiting += [] if labels_RC is None else [pack_bits(labels_RC)]
+    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPair]:
+        """The own block, then the block that each hop brings."""
+        own_scalars = scalars[0]
+        labels_RC, settings = self.local.labels_RC, self.local.settings
+        yield ScaledPair(Pair(self.own, self.own, mirrored=True), (own_scalars, own_scalars))
+        sent = [self.local.z_RD, self.local.clip_id_R, own_scalars]
+        sent += [] if labels_RC is None else [pack_bits(labels_RC)]
         for hop in range(1, self.world // 2 + 1):
             ahead, behind = (self.rank + 1) % self.world, (self.rank - 1) % self.world
-            visiting = collectives.exchange(visiting, to=ahead, source=behind, group=local.group)
+            sent = collectives.exchange(sent, to=ahead, source=behind, group=self.group)
             home = (self.rank - hop) % self.world
-            tags = None if labels_RC is None else unpack_bits(visiting[3], labels_RC.shape[1])
-            codes = clip_codes(visiting[1], self.known, visiting[0].dtype)
-            visitor = make_block(visiting[0], codes, tags, local.num_labelled[home], local.recipe)
-            gained = kernel.table(visitor)
-            kernel.visit(self._part(visitor, hop, home), (own_scalars, visiting[2]), table, gained)
-            (part,) = collectives.exchange([gained], to=home, source=(self.rank + hop) % self.world, group=local.group)
-            kernel.merge(table, part)
-        return table
+            tags = None if labels_RC is None else unpack_bits(sent[3], labels_RC.shape[1])
+            codes = clip_codes(sent[1], self.known, sent[0].dtype)
+            block = make_block(sent[0], codes, tags, self.local.num_labelled[home], settings)
+            yield ScaledPair(self._part(block, hop, home), (own_scalars, sent[2]), hop)
 
-    def _part(self, visitor: Block, hop: int, home: int) -> Pair:
-        half = len(visitor.z_RD) // 2
+    def _part(self, block: Block, hop: int, home: int) -> Pair:
+        half = len(block.z_RD) // 2
         if 2 * hop != self.world:
-            return Pair(self.own, visitor)
+            return Pair(self.own, block)
         if self.rank < home:
-            return Pair(self.own, visitor, row_stop=half)
-        return Pair(self.own, visitor, col_start=half)
+            return Pair(self.own, block, row_stop=half)
+        return Pair(self.own, block, col_start=half)
 
 
 EXCHANGES: dict[tuple[str, bool], type[Gather] | type[GatherOnce] | type[Ring]] = {
@@ -205,4 +216,4 @@ EXCHANGES: dict[tuple[str, bool], type[Gather] | type[GatherOnce] | type[Ring]] 
     ("ring", False): Ring,
     ("ring", True): Ring,
 }
-"""By name, and whether the walks are fused."""
+"""By name, and whether the kernels are fused."""

@@ -1,4 +1,5 @@
-"""The walks over pairs as Triton kernels: a program owns a tile of rows and meets the column tiles of its split.
+"""Sums and gradient over pairs as Triton kernels: a program owns a tile of rows and loops over the column tiles of its
+split.
 
 Nothing is shared between programs, so no sum depends on which of them runs first. Columns start with the labelled ones:
 a first loop multiplies tags, a second one does not. A tile that may hold rows of the program's own clips (the spans of
@@ -165,7 +166,7 @@ def gradient_kernel(
 
 @triton.jit
 def _factor(table, start, R: tl.constexpr, D: tl.constexpr):
-    """Rows ``start`` … ``start`` + R; the table has room behind its last row."""
+    """Rows ``start`` … ``start`` + R; the table is padded behind its last row."""
     offset_RD = tl.arange(0, R)[:, None] * D + tl.arange(0, D)[None, :]
     return tl.load(table + tl.cast(start, tl.int64) * D + offset_RD)
 
@@ -185,7 +186,7 @@ def _column(vector, j, num_cols, J: tl.constexpr):
 
 @triton.jit
 def _span(code_I, stored_I):
-    """Smallest and largest code of a clip that the walking rank has; an empty range without any."""
+    """Smallest and largest code of a clip of this rank; an empty range without any."""
     known_I = stored_I & (code_I >= 0)
     low = tl.min(tl.where(known_I, code_I, float("inf")), 0)
     return low, tl.max(tl.where(known_I, code_I, float("-inf")), 0)
@@ -214,7 +215,7 @@ def _others(rows_I, j, num_cols, J: tl.constexpr, MIRRORED: tl.constexpr):
 
 @triton.jit
 def _same_clip(code_I, col_code, j, num_cols, J: tl.constexpr):
-    """A row of a clip that the walking rank does not have has code −1 and equals none: one side is always its own."""
+    """A row of a clip that this rank does not have has code −1 and equals none: one side is always its own."""
     return code_I[:, None] == _column(col_code, j, num_cols, J)[None, :]
 
 

@@ -3,8 +3,8 @@
 An anchor without positives counts as zero but stays in the mean; a batch without any has loss 0. Without labels this is
 NT-Xent, with only labelled rows SupCon. A row of norm 0 is at right angles to all and gets no gradient; a NaN row makes
 the loss NaN. Every rank of the group must call, with the same settings. Inside a bfloat16 autocast region of a GPU rows
-are multiplied as bfloat16 and added up in float32. Every call waits for the device once, to learn how many rows are
-labelled, and the temperature with them.
+are multiplied as bfloat16 and added up in float32. Every call synchronises with the device once, to read the
+number of labelled rows and the temperature.
 
 >>> z = torch.eye(2).repeat(2, 1)  # two views of two clips, the views equal
 >>> loss = contrastive_loss(z, torch.tensor([7, 9, 7, 9]), None, temperature=1.0)
@@ -14,17 +14,24 @@ labelled, and the temperature with them.
 Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
-from trainers.losses.config import check_numbers, check_temperature
-from trainers.losses.contrastive.fused import obstacle
-from trainers.losses.contrastive.pairs import Recipe
+from trainers.losses.contrastive.agreement import Rows, agree, problem_with
+from trainers.losses.contrastive.launch import obstacle
+from trainers.losses.contrastive.settings import (
+    ContrastSettings,
+    ExchangeName,
+    KernelName,
+    Normaliser,
+    Positives,
+    ResolvedSettings,
+    check_temperature,
+)
 from trainers.losses.contrastive.streaming import GlobalLoss, Request
 
 LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 300.0}
@@ -47,13 +54,13 @@ def contrastive_loss(
     labels: Tensor | None,
     *,
     temperature: float | Tensor = 0.1,
-    positives: Literal["criterion", "weighing"] = "criterion",
+    positives: Positives = "criterion",
     criterion: int = 1,
-    normaliser: Literal["mass", "count"] = "mass",
+    normaliser: Normaliser = "mass",
     epsilon: float = 0.0,
     tile: int = 512,
-    exchange: Literal["gather", "ring"] = "gather",
-    kernel: Literal["auto", "tiles", "fused"] = "auto",
+    exchange: ExchangeName = "gather",
+    kernel: KernelName = "auto",
     group: Group = None,
 ) -> Tensor:
     """Mean over all anchors of −Σ w·log p / D: how poorly an anchor finds its positives among all rows of all ranks.
@@ -71,9 +78,9 @@ def contrastive_loss(
         normaliser: D is the sum of the weights, or the number of positives.
         epsilon: added to p, ≥ 0.
         tile: rows of a tile, ≥ 1.
-        exchange: all rows in every rank's memory, or blocks travelling in a ring.
-        kernel: how pairs are walked: ``tiles`` in tensor operations, ``fused`` by Triton kernels, which choose their
-            own tiles, or ``auto``: fused for bfloat16 products where they can.
+        exchange: all rows in every rank's memory, or blocks sent around a ring.
+        kernel: ``tiles`` are tensor operations, ``fused`` are Triton kernels, which choose their own tiles; ``auto`` is
+            fused for bfloat16 products where the kernels can compute them.
         group: ranks that form the global batch; None is the default group, or this process alone.
 
     Returns:
@@ -84,11 +91,7 @@ def contrastive_loss(
 
     Source: Guinot et al. 2024 (arXiv:2407.13840), Eq. 3.
     """
-    return contrast(
-        z,
-        clip_id,
-        labels,
-        temperature=temperature,
+    settings = ContrastSettings(
         positives=positives,
         criterion=criterion,
         normaliser=normaliser,
@@ -96,89 +99,57 @@ def contrastive_loss(
         tile=tile,
         exchange=exchange,
         kernel=kernel,
-        group=group,
-    ).loss
+    )
+    return contrast(Rows(z, clip_id, labels), temperature, settings, group).loss
 
 
 def contrast(
-    z: Tensor,
-    clip_id: Tensor,
-    labels: Tensor | None,
-    *,
+    rows: Rows,
     temperature: float | Tensor,
-    positives: Literal["criterion", "weighing"],
-    criterion: int,
-    normaliser: Literal["mass", "count"],
-    epsilon: float,
-    tile: int,
-    exchange: Literal["gather", "ring"],
-    kernel: Literal["auto", "tiles", "fused"],
-    group: Group,
+    settings: ContrastSettings,
+    group: Group = None,
     choice: KernelChoice | None = None,
 ) -> Contrast:
-    """`contrastive_loss`, with the positives it counted on the way.
+    """`contrastive_loss`, with the positives it counted.
 
     ``choice`` keeps what ``kernel=auto`` found out about the kernels; None for that of this process.
     """
-    _check_choices(positives=positives, normaliser=normaliser, exchange=exchange, kernel=kernel)
-    check_settings(temperature, criterion, epsilon, tile)
-    problem = _problem(z, clip_id, labels)
-    hindrance = problem or obstacle(z, labels, epsilon)
-    if kernel == "fused" and hindrance:
-        problem = problem or f"the fused kernels cannot walk these rows: {hindrance}; set kernel to auto or tiles"
-    wants_gradient = torch.is_grad_enabled() and (z.requires_grad or _requires_grad(temperature))
-    num_labelled, wants_gradient, tau = _agree(z, labels, temperature, problem, wants_gradient, group)
-    check_temperature(tau)
+    _check_temperature(temperature)
+    z, clip_id, labels = rows
+    problem = problem_with(rows)
+    hindrance = problem or obstacle(z, labels, settings.epsilon)
+    if settings.kernel == "fused" and hindrance:
+        problem = problem or f"the fused kernels cannot compute these rows: {hindrance}; set kernel to auto or tiles"
+    agreement = agree(rows, temperature, problem, group)
     half = _wants_half(z)
-    recipe = Recipe(
-        weighing=positives == "weighing",
-        criterion=criterion,
-        count=normaliser == "count",
-        epsilon=epsilon,
-        tile=tile,
-        online=1 / tau > LARGEST_EXPONENT[z.dtype],
+    resolved = ResolvedSettings(
+        **vars(settings),
+        online=1 / agreement.temperature > LARGEST_EXPONENT[z.dtype],
         half=half,
-        fused=kernel == "fused" or (kernel == "auto" and half and hindrance is None),
-        choice=(choice or _CHOICE) if kernel == "auto" else None,
+        fused=settings.kernel == "fused" or (settings.kernel == "auto" and half and hindrance is None),
+        choice=(choice or _CHOICE) if settings.kernel == "auto" else None,
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
-    request = Request(clip_id, labels, num_labelled, recipe, exchange, group, wants_gradient)
+    request = Request(clip_id, labels, agreement, resolved, group)
     loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
     assert isinstance(loss, Tensor)
-    if recipe.choice:
-        recipe.choice.settle()
-    return Contrast(loss, positives_n, sum(num_labelled))
+    if resolved.choice:
+        resolved.choice.settle()
+    return Contrast(loss, positives_n, sum(agreement.num_labelled))
 
 
 _CHOICE = KernelChoice("kernel", "tiles")
-"""Of this process, for calls of `semi_supervised_contrastive_loss`; a run has its own."""
-_CHOICES = {
-    "positives": ("criterion", "weighing"),
-    "normaliser": ("mass", "count"),
-    "exchange": ("gather", "ring"),
-    "kernel": ("auto", "tiles", "fused"),
-}
+"""Of this process, for calls of `contrastive_loss`; a run has its own."""
 
 
-def _check_choices(**given: str) -> None:
-    for name, value in given.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}, got {value!r}")
-
-
-def check_settings(temperature: float | Tensor, criterion: int, epsilon: float, tile: int) -> None:
-    """Refuse numbers out of range with a ValueError that names them."""
-    if isinstance(temperature, Tensor) and temperature.numel() != 1:
-        raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
+def _check_temperature(temperature: float | Tensor) -> None:
+    """What can be checked without waiting for a device."""
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)
+    elif temperature.numel() != 1:
+        raise ValueError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
     elif temperature.device.type == "cpu":
         check_temperature(temperature.detach().item())
-    check_numbers(criterion, epsilon, tile)
-
-
-def _requires_grad(temperature: float | Tensor) -> bool:
-    return isinstance(temperature, Tensor) and temperature.requires_grad
 
 
 def _wants_half(z: Tensor) -> bool:
@@ -196,50 +167,3 @@ def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
         return torch.tensor(1 / temperature, dtype=z.dtype, device=z.device)
     value = temperature.reshape(()).to(z)
     return torch.where(value > 0, 1 / value, torch.nan)
-
-
-def _agree(
-    z: Tensor,
-    labels: Tensor | None,
-    temperature: float | Tensor,
-    problem: str | None,
-    wants_gradient: bool,
-    group: Group,
-) -> tuple[list[int], bool, float]:
-    """Check the rows of all ranks; labelled rows of each, whether any rank wants the gradient, and the temperature.
-
-    A rank that refuses its own rows still takes part, so that the others raise as well instead of waiting for it.
-    """
-    shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
-    # float64 holds the whole numbers exactly, and the temperature.
-    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
-    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
-    if problem is None and labels is not None:
-        header[0, 3] = labels.any(1).sum()
-    ranks = collectives.all_gather(header, group).tolist()
-    if problem:
-        raise ValueError(problem)
-    for r, (rows, width, tags, *_) in enumerate(ranks):
-        if rows == 0:
-            raise ValueError(f"rank {r} refused its rows; its own message tells why")
-        theirs = int(rows), int(width), int(tags)
-        if theirs != shape:
-            mine = collectives.rank(group)
-            raise ValueError(
-                f"every rank must bring the same shape (rows, width, tags): rank {mine} has {shape}, "
-                f"rank {r} has {theirs}"
-            )
-    tau: float = ranks[collectives.rank(group)][5]
-    return [int(row[3]) for row in ranks], any(row[4] for row in ranks), tau
-
-
-def _problem(z: Tensor, clip_id: Tensor, labels: Tensor | None) -> str | None:
-    if z.ndim != 2 or 0 in z.shape:
-        return f"z must be (rows, width), neither of them 0, got {tuple(z.shape)}"
-    if z.dtype not in LARGEST_EXPONENT:
-        return f"z must be float32 or float64, got {z.dtype}; call z.float() first"
-    if clip_id.shape != z.shape[:1] or clip_id.dtype != torch.int64:
-        return f"clip_id must be int64 of shape ({len(z)},), got {clip_id.dtype} of shape {tuple(clip_id.shape)}"
-    if labels is not None and (labels.ndim != 2 or len(labels) != len(z) or labels.dtype != torch.bool):
-        return f"labels must be bool of shape ({len(z)}, tags), got {labels.dtype} of shape {tuple(labels.shape)}"
-    return None

@@ -1,4 +1,4 @@
-"""What makes two rows positives of each other, and which tiles of the pair matrix need to be looked at.
+"""Which rows are positives of each other, and which tiles of the pair matrix can hold any.
 
 Shape suffixes: R rows of one block (one rank's share of the global batch), L its labelled rows and one tile more,
 C tags, D projection width, I and J rows and columns of one tile.
@@ -6,45 +6,18 @@ C tags, D projection width, I and J rows and columns of one tile.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.kernel_choice import KernelChoice
+from trainers.losses.contrastive.settings import ResolvedSettings
 
-ROOM = 128
-"""Rows of zeros behind the tables of fused walks, so that no kernel reads past an end: the longest tile."""
+PADDING = 128
+"""Rows of zeros behind the tables of fused kernels, so that none reads past an end: the longest tile."""
 SMALLEST_PRODUCT = 32
 """Columns that a tensor core wants at least."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The settings of one evaluation of the loss, checked by the caller."""
-
-    weighing: bool
-    """Positives weigh α_ij = 2·C_ij / (C_i + C_j); otherwise 1 from ``criterion`` shared tags on."""
-    criterion: int
-    count: bool
-    """Normalise by the number of positives instead of by the sum of their weights."""
-    epsilon: float
-    tile: int
-    online: bool
-    """Keep a running maximum: exp(1/τ) may overflow otherwise."""
-    half: bool
-    """Multiply rows as bfloat16 and add the products up in float32."""
-    fused: bool = False
-    """Walk by the kernels of `fused`."""
-    choice: KernelChoice | None = None
-    """Compares the kernels with the tiles, and falls back on those; None trusts the kernels."""
-
-    @property
-    def careful(self) -> bool:
-        """True when the gradient needs exp(s − lse) rather than exp(s)."""
-        return self.online or self.epsilon > 0
 
 
 class Block(NamedTuple):
@@ -53,12 +26,12 @@ class Block(NamedTuple):
     z_RD: Tensor
     """Unit norm times √(1/τ), so that a product of two rows is s_ij."""
     factor_RD: Tensor
-    """The same as it enters products: in bfloat16 when they are `Recipe.half`; `padded` for fused walks."""
+    """The same as it enters products: in bfloat16 when they are `ResolvedSettings.half`; `padded` for fused kernels."""
     clip_code_R: Tensor
-    """Which clip of the walking rank each row belongs to, from `clip_codes`."""
+    """Which clip of this rank each row belongs to, from `clip_codes`."""
     tags_LC: Tensor
     """0 or 1 in the dtype of ``z_RD``; a tile that starts at a labelled row finds all its rows here. Int8, without
-    unlabelled rows and `padded` for fused walks."""
+    unlabelled rows and `padded` for fused kernels."""
     num_tags_L: Tensor
     num_labelled: int
     """They are the first rows."""
@@ -67,7 +40,7 @@ class Block(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The part of the pair matrix of two blocks that one visit covers."""
+    """The part of the pair matrix of two blocks that is computed at a time."""
 
     rows: Block
     cols: Block
@@ -92,7 +65,7 @@ def sort_rows(clip_id_R: Tensor, labelled_R: Tensor) -> Tensor:
 
 
 class Clips(NamedTuple):
-    """The K clips of the walking rank."""
+    """The K clips of this rank."""
 
     id_K: Tensor
     """Sorted and unique."""
@@ -112,7 +85,7 @@ def known_clips(clip_id_R: Tensor) -> Clips:
 
 
 def clip_codes(clip_id_R: Tensor, known: Clips, dtype: torch.dtype) -> Tensor:
-    """The walking rank's first row of each row's clip, or −1; floats compare ten times faster than int64.
+    """This rank's first row of each row's clip, or −1; floats compare ten times faster than int64.
 
     >>> clip_codes(torch.tensor([70, 8, 50]), known_clips(torch.tensor([70, 70, 50])), torch.float32)
     tensor([ 0., -1.,  2.])
@@ -121,25 +94,27 @@ def clip_codes(clip_id_R: Tensor, known: Clips, dtype: torch.dtype) -> Tensor:
     return torch.where(known.id_K[place_R] == clip_id_R, known.first_K[place_R], -1).to(dtype)
 
 
-def make_block(z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, recipe: Recipe) -> Block:
-    """Prepare sorted rows for walking: tags as numbers, and the range of clip codes of each tile."""
-    factor_RD = z_RD.bfloat16() if recipe.half else z_RD
-    if recipe.fused:
+def make_block(
+    z_RD: Tensor, clip_code_R: Tensor, labels_RC: Tensor | None, num_labelled: int, settings: ResolvedSettings
+) -> Block:
+    """Prepare sorted rows: tags as numbers, and the range of clip codes of each tile."""
+    factor_RD = z_RD.bfloat16() if settings.half else z_RD
+    if settings.fused:
         labels_RC = z_RD.new_empty(0, 0, dtype=torch.bool) if labels_RC is None else labels_RC[:num_labelled]
         tags_LC = padded(labels_RC.to(torch.int8))
         number_L = labels_RC.sum(1, dtype=z_RD.dtype)
         return Block(z_RD, padded(factor_RD), clip_code_R, tags_LC, number_L, num_labelled, None)
     tags_LC = z_RD.new_empty(0, 0)
     if labels_RC is not None and num_labelled > 0:
-        tags_LC = labels_RC[: num_labelled + recipe.tile].to(z_RD.dtype)
+        tags_LC = labels_RC[: num_labelled + settings.tile].to(z_RD.dtype)
     spans = None
     if z_RD.device.type == "cpu":
-        spans = [_span(codes) for codes in torch.split(clip_code_R, recipe.tile)]
+        spans = [_span(codes) for codes in torch.split(clip_code_R, settings.tile)]
     return Block(z_RD, factor_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
 
 
 def tiled(pair: Pair, tile: int) -> Pair:
-    """A pair of blocks of fused walks as walks over tiles read it."""
+    """A pair of blocks made for fused kernels, as the tiles' kernels read it."""
     return pair._replace(rows=_tiled(pair.rows, tile), cols=_tiled(pair.cols, tile))
 
 
@@ -152,13 +127,13 @@ def _tiled(block: Block, tile: int) -> Block:
 
 
 def padded(table: Tensor) -> Tensor:
-    """Zeros around a table: `ROOM` rows behind it, columns up to a power of two.
+    """Zeros around a table: `PADDING` rows behind it, columns up to a power of two.
 
     >>> padded(torch.ones(3, 50)).shape
     torch.Size([131, 64])
     """
     width = max(SMALLEST_PRODUCT, 2 ** math.ceil(math.log2(max(table.shape[1], 1))))
-    return functional.pad(table, (0, width - table.shape[1], 0, ROOM))
+    return functional.pad(table, (0, width - table.shape[1], 0, PADDING))
 
 
 def _span(codes: Tensor) -> tuple[float, float]:
@@ -166,14 +141,16 @@ def _span(codes: Tensor) -> tuple[float, float]:
     return (known.min().item(), known.max().item()) if len(known) else (math.inf, -math.inf)
 
 
-def weight_tile(pair: Pair, i: slice, j: slice, recipe: Recipe, *, out_IJ: Tensor, spare_IJ: Tensor) -> Tensor | None:
+def weight_tile(
+    pair: Pair, i: slice, j: slice, settings: ResolvedSettings, *, out_IJ: Tensor, spare_IJ: Tensor
+) -> Tensor | None:
     """Positive weights w_ij of one tile, the diagonal of the pair matrix excluded.
 
     Args:
-        pair: the blocks that are visited.
+        pair: the two blocks.
         i: rows of the tile.
         j: columns of the tile.
-        recipe: the loss's settings.
+        settings: the loss's settings.
         out_IJ: memory for the result, in the dtype of the projections.
         spare_IJ: memory that is overwritten.
 
@@ -182,8 +159,8 @@ def weight_tile(pair: Pair, i: slice, j: slice, recipe: Recipe, *, out_IJ: Tenso
     """
     tagged = i.start < pair.rows.num_labelled and j.start < pair.cols.num_labelled
     if tagged:
-        _shared_tags(pair, i, j, recipe, out_IJ, spare_IJ)
-    if _may_share_clips(pair, i, j, recipe.tile):
+        _shared_tags(pair, i, j, settings, out_IJ, spare_IJ)
+    if _may_share_clips(pair, i, j, settings.tile):
         a_I1, b_1J = pair.rows.clip_code_R[i, None], pair.cols.clip_code_R[None, j]
         same_IJ = torch.eq(a_I1, b_1J, out=spare_IJ if tagged else out_IJ)
         if tagged:
@@ -193,16 +170,16 @@ def weight_tile(pair: Pair, i: slice, j: slice, recipe: Recipe, *, out_IJ: Tenso
     return out_IJ.fill_diagonal_(0) if pair.mirrored and i.start == j.start else out_IJ
 
 
-def _shared_tags(pair: Pair, i: slice, j: slice, recipe: Recipe, out_IJ: Tensor, spare_IJ: Tensor) -> None:
+def _shared_tags(pair: Pair, i: slice, j: slice, settings: ResolvedSettings, out_IJ: Tensor, spare_IJ: Tensor) -> None:
     rows, cols = pair.rows, pair.cols
     # A product of 0/1 matrices counts exactly; clamping the small integers is several times faster than comparing.
     torch.mm(rows.tags_LC[i], cols.tags_LC[j].T, out=out_IJ)
-    if recipe.weighing:
+    if settings.weighing:
         total_IJ = torch.add(rows.num_tags_L[i, None], cols.num_tags_L[None, j], out=spare_IJ)
         out_IJ.mul_(2).div_(total_IJ.clamp_(min=1))
         return
-    if recipe.criterion > 1:
-        out_IJ.sub_(recipe.criterion - 1).clamp_(min=0)
+    if settings.criterion > 1:
+        out_IJ.sub_(settings.criterion - 1).clamp_(min=0)
     out_IJ.clamp_(max=1)
 
 

@@ -1,7 +1,7 @@
 """The semi-supervised contrastive loss of the global batch as one differentiable operation without an N² matrix.
 
-Forward computes the value and, when anybody wants it, the gradient too: it is linear in what comes from above, so
-nothing but the gradient itself, O(n·D), has to live until backward, and backward sends nothing.
+Forward computes the value and, where any rank wants it, the gradient: backward only multiplies it by the gradient of
+the scalar. So O(n·D) numbers live until backward, and backward needs no collective.
 
 Shape suffixes: n or R rows of this rank, D projection width; N rows over all ranks.
 """
@@ -14,13 +14,15 @@ from torch.autograd.function import once_differentiable
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.losses.contrastive.exchange import EXCHANGES, Exchange, Local
+from trainers.losses.contrastive.agreement import Agreement
+from trainers.losses.contrastive.exchange import EXCHANGES, Exchange, LocalRows, send_back
 from trainers.losses.contrastive.fused import FusedGradient, FusedSums
-from trainers.losses.contrastive.pairs import Recipe, sort_rows
-from trainers.losses.contrastive.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums
+from trainers.losses.contrastive.pairs import sort_rows
+from trainers.losses.contrastive.settings import ResolvedSettings
+from trainers.losses.contrastive.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums, TileKernel
 
-WALKS: dict[bool, tuple[type[Sums], type[Gradient]]] = {False: (Sums, Gradient), True: (FusedSums, FusedGradient)}
-"""First and last walk, in tiles or fused."""
+KERNELS: dict[bool, tuple[type[Sums], type[Gradient]]] = {False: (Sums, Gradient), True: (FusedSums, FusedGradient)}
+"""Of the sums and of the gradient, in tiles or fused."""
 
 
 class Request(NamedTuple):
@@ -28,12 +30,9 @@ class Request(NamedTuple):
 
     clip_id_R: Tensor
     labels_RC: Tensor | None
-    num_labelled: list[int]
-    """Labelled rows of each rank."""
-    recipe: Recipe
-    exchange: str
+    agreement: Agreement
+    settings: ResolvedSettings
     group: Group
-    wants_gradient: bool
 
 
 class GlobalLoss(torch.autograd.Function):
@@ -62,62 +61,77 @@ class GlobalLoss(torch.autograd.Function):
 
 def _evaluate(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     order_R, norm_R1, local = _prepare(z_RD, inverse_temperature, request)
-    exchange = EXCHANGES[request.exchange, request.recipe.fused](local)
-    total, positives_R, scalars = _anchors(exchange, local, request.recipe)
-    # A NaN row that no anchor has as its positive must not go unseen.
+    settings = request.settings
+    sums, gradient = KERNELS[settings.fused]
+    exchange = EXCHANGES[settings.exchange, settings.fused](local)
+    total, positives_R, scalars = _anchors(exchange, local, sums(settings))
+    # A NaN row that no anchor has as its positive must make the loss NaN too.
     total = total + 0 * local.z_RD.sum()
     # Summed in rank order and not by an all-reduce: the same bits everywhere.
     loss = collectives.all_gather(total[None], request.group).sum().to(z_RD.dtype)
     positives_R = torch.empty_like(positives_R).index_copy_(0, order_R, positives_R)
-    if not request.wants_gradient:
+    if not request.agreement.wants_gradient:
         return loss, positives_R, ()
-    gradient = WALKS[request.recipe.fused][1]
-    pull_RD = exchange.walk(gradient(request.recipe), exchange.share(scalars))
+    pull_RD = sum_over_pairs(gradient(settings), exchange, exchange.share(scalars))
     return loss, positives_R, _back_to_rows(pull_RD, local.z_RD, inverse_temperature, norm_R1, order_R)
 
 
-def _prepare(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, Local]:
-    """Sort the rows and bring them to norm √(1/τ); a silent row stays zero, and its norm is returned as +∞."""
+def sum_over_pairs(kernel: TileKernel, exchange: Exchange, scalars: list[Tensor]) -> Tensor:
+    """The kernel's table of the rows of this rank, over all their pairs with rows of any rank."""
+    table = kernel.table(exchange.own)
+    for pair, pair_scalars, hop in exchange.pairs(scalars):
+        if pair.mirrored:
+            kernel.accumulate(pair, pair_scalars, table, table)
+        elif hop == 0:
+            kernel.accumulate(pair, pair_scalars, table, None)
+        else:
+            col_table = kernel.table(pair.cols)
+            kernel.accumulate(pair, pair_scalars, table, col_table)
+            kernel.merge(table, send_back(col_table, hop, exchange.group))
+    return table
+
+
+def _prepare(z_RD: Tensor, inverse_temperature: Tensor, request: Request) -> tuple[Tensor, Tensor, LocalRows]:
+    """Sort the rows and bring them to norm √(1/τ); a zero-norm row stays zero, and its norm is returned as +∞."""
     labels_RC = request.labels_RC
     labelled_R = request.clip_id_R.new_zeros(len(z_RD), dtype=torch.bool) if labels_RC is None else labels_RC.any(1)
     order_R = sort_rows(request.clip_id_R, labelled_R)
     # Dividing by the largest entry first keeps squares from overflowing or vanishing.
     peak_R1 = torch.linalg.vector_norm(z_RD, torch.inf, dim=1, keepdim=True)[order_R]
-    silent_R1 = peak_R1 < torch.finfo(z_RD.dtype).tiny
-    sorted_RD = z_RD[order_R].div_(peak_R1.masked_fill(silent_R1, 1))
+    zero_R1 = peak_R1 < torch.finfo(z_RD.dtype).tiny
+    sorted_RD = z_RD[order_R].div_(peak_R1.masked_fill(zero_R1, 1))
     length_R1 = torch.linalg.vector_norm(sorted_RD, dim=1, keepdim=True)
-    sorted_RD.mul_((inverse_temperature.sqrt() / length_R1).masked_fill_(silent_R1, 0))
-    norm_R1 = (peak_R1 * length_R1).masked_fill_(silent_R1, torch.inf)
+    sorted_RD.mul_((inverse_temperature.sqrt() / length_R1).masked_fill_(zero_R1, 0))
+    norm_R1 = (peak_R1 * length_R1).masked_fill_(zero_R1, torch.inf)
     labels_sorted = None if labels_RC is None else labels_RC[order_R]
-    local = Local(
+    local = LocalRows(
         sorted_RD,
         request.clip_id_R[order_R],
         labels_sorted,
-        request.num_labelled,
+        request.agreement.num_labelled,
         request.group,
-        request.recipe,
+        request.settings,
     )
     return order_R, norm_R1, local
 
 
-def _anchors(exchange: Exchange, local: Local, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
+def _anchors(exchange: Exchange, local: LocalRows, sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of this rank's anchors over N, float64; K of its rows; and their scalars lse, a, b, (3, R)."""
-    world = len(local.num_labelled)
+    settings, world = local.settings, len(local.num_labelled)
     num_rows = world * len(local.z_RD)
-    sums = WALKS[recipe.fused][0](recipe)
-    table = exchange.walk(sums, [local.z_RD.new_empty(0, len(local.z_RD))] * world)
+    table = sum_over_pairs(sums, exchange, [local.z_RD.new_empty(0, len(local.z_RD))] * world)
     lse_R, mass_R = sums.lse(table), table[WEIGHT]
     positive_R = mass_R > 0
     # Under a criterion every weight is 0 or 1: the mass is the number.
-    number_R = table[NUMBER] if recipe.weighing else mass_R
-    divisor_R = (number_R if recipe.count else mass_R).where(positive_R, 1)
-    if recipe.epsilon > 0:
-        term, credit_R = exchange.walk(EpsilonTerm(recipe), [lse_R[None].to(local.z_RD.dtype)] * world)
+    number_R = table[NUMBER] if settings.weighing else mass_R
+    divisor_R = (number_R if settings.count else mass_R).where(positive_R, 1)
+    if settings.epsilon > 0:
+        term, credit_R = sum_over_pairs(EpsilonTerm(settings), exchange, [lse_R[None].to(local.z_RD.dtype)] * world)
         loss_R, pull_R = -term / divisor_R, credit_R / divisor_R
     else:
         pull_R = mass_R / divisor_R
         loss_R = pull_R * lse_R - table[SCORE] / divisor_R
-        pull_R = pull_R if recipe.careful else pull_R * (-lse_R).exp()
+        pull_R = pull_R if settings.careful else pull_R * (-lse_R).exp()
     pull_R = pull_R.where(positive_R, 0) / num_rows
     push_R = (1 / divisor_R).where(positive_R, 0) / num_rows
     total = loss_R.where(positive_R, 0).sum() / num_rows

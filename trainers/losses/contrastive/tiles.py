@@ -1,6 +1,6 @@
-"""The three walks over tiles of the pair matrix: sums, the epsilon term, and the gradient; nothing of size N² is kept.
+"""The three kernels over tiles of the pair matrix: sums, the epsilon term and the gradient. Nothing of size N² is kept.
 
-Every walk fills a table for its rows and, because w and s are symmetric, one for its columns at the same time. Row
+Every kernel fills a table for the rows and, because w and s are symmetric, one for its columns at the same time. Row
 sums are added up in float64 across tiles.
 
 Shape suffixes: R rows of a block, D projection width, I and J rows and columns of one tile.
@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainers.losses.contrastive.pairs import Block, Pair, Recipe, weight_tile
+from trainers.losses.contrastive.pairs import Block, Pair, weight_tile
+from trainers.losses.contrastive.settings import ResolvedSettings
 
 EXP, WEIGHT, SCORE, NUMBER, MAXIMUM = range(5)
 """Lines of the table of `Sums`: Σ_{j≠i} exp(s − maximum), R = Σw, S = Σw·s, K = #{w > 0}, and the running maximum."""
@@ -23,14 +24,16 @@ LSE, PULL, PUSH = range(3)
 """Lines of the scalars of `Gradient`: lse_i, a_i = A_i·exp(−lse_i)/N (A_i/N when careful) and b_i = 1/(D_i·N)."""
 
 
-class Walk(Protocol):
-    """A kernel that visits one pair of blocks after another."""
+class TileKernel(Protocol):
+    """A sum over pairs, computed from one pair of blocks after another."""
 
     def table(self, block: Block) -> Tensor:
         """An empty result for the rows of a block."""
         ...
 
-    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    def accumulate(
+        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
+    ) -> None:
         """Add what the pairs contribute to the rows and, when there is a table for them, to the columns."""
         ...
 
@@ -40,35 +43,37 @@ class Walk(Protocol):
 
 
 class Sums:
-    """First walk: the normaliser lse and the sums R, S, K of every row, as a (5 or 4, R) float64 table."""
+    """First kernel: the normaliser lse and the sums R, S, K of every row, as a (5 or 4, R) float64 table."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, settings: ResolvedSettings) -> None:
+        self.settings = settings
 
     def table(self, block: Block) -> Tensor:
         """Zeros, and a maximum of −∞ when it is kept."""
-        lines = 5 if self.recipe.online else 4
+        lines = 5 if self.settings.online else 4
         table = block.z_RD.new_zeros((lines, len(block.z_RD)), dtype=torch.float64)
-        if self.recipe.online:
+        if self.settings.online:
             table[MAXIMUM] = -math.inf
         return table
 
-    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    def accumulate(
+        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
+    ) -> None:
         """Add Σexp(s), Σw, Σw·s and, where it differs from Σw, #{w > 0}."""
         del scalars
-        tiles = _Buffers(pair, self.recipe.tile)
-        unit = 1.0 if self.recipe.online else LOG2_E
-        for i, j in pair.tiles(self.recipe.tile):
+        tiles = _Buffers(pair, self.settings.tile)
+        unit = 1.0 if self.settings.online else LOG2_E
+        for i, j in pair.tiles(self.settings.tile):
             diagonal = pair.mirrored and i.start == j.start
             col_part = None if diagonal or col_table is None else col_table[:, j]
             s_IJ = tiles.scores(pair, i, j, unit)
-            weight_IJ = tiles.weights(pair, i, j, self.recipe)
+            weight_IJ = tiles.weights(pair, i, j, self.settings)
             if weight_IJ is not None:
                 score_IJ = torch.mul(s_IJ, 1 / unit, out=tiles.spare(i, j)).mul_(weight_IJ)
                 self._add_positives(weight_IJ, score_IJ, row_table[:, i], col_part)
             if diagonal:
                 s_IJ.fill_diagonal_(-math.inf)
-            if self.recipe.online:
+            if self.settings.online:
                 _add_online(s_IJ, row_table[:, i], 1)
                 if col_part is not None:
                     _add_online(s_IJ, col_part, 0)
@@ -80,7 +85,7 @@ class Sums:
 
     def _add_positives(self, weight_IJ: Tensor, score_IJ: Tensor, row_part: Tensor, col_part: Tensor | None) -> None:
         terms = {WEIGHT: weight_IJ, SCORE: score_IJ}
-        if self.recipe.weighing:
+        if self.settings.weighing:
             terms[NUMBER] = (weight_IJ > 0).to(weight_IJ.dtype)
         for line, term_IJ in terms.items():
             row_part[line] += term_IJ.sum(1)
@@ -89,34 +94,36 @@ class Sums:
 
     def merge(self, table: Tensor, part: Tensor) -> None:
         """Sums add; with a running maximum both exponential sums move to the larger one first."""
-        if self.recipe.online:
+        if self.settings.online:
             _merge_online(table, part[EXP], part[MAXIMUM])
         else:
             table[EXP] += part[EXP]
         table[WEIGHT:MAXIMUM] += part[WEIGHT:MAXIMUM]
 
     def lse(self, table: Tensor) -> Tensor:
-        """The normaliser log Σ_{j≠i} exp(s_ij), float64; −∞ for a row that is alone."""
+        """The normaliser log Σ_{j≠i} exp(s_ij), float64; −∞ where there is no other row."""
         lse_R = table[EXP].log()
-        return lse_R + table[MAXIMUM] if self.recipe.online else lse_R
+        return lse_R + table[MAXIMUM] if self.settings.online else lse_R
 
 
 class EpsilonTerm:
-    """Second walk of ``as_released``: Σ_j w·log(p + ε) and Σ_j w·p/(p + ε) of every row, as a (2, R) float64 table."""
+    """Second kernel, for ε > 0: Σ_j w·log(p + ε) and Σ_j w·p/(p + ε) of every row, as a (2, R) float64 table."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, settings: ResolvedSettings) -> None:
+        self.settings = settings
 
     def table(self, block: Block) -> Tensor:
         """Zeros."""
         return block.z_RD.new_zeros((2, len(block.z_RD)), dtype=torch.float64)
 
-    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    def accumulate(
+        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
+    ) -> None:
         """Add both sums; p_ij = exp(s_ij − lse_i) differs between the two roles of a pair."""
-        tiles = _Buffers(pair, self.recipe.tile)
+        tiles = _Buffers(pair, self.settings.tile)
         row_lse_R, col_lse_R = scalars[0][LSE], scalars[1][LSE]
-        for i, j in pair.tiles(self.recipe.tile):
-            weight_IJ = tiles.weights(pair, i, j, self.recipe)
+        for i, j in pair.tiles(self.settings.tile):
+            weight_IJ = tiles.weights(pair, i, j, self.settings)
             if weight_IJ is None:
                 continue
             s_IJ = tiles.scores(pair, i, j)
@@ -126,7 +133,7 @@ class EpsilonTerm:
 
     def _add(self, log_p_IJ: Tensor, weight_IJ: Tensor, part: Tensor, dim: int) -> None:
         p_IJ = log_p_IJ.exp_()
-        raised_IJ = p_IJ + self.recipe.epsilon
+        raised_IJ = p_IJ + self.settings.epsilon
         part[0] += (weight_IJ * raised_IJ.log()).sum(dim)
         part[1] += (weight_IJ * p_IJ / raised_IJ).sum(dim)
 
@@ -136,23 +143,25 @@ class EpsilonTerm:
 
 
 class Gradient:
-    """Last walk: Σ_j H_ij·z_j of every row, an (R, D) table in the dtype of the projections."""
+    """Last kernel: Σ_j H_ij·z_j of every row, an (R, D) table in the dtype of the projections."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, settings: ResolvedSettings) -> None:
+        self.settings = settings
 
     def table(self, block: Block) -> Tensor:
         """Zeros."""
         return torch.zeros_like(block.z_RD)
 
-    def visit(self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None) -> None:
+    def accumulate(
+        self, pair: Pair, scalars: tuple[Tensor, Tensor], row_table: Tensor, col_table: Tensor | None
+    ) -> None:
         """Recompute s, form H and multiply it from both sides."""
-        tiles = _Buffers(pair, self.recipe.tile)
-        fill, unit = (self._careful_tile, 1.0) if self.recipe.careful else (self._plain_tile, LOG2_E)
-        for i, j in pair.tiles(self.recipe.tile):
+        tiles = _Buffers(pair, self.settings.tile)
+        fill, unit = (self._careful_tile, 1.0) if self.settings.careful else (self._plain_tile, LOG2_E)
+        for i, j in pair.tiles(self.settings.tile):
             diagonal = pair.mirrored and i.start == j.start
             s_IJ = tiles.scores(pair, i, j, unit)
-            weight_IJ = tiles.weights(pair, i, j, self.recipe)
+            weight_IJ = tiles.weights(pair, i, j, self.settings)
             h_IJ = fill(s_IJ, weight_IJ, tiles.spare(i, j), (scalars[0][:, i, None], scalars[1][:, None, j]))
             if diagonal:
                 h_IJ.fill_diagonal_(0)
@@ -177,7 +186,7 @@ class Gradient:
             p_IJ = (s_IJ - role[LSE]).exp_()
             h_IJ.addcmul_(p_IJ, role[PULL])
             if weight_IJ is not None:
-                credit = p_IJ / (p_IJ + self.recipe.epsilon) if self.recipe.epsilon > 0 else 1.0
+                credit = p_IJ / (p_IJ + self.settings.epsilon) if self.settings.epsilon > 0 else 1.0
                 h_IJ.sub_(weight_IJ * credit * role[PUSH])
         return h_IJ
 
@@ -201,10 +210,10 @@ class _Buffers:
             return s_IJ.addmm_(a_ID, b_JD.T, beta=0, alpha=unit)
         return torch.mul(_wide_product(a_ID, b_JD.T), unit, out=s_IJ)
 
-    def weights(self, pair: Pair, i: slice, j: slice, recipe: Recipe) -> Tensor | None:
+    def weights(self, pair: Pair, i: slice, j: slice, settings: ResolvedSettings) -> Tensor | None:
         """`weight_tile`; overwrites the spare tile."""
         tile = _tile_of(self._weights, i, j)
-        return weight_tile(pair, i, j, recipe, out_IJ=tile, spare_IJ=self.spare(i, j))
+        return weight_tile(pair, i, j, settings, out_IJ=tile, spare_IJ=self.spare(i, j))
 
     def spare(self, i: slice, j: slice) -> Tensor:
         return _tile_of(self._spare, i, j)

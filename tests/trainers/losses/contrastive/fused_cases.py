@@ -1,4 +1,4 @@
-"""The fused walks against the plain ones in float64, on whatever runs Triton here.
+"""The fused kernels against the tiles in float64, on whatever runs Triton here.
 
 `test_fused.py` runs this file under Triton's interpreter, in a process of its own, because the interpreter has to be
 chosen before Triton is imported; on a machine with a GPU it runs it on that:
@@ -16,24 +16,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.losses.contrastive import fused
-from trainers.losses.contrastive import loss as semi_supervised
+from trainers.losses.contrastive import launch
+from trainers.losses.contrastive import loss as loss_module
+from trainers.losses.contrastive.agreement import Rows
 from trainers.losses.contrastive.loss import contrast, contrastive_loss
+from trainers.losses.contrastive.settings import ContrastSettings
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU or TRITON_INTERPRET=1"),
-    # Of numbers that are masked a line later; a GPU does not tell.
+    # Of numbers that are masked a line later; a GPU does not warn.
     pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning"),
 ]
-
-
-class Rows(NamedTuple):
-    z: Tensor
-    clip_id: Tensor
-    labels: Tensor | None
 
 
 def make_rows(num_rows: int = 70, *, tags: int = 50, labelled: float = 0.5, clips: int | None = None) -> Rows:
@@ -58,17 +54,15 @@ class Found(NamedTuple):
 def learn(rows: Rows, kernel: Any, temperature: float = 0.1, dtype: torch.dtype = torch.float32, **how: Any) -> Found:
     z = rows.z.to(dtype).requires_grad_()
     tau = torch.tensor(temperature, dtype=dtype, requires_grad=True)
-    paper: dict[str, Any] = {"positives": "criterion", "criterion": 1, "normaliser": "mass"}
-    settings = paper | how | {"epsilon": 0.0, "tile": 32, "exchange": "gather", "group": None}
-    loss, positives, _ = contrast(z, *rows[1:], temperature=tau, kernel=kernel, **settings)
+    loss, positives, _ = contrast(rows._replace(z=z), tau, ContrastSettings(tile=32, kernel=kernel, **how))
     return Found(loss.detach(), positives, *torch.autograd.grad(loss, (z, tau)))
 
 
 @pytest.fixture(autouse=True)
 def few_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes as long for a large tile as for a small one."""
-    for walk in ("sums", "gradient") if INTERPRETED else ():
-        monkeypatch.setitem(fused.TILINGS, (walk, torch.float32), fused.Tiling(64, 64, 4, 2, 2))
+    for kernel in ("sums", "gradient") if INTERPRETED else ():
+        monkeypatch.setitem(launch.TILINGS, (kernel, torch.float32), launch.Tiling(64, 64, 4, 2, 2))
 
 
 def error(got: Tensor, expected: Tensor) -> float:
@@ -134,7 +128,7 @@ def test_one_program_a_row_tile_finds_what_several_find(monkeypatch: pytest.Monk
         splits.append(1)
         return 1
 
-    monkeypatch.setattr(fused, "even_splits", alone)
+    monkeypatch.setattr(launch, "even_splits", alone)
     one = learn(rows, "fused")
     assert len(splits) == 2
     assert error(one.gradient, several.gradient) < 2e-6
@@ -149,7 +143,7 @@ def test_a_row_that_is_not_finite_makes_the_loss_nan() -> None:
             assert learn(rows, "fused", temperature).loss.isnan()
 
 
-def test_a_silent_row_gets_no_gradient() -> None:
+def test_a_zero_norm_row_gets_no_gradient() -> None:
     rows = make_rows(34, tags=5)
     rows.z[[0, 9]] = 0
     found = learn(rows, "fused")
@@ -167,7 +161,7 @@ def test_the_same_rows_give_the_same_bits() -> None:
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products of bfloat16 rows; Triton's interpreter takes bfloat16 for whole numbers in products, so it is helped."""
-    monkeypatch.setattr(semi_supervised, "_wants_half", lambda _z: True)
+    monkeypatch.setattr(loss_module, "_wants_half", lambda _z: True)
     if not INTERPRETED:
         return
     from triton.runtime import interpreter
@@ -206,13 +200,13 @@ def test_bfloat16_products_are_those_of_the_tiles(positives: dict[str, Any], tem
 def test_auto_takes_the_kernels_for_bfloat16_on_a_gpu(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_rows(num_rows)
     launched: list[bool] = []
-    run = fused._Launch.run
+    run = launch.Launch.run
 
     def counted(*given: Any, **named: Any) -> None:
         launched.append(True)
         run(*given, **named)
 
-    monkeypatch.setattr(fused._Launch, "run", counted)
+    monkeypatch.setattr(launch.Launch, "run", counted)
     with torch.autocast("cuda", torch.bfloat16):
         ours = contrastive_loss(*rows)
         tiles = contrastive_loss(*rows, kernel="tiles")

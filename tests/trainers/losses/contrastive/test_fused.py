@@ -1,6 +1,6 @@
-"""The fused walks without a GPU: run by Triton's interpreter, compiled for a Hopper GPU, refused where they must be.
+"""The fused kernels without a GPU: run by Triton's interpreter, compiled for a Hopper GPU, refused where they must be.
 
-What they compute is judged by `fused_cases.py` and, on several ranks, by `tests/distributed/fused_ranks.py`.
+What they compute is tested by `fused_cases.py` and, on several ranks, by `tests/distributed/fused_ranks.py`.
 """
 
 import importlib.util
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive import fused
-from trainers.losses.contrastive import loss as semi_supervised
-from trainers.losses.contrastive.fused import SHARED_BYTES, even_splits
+from trainers.losses.contrastive import launch
+from trainers.losses.contrastive import loss as loss_module
+from trainers.losses.contrastive.launch import SHARED_BYTES, even_splits
 from trainers.losses.contrastive.loss import contrastive_loss
 
 CHECKOUT = Path(__file__).resolve().parents[4]
@@ -67,8 +67,8 @@ def recorded_launches(
     recorders = {name: Recorder() for name in ("sums_kernel", "gradient_kernel")}
     for name, recorder in recorders.items():
         monkeypatch.setattr(fused_kernels, name, recorder)
-    monkeypatch.setattr(semi_supervised, "obstacle", lambda *_: None)
-    monkeypatch.setattr(semi_supervised, "_wants_half", lambda _z: True)
+    monkeypatch.setattr(loss_module, "obstacle", lambda *_: None)
+    monkeypatch.setattr(loss_module, "_wants_half", lambda _z: True)
     labels = torch.ones(300, tags, dtype=torch.bool)
     z = torch.ones(300, width, requires_grad=True)
     contrastive_loss(z, torch.arange(300), labels, kernel="fused", **settings)
@@ -112,7 +112,10 @@ def test_kernels_compile_for_hopper_and_use_its_matrix_units(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "the fused kernels cannot walk these rows: the rows are on cpu, not on a CUDA device; set kernel to auto"),
+        (
+            {},
+            "fused kernels cannot compute these rows: the rows are on cpu, not on a CUDA device; set kernel to auto",
+        ),
         ({"clip_id": torch.arange(3)}, "clip_id must be int64"),
         ({"kernel": "cuda"}, "kernel must be one of auto, tiles, fused, got 'cuda'"),
     ],
@@ -138,20 +141,20 @@ def test_asking_for_what_cannot_be_is_refused(change: dict[str, Any], message: s
 def test_what_the_kernels_cannot_do_is_named(
     z: Tensor, tags: int, epsilon: float, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "interpreted", lambda: True)
-    assert why in (fused.obstacle(z, torch.ones(4, tags, dtype=torch.bool), epsilon) or "")
-    assert fused.obstacle(torch.ones(4, 3), torch.ones(4, 5, dtype=torch.bool), 0.0) is None
+    monkeypatch.setattr(launch, "interpreted", lambda: True)
+    assert why in (launch.obstacle(z, torch.ones(4, tags, dtype=torch.bool), epsilon) or "")
+    assert launch.obstacle(torch.ones(4, 3), torch.ones(4, 5, dtype=torch.bool), 0.0) is None
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon": 1e-6}, "kernel=fused has no walk for epsilon > 0; set kernel to auto or tiles"),
+        ({"epsilon": 1e-6}, "kernel=fused cannot compute epsilon > 0; set kernel to auto or tiles"),
         ({"tile": 256}, "tile is a setting of kernel=tiles; kernel=fused chooses tiles of its own"),
     ],
     ids=str,
 )
-def test_a_configuration_of_the_kernels_says_nothing_they_ignore(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_the_kernels_ignore_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(kernel="fused", **settings)
 
@@ -160,7 +163,6 @@ def test_neither_torch_nor_the_loss_on_a_cpu_imports_triton() -> None:
     code = (
         "import sys, torch; from trainers.losses.contrastive.loss import contrastive_loss as loss;"
         "loss(torch.ones(4, 3), torch.arange(4), None); "
-        ""
         "sys.exit('trainers.losses.contrastive.fused_kernels' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0

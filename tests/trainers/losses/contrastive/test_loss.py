@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 from trainers.distributed import collectives
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive.loss import contrastive_loss
-from trainers.losses.contrastive.pairs import Pair, Recipe, clip_codes, known_clips, make_block, sort_rows, weight_tile
+from trainers.losses.contrastive.pairs import Pair, clip_codes, known_clips, make_block, sort_rows, weight_tile
+from trainers.losses.contrastive.settings import ResolvedSettings
 from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.projected import Projected
 
@@ -212,16 +213,16 @@ def test_the_scale_of_a_row_changes_nothing_even_where_squares_overflow() -> Non
     torch.testing.assert_close(a, b, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("silent", [[0], [0, 9], list(range(18))])
+@pytest.mark.parametrize("zeros", [[0], [0, 9], list(range(18))])
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
-def test_silent_rows_give_a_finite_loss_and_no_gradient(silent: list[int], temperature: float) -> None:
-    leaf, _ = with_gradients(make_rows(9)._replace(z=make_rows(9).z.float().index_fill_(0, torch.tensor(silent), 0)), 1)
+def test_zero_norm_rows_give_a_finite_loss_and_no_gradient(zeros: list[int], temperature: float) -> None:
+    leaf, _ = with_gradients(make_rows(9)._replace(z=make_rows(9).z.float().index_fill_(0, torch.tensor(zeros), 0)), 1)
     loss = contrastive_loss(*leaf, temperature=temperature)
     (gradient,) = gradients(loss, leaf.z)
     assert loss.isfinite()
     assert gradient.isfinite().all()
-    assert gradient[silent].abs().max() == 0
-    assert len(silent) == 18 or gradient.abs().max() > 0
+    assert gradient[zeros].abs().max() == 0
+    assert len(zeros) == 18 or gradient.abs().max() > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -336,13 +337,13 @@ def test_clips_are_compared_in_the_tiles_where_they_meet_and_in_no_other() -> No
     labels = (torch.arange(64) % 32 < 16)[:, None]
     order = sort_rows(clip_id, labels[:, 0])
     clip_id, labels = clip_id[order], labels[order]
-    recipe = Recipe(weighing=False, criterion=2, count=False, epsilon=0, tile=16, online=False, half=False)
+    settings = ResolvedSettings(criterion=2, tile=16)
     codes = clip_codes(clip_id, known_clips(clip_id), torch.float32)
-    block = make_block(torch.zeros(64, 4), codes, labels, 32, recipe)
+    block = make_block(torch.zeros(64, 4), codes, labels, 32, settings)
     pair = Pair(block, block, mirrored=True)
     out, spare = torch.empty(2, 16, 16)
     for i, j in pair.tiles(16):
-        weights = weight_tile(pair, i, j, recipe, out_IJ=out, spare_IJ=spare)
+        weights = weight_tile(pair, i, j, settings, out_IJ=out, spare_IJ=spare)
         tagged = j.start < 32  # with fewer tags than the criterion, but multiplied
         assert (weights is not None) == (i == j or tagged)
         if weights is not None:

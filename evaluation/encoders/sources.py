@@ -1,0 +1,189 @@
+"""Any encoder by name: a snapshot, or what a user's ``module:factory`` returns, held to the same protocol.
+
+A factory is called without arguments and returns an object with ``width``, ``rate`` (Hz), ``samples`` (of a chunk) and
+a call (N, samples) float32 in [-1, 1] → (N, width). Its cache name is its own ``hash``, or that of its weights and of
+its module's source. A factory that takes ``untrained`` gives the untrained baseline too.
+
+Shape suffixes: N chunks, T samples, E encoder width.
+"""
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.entry_points import import_factory, is_entry_point
+from cluster.settings import UserError
+from evaluation.config import WorkersConfig
+from evaluation.encoders.devices import check_device
+from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.pool import Pool, open_pool
+
+SOURCE = "encoder"
+"""What messages call the argument that names an encoder."""
+NEEDED = ("width", "rate", "samples")
+UNTRAINED_SEED = 0
+"""Of the first weights of ``factory(untrained=True)``: the same at every call, so its embeddings are kept."""
+
+
+class UserEncoder(nn.Module):
+    """A user's encoder, frozen.
+
+    Args:
+        inner: what the factory returned.
+        hash: its name in caches and reports.
+        provenance: plain JSON types.
+    """
+
+    def __init__(self, inner: Any, *, hash: str, provenance: dict[str, Any]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.width, self.rate, self.samples = (int(getattr(inner, name)) for name in NEEDED)
+        self.hash = hash
+        self.provenance = provenance
+        if isinstance(inner, nn.Module):
+            inner.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Embed mono audio (N, ``samples``) at ``rate`` Hz; evaluation mode whatever was done to the module before."""
+        if isinstance(self.inner, nn.Module):
+            self.inner.eval()
+        h_NE = self.inner(wave_NT)
+        if not isinstance(h_NE, Tensor):
+            raise UserError(f"{self.provenance['source']}: its call gave {type(h_NE).__name__}, not a torch tensor")
+        return h_NE
+
+
+def is_factory(source: Path | str) -> bool:
+    """Whether an argument means ``module:factory``; whatever exists on disk does not.
+
+    >>> is_factory("my_module:factory"), is_factory("outputs/run"), is_factory("s3://bucket/run")
+    (True, False, False)
+    """
+    return is_entry_point(str(source)) and not Path(source).exists()
+
+
+def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any:
+    """The frozen encoder of a snapshot, or of a user's ``module:factory``.
+
+    Args:
+        source: a step-N folder, the link last, a run's folder, or ``module:factory``; the module may lie in the
+            working directory.
+        device: torch device it shall run on.
+        trust_code: import the user's own code that a snapshot names.
+
+    Raises:
+        UserError: names what is missing.
+    """
+    if not is_factory(source):
+        from trainers.inference.frozen import load_encoder
+
+        return load_encoder(source, device, trust_code=trust_code)
+    return _checked(str(source), import_factory(str(source), SOURCE), {}).to(device)
+
+
+def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any | None:
+    """The same network with its first weights, or None where a user's factory cannot make it."""
+    if not is_factory(source):
+        from trainers.inference.frozen import untrained_encoder
+
+        return untrained_encoder(source, device, trust_code=trust_code)
+    factory = import_factory(str(source), SOURCE)
+    if "untrained" not in inspect.signature(factory).parameters:
+        return None
+    return _checked(str(source), factory, {"untrained": True}).to(device)
+
+
+@contextmanager
+def open_encoder(
+    source: Path | str | Encoder | Pool, *, workers: int = 0, device: str | None = None, trust_code: bool = False
+) -> Iterator[Pool]:
+    """A pool of one encoder, called `ENCODER`, in this process or in Ray workers, which end with the block.
+
+    Args:
+        source: as of `load_any`, or an encoder, or a pool that is used as it is.
+        workers: Ray workers; 0 is this process.
+        device: of this process's encoder; the CPU by default.
+        trust_code: import the user's own code that a snapshot names.
+
+    Raises:
+        UserError: names what is missing, or a device beside workers.
+    """
+    if isinstance(source, Pool):
+        yield source
+        return
+    if workers and device is not None:
+        raise UserError(
+            "--device is of this process; --workers take a GPU each where there are enough: give one of them"
+        )
+    check_device(device or "cpu")
+    encoder = load_any(source, device or "cpu", trust_code=trust_code) if isinstance(source, Path | str) else source
+    with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:
+        yield pool
+
+
+def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) -> UserEncoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        try:
+            inner = factory(**options)
+        except Exception as error:  # whatever a user's factory does
+            raise UserError(f"{source}: the factory failed ({type(error).__name__}: {error})") from error
+    missing = [name for name in NEEDED if not hasattr(inner, name)] + ["a call"] * (not callable(inner))
+    if missing:
+        raise UserError(
+            f"{source}: the factory gave a {type(inner).__name__} without {', '.join(missing)}; an encoder has width, "
+            "rate in Hz, samples of a chunk, and a call (N, samples) → (N, width)"
+        )
+    for name in NEEDED:
+        value = getattr(inner, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{source}: {name} must be a whole number > 0, got {value!r}")
+    provenance = {"source": source, "class": type(inner).__qualname__, **options}
+    encoder = UserEncoder(inner, hash=_hash(source, inner), provenance=provenance)
+    _try(source, encoder)
+    return encoder
+
+
+def _hash(source: str, inner: Any) -> str:
+    own = getattr(inner, "hash", None)
+    if isinstance(own, str) and own:
+        return own
+    weights = inner.state_dict() if isinstance(inner, nn.Module) else {}
+    if not weights:
+        raise UserError(
+            f"{source}: a {type(inner).__name__} without weights needs a hash, a text that changes with what it "
+            "computes: embeddings are kept under it"
+        )
+    digest = hashlib.sha256(source.encode())
+    module = sys.modules[source.partition(":")[0]]
+    if module.__file__:
+        digest.update(Path(module.__file__).read_bytes())
+    for name, weight in weights.items():
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _try(source: str, encoder: UserEncoder) -> None:
+    """Two chunks of quiet noise before a catalogue is read."""
+    wave_NT = 0.01 * torch.randn(2, encoder.samples, generator=torch.Generator().manual_seed(0))
+    try:
+        h_NE = encoder(wave_NT)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's network does
+        raise UserError(
+            f"{source}: its call failed on (2, {encoder.samples}) float32 ({type(error).__name__}: {error})"
+        ) from error
+    if h_NE.shape != (2, encoder.width):
+        raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width is (2, {encoder.width})")
+    if not torch.isfinite(h_NE).all():
+        raise UserError(f"{source}: its embedding of quiet noise is not finite")

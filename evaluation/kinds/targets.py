@@ -1,0 +1,91 @@
+"""The target of a task, read from a set's index by the task's kind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cluster.settings import UserError
+from data_shards.format.index import ShardIndex
+from evaluation.config import EvaluationConfig, Task
+from evaluation.kinds.answerable import why_not
+from evaluation.kinds.kind import TaskKind, kind_of
+from evaluation.targets.index_columns import columns
+from evaluation.targets.splits import hold_to, load_split
+from evaluation.targets.target import Target
+
+
+class EmptyColumnError(UserError):
+    """A column without a single value."""
+
+
+def read_target(index: ShardIndex, name: str, task: Task) -> Target:
+    """The known values of a task's column.
+
+    Raises:
+        UserError: if the kind has no such metrics, or the column is not there, is of another type, has another
+            vocabulary than the task, or is empty.
+    """
+    kind = kind_of(task)
+    _check(kind, name, task)
+    values, classes = kind.read(index, name, task)
+    rows_K = np.flatnonzero(kind.known(values, task))
+    if not len(rows_K):
+        raise EmptyColumnError(
+            f"task {name}: no clip has a value in column {task.column}; build the shards from labels with some, "
+            f"or leave the task out where it cannot run with tasks.{name}.optional=true"
+        )
+    track_K = np.asarray(index.track, np.str_)[rows_K]
+    artist = [index.artist[row] for row in rows_K]
+    artist_K = np.array([f"artist {a}" if a else f"track {t}" for a, t in zip(artist, track_K, strict=True)], np.str_)
+    return Target(rows_K, np.asarray(index.split, np.str_)[rows_K], track_K, artist_K, values[rows_K], classes)
+
+
+def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Target], dict[str, str]]:
+    """Targets of the tasks that can run, and why optional ones cannot.
+
+    Raises:
+        UserError: names a task that cannot run and is not optional, or says that none can.
+    """
+    present = columns(index)
+    targets, left_out = {}, {}
+    for name, task in config.tasks.items():
+        if task.optional and task.column not in present and task.column != "artist":
+            left_out[name] = f"the set has no column {task.column}"
+            continue
+        try:
+            target = _read_frozen(index, name, task)
+            reason = why_not(name, task, target, config)
+        except EmptyColumnError as error:
+            reason = str(error)
+        if reason is None:
+            targets[name] = target
+        elif task.optional:
+            left_out[name] = reason.removeprefix(f"task {name}: ")
+        else:
+            raise UserError(reason)
+    if not targets:
+        known, reasons = ", ".join(sorted(present)) or "none", "; ".join(f"{n}: {why}" for n, why in left_out.items())
+        raise UserError(f"none of the tasks can run ({reasons}); the shards have the columns {known}")
+    return targets, left_out
+
+
+def _read_frozen(index: ShardIndex, name: str, task: Task) -> Target:
+    """The target, reduced to the task's frozen split where it names one."""
+    if task.frozen is None:
+        return read_target(index, name, task)
+    frozen = load_split(Path(task.frozen))
+    if frozen.column != task.column or (task.vocabulary and task.vocabulary != frozen.vocabulary):
+        raise UserError(
+            f"task {name}: {task.frozen} freezes column {frozen.column} with {len(frozen.vocabulary)} tags, "
+            f"the task has column {task.column}" + " and another vocabulary" * bool(task.vocabulary)
+        )
+    target = read_target(index, name, replace(task, vocabulary=frozen.vocabulary))
+    return hold_to(frozen, name, index, target)
+
+
+def _check(kind: TaskKind, name: str, task: Task) -> None:
+    if task.retrieval and not kind.retrieval_metrics:
+        raise UserError(f"task {name}: kind {task.kind} has no retrieval metric; set tasks.{name}.retrieval=false")
+    if task.untagged and not kind.takes_untagged:
+        raise UserError(f"task {name}: kind {task.kind} has no clips of no tag; set tasks.{name}.untagged=false")

@@ -1,0 +1,213 @@
+"""The index of a catalogue, built once and brought up to date.
+
+A catalogue is a folder of audio, a set of shards, the Parquet of `counterpoint embed`, or a saved index. The index of
+the first three is built once; a folder's is brought up to date at every search: new and changed files are embedded,
+those that are gone leave. It grows a part at a time, so a search that was killed goes on where it was.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cluster.files.outputs import require_replaceable_folder
+from cluster.files.storage import sha256
+from cluster.progress import SILENT, Bar, Progress
+from cluster.settings import UserError
+from data_shards.audio.decode import AudioError, rejecting
+from data_shards.audio.scan import AudioFolder, scan_folder
+from data_shards.format.text import as_text
+from evaluation.embeddings.files import embed_stream
+from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.pool import Pool
+from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp
+from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
+
+INDEXES = Path("outputs/indexes")
+
+
+def update_index(pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT) -> TrackIndex:
+    """The index of a catalogue as it is now; the arguments are those of `follow_catalogue`."""
+    return follow_catalogue(pool, catalogue, place, progress=progress)[0]
+
+
+def follow_catalogue(
+    pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT
+) -> tuple[TrackIndex, AudioFolder | None]:
+    """The index of a catalogue as it is now, and what the scan of a folder found.
+
+    Args:
+        pool: of one encoder.
+        catalogue: see `evaluation.search.query.search`.
+        place: folder of the index.
+        progress: counts what is embedded.
+    """
+    encoder: Encoder = pool[ENCODER]
+    if catalogue.is_dir() and is_index(catalogue):
+        if place is not None:
+            raise UserError(f"{catalogue} is an index itself; leave --index out")
+        return _of_encoder(read_index(catalogue), encoder), None
+    if not catalogue.exists():
+        raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
+    place = place or default_place(catalogue, encoder.hash)
+    if is_shard_set(catalogue):
+        stamp = shards_stamp(catalogue)
+        index = TrackIndex(place, encoder.hash, encoder.width, "", stamp)
+        if is_index(place):
+            index = _of_encoder(read_index(place), encoder)
+            if index.source == stamp:
+                return index, None
+            index = replace(index, parts=(), rejected=(), root="", source=stamp)
+        _require_place(place)
+        return index_shards(index, pool, catalogue, progress=progress), None
+    if catalogue.is_dir():
+        index = TrackIndex(place, encoder.hash, encoder.width, str(catalogue.resolve()))
+        if is_index(place):
+            index = _of_encoder(read_index(place), encoder)
+            if index.root != str(catalogue.resolve()):
+                raise UserError(f"{place}: the index of {index.root}; give {catalogue} another --index")
+        folder = scan_folder(catalogue, leave_out=place)
+        return _follow_folder(index, pool, folder, progress), folder
+    stamp = f"{catalogue.stat().st_size} {catalogue.stat().st_mtime_ns}"
+    if is_index(place):
+        index = _of_encoder(read_index(place), encoder)
+        if index.source == stamp:
+            return index, None
+    _require_place(place)
+    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue), None
+
+
+def default_place(catalogue: Path, encoder: str) -> Path:
+    """Where the index of a catalogue for one encoder is kept."""
+    name = hashlib.sha256(f"{catalogue.resolve()} {encoder}".encode()).hexdigest()[:12]
+    return INDEXES / f"{catalogue.resolve().stem}-{name}"
+
+
+def _require_place(place: Path) -> None:
+    """Refuse a place where the index could not be written, or where it would take the place of something else."""
+    require_replaceable_folder(place, "--index")
+    if place.is_dir() and not is_index(place) and any(place.iterdir()):
+        raise UserError(f"--index {place}: holds something that is no index; give a folder of its own")
+
+
+def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
+    if index.encoder != encoder.hash:
+        raise UserError(
+            f"{index.folder}: the index of encoder {index.encoder[:12]}, this one is {encoder.hash[:12]}, and their "
+            "embeddings cannot be compared; search with the snapshot that built it, or give another --index"
+        )
+    if index.width != encoder.width:
+        raise UserError(f"{index.folder}: vectors of {index.width}, the encoder gives {encoder.width}; delete it")
+    return index
+
+
+def _follow_folder(index: TrackIndex, pool: Pool, folder: AudioFolder, progress: Progress) -> TrackIndex:
+    if not folder.files:
+        raise UserError(folder.no_files_message())
+    files, now = _listing(folder)
+    done = {track.path for track, _ in index.rejected if _unchanged(track, now)}
+    stale = len(done) < len(index.rejected)
+    for part in index.parts:
+        here = [track.path for track in index.tracks(part) if _unchanged(track, now)]
+        done.update(here)
+        stale |= len(here) < part.rows
+    if stale or len(done) < len(now):
+        _require_place(index.folder)
+    if stale:
+        index = _drop(index, now)
+    fresh = iter([track for path, track in now.items() if path not in done])
+    with progress.stage("indexing", len(now)) as bar:
+        bar(len(done), "")
+        while slice_ := list(islice(fresh, ROWS_A_PART)):
+            index = _append(index, pool, [(track, files[track.path]) for track in slice_], bar, len(done))
+            done.update(track.path for track in slice_)
+    return index
+
+
+def _listing(folder: AudioFolder) -> tuple[dict[str, Path], dict[str, Track]]:
+    """Where the files are that are there now, and what they are, by their path below the folder as text."""
+    files, tracks = {}, {}
+    for file in folder.files:
+        path = as_text(str(file.relative_to(folder.root)))
+        try:
+            status = file.stat()
+        except OSError:  # deleted since the scan
+            continue
+        files[path], tracks[path] = file, Track(path, status.st_size, status.st_mtime_ns)
+    return files, tracks
+
+
+def _unchanged(track: Track, now: dict[str, Track]) -> bool:
+    found = now.get(track.path)
+    return found is not None and (found.size, found.mtime_ns) == (track.size, track.mtime_ns)
+
+
+def _drop(index: TrackIndex, now: dict[str, Track]) -> TrackIndex:
+    """Without the tracks that are gone or have changed; whole parts are kept as they are."""
+    with rewriting(index) as writer:
+        writer.rejected = [(track, why) for track, why in index.rejected if _unchanged(track, now)]
+        for part in index.parts:
+            tracks = index.tracks(part)
+            rows = [row for row, track in enumerate(tracks) if _unchanged(track, now)]
+            if len(rows) == part.rows:
+                writer.keep(part)
+            elif rows:
+                writer.add([tracks[row] for row in rows], index.searchable(part).reconstruct_n(0, part.rows)[rows])
+    return read_index(index.folder)
+
+
+def _append(index: TrackIndex, pool: Pool, tracks: Sequence[tuple[Track, Path]], bar: Bar, before: int) -> TrackIndex:
+    kept: list[Track] = []
+    h: list[NDArray[np.float32]] = []
+    rejected: list[tuple[Track, str]] = []
+    stream = embed_stream(pool, (path for _, path in tracks))
+    for number, ((track, path), file) in enumerate(zip(tracks, stream, strict=True), 1):
+        try:
+            with rejecting(str(path)):
+                if file.reason is not None:
+                    raise AudioError(file.reason)
+                kept.append(replace(track, sha256=sha256(path)))
+                h.append(file.mean_E)
+        except AudioError as error:
+            rejected.append((track, str(error)))
+        bar(before + number, f"{len(index.rejected) + len(rejected)} rejected" if rejected or index.rejected else "")
+    with rewriting(index) as writer:
+        for part in index.parts:
+            writer.keep(part)
+        writer.rejected += rejected
+        if kept:
+            writer.add(kept, np.stack(h))
+    return read_index(index.folder)
+
+
+def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
+    """Index what `counterpoint embed` wrote, a row group at a time."""
+    try:
+        file = pq.ParquetFile(parquet, page_checksum_verification=True)
+        about: dict[bytes, Any] = file.schema_arrow.metadata or {}
+        names = file.schema_arrow.names
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{parquet}: not a Parquet file of embeddings ({error})") from None
+    if names != ["path", "embedding"] or b"encoder" not in about:
+        hint = "; embed without --timeline" if "start_s" in names else "; `counterpoint embed` writes them"
+        raise UserError(f"{parquet}: columns {', '.join(names)}, a catalogue has path and embedding{hint}")
+    found = about[b"encoder"].decode()
+    if found != index.encoder:
+        raise UserError(
+            f"{parquet}: embeddings of encoder {found[:12]}, this one is {index.encoder[:12]}; embed the files again "
+            "with this snapshot, or search with the other"
+        )
+    with rewriting(index) as writer:
+        for batch in file.iter_batches(batch_size=ROWS_A_PART):
+            h_DE = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+            if h_DE.shape[1] != index.width or not np.isfinite(h_DE).all():
+                raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
+            writer.add([Track(path) for path in batch["path"].to_pylist()], h_DE)
+    return read_index(index.folder)

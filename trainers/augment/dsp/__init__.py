@@ -1,0 +1,1 @@
+"""Signal processing of the effects, in tensor operations: each row with its own parameters."""

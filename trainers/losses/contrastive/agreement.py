@@ -1,0 +1,86 @@
+"""What all ranks must agree on before a loss of the global batch is computed.
+
+Shape suffixes: n rows of this rank, d projection width, C tags.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainers.distributed import collectives
+from trainers.distributed.collectives import Group
+from trainers.losses.contrastive.settings import check_temperature
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class Rows(NamedTuple):
+    """The rows of this rank, as `contrastive_loss` documents them."""
+
+    z: Tensor
+    clip_id: Tensor
+    labels: Tensor | None
+
+
+class Agreement(NamedTuple):
+    """What the ranks found out about each other."""
+
+    num_labelled: list[int]
+    """Labelled rows of each rank."""
+    wants_gradient: bool
+    """Whether any rank does."""
+    temperature: float
+
+
+def problem_with(rows: Rows) -> str | None:
+    """Why these rows cannot have a loss; None when they can."""
+    z, clip_id, labels = rows
+    if z.ndim != 2 or 0 in z.shape:
+        return f"z must be (rows, width), neither of them 0, got {tuple(z.shape)}"
+    if z.dtype not in DTYPES:
+        return f"z must be float32 or float64, got {z.dtype}; call z.float() first"
+    if clip_id.shape != z.shape[:1] or clip_id.dtype != torch.int64:
+        return f"clip_id must be int64 of shape ({len(z)},), got {clip_id.dtype} of shape {tuple(clip_id.shape)}"
+    if labels is not None and (labels.ndim != 2 or len(labels) != len(z) or labels.dtype != torch.bool):
+        return f"labels must be bool of shape ({len(z)}, tags), got {labels.dtype} of shape {tuple(labels.shape)}"
+    return None
+
+
+def agree(rows: Rows, temperature: float | Tensor, problem: str | None, group: Group) -> Agreement:
+    """Compare the shapes of all ranks and collect what each has to know of the others, with one all-gather.
+
+    Args:
+        rows: of this rank.
+        temperature: τ, checked here.
+        problem: of this rank's rows. It still takes part, so that the others raise as well instead of waiting for it.
+        group: ranks that form the global batch.
+
+    Raises:
+        ValueError: for a problem of any rank, shapes that differ, or a temperature that is not positive.
+    """
+    z, _, labels = rows
+    learnable = isinstance(temperature, Tensor) and temperature.requires_grad
+    wants_gradient = torch.is_grad_enabled() and (z.requires_grad or learnable)
+    shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
+    # float64 holds the whole numbers exactly, and the temperature.
+    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
+    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
+    if problem is None and labels is not None:
+        header[0, 3] = labels.any(1).sum()
+    ranks = collectives.all_gather(header, group).tolist()
+    if problem:
+        raise ValueError(problem)
+    own = collectives.rank(group)
+    for rank, (num_rows, width, tags, *_) in enumerate(ranks):
+        if num_rows == 0:
+            raise ValueError(f"rank {rank} refused its rows; its own message names the reason")
+        theirs = int(num_rows), int(width), int(tags)
+        if theirs != shape:
+            raise ValueError(
+                f"every rank must bring the same shape (rows, width, tags): rank {own} has {shape}, "
+                f"rank {rank} has {theirs}"
+            )
+    tau: float = ranks[own][5]
+    check_temperature(tau)
+    return Agreement([int(row[3]) for row in ranks], any(row[4] for row in ranks), tau)

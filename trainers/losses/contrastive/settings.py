@@ -1,0 +1,80 @@
+"""Settings of the contrastive loss: one record from its caller down to the tiles.
+
+No torch here: a wrong key ``loss.*`` is refused before torch is imported.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from trainers.kernel_choice import KernelChoice
+
+Positives = Literal["criterion", "weighing"]
+Normaliser = Literal["mass", "count"]
+ExchangeName = Literal["gather", "ring"]
+KernelName = Literal["auto", "tiles", "fused"]
+_CHOICES: dict[str, Any] = {
+    "positives": Positives,
+    "normaliser": Normaliser,
+    "exchange": ExchangeName,
+    "kernel": KernelName,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings:
+    """The settings of `contrastive_loss`, where they are documented, in range."""
+
+    positives: Positives = "criterion"
+    criterion: int = 1
+    normaliser: Normaliser = "mass"
+    epsilon: float = 0.0
+    tile: int = 512
+    exchange: ExchangeName = "gather"
+    kernel: KernelName = "auto"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+        if self.criterion < 1:
+            raise ValueError(f"criterion must be >= 1, got {self.criterion}")
+        if not 0 <= self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be >= 0, got {self.epsilon:g}")
+        if self.tile < 1:
+            raise ValueError(f"tile must be >= 1, got {self.tile}")
+
+    @property
+    def weighing(self) -> bool:
+        """Positives weigh α_ij = 2·C_ij / (C_i + C_j); otherwise 1 from ``criterion`` shared tags on."""
+        return self.positives == "weighing"
+
+    @property
+    def count(self) -> bool:
+        """Normalise by the number of positives instead of by the sum of their weights."""
+        return self.normaliser == "count"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSettings(ContrastSettings):
+    """The settings, and what follows from them for one batch."""
+
+    online: bool = False
+    """Keep a running maximum: exp(1/τ) may overflow otherwise."""
+    half: bool = False
+    """Multiply rows as bfloat16 and add the products up in float32."""
+    fused: bool = False
+    """Compute by the Triton kernels of `fused`."""
+    choice: KernelChoice | None = None
+    """Compares the kernels with the tiles, and falls back on those; None trusts the kernels."""
+
+    @property
+    def careful(self) -> bool:
+        """True when the gradient needs exp(s − lse) rather than exp(s)."""
+        return self.online or self.epsilon > 0
+
+
+def check_temperature(value: float) -> None:
+    """Refuse a temperature that is not a positive number."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"temperature must be > 0, got {value:g}")
