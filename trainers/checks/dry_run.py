@@ -71,7 +71,7 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
         "steps_done": done,
         "steps_left": config.optim.steps - done,
         "hours": round(hours, 3),
-        "basis": f"steps of {steps[-1].clips} of a worker's {clips} clips, measured here, without exchange of workers",
+        "basis": f"steps of {steps[-1].clips} of {clips} clips, measured here; no exchange between workers",
     }
     warnings = [*repeats(shares), *_memory_warnings(worker, config, gpu=gpu), *([jump] if jump else [])]
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.settings import RunError
 from trainers.checks import dry_run as plans
@@ -103,12 +104,15 @@ def test_what_matters_comes_before_the_configuration(make_config: MakeConfig, mo
     assert not Path(config.run.dir).exists()
 
 
-def test_several_workers_take_their_share_and_ddps_buckets(
+def test_several_workers_take_their_share_and_ddps_buckets_in_25_lines(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = replace(step(4, 400, 1.0), parameters=50 << 18)
     monkeypatch.setattr(plans, "measure_steps", fake([replace(one, clips=0), one]))
-    worker = plan(make_config(resources__num_workers=2))["worker"]
+    found = plan(make_config(resources__num_workers=2))
+    first, _, _ = yaml.safe_dump(found, sort_keys=False, allow_unicode=True).partition("config:")
+    assert first.count("\n") == 25
+    worker = found["worker"]
     assert worker["clips_a_step"] == 4
     assert worker["memory_mib"] == 450
 
