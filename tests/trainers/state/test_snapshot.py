@@ -198,7 +198,7 @@ def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stand
     if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:
         pytest.skip("this machine allows no mounts in a namespace")
     program = f"{mount} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/snapshots"
-    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     message, left = done.stdout.splitlines()
     assert "step-2: the disk is full, nothing was replaced; make room" in message
