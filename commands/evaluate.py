@@ -10,7 +10,7 @@ import typer
 from cluster.files.outputs import require_writable_file
 from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
+from commands.console import AsJson, TrustCode, console, errors, escape, made, print_json, progress, quoted, then
 
 Source = Annotated[
     str,
@@ -19,7 +19,6 @@ Source = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]
-TrustCode = Annotated[bool, typer.Option("--trust-code", help="Import the code of your own that the snapshot names.")]
 Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
 
 

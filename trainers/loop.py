@@ -1,4 +1,4 @@
-"""The training loop. It knows torch.distributed through `collectives`, a small reporter, and nothing of Ray or MLflow.
+"""The training loop. It imports torch.distributed through `collectives`, and neither Ray nor MLflow.
 
 Reading order: `pretrain.py` → here → `step.py` → `losses/`.
 """
@@ -20,7 +20,6 @@ from cluster.provenance import provenance
 from cluster.settings import RunError, to_tree
 from data_shards.read.loader import MAX_NAMED, BatchLoader
 from data_shards.sampling.sampler import LABELLED
-from trainers.batches import open_batches
 from trainers.checks.constant_loss import ADAM_EPSILON
 from trainers.checks.resume import refuse_another_experiment
 from trainers.config import ExperimentConfig
@@ -31,6 +30,7 @@ from trainers.monitor.knn import QuickScore
 from trainers.state.metrics_log import MetricsLog
 from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
 from trainers.step import StepResult, StepTrainer
+from trainers.views.batches import open_batches
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
 
 STOP_FILE = "stop"
@@ -61,7 +61,7 @@ class World:
 
 
 class Reporter(Protocol):
-    """Where metrics go besides metrics.jsonl: Ray, a progress bar, nowhere."""
+    """Receives the metrics besides metrics.jsonl: Ray, or a test."""
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Called by every rank at the same steps; ``metrics`` are the same on all."""
@@ -104,7 +104,7 @@ def train(
 
 
 def reads_on(config: ExperimentConfig, world: World) -> torch.device:
-    """Where batches go from the loader: to the trainer's device, or through Ray's object store to a pool."""
+    """The device that receives the loader's batches: the trainer's, or the CPU where Ray's object store takes them."""
     return world.device if config.views.placement == "trainer" else torch.device("cpu")
 
 
@@ -150,7 +150,7 @@ class _Run:
         return [self.views.chain.choice, *([loss.choice] if isinstance(loss, ContrastiveLoss) else [])]
 
     def _resume_kernels(self, recorded: Sequence[Mapping[str, str | None]]) -> None:
-        """Each rank goes on with its own code; other numbers of ranks with kernels where all had them."""
+        """Each rank resumes with its recorded code; another number of ranks takes kernels only where all had them."""
         for choice in self._choices():
             names = [rank.get(choice.key) for rank in recorded]
             if len(names) == self.world.size:
@@ -172,12 +172,12 @@ class _Run:
             stop = pending is not None and self._finish(pending, reporter)
             pending, done = launched, step + 1
             if done % self.config.run.snapshot_every == 0 or done == steps or stop:
-                # Its row comes first: a run killed in between does the step again, it never loses the row.
+                # The row is written first: a run killed in between repeats the step and never loses the row.
                 stop = self._finish(pending, reporter) or stop
                 pending = None
                 self._save(done, launched.quick)
             if stop:
-                if self.log:  # not before: a request that comes while workers start or restart must be seen by them
+                if self.log:  # only now: a request made while workers start or restart must reach them
                     (self.folder / STOP_FILE).unlink(missing_ok=True)
                 break
         return EXIT_DONE if done >= steps else EXIT_PREEMPTED

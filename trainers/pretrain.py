@@ -46,15 +46,15 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
     Args:
         config: the experiment; ``resources.num_workers=0`` trains in this process, without Ray.
         watch: called in a thread of this process with each step's metrics.
-        parent: folder of the sweep or study that this run belongs to; the tracker shows it below. A request to stop
-            in it is one to this run too, if it comes before the run can have a request of its own.
+        parent: folder of the sweep or study that this run belongs to; the tracker shows the run below it. A stop file
+            there that exists when the run starts stops the run too.
 
     Returns:
         0 when done, 143 when SIGTERM or SIGINT asked for a snapshot and an orderly end.
 
     Raises:
         UserError: if the data, the batch or the folder do not allow it, or another process runs in the folder; nothing
-            has started then.
+            has been started or written then.
         RunError: if training failed, with the remedy.
     """
     with checked(config) as start:
@@ -64,7 +64,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
 def pretrain_checked(start: Checked, *, watch: Watcher | None = None, parent: Path | None = None) -> int:
     """`pretrain` of an experiment that passed `trainers.checks.start_up.checked`."""
     folder = Path(start.config.run.dir)
-    stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for it at every step
+    stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for the file at every step
     if start.world and start.world.rank > 0:
         with stoppable:
             return _in_process(start)  # rank 0 locks the folder and tracks the run
@@ -128,7 +128,7 @@ def _on_ray(config: ExperimentConfig) -> int:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Run kernels on so many threads. They order the sums: a run resumed with as many has the same bits."""
+    """Run kernels on ``number`` threads. The number decides the order of sums, and so the bits of a resumed run."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -139,7 +139,7 @@ def _threads(number: int) -> Iterator[None]:
 
 class _Silent:
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Without Ray, metrics.jsonl is the report."""
+        """Do nothing: without Ray, metrics.jsonl is the only report."""
 
 
 def _log_datasets(tracker: Tracker, config: ExperimentConfig, data_hash: str) -> None:

@@ -60,7 +60,7 @@ def test_a_run_leaves_snapshots_a_link_and_a_row_a_step(make_config: MakeConfig)
     assert {"loss", "grad_norm", "alignment", "uniformity", "data_wait_s", "clips_per_s"} <= row.keys()
 
 
-def test_training_learns_to_tell_the_clips_apart(make_config: MakeConfig) -> None:
+def test_training_lowers_the_loss(make_config: MakeConfig) -> None:
     config = make_config(
         optim__steps=40, optim__learning_rate=3e-3, augment__preset="none", data__b_s=0, run__snapshot_every=100
     )
@@ -150,7 +150,7 @@ def test_a_request_to_stop_leaves_a_snapshot_and_143_and_the_run_goes_on(
     assert weights(folder) == weights(whole.run.dir)
 
 
-def test_a_request_that_comes_while_workers_start_is_heard_and_one_of_an_earlier_start_is_not(
+def test_a_request_while_workers_start_stops_the_run_and_one_of_an_earlier_start_does_not(
     make_config: MakeConfig,
 ) -> None:
     config = make_config(run__snapshot_every=100)
@@ -215,7 +215,7 @@ def test_a_constant_rate_goes_on_with_more_steps(make_config: MakeConfig, caplog
     assert not caplog.messages
 
 
-def test_a_folder_goes_on_as_another_experiment_where_it_is_told_what_may_differ(
+def test_a_folder_resumes_as_another_experiment_where_run_may_differ_allows_it(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     pretrain(make_config(optim__steps=2))

@@ -201,7 +201,7 @@ def test_own_draws_depend_on_the_slot_and_not_on_the_rows_beside_it(make_own: Ma
     ("keys", "message"),
     [
         ({"encoder__settings": {"hiden": 1}}, r"unknown key encoder\.settings\.hiden; did you mean encoder\.settings"),
-        ({"encoder__settings": {"hidden": 8, "claimed": 9}}, r"its forward returned shape \(2, 8\).*says \(2, 9\)"),
+        ({"encoder__settings": {"hidden": 8, "claimed": 9}}, r"returned shape \(2, 8\).*must return \(2, 9\)"),
         ({"encoder__name": "{own}:Missing"}, "has no Missing"),
         ({"encoder__name": "no_such_module:Net"}, "no module no_such_module"),
         ({"loss__settings": {"scale": "large"}}, r"loss\.settings\.scale: Input should be a valid number"),

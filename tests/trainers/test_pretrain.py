@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from cluster.files.locks import sole_writer
+from cluster.files.storage import sha256
 from cluster.settings import UserError
 from cluster.tracking import Tracker
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import SAMPLE_RATE
+from data_shards.read.reader import ShardSet
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.checks.dry_run import plan
 from trainers.checks.start_up import check
@@ -23,7 +25,9 @@ from trainers.distributed.world import world_of_torchrun, world_sizes
 from trainers.frontends.frontend import build_frontend
 from trainers.model import build_encoder
 from trainers.pretrain import pretrain
+from trainers.state import snapshot
 from trainers.state.metrics_log import MetricsLog
+from trainers.state.snapshot import open_snapshot
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -161,6 +165,33 @@ def test_metrics_of_an_attempt_without_a_snapshot_are_not_handed_on(make_config:
     assert pretrain(config, watch=seen.append) == 0
     assert [row["step"] for row in seen] == [1, 2, 3]
     assert all(row["loss"] < 99 for row in seen)
+
+
+def test_a_start_opens_each_set_once_and_verifies_the_snapshot_once(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pretrain(make_config(optim__steps=2)) == 0
+    last = open_snapshot(make_config().run.dir).path
+    opened: list[str] = []
+    hashed: list[Path] = []
+    init = ShardSet.__init__
+
+    def count_set(self: ShardSet, store: Any, **options: Any) -> None:
+        opened.append(store.uri)
+        init(self, store, **options)
+
+    def count_hash(file: Path) -> str:
+        hashed.append(file)
+        return sha256(file)
+
+    monkeypatch.setattr(ShardSet, "__init__", count_set)
+    monkeypatch.setattr(snapshot, "sha256", count_hash)
+    config = make_config(optim__steps=4)
+    assert pretrain(config) == 0
+    assert sorted(opened) == sorted([config.data.labelled, config.data.unlabelled])  # type: ignore[type-var]
+    assert sorted(file for file in hashed if file.parent == last) == sorted(
+        file for file in last.iterdir() if file.name != snapshot.CHECKSUMS
+    )
 
 
 @pytest.mark.parametrize("tracked", [True, False])

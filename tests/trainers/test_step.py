@@ -129,7 +129,7 @@ def test_a_compiled_step_is_the_eager_one(make_config: MakeConfig) -> None:
     assert steps(make_config(optim__compile=True))[1] == pytest.approx(steps(make_config())[1], rel=1e-4)
 
 
-def test_compiling_without_a_compiler_says_what_is_missing(
+def test_compiling_without_a_compiler_names_what_is_missing(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

@@ -1,4 +1,4 @@
-"""What a run would do, before it takes anything: warnings, memory, time, shares and epochs, then the configuration."""
+"""What a run would do, before it takes resources: warnings, time, memory, shares and epochs, then the configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +19,19 @@ BUDGET_S = 25.0
 """What measuring takes at most, about, so that a dry run ends within half a minute."""
 MANY_EPOCHS = 200
 MIB = 1 << 20
+DATA = (
+    "labelled_a_batch",
+    "b_s_realised",
+    "p_s_realised",
+    "labelled_clips",
+    "labelled_available",
+    "unlabelled_clips",
+    "left_out_short",
+    "labelled_epochs",
+    "unlabelled_epochs",
+    "num_tags",
+)
+"""Keys of the sampler's summary that a dry run shows; the others repeat the configuration, which comes last."""
 
 
 def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: float = BUDGET_S) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
             budget_s=budget_s,
             watch=lambda step: bar(min(step.clips, clips), f"{step.clips} clips take {step.seconds:.2f} s"),
         )
-    worker = _worker(config, extrapolate(steps, clips), steps[-1].clips, world=world, gpu=gpu)
+    worker = _worker(config, extrapolate(steps, clips), world=world, gpu=gpu)
     done = last.step if last else 0
     jump = rate_change(last, config) if last else None
     hours = max(0, config.optim.steps - done) * worker["seconds_a_step"] / 3600
@@ -58,21 +71,20 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
         "steps_done": done,
         "steps_left": config.optim.steps - done,
         "hours": round(hours, 3),
-        "basis": f"steps of one worker of up to {steps[-1].clips} of its {clips} clips on this machine; exchange "
-        "between workers is not in it",
+        "basis": f"steps of {steps[-1].clips} of {clips} clips, measured here; no exchange between workers",
     }
     warnings = [*repeats(shares), *_memory_warnings(worker, config, gpu=gpu), *([jump] if jump else [])]
     return {
         "warnings": warnings,
         "estimate": estimate,
         "worker": worker,
-        "data": shares,
+        "data": {key: shares[key] for key in DATA},
         "config": to_tree(config),
     }
 
 
 def repeats(summary: Mapping[str, Any]) -> list[str]:
-    """What to know about a run whose batches, or whose steps, show the same clips again and again.
+    """Warnings for a run whose batches, or whose steps, repeat the same clips.
 
     Args:
         summary: of the sampler.
@@ -93,8 +105,8 @@ def repeats(summary: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _worker(config: ExperimentConfig, step: Step, measured: int, *, world: int, gpu: bool) -> dict[str, Any]:
-    """What one worker's step takes; several workers also keep DDP's buckets and the projections of all."""
+def _worker(config: ExperimentConfig, step: Step, *, world: int, gpu: bool) -> dict[str, Any]:
+    """Memory and time of one worker's step; several workers also keep DDP's buckets and the projections of all."""
     rows = config.data.batch * config.views.count
     shared = 4 * (step.parameters + 2 * rows * (config.head.width or PROJECTION_WIDTH)) if world > 1 else 0
     gpu_bytes, host_bytes = (step.gpu_bytes + shared, step.host_bytes) if gpu else (0, step.host_bytes + shared)
@@ -102,12 +114,10 @@ def _worker(config: ExperimentConfig, step: Step, measured: int, *, world: int, 
         "of": world,
         "device": "GPU" if gpu else "CPU",
         "clips_a_step": step.clips,
-        "views_a_step": step.clips * config.views.count,
         "parameters": step.parameters,
         "memory_mib": round((gpu_bytes or host_bytes) / MIB),
         **({"host_memory_mib": round(host_bytes / MIB)} if gpu else {}),
         "memory_of": "peak of the worker's process" if not gpu else "peak that torch reserves on the GPU",
-        "measured_clips": measured,
         "seconds_a_step": round(step.seconds, 3),
     }
 

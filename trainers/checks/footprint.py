@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ FIRST_CLIPS = 4
 LEAST_SIZES = 2
 """Sizes that are measured whatever the budget: a line needs two points."""
 GRACE = 4.0
-"""The process is killed when it takes so many times its time, and a minute."""
+"""The process is killed when it takes this many times its budget, and `IMPORT_S`."""
+IMPORT_S = 180.0
+"""Importing torch takes seconds; on a machine whose cores are all busy, minutes."""
 FREE_SHARE = 0.5
 """Share of the machine's free memory that a measured step may take."""
 
@@ -52,7 +55,7 @@ class Step:
 def measure_steps(
     config: ExperimentConfig, *, clips: int, gpu: bool, threads: int, budget_s: float, watch: Callable[[Step], None]
 ) -> list[Step]:
-    """Steps of ascending sizes up to ``clips``, as many as the budget allows, before them what no step has taken yet.
+    """Steps of ascending sizes up to ``clips``, as many as the budget allows, after the state before the first.
 
     Args:
         config: the experiment, checked.
@@ -60,7 +63,7 @@ def measure_steps(
         gpu: measure on the first GPU.
         threads: of the worker.
         budget_s: seconds that all of it may take, about.
-        watch: called with each as it is measured.
+        watch: called with each size when it is measured.
 
     Raises:
         UserError: if the data or the settings do not allow a step.
@@ -73,7 +76,7 @@ def measure_steps(
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
         )
-        timer = threading.Timer(GRACE * budget_s + 60, process.kill)
+        timer = threading.Timer(GRACE * budget_s + IMPORT_S, process.kill)
         timer.start()
         try:
             assert process.stdin is not None
@@ -161,8 +164,8 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
 
     import trainers.pretrain  # what a run's process holds beside its step
     from cluster.machine.memory import keep_freed_memory
-    from trainers.batches import open_batches
     from trainers.step import StepTrainer
+    from trainers.views.batches import open_batches
     from trainers.views.views import ViewMaker
 
     assert trainers.pretrain
@@ -170,6 +173,8 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
         import trainers.distributed.ray_train
 
     _save_something()
+    if config.tracking.enabled and not config.resources.num_workers:
+        _load_tracking(config)
     torch.set_num_threads(request["threads"])
     device = torch.device("cuda" if request["gpu"] else "cpu")
     if device.type == "cpu":
@@ -203,7 +208,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
 
 
 def _save_something() -> None:
-    """Load what a run loads when it saves its first snapshot; those libraries stay in memory."""
+    """Load what a run loads when it saves its first snapshot; the libraries stay in memory."""
     from torch import nn, optim
 
     from cluster.provenance import provenance
@@ -213,6 +218,15 @@ def _save_something() -> None:
     with tempfile.TemporaryDirectory() as folder:
         state = {"provenance": provenance()}
         save_snapshot(Path(folder), step=0, model=small, optimizer=optim.Adam(small.parameters()), state=state, keep=1)
+
+
+def _load_tracking(config: ExperimentConfig) -> None:
+    """Load MLflow's client, as the thread does that sends the rows of a run in this process: 0.1 to 0.15 GiB."""
+    from cluster.tracking.config import store_file, store_uri
+
+    import_module("mlflow.tracking")
+    if store_file(store_uri(config.tracking, Path(config.run.dir))):
+        import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def _so_far(taken: list[Step], clips: int, seconds: float, device: "torch.device", parameters: int) -> Step:

@@ -14,7 +14,6 @@ from cluster.machine.resources import num_gpus
 from cluster.settings import UserError
 from data_shards.read.loader import BatchLoader
 from data_shards.sampling.sampler import LABELLED
-from trainers.batches import open_batches
 from trainers.checks.constant_loss import check_data_can_be_learned
 from trainers.checks.own_parts import check_own_parts
 from trainers.checks.resume import refuse_another_experiment
@@ -24,6 +23,7 @@ from trainers.loop import World, reads_on
 from trainers.monitor.knn import check_quick
 from trainers.state.snapshot import Snapshot, last_snapshot, open_snapshot
 from trainers.step import check_kernels, check_network
+from trainers.views.batches import open_batches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ class EncoderFiles:
         """The configuration, validated.
 
         Raises:
-            UserError: if this release does not know it.
+            UserError: if this release cannot read it.
         """
         return validate(ExperimentConfig, self.config, str(self.path))
 

@@ -12,9 +12,12 @@ class WeightAverage:
     After k steps it is Σ decay^(k−i)·w_i / Σ decay^(k−i), i = 1…k: without the first, random weights, unlike the usual
     recursion that starts from them. The step alone decides how much the newest counts, so nothing else need be saved.
 
+    torch's `AveragedModel` differs in what matters here: it starts from the first weights, averages whole-number
+    buffers, prefixes every name with ``module.``, and reads its counter back from the GPU twice a step.
+
     Args:
         model: what is averaged.
-        decay: in (0, 1); it remembers about 1/(1 − decay) steps.
+        decay: in (0, 1); about 1/(1 − decay) steps count.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -34,7 +37,7 @@ class WeightAverage:
                 values.append(value)
             else:
                 self.state[name].copy_(value)
-        torch._foreach_lerp_(means, values, newest)  # one kernel for all, as torch's own AveragedModel does it
+        torch._foreach_lerp_(means, values, newest)  # one kernel for all, as in AveragedModel
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a saved mean."""

@@ -199,7 +199,7 @@ def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
         verified: as for `open_snapshot`; None is ignored.
 
     Raises:
-        UserError: if it is damaged, or ``last`` points at one that is gone: others are not taken unasked.
+        UserError: if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
     """
     last, there = folder / "last", _in_order(folder)
     known = [snapshot for snapshot in verified if snapshot]

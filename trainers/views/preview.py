@@ -27,9 +27,9 @@ from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import EFFECTS, AugmentConfig
-from trainers.batches import open_batches
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
+from trainers.views.batches import open_batches
 from trainers.views.views import FULL_SCALE, ViewMaker, Views, read_frames, window_frames
 
 DESCRIPTION = "description.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.settings import RunError
 from trainers.checks import dry_run as plans
@@ -81,9 +82,9 @@ def test_a_process_that_ends_before_its_first_step_is_named_with_its_last_words(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = subprocess.Popen
-    words = "import sys; sys.exit('no room')"
+    words = "import sys; sys.exit('no memory')"
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: start([command[0], "-c", words], **options))
-    with pytest.raises(RunError, match=r"a step of 4 clips could not be measured: .* 1: no room; lower data.batch"):
+    with pytest.raises(RunError, match=r"a step of 4 clips could not be measured: .* 1: no memory; lower data.batch"):
         measure_steps(make_config(), clips=8, gpu=False, threads=1, budget_s=0, watch=lambda _: None)
 
 
@@ -103,12 +104,15 @@ def test_what_matters_comes_before_the_configuration(make_config: MakeConfig, mo
     assert not Path(config.run.dir).exists()
 
 
-def test_several_workers_take_their_share_and_ddps_buckets(
+def test_several_workers_take_their_share_and_ddps_buckets_in_25_lines(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = replace(step(4, 400, 1.0), parameters=50 << 18)
     monkeypatch.setattr(plans, "measure_steps", fake([replace(one, clips=0), one]))
-    worker = plan(make_config(resources__num_workers=2))["worker"]
+    found = plan(make_config(resources__num_workers=2))
+    first, _, _ = yaml.safe_dump(found, sort_keys=False, allow_unicode=True).partition("config:")
+    assert first.count("\n") == 25
+    worker = found["worker"]
     assert worker["clips_a_step"] == 4
     assert worker["memory_mib"] == 450
 

@@ -130,7 +130,7 @@ def test_a_program_holds_no_pickle(small: Made) -> None:
     assert any(name.endswith("weights/weight_0") for name in contents)
 
 
-def test_the_card_says_what_it_is_and_where_it_comes_from(small: Made) -> None:
+def test_the_card_describes_the_encoder_and_its_origin(small: Made) -> None:
     card = (small.exported.folder / CARD).read_text()
     manifest = read_index(Path(load_encoder(small.snapshot).provenance["config"]["data"]["labelled"])).manifest_hash
     for fact in (

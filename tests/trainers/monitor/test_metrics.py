@@ -1,4 +1,4 @@
-"""The metrics a person watches: each against its definition."""
+"""The metrics of a step, each against its definition."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_effective_rank_counts_the_dimensions_that_are_used() -> None:
     assert effective_rank(5 + 100 * flat) == pytest.approx(effective_rank(flat).item(), rel=1e-3)
 
 
-def test_collapsed_and_broken_embeddings_have_a_figure_and_no_error() -> None:
+def test_collapsed_and_broken_embeddings_have_a_metric_and_no_error() -> None:
     assert effective_rank(torch.ones(9, 4)) == 1
     assert effective_rank(torch.full((9, 4), torch.nan)).isnan()
 

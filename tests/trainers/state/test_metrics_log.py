@@ -51,7 +51,7 @@ def test_the_tail_hands_on_every_step_once_even_when_a_worker_restarts(tmp_path:
     assert seen == list(range(3, 13))
 
 
-def test_a_watcher_that_fails_is_told_and_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_watcher_that_fails_is_logged_and_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def watch(row: Mapping[str, Any]) -> None:
         raise OSError(28, "No space left on device")
 

@@ -138,19 +138,19 @@ def save(step):
 save(1)
 torn = 0
 for kill in range(kills):
-    before, (heard, told) = open_snapshot(folder).step, os.pipe()
+    before, (receiver, sender) = open_snapshot(folder).step, os.pipe()
     child = os.fork()  # torch is there already: what is killed is a save, not an import
     if child == 0:
         for step in range(before + 1, 10**9):
-            os.write(told, b".")
+            os.write(sender, b".")
             save(step)
     for _ in range(1 + kill % 3):
-        os.read(heard, 1)
+        os.read(receiver, 1)
     for _ in range(397 * kill % 4001):  # into the save that has begun, deeper each time
         os.stat(folder)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    os.close(heard), os.close(told)
+    os.close(receiver), os.close(sender)
     torn += len(list(folder.glob(".*.partial")))
     after, best = open_snapshot(folder), open_snapshot(folder / "best")  # checksums of every file
     assert after.step >= before
@@ -198,10 +198,10 @@ def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stand
     if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:
         pytest.skip("this machine allows no mounts in a namespace")
     program = f"{mount} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/snapshots"
-    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    said, left = done.stdout.splitlines()
-    assert "step-2: the disk is full, nothing was replaced; make room" in said
+    message, left = done.stdout.splitlines()
+    assert "step-2: the disk is full, nothing was replaced; make room" in message
     assert left == "1 ['last', 'step-1']"
 
 
@@ -232,10 +232,26 @@ def test_an_absurdly_large_state_is_not_read(tmp_path: Path) -> None:
         open_snapshot(path)
 
 
-def test_no_snapshot_says_what_to_give(tmp_path: Path) -> None:
+def test_a_missing_snapshot_is_refused_with_what_to_give(tmp_path: Path) -> None:
     assert last_snapshot(tmp_path) is None
     with pytest.raises(UserError, match="give a step-N folder"):
         open_snapshot(tmp_path)
     shutil.rmtree(tmp_path)
     with pytest.raises(UserError, match="no snapshot here"):
         open_snapshot(tmp_path)
+
+
+def test_a_verified_snapshot_is_not_hashed_again_and_another_in_its_place_is(tmp_path: Path) -> None:
+    path = saved(tmp_path, 2)
+    known = open_snapshot(path)
+    model = path / MODEL
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00\x01")
+    assert open_snapshot(path, known) is known
+    assert last_snapshot(tmp_path, None, known) is known
+    shutil.rmtree(path)
+    other, optimizer = trained(2, seed=1)
+    save_snapshot(tmp_path, step=2, model=other, optimizer=optimizer, state=ABOUT, keep=3)
+    assert open_snapshot(path, known).hash != known.hash
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(UserError, match="checksum disagrees"):
+        open_snapshot(path, known)

@@ -102,7 +102,7 @@ def test_an_actor_that_dies_too_often_ends_the_run_with_a_reason(
 
 
 @pytest.mark.ray
-def test_actors_without_room_are_an_error_and_no_wait_for_ever(ray: None, make_config: MakeConfig) -> None:
+def test_actors_without_resources_are_an_error_and_no_endless_wait(ray: None, make_config: MakeConfig) -> None:
     config = make_config(
         resources__num_workers=1, resources__cpus_per_worker=99, resources__health_timeout_s=1, views__placement="pool"
     )

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainers import batches, loop
+from trainers import loop
 from trainers.config import ExperimentConfig
 from trainers.loop import World
+from trainers.views import batches
 
 MakeConfig = Callable[..., ExperimentConfig]
 
