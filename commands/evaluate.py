@@ -142,8 +142,8 @@ def search(
         bool,
         typer.Option(
             "--exclude-track",
-            help="Leave out all of the query's own track: its clips in a set of shards; in a folder what is called "
-            "the same but for a part's number (song_0.ogg, song_1.ogg).",
+            help="Leave out every clip of the query's own track; in a folder, files whose names differ only in a "
+            "part number (song_0.ogg, song_1.ogg).",
         ),
     ] = False,
     workers: Workers = 0,
