@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 PICTURE = ROOT / "docs/images/learning-curves.png"
 PRESET, PROBE = ROOT / "conf/pretrain/open_music.yaml", ROOT / "conf/evaluation/open_music.yaml"
 COLUMN = "tags"
-JUDGED_S = 5.4
+EVALUATED_S = 5.4
 """Two views of 59,049 samples."""
 LEVEL = 0.95
 METRICS = ("tags/auroc", "tags/ap")
@@ -86,7 +86,7 @@ class Opening:
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Samples (T, channels) and their rate in Hz."""
         wave, rate = self.audio.read()
-        return wave[: round(JUDGED_S * rate)], rate
+        return wave[: round(EVALUATED_S * rate)], rate
 
 
 def build_sets(music: Path, out: Path) -> tuple[Path, Path]:
@@ -222,13 +222,13 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], theme: Theme) -> None:
 
 def write(rows: list[dict[str, Any]], name: str) -> None:
     """The table in both forms, and the picture."""
-    about = {"machine": platform.machine(), "judged_s": JUDGED_S, "level": LEVEL, "seeds": 3}
+    about = {"machine": platform.machine(), "evaluated_s": EVALUATED_S, "level": LEVEL, "seeds": 3}
     (RESULTS / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     head = (
         f"# Learning curves, open music set ({platform.machine()})\n\n"
         "`python -m benchmarks.learning_curves`. Probe of the tags, three heads, mean; intervals of 95 % over tracks; "
-        f"differences are paired. {rows[0]['n']} test clips of {JUDGED_S:g} s. One run each: the luck of training is "
-        "in no interval.\n"
+        f"differences are paired. {rows[0]['n']} test clips of {EVALUATED_S:g} s. One run each: the luck of training "
+        "is in no interval.\n"
     )
     (RESULTS / f"{name}.md").write_text(head + as_markdown(rows) + "\n")
     PICTURE.write_bytes(draw(rows))

@@ -31,7 +31,7 @@ class RunError(RuntimeError):
 
 
 class PreemptedError(RunError):
-    """Somebody asked the work to stop; it has saved itself, and the same command goes on."""
+    """A stop was requested; the work has saved its state, and the same command resumes it."""
 
     exit_code: ClassVar[int] = 143
 

@@ -1,1 +1,1 @@
-"""The front door: a module of commands for each room; they parse, call one entry point, and say what was made."""
+"""The command line: one module per group of commands. A command parses, calls one entry point and prints the result."""

@@ -51,7 +51,9 @@ def ui(
         str | None,
         typer.Option(help="MLflow store; else MLFLOW_TRACKING_URI or outputs/mlflow.db here.", show_default=False),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; off loopback with a password.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; asks for a password unless it is local.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 5000,
 ) -> None:
     """MLflow on this machine: every run, its curves and reports."""
@@ -64,12 +66,12 @@ def ui(
 
 def replay(
     folder: Annotated[
-        Path, typer.Argument(help="A run, sweep or study, or what holds several.", metavar="DIR", show_default=False)
+        Path, typer.Argument(help="Folder of a run, sweep or study, or of several.", metavar="DIR", show_default=False)
     ],
     wait: Annotated[float, typer.Option(help="Seconds to give MLflow for each run.", min=1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Send MLflow what ended runs could not send while it was away."""
+    """Send MLflow what ended runs could not send during an outage."""
     from cluster.tracking import replay_below
 
     ends: dict[str, str] = {}

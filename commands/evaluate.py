@@ -91,7 +91,7 @@ def embed(
         typer.Argument(help="Audio files, folders of them, or both.", metavar="FILES...", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("embeddings.parquet"),
-    timeline: Annotated[bool, typer.Option("--timeline", help="A row a chunk instead of a row a file.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="One row per chunk instead of one per file.")] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Name unreadable files and go on, instead of stopping.")
     ] = False,
@@ -100,7 +100,7 @@ def embed(
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embed audio files and folders: a row a file (path, embedding), or a row a chunk (path, start_s, embedding)."""
+    """Embed audio files: one row per file (path, embedding) or per chunk (path, start_s, embedding)."""
     _check_device(workers, device)
     require_writable_file(out, "--out")
     _check_places([snapshot])
@@ -142,8 +142,8 @@ def search(
         bool,
         typer.Option(
             "--exclude-track",
-            help="Leave out all of the query's own track: its clips in a set of shards; in a folder what is called "
-            "the same but for a part's number (song_0.ogg, song_1.ogg).",
+            help="Leave out every clip of the query's own track; in a folder, files whose names differ only in a "
+            "part number (song_0.ogg, song_1.ogg).",
         ),
     ] = False,
     workers: Workers = 0,

@@ -79,7 +79,7 @@ def views(
     out: Annotated[Path, typer.Option("--out", help="Folder for the page and the sounds.")],
     overrides: Overrides = None,
     step: Annotated[int, typer.Option("--step", help="Step to preview, counted from 0.", min=0)] = 0,
-    clips: Annotated[int, typer.Option("--clips", help="Number of clips, of the first worker's batch.", min=1)] = 8,
+    clips: Annotated[int, typer.Option("--clips", help="Clips to show, of the first worker's batch.", min=1)] = 8,
     effects: Annotated[bool, typer.Option("--effects", help="Show each effect alone, on one clip.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""An encoder of your own: any nn.Module that says its width and what it reads.
+"""An encoder of your own: any nn.Module that declares its width and what it reads.
 
     counterpoint pretrain conf/pretrain/self_supervised.yaml data.unlabelled=DIR \
         encoder.name=own_encoder:TinyNet encoder.settings.hidden=32 frontend.kind=mel

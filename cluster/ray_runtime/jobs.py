@@ -31,7 +31,7 @@ STOP_WAIT_S = "120"
 _POLL_S = 0.5
 _SHIPPED_LOCK = "-r ${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}/requirements.lock"
 LOST_S = 120.0
-"""How long a cluster may be silent before following a job ends."""
+"""How long a cluster may give no answer before following a job ends."""
 
 Show = Callable[[str], None]
 

@@ -2,8 +2,8 @@
 
 MLflow's own `mlflow.pytorch.save_model` would trace the network, for seconds to minutes, in the thread that sends.
 So the folder that `mlflow.pytorch.load_model` and `mlflow.pyfunc.load_model` read is written here. What is private
-about it is the place of the program and `_save_example`; tests/cluster/test_mlflow_model.py says what broke when MLflow
-moves.
+about it is the place of the program and `_save_example`; tests/cluster/test_mlflow_model.py shows what broke when
+MLflow moves.
 """
 
 import shutil

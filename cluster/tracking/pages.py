@@ -2,7 +2,7 @@
 
 Whatever is private to MLflow about its pages stands here: the query and the tag that choose the pages for model
 training, the order of groups and charts, the saved state of the table of runs, the address of an artifact's picture.
-tests/cluster/tracking/test_pages.py says what broke when MLflow moves; docs/tracking.md shows the pages.
+tests/cluster/tracking/test_pages.py shows what broke when MLflow moves; docs/tracking.md shows the pages.
 """
 
 import json
@@ -22,7 +22,7 @@ SAVED_VIEW = "mlflow.sharedViewState."
 """Tag of an experiment that holds one state of its table and charts; a link names what follows the dot."""
 ANSWER_TIMEOUT_S = 10.0
 LONGEST_NOTE = 7900
-"""Characters; MLflow cuts a tag after 8,000 without a word."""
+"""Characters; MLflow cuts tags after 8,000 and gives no error."""
 
 OBJECTIVE, EVALUATION, OTHER = "0 objective", "6 evaluation", "4 views"
 # MLflow sorts groups by name, and the charts of a group by theirs: hence the digits, and hence nothing that sorts

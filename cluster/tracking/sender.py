@@ -1,4 +1,4 @@
-"""The thread that brings a run's account to MLflow, so that no step waits for it."""
+"""The thread that sends a run's metrics and files to MLflow, so that no step waits for it."""
 
 import logging
 import shlex
@@ -92,7 +92,7 @@ class Sender(threading.Thread):
         return not waiting
 
     def _note(self, error: Exception) -> None:
-        """Keep why nothing is sent. A refusal is said at once; that nobody answers was said when the run started."""
+        """Keep why nothing is sent. A refusal is logged at once; that nobody answers, at the run's start."""
         if self._trouble is None and is_refusal(error):
             uri = without_credentials(self._account.state["uri"])
             _log.warning("%s takes nothing now (%s); %s", uri, _first_line(error), remedy(error, uri))
@@ -159,9 +159,9 @@ class Sender(threading.Thread):
 
 
 def _facts(state: dict[str, Any]) -> list[Record]:
-    told: list[Record] = [{"kind": kind, "values": state[kind]} for kind in ("params", "tags") if state[kind]]
-    told += [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
-    return told + ([{"kind": "view", "view": state["view"]}] if state["view"] else [])
+    facts: list[Record] = [{"kind": kind, "values": state[kind]} for kind in ("params", "tags") if state[kind]]
+    facts += [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
+    return facts + ([{"kind": "view", "view": state["view"]}] if state["view"] else [])
 
 
 def _metrics(row: Row) -> Record:

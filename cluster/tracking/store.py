@@ -49,7 +49,7 @@ class MlflowStore:
         self._client: Any = None
 
     def send(self, records: Sequence[Record]) -> None:
-        """Bring records into the store, in order.
+        """Write records to the store, in order.
 
         Raises:
             Refused: if the store takes others of the run, but one of these never; so too where sending one raises what

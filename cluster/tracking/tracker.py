@@ -1,6 +1,6 @@
 """What a run shows in MLflow, from its driver alone: parameters, curves, datasets, files.
 
-Every call writes to the run's folder and returns; a thread brings to MLflow what it lacks, the rows of metrics.jsonl
+Every call writes to the run's folder and returns; a thread sends to MLflow what it lacks, the rows of metrics.jsonl
 too. So an outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process
 that opens the run, or by `replay`. Values that look like secrets never reach the disk.
 """

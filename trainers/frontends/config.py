@@ -72,7 +72,7 @@ class FrontendConfig(Config):
         return is_entry_point(self.kind)
 
     def _check_unread(self) -> None:
-        """Refuse a setting that the kind does not read: it would silently be another experiment."""
+        """Refuse a setting that the kind does not read: otherwise its value would look like part of the experiment."""
         given = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
         own = [item.name for item in fields(self)[2:]] if self.is_own else []
         unread = [name for name in given if name in UNREAD.get(self.kind, own)]

@@ -53,7 +53,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
             config.tracking, uri=store_uri(config.tracking, folder), name=config.tracking.name or folder.name
         )
         with Tracker(home, folder) as tracker:
-            tracker.params(_told(plan))
+            tracker.params(_tracked_params(plan))
             tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
             tracker.tags({NOTE: COMPARE})
             journal = SweepJournal(
@@ -72,7 +72,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         return result
 
 
-def _told(plan: SweepPlan) -> dict[str, Any]:
+def _tracked_params(plan: SweepPlan) -> dict[str, Any]:
     config = plan.config
     space = {f"space.{path}": spec for path, spec in config.space.items()}
     sections = {name: to_tree(getattr(config, name)) for name in ("sweep", "objective", "stop")}

@@ -105,13 +105,13 @@ def read_fma(root: Path, *, variant: str = "medium") -> Listing:
     return Listing(tuple(clips), {"genres": tuple(genres.values())}, notes)
 
 
-def left_of_cut_s(said_s: float, real_s: float) -> float:
+def left_of_cut_s(stated_s: float, real_s: float) -> float:
     """Seconds of sound in the 30 s from the middle of a track whose stated length is too long.
 
     >>> left_of_cut_s(300, 300), left_of_cut_s(308, 33.25), round(left_of_cut_s(158, 65.31), 2)
     (30.0, 0.0, 1.31)
     """
-    return min(CUT_S, max(0.0, real_s - (said_s - CUT_S) / 2))
+    return min(CUT_S, max(0.0, real_s - (stated_s - CUT_S) / 2))
 
 
 def _genres(tables: Tree) -> dict[str, str]:
