@@ -1,1 +1,1 @@
-"""The front door: a module of commands for each room; they parse, call one entry point, and say what was made."""
+"""The command line: a module of commands for each package; each parses, calls one entry point, prints the result."""

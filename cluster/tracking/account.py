@@ -227,8 +227,8 @@ def read_state(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: is damaged ({type(error).__name__}: {error}); delete it, and the run's next start tells MLflow "
-            "of it anew"
+            f"{path}: is damaged ({type(error).__name__}: {error}); delete it, and the run's next start sends "
+            "everything to MLflow anew"
         ) from None
     return state
 

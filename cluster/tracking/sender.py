@@ -159,9 +159,9 @@ class Sender(threading.Thread):
 
 
 def _facts(state: dict[str, Any]) -> list[Record]:
-    told: list[Record] = [{"kind": kind, "values": state[kind]} for kind in ("params", "tags") if state[kind]]
-    told += [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
-    return told + ([{"kind": "view", "view": state["view"]}] if state["view"] else [])
+    facts: list[Record] = [{"kind": kind, "values": state[kind]} for kind in ("params", "tags") if state[kind]]
+    facts += [{"kind": "dataset", **dataset} for dataset in state["datasets"]]
+    return facts + ([{"kind": "view", "view": state["view"]}] if state["view"] else [])
 
 
 def _metrics(row: Row) -> Record:

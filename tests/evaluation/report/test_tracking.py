@@ -90,9 +90,9 @@ def test_a_judged_run_describes_itself_and_names_the_set_that_judged_it(run: Pat
     assert f"![figures/curve.png](get-artifact?path=figures%2Fcurve.png&run_uuid={identity})" in note
     assert "| `loss.temperature` | `0.3` | `0.1` |" in note
     assert found.inputs is not None
-    (judged,) = found.inputs.dataset_inputs
-    assert (judged.dataset.name, judged.dataset.digest) == ("judged", "d" * 36)
-    assert judged.tags[0].value == "evaluation"
+    (read,) = found.inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == ("evaluation", "d" * 36)
+    assert read.tags[0].value == "evaluation"
     assert found.data.metrics["0 objective/tags.ap"] == 0.5
 
 
