@@ -48,8 +48,10 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup  ## benchmarks against their goals, tables in benchmarks/results
-	$(BIN)/python -m benchmarks
+BENCHMARKS := augment bootstrap encoders knn loader loss pitch_quality probes scaling step
+
+bench: setup  ## the benchmarks of a CPU one after another, tables in benchmarks/results (hours)
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 golden: setup  ## regenerate the golden loss trace (say why in the commit)
 	$(BIN)/python tests/golden/regenerate.py

@@ -80,6 +80,7 @@ def evaluate(
         *[hand_on] * (not is_factory(snapshot)),
         ("search", snapshot, "FOLDER", "SONG.mp3"),
     ]
+    commands = [(*words, *_trusted(trust_code)) for words in commands]
     files["tracking"] = tracking or "off"
     _end(report.tree, files, *(("counterpoint", *words) for words in commands), as_json=as_json)
 
@@ -115,7 +116,7 @@ def embed(
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
-    search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline)
+    search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3", *_trusted(trust_code))] * (not timeline)
     result = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": done.passed_over}
     _end(result, {"embeddings": out}, look, *search_it, as_json=as_json)
 
@@ -180,8 +181,13 @@ def search(
         "rejected": {track.path: reason for track, reason in found.index.rejected},
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
-    again = ("counterpoint", "search", snapshot, place, "SONG.mp3")
+    again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
     _end(result, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
+
+
+def _trusted(trust_code: bool) -> tuple[str, ...]:
+    """The option that the next command needs where this one needed it."""
+    return ("--trust-code",) if trust_code else ()
 
 
 def _named(words: Sequence[str]) -> dict[str, str]:

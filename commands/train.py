@@ -71,6 +71,7 @@ def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = Fals
     made(**files)
     evaluate = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
     evaluate += [f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"]
+    evaluate += ["--trust-code"] * bool(config.own_parts())
     then(quoted(*evaluate), quoted(*evaluate, "--against", "NAME=ANOTHER_RUN"))
 
 
@@ -132,5 +133,7 @@ def export(
         console.print(f"{name} differs from the encoder by {difference:.1g} of its largest value", highlight=False)
     made(folder=found.folder, **found.files)
     evaluate = ["counterpoint", "evaluate", out, "conf/evaluation/NAME.yaml", "data.shards=DIR"]
-    load = f"from trainers.inference.frozen import load_encoder; print(load_encoder({str(out)!r}).width)"
-    then(quoted(*evaluate, "--out", f"{out}-evaluation"), quoted("python", "-c", load))
+    evaluate += ["--out", f"{out}-evaluation", *["--trust-code"] * trust_code]
+    given = f"{str(out)!r}{', trust_code=True' if trust_code else ''}"
+    load = f"from trainers.inference.frozen import load_encoder; print(load_encoder({given}).width)"
+    then(quoted(*evaluate), quoted("python", "-c", load))

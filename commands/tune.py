@@ -18,7 +18,7 @@ def quickstart(
     from trainers.config import ExperimentConfig
 
     given = parse_overrides(overrides or [])
-    load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", given)  # before torch, and before any work
+    config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", given)  # before torch
     from tuning.quickstart import run_quickstart
 
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
@@ -28,9 +28,10 @@ def quickstart(
         return
     console.print(result.report.table())
     made(**files, tracking=result.tracking)
+    trusted = ["--trust-code"] * bool(config.own_parts())
     then(
         "counterpoint ui",
-        quoted("counterpoint", "embed", out, "SONG.mp3", "--out", "song.parquet"),
+        quoted("counterpoint", "embed", out, "SONG.mp3", "--out", "song.parquet", *trusted),
         "counterpoint shards build folder --audio DIR --labels FILE.csv --out outputs/shards/mine",
         "counterpoint pretrain conf/pretrain/open_music.yaml data.labelled=outputs/shards/mine "
         "data.unlabelled=outputs/shards/mine run.dir=outputs/mine",

@@ -1,4 +1,4 @@
-"""The front door as a user meets it: commands, exit codes, one message an error."""
+"""The command line as a user meets it: commands, exit codes, one message an error."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ TINY = [
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the front door in this process and return its exit code."""
+    """Call the command line in this process and return its exit code."""
 
     def call(*words: object) -> int:
         monkeypatch.setattr(sys, "argv", ["counterpoint", *map(str, words)])

@@ -63,13 +63,13 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
 
 def pretrain_checked(start: Checked, *, watch: Watcher | None = None, parent: Path | None = None) -> int:
     """`pretrain` of an experiment that passed `trainers.checks.start_up.checked`."""
+    if start.is_done:  # on every rank: none waits for the others in a process group
+        return EXIT_DONE
     folder = Path(start.config.run.dir)
     stoppable = on_request_to_stop(partial(write_atomic, folder / STOP_FILE))  # rank 0 looks for the file at every step
     if start.world and start.world.rank > 0:
         with stoppable:
             return _in_process(start)  # rank 0 locks the folder and tracks the run
-    if start.is_done:
-        return EXIT_DONE
     with sole_writer(folder, "choose another run.dir"):
         return _drive(start, stoppable, watch=watch, parent=parent)
 

@@ -198,7 +198,7 @@ def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     return table(["setting", "here", "default"], rows)
 
 
-def figures_table(row: Mapping[str, Any]) -> str:
+def metrics_table(row: Mapping[str, Any]) -> str:
     """The last row of metrics.jsonl in short: the groups from the loss to the embeddings, and the speed."""
     shown = ["step", *(column for group in tuple(_GROUPS)[:3] for column in _GROUPS[group]), "clips_per_s"]
     names = [name for name in shown if name in row]

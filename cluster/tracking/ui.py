@@ -125,7 +125,7 @@ def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], s
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _wait(server, by_hand, host, port)
-        show(start_page(f"http://{_in_url(host)}:{port}"))
+        show(start_page(page_address(host, port)))
         server.wait()
     except KeyboardInterrupt:
         return 0
@@ -135,6 +135,11 @@ def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], s
             server.terminate()  # its supervisor ends all of them
             server.wait()
     raise RunError(f"the MLflow server ended with code {server.returncode}; try: {by_hand}")
+
+
+def page_address(host: str, port: int) -> str:
+    """The address of the pages, which a browser may open: MLflow answers 403 to ``http://0.0.0.0``."""
+    return f"http://{_in_url(socket.gethostname() if host in ANYWHERE else host)}:{port}"
 
 
 def _own_names(host: str) -> list[str]:

@@ -61,6 +61,16 @@ def test_workers_of_ray_under_torchrun_are_refused(
         check(make_config(**keys))
 
 
+def test_a_finished_run_under_torchrun_ends_every_rank_at_once(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(optim__steps=1)
+    assert pretrain(config) == 0
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # no address of rank 0: a process group would be an error
+    assert pretrain(config) == 0
+
+
 def test_a_share_that_rounds_to_nothing_is_refused_with_sizes_that_work(make_config: MakeConfig) -> None:
     with pytest.raises(UserError, match=r"no labelled one; take batch >= 50"):
         make_config(data__b_s=0.01)

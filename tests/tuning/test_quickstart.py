@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.progress import SILENT
+from cluster.settings import UserError
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 from tuning import quickstart
 
@@ -36,6 +38,23 @@ def test_the_quickstart_leaves_a_report_a_snapshot_and_an_mlflow_run(
     assert report["provenance"]["step"] == 4
     assert result.snapshot == out / "snapshots" / "step-4"
     _check_mlflow(result.tracking)
+
+
+def test_the_code_that_the_command_named_is_trusted_by_its_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[bool] = []
+
+    def evaluate(*_: Any, trust_code: bool = False, **__: Any) -> None:
+        trusted.append(trust_code)
+        raise UserError("evaluated")
+
+    monkeypatch.setattr(quickstart, "build_sets", lambda *_: (tmp_path, tmp_path))
+    monkeypatch.setattr(quickstart, "pretrain", lambda *_, **__: 0)
+    monkeypatch.setattr(quickstart, "evaluate", evaluate)
+    with pytest.raises(UserError, match="evaluated"):
+        quickstart.run_quickstart(tmp_path / "out", {"encoder.name": "my_parts:Net"}, progress=SILENT)
+    assert trusted == [True]
 
 
 def _check_mlflow(store: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.settings import RunError, UserError, flatten, to_tree
 from cluster.tracking import Tracker
-from cluster.tracking.pages import NOTE, description, figures_table, settings_table
+from cluster.tracking.pages import NOTE, description, metrics_table, settings_table
 from trainers.config import ExperimentConfig
 
 _log = logging.getLogger(__name__)
@@ -19,9 +19,9 @@ def settings_part(settings: Mapping[str, Any]) -> str:
     return settings_table(settings, flatten(to_tree(ExperimentConfig())))
 
 
-def describe(tracker: Tracker, config: ExperimentConfig, figures: Mapping[str, Any]) -> None:
-    """Write the description: the figures of the last step, where there are some, and the settings."""
-    tracker.tags({NOTE: description(figures_table(figures), settings_part(flatten(to_tree(config))))})
+def describe(tracker: Tracker, config: ExperimentConfig, metrics: Mapping[str, Any]) -> None:
+    """Write the description: the metrics of the last step, where there are some, and the settings."""
+    tracker.tags({NOTE: description(metrics_table(metrics), settings_part(flatten(to_tree(config))))})
 
 
 def log_encoder(tracker: Tracker, folder: Path) -> None:

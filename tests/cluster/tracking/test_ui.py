@@ -67,6 +67,13 @@ def test_no_secret_stands_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     assert "basic-auth" not in ui.ui_command()
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5"])
+def test_the_address_that_is_shown_is_one_that_the_server_answers(host: str) -> None:
+    command = ui.ui_command(host=host, port=5001)
+    allowed = command[command.index("--allowed-hosts") + 1].split(",")
+    assert ui.page_address(host, 5001).removeprefix("http://") in allowed
+
+
 def test_a_databases_password_is_in_the_servers_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     store = "postgresql://ann:hunter2@db/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
