@@ -51,7 +51,7 @@ def log_report(report: Report, preset: str | None = None, *, objective: Sequence
                 tracker.artifact(report.folder / name, folder=f"report{own}")
             for figure in report.figures.values():
                 tracker.artifact(figure, folder=f"figures{own}")
-            tracker.dataset("judged", about["manifest_hash"], about["evaluation"]["data"]["shards"], "evaluation")
+            tracker.dataset("evaluation", about["manifest_hash"], about["evaluation"]["data"]["shards"], "evaluation")
             settings = settings_part(flatten(about["pretraining"]["config"]))
             seen = [picture(f"figures{own}/{figure.name}") for figure in report.figures.values()][:1]
             tracker.tags({NOTE: description(*_short_tables(report), *seen, settings)})

@@ -77,7 +77,7 @@ def test_an_earlier_snapshot_and_one_evaluated_again_are_logged(run: Path) -> No
     assert {"report/report.json", "figures/curve.png"} <= files
 
 
-def test_a_judged_run_describes_itself_and_names_the_set_that_judged_it(run: Path) -> None:
+def test_an_evaluated_run_describes_itself_and_names_the_set_of_its_evaluation(run: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     described = run.parent / "described"
@@ -90,9 +90,9 @@ def test_a_judged_run_describes_itself_and_names_the_set_that_judged_it(run: Pat
     assert f"![figures/curve.png](get-artifact?path=figures%2Fcurve.png&run_uuid={identity})" in note
     assert "| `loss.temperature` | `0.3` | `0.1` |" in note
     assert found.inputs is not None
-    (judged,) = found.inputs.dataset_inputs
-    assert (judged.dataset.name, judged.dataset.digest) == ("judged", "d" * 36)
-    assert judged.tags[0].value == "evaluation"
+    (logged,) = found.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("evaluation", "d" * 36)
+    assert logged.tags[0].value == "evaluation"
     assert found.data.metrics["0 objective/tags.ap"] == 0.5
 
 
@@ -131,7 +131,7 @@ def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
         assert {f"report/report of {preset}/report.json", f"figures/report of {preset}/curve.png"} <= files
 
 
-def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_is_whole_where_its_run_cannot_be_tracked(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another process tells of the run; an old snapshot has a password in its configuration."""
     made = report(run, run, 200, 0.5)
     account = Account(run)
