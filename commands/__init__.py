@@ -1,1 +1,1 @@
-"""The front door: a module of commands for each room; they parse, call one entry point, and say what was made."""
+"""The command line, a module for each group of commands: it parses, calls one entry point, and prints what was made."""
