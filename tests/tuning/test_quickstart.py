@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.progress import SILENT
+from cluster.settings import UserError
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 from tuning import quickstart
 
@@ -36,6 +38,23 @@ def test_the_quickstart_leaves_a_report_a_snapshot_and_an_mlflow_run(
     assert report["provenance"]["step"] == 4
     assert result.snapshot == out / "snapshots" / "step-4"
     _check_mlflow(result.tracking)
+
+
+def test_an_encoder_of_ones_own_is_evaluated_without_asking_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[bool] = []
+
+    def evaluated(*_: Any, trust_code: bool = False, **__: Any) -> Any:
+        trusted.append(trust_code)
+        raise UserError("evaluated")
+
+    monkeypatch.setattr(quickstart, "build_sets", lambda out, _: (out / "labelled", out / "unlabelled"))
+    monkeypatch.setattr(quickstart, "pretrain", lambda *_, **__: 0)
+    monkeypatch.setattr(quickstart, "evaluate", evaluated)
+    with pytest.raises(UserError, match="evaluated"):
+        quickstart.run_quickstart(tmp_path / "out", {}, progress=SILENT)
+    assert trusted == [True]
 
 
 def _check_mlflow(store: str) -> None:
