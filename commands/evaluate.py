@@ -53,7 +53,7 @@ def evaluate(
 
     others = _named(against or [])
     config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
-    from evaluation.preflight import check_outputs
+    from evaluation.outputs import check_outputs
 
     check_outputs(out, config)
     _check_places([snapshot, *config.against.values()], config.data.shards)

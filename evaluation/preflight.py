@@ -5,19 +5,14 @@ A mistake that is found after an hour of embedding has cost an hour; each is one
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 
-from cluster.files.outputs import require_writable_file, require_writable_folder
 from cluster.settings import UserError
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
-from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import check_rate
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import metric_names
-from evaluation.metrics.resamples import RESAMPLES
 from evaluation.report.published import protocols
-from evaluation.report.write import FILES
 
 
 def check_request(inputs: EvaluationInputs) -> None:
@@ -38,26 +33,6 @@ def check_request(inputs: EvaluationInputs) -> None:
         check_projection(inputs)
     if config.equivariance.enabled:
         check_tracks(inputs)
-
-
-def check_outputs(out: Path, config: EvaluationConfig) -> None:
-    """Try every place that an evaluation writes to.
-
-    Args:
-        out: folder of the report.
-        config: where its embeddings and copies of remote shards go.
-
-    Raises:
-        UserError: names the place and its option.
-    """
-    folders = {"--out": [out, out / "splits"], "cache": [Path(config.cache or out / "embeddings")]}
-    folders["data.cache"] = [Path(config.data.cache)] if config.data.cache else []
-    for key, places in folders.items():
-        for place in places:
-            require_writable_folder(place, key if key != "cache" or config.cache else "--out")
-    for name in (*FILES, RESAMPLES):
-        if (out / name).exists():
-            require_writable_file(out / name, "--out")
 
 
 def _check_names(inputs: EvaluationInputs) -> None:

@@ -1,6 +1,7 @@
 """Keys of configurations that were renamed: an unknown key is answered with its new name."""
 
 RENAMED: dict[str, dict[str, str]] = {
+    "EvaluationConfig": {"judged": "split"},
     "Study": {
         "judges": "evaluations",
         "figures": "metrics",

@@ -179,7 +179,7 @@ class ShardSet:
                     attempts = len(self._delays_s) + 1
                     why = error.strerror or str(error)
                     raise RunError(
-                        f"{self.uri}/{described.name}: not to be had after {attempts} attempts: {why}"
+                        f"{self.uri}/{described.name}: cannot be opened after {attempts} attempts: {why}"
                     ) from None
                 time.sleep(delay_s)
         raise AssertionError("unreachable")

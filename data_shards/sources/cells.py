@@ -33,9 +33,11 @@ def is_missing(cell: str, words: Sequence[str] = MISSING) -> bool:
 def to_number(cell: str, *, decimal_comma: bool = False) -> float | None:
     """The finite number in a cell, or None.
 
-    >>> to_number("98.5"), to_number("98,5"), to_number("98,5", decimal_comma=True), to_number("inf")
-    (98.5, None, 98.5, None)
+    >>> to_number("98.5"), to_number("98,5"), to_number("98,5", decimal_comma=True), to_number("inf"), to_number("12_3")
+    (98.5, None, 98.5, None, None)
     """
+    if "_" in cell:  # a number in Python's source, a name in a table
+        return None
     if decimal_comma and _DECIMAL_COMMA.fullmatch(cell):
         cell = cell.replace(",", ".")
     try:

@@ -15,8 +15,6 @@ from evaluation.report.latex import latex
 from evaluation.report.markdown import markdown
 from evaluation.report.terminal import comparison_tables, metrics_table
 
-FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex")
-
 
 @dataclass(frozen=True)
 class Report:

@@ -102,7 +102,7 @@ def _use(run: str, music: Path, out: Path) -> None:
     from evaluation.config import EvaluationConfig
     from evaluation.evaluate import evaluate
 
-    quick = {"data.shards": str(music), "confidence.resamples": 50, "tasks.tags.max_epochs": 3}
+    quick = {"data.shards": str(music), "confidence.resamples": 100, "tasks.tags.max_epochs": 3}
     config = load_config(EvaluationConfig, ROOT / "conf" / "evaluation" / "tiny.yaml", quick)
     with pytest.raises(UserError, match=r"users_own_encoder:TinyNet.*--trust-code"):
         evaluate(run, config, out / "report")

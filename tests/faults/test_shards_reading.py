@@ -134,7 +134,7 @@ def test_a_shard_that_goes_missing_stops_the_run_with_its_name(make_set: MakeSet
     with ShardSet.open(folder, retry_delays_s=(0.0, 0.0)) as shards:
         shards.read_window(0, 0, 100)
         (folder / "shard-00001.tar").unlink()
-        with pytest.raises(RunError, match=r"shard-00001\.tar: not to be had after 3 attempts: No such file"):
+        with pytest.raises(RunError, match=r"shard-00001\.tar: cannot be opened after 3 attempts: No such file"):
             shards.read_window(5, 0, 100)
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
 
 def main() -> None:
-    """Draw a small set with ties, judge it, and write both."""
+    """Draw a small set with ties, compute its metrics, and write both."""
     rng = np.random.default_rng(20240713)
     truth = rng.random((40, 5)) < [0.1, 0.3, 0.5, 0.7, 0.9]
     scores = np.round(rng.normal(size=(40, 5)) + truth, 1)

@@ -1,7 +1,7 @@
 """The golden loss trace: twenty steps of a tiny run on CPU. ``make golden`` writes it; say in the commit why it moved.
 
-The trace pins the numbers of the whole road (rendering, shards, sampling, augmentation, front-end, encoder, BatchNorm,
-loss, optimiser). A refactoring that claims to change no numbers leaves it as it is.
+The trace pins the numbers of the whole pipeline (rendering, shards, sampling, augmentation, front-end, encoder,
+BatchNorm, loss, optimiser). A refactoring that claims to change no numbers leaves it as it is.
 """
 
 import json
@@ -24,7 +24,7 @@ STEPS = 20
 
 
 class _Quiet:
-    def report(self, figures: Any) -> None:
+    def report(self, metrics: Any) -> None:
         pass
 
 

@@ -1,7 +1,7 @@
 """Sweeps: trials over a search space, each a whole run, stopped early where it lags, and the best of them confirmed.
 
-Reading order: `sweep_config` (what a sweep is) → `space` → `sweep_plan` (checks) → here → `sweep_runner` (Ray Tune) →
-`sweep_trial` (one trial) → `objective`; `sweep_journal` remembers, `sweep_outcome` and `sweep_confirm` conclude.
+Reading order: `config` (what a sweep is) → `space` → `plan` (checks) → here → `runner` (Ray Tune) → `trial` (one
+trial) → `objective`; `journal` remembers, `outcome` and `confirm` conclude.
 """
 
 import json
@@ -17,6 +17,7 @@ from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
 from cluster.tracking_config import store_uri
+from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job, concurrent, need, wanted
@@ -27,7 +28,6 @@ from tuning.sweep.plan import SweepPlan, check_data
 if TYPE_CHECKING:
     from tuning.sweep.runner import Slots
 
-EXIT_DONE, EXIT_PREEMPTED = 0, 143
 COMPARE = trials_link("Compare the trials")
 
 

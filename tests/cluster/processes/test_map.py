@@ -33,5 +33,9 @@ def test_a_killed_worker_is_named_with_the_remedy() -> None:
 @pytest.mark.dist
 @pytest.mark.parametrize("ignore", [True, False])
 def test_an_interrupt_of_the_terminal_is_left_to_this_process_where_asked(ignore: bool) -> None:
-    (handler,) = local_map(signal.getsignal, [signal.SIGINT], workers=1, ignore_interrupt=ignore)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell's background ignores it
+    try:
+        (handler,) = local_map(signal.getsignal, [signal.SIGINT], workers=1, start="spawn", ignore_interrupt=ignore)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (handler == signal.SIG_IGN) == ignore

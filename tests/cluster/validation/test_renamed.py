@@ -58,6 +58,8 @@ def test_an_old_key_is_answered_with_its_new_name() -> None:
     assert "unknown key scales.tiny.judges; it is called scales.tiny.evaluations now" in words
     with pytest.raises(UserError, match=r"unknown key stop\.figure; it is called stop\.metric now"):
         validate(SweepConfig, {"stop": {"figure": "loss"}}, "sweep.yaml")
+    with pytest.raises(UserError, match="unknown key judged; it is called split now"):
+        validate(EvaluationConfig, {"judged": "valid"}, "tasks.yaml")
 
 
 def test_a_set_of_shards_under_its_old_name_is_refused(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_set_behind_http_is_fetched_once(built: Path, over_http: str, tmp_path
     (built / "shard-00002.tar").write_bytes(b"")  # what is in the cache is not asked for again
     with ShardSet.open(over_http, cache=tmp_path / "cache", retry_delays_s=(0.0,)) as shards:
         assert np.array_equal(shards.read_window(4, 0, FRAMES), truth(built, 4))
-        with pytest.raises(RunError, match=r"shard-00000\.tar: not to be had after 2 attempts"):
+        with pytest.raises(RunError, match=r"shard-00000\.tar: cannot be opened after 2 attempts"):
             shards.read_window(0, 0, 10)
 
 

@@ -153,7 +153,7 @@ def test_what_cannot_be_reached_is_one_message_without_credentials(
 def test_a_shard_that_is_gone_stops_the_run_with_its_uri(stored: Path, tmp_path: Path) -> None:
     with ShardSet.open(URI, cache=tmp_path / "cache", retry_delays_s=(0.0,)) as shards:
         fsspec.filesystem("s3").rm("bucket/sets/mine/shard-00002.tar")
-        with pytest.raises(RunError, match=rf"{URI}/shard-00002\.tar: not to be had after 2 attempts"):
+        with pytest.raises(RunError, match=rf"{URI}/shard-00002\.tar: cannot be opened after 2 attempts"):
             shards.read_window(5, 0, 10)
 
 

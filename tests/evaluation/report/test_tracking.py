@@ -131,7 +131,7 @@ def test_two_evaluations_of_a_run_stand_beside_each_other(run: Path) -> None:
         assert {f"report/report of {preset}/report.json", f"figures/report of {preset}/curve.png"} <= files
 
 
-def test_a_report_is_whole_where_its_run_cannot_be_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_is_whole_where_its_run_cannot_be_tracked(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Another process tells of the run; an old snapshot has a password in its configuration."""
     made = report(run, run, 200, 0.5)
     account = Account(run)

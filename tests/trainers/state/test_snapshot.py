@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stand
     done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     message, left = done.stdout.splitlines()
-    assert "step-2: the disk is full, nothing was replaced; make room" in message
+    assert "step-2: the disk is full, nothing was replaced; free some space" in message
     assert left == "1 ['last', 'step-1']"
 
 
