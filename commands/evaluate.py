@@ -81,7 +81,7 @@ def evaluate(
         ("search", snapshot, "FOLDER", "SONG.mp3"),
     ]
     files["tracking"] = tracking or "off"
-    _end(report.tree, files, *(("counterpoint", *words) for words in commands), as_json=as_json)
+    _end(report.tree, files, *(("counterpoint", *words) for words in commands), trust_code=trust_code, as_json=as_json)
 
 
 def embed(
@@ -117,7 +117,7 @@ def embed(
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
     search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3")] * (not timeline)
     result = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": done.passed_over}
-    _end(result, {"embeddings": out}, look, *search_it, as_json=as_json)
+    _end(result, {"embeddings": out}, look, *search_it, trust_code=trust_code, as_json=as_json)
 
 
 def search(
@@ -181,7 +181,7 @@ def search(
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3")
-    _end(result, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
+    _end(result, {"index": place, "tracks": f"{count:,}"}, again, trust_code=trust_code, as_json=as_json)
 
 
 def _named(words: Sequence[str]) -> dict[str, str]:
@@ -199,9 +199,16 @@ def _named(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Sequence[object], as_json: bool) -> None:
+def _end(
+    tree: Mapping[str, Any],
+    files: Mapping[str, Path | str],
+    *commands: Sequence[object],
+    trust_code: bool,
+    as_json: bool,
+) -> None:
     """What was made and the commands to try next, for a person, or in the one JSON document."""
-    following = [quoted(*words) for words in commands]
+    trust = ("--trust-code",) * trust_code  # what read the snapshot's own code now would refuse it next
+    following = [quoted(*words, *trust * (words[0] == "counterpoint")) for words in commands]
     if as_json:
         print_json({**tree, "files": files, "next": following})
         return

@@ -1,5 +1,6 @@
-"""--trust-code of the three commands reaches the place that imports a user's code."""
+"""--trust-code of the three commands reaches the place that imports a user's code, and the commands to try next."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from cluster.settings import ROOT, UserError
 from commands.app import app
 from evaluation import evaluate
+from evaluation.embeddings import files
 from evaluation.encoders import sources
 
 
@@ -35,3 +37,15 @@ def test_trust_code_is_what_the_command_line_gave(
     flags = ["--trust-code"] * trusted
     result = CliRunner().invoke(app, [command, "module:factory", *words, *flags])
     assert (str(result.exception), asked) == ("loaded", [trusted])
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_next_commands_trust_what_this_one_did(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "e.parquet"
+    monkeypatch.setattr(files, "embed_files", lambda *_, **__: files.Embedded(out, 1, {}))
+    flags = ["--trust-code"] * trusted
+    result = CliRunner().invoke(app, ["embed", "module:factory", "song.wav", "--out", str(out), "--json", *flags])
+    look, search = json.loads(result.stdout)["next"]
+    assert ("--trust-code" in search, "--trust-code" in look) == (trusted, False)
