@@ -31,7 +31,7 @@ def parse_table(
     Raises:
         UserError: a row has another number of cells than the header, or is no CSV.
     """
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = _rows(text, name, delimiter)
     header = [name.strip() for name in next(rows, [])]
     for number, cells in enumerate(rows, start=2):
         if not cells:
@@ -64,6 +64,14 @@ def require_columns(path: Path | str, row: Mapping[str, str], columns: Sequence[
     if not row.keys() >= set(columns):
         missing = [column for column in columns if column not in row]
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; is this the published file?")
+
+
+def _rows(text: str, name: str, delimiter: str) -> Iterator[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(f"{name}, line {reader.line_num}: not a table: {error}; is this the published file?") from None
 
 
 def _read_text(path: Path) -> str:

@@ -20,6 +20,7 @@ from data_shards.sources.published.jamendo import Subset, read_jamendo
 from data_shards.sources.published.mtat import read_mtat
 from data_shards.sources.published.nsynth import read_nsynth
 from data_shards.sources.published.splits import split_counts
+from data_shards.sources.published.tables import read_table
 
 
 def sound(path: Path) -> None:
@@ -32,6 +33,12 @@ def sound(path: Path) -> None:
 def build_listing(listing: Listing, out: Path) -> None:
     build(listing, out, BuildConfig(workers=1))
     assert verify(out) == []
+
+
+def test_a_table_that_is_no_table_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "list.tsv").write_text("id\ttag\n1\t" + "x" * 200_000 + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"list\.tsv, line 2: not a table: field larger .*; is this the published file"):
+        list(read_table(tmp_path / "list.tsv"))
 
 
 # --- MagnaTagATune ---
