@@ -50,7 +50,9 @@ def local_map(
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise WorkerLostError("a worker process was killed (out of memory?); try fewer workers") from error
+        raise WorkerLostError(
+            "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 from cluster.files.locks import LOCK_NAME, sole_writer
 from cluster.files.storage import write_atomic
+from cluster.machine.cores import num_cores
+from cluster.processes.map import local_map
 from cluster.settings import Config, UserError
 from data_shards.build.checks import RECORD_NAME, check_clips, require_place, tidied
 from data_shards.build.index_writer import write_index
-from data_shards.build.parallel import run_jobs
 from data_shards.build.progress import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
 from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, recipe_of
@@ -93,7 +94,7 @@ def build(
         return summary
     tally = Tally(total=len(clips))
     with sole_writer(partial_folder, "give another --out"):
-        results = iter((map_jobs or partial(run_jobs, workers=config.workers))(build_shard, jobs))
+        results = iter((map_jobs or partial(_over_cores, workers=config.workers))(build_shard, jobs))
         try:
             for result in results:
                 _check_here(result, partial_folder)
@@ -166,3 +167,11 @@ def _finish(
             path.unlink()
     folder.replace(out)
     (out / LOCK_NAME).unlink(missing_ok=True)  # after the rename: until then it guards the old folder
+
+
+def _over_cores(function: Callable[[Any], Any], jobs: Sequence[Any], *, workers: int) -> Iterator[Any]:
+    """Results over processes of this machine; 0 workers take one a core, one stays in this process."""
+    count = min(workers or num_cores(), len(jobs))
+    if count <= 1:
+        return map(function, jobs)
+    return local_map(function, jobs, workers=count, preload=["data_shards.build.build", "webdataset"])

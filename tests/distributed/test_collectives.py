@@ -139,7 +139,7 @@ def everybody_comes_where_torch_refuses_mixed_groups() -> None:
 
 
 def test_a_barrier_does_not_need_torchs_check_of_the_groups_name(ranks: Ranks) -> None:
-    ranks(2, everybody_comes_where_torch_refuses_mixed_groups)
+    assert ranks(2, everybody_comes_where_torch_refuses_mixed_groups) == [None, None]
 
 
 def rank_one_raises() -> None:

@@ -70,9 +70,9 @@ with sole_writer(Path(sys.argv[1]), "x"):
 def test_a_forked_child_that_outlives_its_parent_keeps_no_lock(tmp_path: Path) -> None:
     holder = hold(tmp_path / "run", FORK)
     os.kill(holder.pid, signal.SIGKILL)
-    holder.wait()
+    assert holder.wait() == -signal.SIGKILL
     with sole_writer(tmp_path / "run", REMEDY):  # the child lives until its input ends
-        pass
+        assert (tmp_path / "run").is_dir()
     end(holder)
 
 

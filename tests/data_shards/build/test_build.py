@@ -180,12 +180,12 @@ def test_workers_do_not_outlive_a_killed_build(make_folder: MakeFolder, tmp_path
     script = tmp_path / "orphans.py"
     script.write_text(
         "import os, sys, time\n"
-        "from data_shards.build.parallel import run_jobs\n"
+        "from cluster.processes.map import local_map\n"
         "def work(number):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    list(run_jobs(work, [1, 2], workers=2))\n"
+        "    list(local_map(work, [1, 2], workers=2))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
