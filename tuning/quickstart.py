@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.files.outputs import require_writable_folder
 from cluster.progress import Progress
-from cluster.settings import ROOT, PreemptedError, load_config
+from cluster.settings import ROOT, PreemptedError, UserError, load_config
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import Clip
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
@@ -45,12 +45,16 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
         progress: shows every stage.
 
     Raises:
+        UserError: for a wrong key, before anything is composed.
         PreemptedError: if pretraining was asked to stop.
     """
     require_writable_folder(out, "--out")
-    labelled, unlabelled = build_sets(out / "shards", progress)
+    if "run.dir" in overrides:
+        raise UserError("run.dir of the quickstart is --out; give --out DIR")
+    labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
+    build_sets(out / "shards", progress)
     with progress.stage("pretraining", config.optim.steps) as bar:
         code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
         if not code:
@@ -63,12 +67,8 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracking)
 
 
-def build_sets(out: Path, progress: Progress) -> tuple[Path, Path]:
-    """A labelled set of all three splits, and an unlabelled one to learn from.
-
-    Returns:
-        Their folders.
-    """
+def build_sets(out: Path, progress: Progress) -> None:
+    """Compose ``labelled``, a set of all three splits, and ``unlabelled``, one to learn from."""
     sets: dict[str, list[Clip]] = {
         "labelled": corpus(LABELLED),
         "unlabelled": [replace(clip, multilabel={}, categorical={}, numeric={}) for clip in corpus(UNLABELLED)],
@@ -76,4 +76,3 @@ def build_sets(out: Path, progress: Progress) -> tuple[Path, Path]:
     for name, clips in sets.items():
         with progress.stage(f"shards: {name}", len(clips)) as bar:
             build(clips, out / name, BuildConfig(), progress=lambda now: bar(now.done, ""))
-    return out / "labelled", out / "unlabelled"

@@ -49,12 +49,27 @@ def test_the_code_that_the_command_named_is_trusted_by_its_evaluation(
         trusted.append(trust_code)
         raise UserError("evaluated")
 
-    monkeypatch.setattr(quickstart, "build_sets", lambda *_: (tmp_path, tmp_path))
+    monkeypatch.setattr(quickstart, "build_sets", lambda *_: None)
     monkeypatch.setattr(quickstart, "pretrain", lambda *_, **__: 0)
     monkeypatch.setattr(quickstart, "evaluate", evaluate)
     with pytest.raises(UserError, match="evaluated"):
         quickstart.run_quickstart(tmp_path / "out", {"encoder.name": "my_parts:Net"}, progress=SILENT)
     assert trusted == [True]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"loss.temprature": 1}, "did you mean loss.temperature"),
+        ({"run.dir": "x"}, "run.dir of the quickstart is --out"),
+    ],
+)
+def test_a_wrong_key_is_refused_before_anything_is_composed(
+    overrides: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        quickstart.run_quickstart(tmp_path / "out", overrides, progress=SILENT)
+    assert not (tmp_path / "out").exists()
 
 
 def _check_mlflow(store: str) -> None:

@@ -12,7 +12,7 @@ from trainers.checks.footprint import Step, extrapolate, measure_steps
 from trainers.checks.resume import rate_change
 from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
-from trainers.distributed.world import world_sizes
+from trainers.distributed.world import world_of_torchrun, world_sizes
 from trainers.encoders.config import PROJECTION_WIDTH
 
 BUDGET_S = 25.0
@@ -49,6 +49,7 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
         UserError: if the data, the batch or the run's folder do not allow the run.
         RunError: if not even a small step could be measured.
     """
+    config = world_of_torchrun(config)
     start = check(config)
     shares, last = start.summary, start.last
     world = world_sizes(config)[-1]
