@@ -26,11 +26,14 @@ from trainers.config import ExperimentConfig
 if TYPE_CHECKING:
     import torch
 
-STEPS = 3
-"""Steps of each size: the optimiser's state exists from the second on."""
+FIRST_STEPS = 3
+"""Steps of the smallest size: the optimiser's state exists from the second on. A larger size takes one: the larger the
+size that is reached, the better the line to the whole batch, since an allocator keeps small blocks and not large ones."""
 FIRST_CLIPS = 4
 LEAST_SIZES = 2
 """Sizes that are measured whatever the budget: a line needs two points."""
+MARGIN = 1.5
+"""A size is measured where this many times its step fit into what is left of the budget."""
 GRACE = 4.0
 """The process is killed when it takes this many times its budget, and `IMPORT_S`."""
 IMPORT_S = 180.0
@@ -190,7 +193,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
                 yield _so_far(taken, 0, 0.0, device, parameters)
             maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
             seconds = []
-            for step, batch in enumerate(loader.batches(0, STEPS)):
+            for step, batch in enumerate(loader.batches(0, 1 if len(taken) > 1 else FIRST_STEPS)):
                 start = time.perf_counter()
                 views = maker.make(batch, step=step, seed=config.seed)
                 float(trainer.train_step(views, step, log_details=True).metrics["loss"])  # waits for a GPU
@@ -200,7 +203,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
         size = min(share, 2 * size) if share % micro == 0 else 2 * size
         ahead = extrapolate(taken, size)
         free = psutil.virtual_memory().available * FREE_SHARE
-        late = time.perf_counter() - began + (STEPS + 1) * ahead.seconds > request["budget_s"]
+        late = time.perf_counter() - began + MARGIN * ahead.seconds > request["budget_s"]
         if taken[-1].clips >= share or (late and len(taken) > LEAST_SIZES):
             return
         if ahead.host_bytes - taken[-1].host_bytes > free:
