@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FIRST_STEPS = 3
 """Steps of the smallest size: the optimiser's state exists from the second on. A larger size takes one: the larger the
-size that is reached, the better the line to the whole batch, since an allocator keeps small blocks and not large ones."""
+size that is reached, the better the line, since an allocator keeps small blocks and returns large ones."""
 FIRST_CLIPS = 4
 LEAST_SIZES = 2
 """Sizes that are measured whatever the budget: a line needs two points."""
