@@ -173,7 +173,7 @@ def test_a_job_has_the_exit_code_of_its_command_and_no_shards(known: Head, check
 
 @pytest.fixture
 def locked_checkout(checkout: Path) -> Path:
-    """One that brings the room `cluster`, and with it the check of its own lock."""
+    """One that brings the package `cluster`, and with it the check of its own lock."""
     shutil.copytree(ROOT / "cluster", checkout / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
     return checkout
 
@@ -233,17 +233,17 @@ def test_an_unknown_job_is_named(known: Head) -> None:
 
 
 def test_a_session_joins_the_cluster_it_is_told(known: Head) -> None:
-    """In a process of its own, as a user's; the workers find the rooms of this checkout."""
+    """In a process of its own, as a user's; the workers find the packages of this checkout."""
     code = (
         "import ray\n"
         "from cluster.ray_runtime.session import ray_session\n"
         f"with ray_session(address='{known.gcs}') as session:\n"
         "    print(session.local, session.nodes, session.cpus)\n"
         "    @ray.remote\n"
-        "    def room():\n"
+        "    def found():\n"
         "        import cluster.settings, os\n"
         "        return os.path.exists('.venv'), cluster.settings.__file__ != ''\n"
-        "    print(ray.get(room.remote()))\n"
+        "    print(ray.get(found.remote()))\n"
     )
     environment = os.environ | {"RAY_AUTH_TOKEN": known.token}
     environment.pop("RAY_AUTH_MODE", None)
