@@ -62,6 +62,8 @@ class Clip:
     """Real targets, e.g. ``{"bpm": 120.0}``; NaN where unknown."""
     captions: tuple[str, ...] = ()
     """Sentences that describe the clip, in order: text, never a vocabulary."""
+    caption_tags: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """For each caption the tags that it shows, none where that is not known; empty if it is known for no caption."""
     licence: str | None = None
 
 
