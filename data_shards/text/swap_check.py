@@ -6,6 +6,7 @@ it has not seen which of the two was swapped. Chance is one half.
 Shape suffixes: P pairs, V columns of text vectors.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -84,7 +85,7 @@ def word_counts(texts: Sequence[str]) -> NDArray[np.float64]:
     cells = []
     for row, text in enumerate(texts):
         words = [token.word for token in tokenize(text)]
-        for gram in [*((word,) for word in words), *zip(words, words[1:], strict=False)]:
+        for gram in [*((word,) for word in words), *itertools.pairwise(words)]:
             cells.append((row, columns.setdefault(gram, len(columns))))
     counts = np.zeros((len(texts), len(columns)))
     np.add.at(counts, tuple(np.array(cells, np.int64).reshape(-1, 2).T), 1.0)
