@@ -648,11 +648,13 @@ def test_a_start_that_fails_leaves_the_folder_free(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    kept = []  # a traceback that somebody keeps holds the failed tracker
     for place in ("cluster.tracking.tracker.Sender", "cluster.tracking.account.Account.set_home"):
         with monkeypatch.context() as broken:
             broken.setattr(place, full)
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(OSError, match="No space") as error:
                 Tracker(config(outputs), tmp_path)
+            kept.append(error)
     with Tracker(config(outputs), tmp_path) as tracker:
         tracker.metrics({"loss": 1.0}, 1)
     assert run_id(tmp_path)
