@@ -1,6 +1,7 @@
 """BERT's tokenizer: lower case without accents, punctuation apart, then the longest pieces of a vocabulary.
 
-Agrees with ``tokenizer.json`` of BERT models as the library tokenizers reads it (tests hold a table of its ids).
+Agrees with ``tokenizer.json`` of BERT models as the library tokenizers reads it (tests hold a table of its ids), except
+for marks that are younger than Unicode 8: here they are punctuation.
 
 Source: arXiv:1810.04805 and google-research/bert, tokenization.py.
 """
