@@ -82,6 +82,20 @@ class AugmentConfig(Config):
             raise ValueError(f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order)}")
 
     @property
+    def chances(self) -> dict[str, float]:
+        """Probability that a view receives each tracked effect, by the names of `ViewParameters.received` and of the
+        own augmentations.
+        """
+        still = {
+            "pitch": self.pitch.min_transpose_semitones == self.pitch.max_transpose_semitones == 0,
+            "stretch": self.stretch.min_rate == self.stretch.max_rate == 1,
+        }
+        chances = {name: getattr(self, name).p for name in EFFECTS}
+        chances["gain"] = 1 - (1 - self.gain.p) * (1 - chances.pop("polarity"))
+        chances = {name: self.p * p * (not still.get(name, False)) for name, p in chances.items()}
+        return chances | {extra.effect: extra.p for extra in self.extra}
+
+    @property
     def max_tempo(self) -> float:
         """Most that a view reads of its clip, in view lengths; 1 without stretch."""
         return max(1.0, self.stretch.max_rate) if self.stretch.p > 0 else 1.0
