@@ -74,6 +74,7 @@ def variant_contrastive_loss(
 
     Source: Guinot et al. 2025, "Leave-One-EquiVariant" (arXiv:2412.18955).
 
+    >>> import torch
     >>> z = torch.eye(2).repeat(2, 1)[:, None].repeat(1, 2, 1)  # two views of two clips in two equal heads
     >>> got = torch.tensor([[True], [False], [False], [False]])  # one view of the first clip got the effect
     >>> loss = variant_contrastive_loss(z, torch.tensor([7, 9, 7, 9]), got, temperature=1.0)
