@@ -114,7 +114,7 @@ def contrast(
 
     ``choice`` keeps what ``kernel=auto`` found out about the kernels; None for that of this process.
     """
-    _check_temperature(temperature)
+    check_temperature_argument(temperature)
     z, clip_id, labels = rows
     problem = problem_with(rows)
     hindrance = problem or obstacle(z, labels, settings.epsilon)
@@ -131,7 +131,7 @@ def contrast(
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
     request = Request(clip_id, labels, agreement, resolved, group)
-    loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
+    loss, positives_n = GlobalLoss.apply(z, inverse_of(temperature, z), request)
     assert isinstance(loss, Tensor)
     if resolved.choice:
         resolved.choice.settle()
@@ -142,7 +142,7 @@ _CHOICE = KernelChoice("kernel", "tiles")
 """Of this process, for calls of `contrastive_loss`; a run has its own."""
 
 
-def _check_temperature(temperature: float | Tensor) -> None:
+def check_temperature_argument(temperature: float | Tensor) -> None:
     """What can be checked without waiting for a device."""
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)
@@ -162,7 +162,8 @@ def _wants_half(z: Tensor) -> bool:
     )
 
 
-def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
+def inverse_of(temperature: float | Tensor, z: Tensor) -> Tensor:
+    """1/τ in the dtype of the projections, differentiable; NaN where τ is not positive."""
     if not isinstance(temperature, Tensor):
         return torch.tensor(1 / temperature, dtype=z.dtype, device=z.device)
     value = temperature.reshape(()).to(z)
