@@ -19,7 +19,7 @@ AUDIO, TEXTS, WIDTH, TAGS = 12, 24, 6, 11
 
 
 def global_batch(seed: int = 3) -> Keys:
-    """Clips whose audio rows and texts lie on different ranks, equal texts, hard rows, padding; all absent on rank 1."""
+    """Clips whose audio rows and texts lie on different ranks, equal texts, hard rows, padding; none on rank 1 of 4."""
     g = torch.Generator().manual_seed(seed)
     clips = torch.randint(-(2**62), 2**62, (8,), generator=g)
     hashes = torch.randint(-(2**62), 2**62, (10,), generator=g)
@@ -153,7 +153,8 @@ def refusal(audio_by_rank: list[int], texts_by_rank: list[int], exchange: Any) -
 @pytest.mark.parametrize("exchange", ["gather", "ring"])
 def test_unequal_rows_are_refused_on_every_rank(ranks: Ranks, exchange: str) -> None:
     messages = ranks(2, refusal, [4, 4], [8, 6], exchange, timeout_s=20.0)
-    shape = "every rank must bring the same shape (audio rows, texts, width, tags, hashes): rank {} has {}, rank {} has {}"
+    names = "audio rows, texts, width, tags, hashes"
+    shape = f"every rank must bring the same shape ({names}): rank {{}} has {{}}, rank {{}} has {{}}"
     assert messages[0] == shape.format(0, (4, 8, 3, 0, 0), 1, (4, 6, 3, 0, 0))
     assert messages[1] == shape.format(1, (4, 6, 3, 0, 0), 0, (4, 8, 3, 0, 0))
 

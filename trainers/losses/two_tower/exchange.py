@@ -145,7 +145,9 @@ class Gather(_Own):
         there_WS[self.rank] = False
         foreign_F = there_WS.flatten().nonzero()[:, 0]
         hard_F = (place_WS >= true_W1).flatten()[foreign_F]
-        text = Side(*(None if part is None else self._padded(part) for part in self.local.text))
+        z_RD, code_R2, tags_RC = self.local.text
+        tags_SC = None if tags_RC is None else self._padded(tags_RC)
+        text = Side(self._padded(z_RD), self._padded(code_R2), tags_SC)
         code_M2 = collectives.all_gather(text.code_RK, self.group)
         self.text_order_F = foreign_F[text_order(code_M2[foreign_F], hard_F, self.local.matched)]
         num_true = sum(self.local.num_true) - self.local.num_true[self.rank]

@@ -124,8 +124,8 @@ class TowerPair(NamedTuple):
     def _may_match(self, i: slice, j: slice, tile: int) -> bool:
         if self.rows.spans is None or self.cols.spans is None:
             return True
-        a, b = self.rows.spans[i.start // tile], self.cols.spans[j.start // tile]
-        return a[0] <= b[1] and b[0] <= a[1]
+        (low, high), (least, most) = self.rows.spans[i.start // tile], self.cols.spans[j.start // tile]
+        return bool(low <= most and least <= high)
 
 
 def matched_column(settings: TowerSettings, *, hashed: bool) -> int:

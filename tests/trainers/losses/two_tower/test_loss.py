@@ -71,14 +71,14 @@ def relations(case: Case) -> tuple[Tensor, Tensor]:
     return weight, allowed
 
 
-def dense(case: Case) -> Tensor:
+def dense(case: Case) -> Any:
     """The formula with N×M matrices."""
     weight, allowed = relations(case)
     a, t = (functional.normalize(case.z[name], dim=1) for name in ("z_audio", "z_text"))
     s = a @ t.T / case.z["temperature"]
     if case.settings.get("pairs") == "sigmoid":
         sign = 2 * weight - 1
-        return -(functional.logsigmoid(sign * (s + case.z["bias"])) * allowed).sum() / len(a)
+        return torch.sum(-functional.logsigmoid(sign * (s + case.z["bias"])) * allowed) / len(a)
     texts = len(t)
     true = case.numbers.get("present", torch.ones(texts, dtype=torch.bool)) & ~case.numbers.get(
         "hard", torch.zeros(texts, dtype=torch.bool)
