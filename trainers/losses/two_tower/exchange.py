@@ -86,7 +86,7 @@ def sum_over_pairs(kernel: TileKernel, exchange: TowerExchange, scalars: list[Sc
         if hop:
             away = kernel.table(pair.rows)
             kernel.accumulate(pair, pair_scalars, away, text)
-            kernel.merge(audio, send_back(away, hop, exchange.group))
+            kernel.merge(audio, send_back([away], hop, exchange.group)[0])
         else:
             kernel.accumulate(pair, pair_scalars, audio if own_audio else None, text if own_text else None)
     return audio, text
