@@ -80,6 +80,30 @@ class Listing:
         return len(self.clips)
 
 
+class TextRows(NamedTuple):
+    """The texts of a batch, and for each of them a number of swapped ones: hard negatives.
+
+    Shape suffixes: B clips of this rank's part, H = B·each hard texts (those of a clip beside each other), R = B + H
+    rows, the texts first; C words of the caption vocabulary.
+    """
+
+    text: tuple[str, ...]
+    """(B,), one for each clip, never empty."""
+    hard: tuple[str | None, ...]
+    """(H,); None where the text has nothing to swap, or the share of swaps at this step leaves the clip out."""
+    tags_BC: Tensor
+    """bool: what holds for the clip, by its tags and its captions."""
+    tags_text_RC: Tensor
+    """bool: what each text says; all-False for an absent one."""
+    hash_R: Tensor
+    """int64, equal for equal texts; -1 for an absent one, which no text has."""
+
+    @property
+    def present_R(self) -> Tensor:
+        """bool: rows that hold a text."""
+        return self.hash_R >= 0
+
+
 class Batch(NamedTuple):
     """This rank's part of one global batch."""
 
@@ -93,3 +117,10 @@ class Batch(NamedTuple):
     """bool; an all-False row is unlabelled."""
     slot_B: Tensor
     """int64 place in the global batch: the key of every random draw."""
+    texts: TextRows | None = None
+    """What a text tower reads; None unless the loader was asked for texts."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The five tensors, without the texts."""
+        return tuple(self[:5])

@@ -1,6 +1,6 @@
 """What all ranks must agree on before a loss of the global batch is computed.
 
-Shape suffixes: n rows of this rank, d projection width, C tags.
+Shape suffixes: n rows of this rank, d projection width, C tags, K variant heads.
 """
 
 from typing import NamedTuple
@@ -10,17 +10,26 @@ from torch import Tensor
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.losses.contrastive.settings import check_temperature
+from trainers.losses.contrastive.settings import VariantSettings, check_temperature
 
 DTYPES = (torch.float32, torch.float64)
 
 
 class Rows(NamedTuple):
-    """The rows of this rank, as `contrastive_loss` documents them."""
+    """The rows of this rank, as `contrastive_loss` and `variant_contrastive_loss` document them."""
 
     z: Tensor
+    """(n, d), or (n, K + 1, d) where there are variant heads."""
     clip_id: Tensor
     labels: Tensor | None
+
+
+class Variants(NamedTuple):
+    """What the variant heads need besides the rows."""
+
+    received: Tensor
+    """bool (n, K): whether a row got the effect of head k ≥ 1."""
+    settings: VariantSettings
 
 
 class Agreement(NamedTuple):
@@ -33,17 +42,30 @@ class Agreement(NamedTuple):
     temperature: float
 
 
-def problem_with(rows: Rows) -> str | None:
+def problem_with(rows: Rows, variants: Variants | None = None) -> str | None:
     """Why these rows cannot have a loss; None when they can."""
     z, clip_id, labels = rows
-    if z.ndim != 2 or 0 in z.shape:
+    if variants is None and (z.ndim != 2 or 0 in z.shape):
         return f"z must be (rows, width), neither of them 0, got {tuple(z.shape)}"
+    if variants is not None and (problem := _problem_with_heads(z, variants.received)):
+        return problem
     if z.dtype not in DTYPES:
         return f"z must be float32 or float64, got {z.dtype}; call z.float() first"
     if clip_id.shape != z.shape[:1] or clip_id.dtype != torch.int64:
         return f"clip_id must be int64 of shape ({len(z)},), got {clip_id.dtype} of shape {tuple(clip_id.shape)}"
     if labels is not None and (labels.ndim != 2 or len(labels) != len(z) or labels.dtype != torch.bool):
         return f"labels must be bool of shape ({len(z)}, tags), got {labels.dtype} of shape {tuple(labels.shape)}"
+    return None
+
+
+def _problem_with_heads(z: Tensor, received: Tensor) -> str | None:
+    if z.ndim != 3 or 0 in z.shape:
+        return f"z must be (rows, heads, width), none of them 0, got {tuple(z.shape)}"
+    if received.dtype != torch.bool or received.shape != (len(z), z.shape[1] - 1):
+        return (
+            f"received must be bool of shape ({len(z)}, {z.shape[1] - 1}), a column for every head but the first, got "
+            f"{received.dtype} of shape {tuple(received.shape)}"
+        )
     return None
 
 
@@ -62,7 +84,7 @@ def agree(rows: Rows, temperature: float | Tensor, problem: str | None, group: G
     z, _, labels = rows
     learnable = isinstance(temperature, Tensor) and temperature.requires_grad
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or learnable)
-    shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
+    shape = (0, 0, 0) if problem else (len(z), z[0].numel(), 0 if labels is None else labels.shape[1])
     # float64 holds the whole numbers exactly, and the temperature.
     header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
     header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
