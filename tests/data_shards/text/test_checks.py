@@ -25,10 +25,8 @@ def clips() -> list[Clip]:
 def load(folder: Path, clips: list[Clip], *, b_s: float = 1.0, **how: Any) -> None:
     shards = folder / "shards"
     build(clips, shards, BuildConfig(workers=1, rate=4_000))
-    place = {"labelled": str(shards)} if b_s else {"unlabelled": str(shards)}
-    with BatchLoader(
-        DataConfig(b_s=b_s, batch=4, **place), frames=2_000, seed=0, text=TextViewsConfig(**how)
-    ) as loader:
+    data = DataConfig(labelled=str(shards) if b_s else None, unlabelled=None if b_s else str(shards), b_s=b_s, batch=4)
+    with BatchLoader(data, frames=2_000, seed=0, text=TextViewsConfig(**how)) as loader:
         for batch in loader.batches(0, 2):
             assert batch.texts is not None
             assert all(batch.texts.text)
