@@ -113,7 +113,8 @@ def evaluate_encoders(
         check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
         targets, left_out = read_targets(shards.index, config)
         asking = _about_texts(config, targets)
-        left_out |= without_towers(config.tasks, asking, encoders, {SUBJECT: about.get("snapshot"), **config.against})
+        running = {name: config.tasks[name] for name in targets}
+        left_out |= without_towers(running, asking, encoders, {SUBJECT: about.get("snapshot"), **config.against})
         targets = {name: target for name, target in targets.items() if name not in left_out}
         inputs = EvaluationInputs(shards, Pool(encoders), targets, config, progress)
         check_request(inputs)
@@ -134,7 +135,7 @@ def evaluate_encoders(
     return write_report(tree, out)
 
 
-def _load(source: Path | str, device: str, *, untrained: bool = False, trust_code: bool = False) -> Any | None:
+def _load(source: Path | str, device: str, *, untrained: bool = False, trust_code: bool = False) -> Any:
     return (untrained_any if untrained else load_any)(source, device, trust_code=trust_code)
 
 

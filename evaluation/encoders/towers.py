@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cluster.settings import UserError
 from evaluation.config import Task
-from evaluation.encoders.encoder import SUBJECT, Encoder
+from evaluation.encoders.encoder import Encoder
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
 
 JOINT = "music_text"
@@ -29,8 +29,8 @@ class TextTower(Protocol):
 
 def load_with_texts(
     source: Path | str, device: str = "cpu", *, untrained: bool = False, trust_code: bool = False
-) -> Any | None:
-    """The encoder of a source with its text tower where it has one; as `load_any` and `untrained_any` otherwise."""
+) -> Any:
+    """The encoder of a source with its text tower where it has one; else as `load_any` or `untrained_any`."""
     if not is_factory(source):
         from trainers.inference.two_towers import has_text_tower, load_two_towers
 
@@ -65,16 +65,18 @@ def without_towers(
         sources: of the encoders, for messages.
 
     Raises:
-        UserError: for a task that is not optional.
+        UserError: for a task that is not optional, or if no task is left.
     """
     towers = text_towers(encoders)
     lacking = [name for name in encoders if name not in towers and name != "untrained"]
     if not lacking:
         return {}
-    why = no_text_tower(sources.get(lacking[0], "the encoder" if lacking[0] == SUBJECT else lacking[0]))
+    why = no_text_tower(sources.get(lacking[0]) or f"the encoder {lacking[0]}")
     found = {}
     for name in asking:
         if not tasks[name].optional:
             raise UserError(f"task {name}: {why}; or leave the task out with tasks.{name}.optional=true")
         found[name] = why
+    if len(found) == len(tasks):
+        raise UserError(f"none of the tasks can run: {why}")
     return found

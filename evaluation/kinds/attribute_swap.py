@@ -8,6 +8,7 @@ Shape suffixes: K test clips, P pairs of captions, d width of the space.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,13 @@ from evaluation.targets.target import Target
 ACCURACY = "accuracy"
 TRIES = 12
 """Draws of a swap for a caption; the first of each category is kept."""
+
+
+class _Pair(NamedTuple):
+    clip: int
+    own: str
+    swapped: str
+    category: str
 
 
 class AttributeSwap(TextKind):
@@ -68,19 +76,19 @@ class AttributeSwap(TextKind):
     def score(self, question: Question, model: TextModel) -> dict[str, MetricSamples]:
         """Share of pairs whose own caption scores higher; a tie counts half."""
         test = question.test
-        triples = [(k, *texts[at : at + 3]) for k, texts in enumerate(test.texts_K) for at in range(0, len(texts), 3)]
-        clip_P = np.array([k for k, *_ in triples], np.int64)
-        texts = list(dict.fromkeys(text for _, own, swapped, _ in triples for text in (own, swapped)))
-        place = {text: at for at, text in enumerate(texts)}
-        texts_Ud, clips_Pd = model.embed(texts), model.clips_Kd[clip_P]
-        own_P, swapped_P = (
-            np.einsum("pd,pd->p", clips_Pd, texts_Ud[[place[str(triple[which])] for triple in triples]])
-            for which in (1, 2)
-        )
+        pairs = [
+            _Pair(k, *texts[at : at + 3]) for k, texts in enumerate(test.texts_K) for at in range(0, len(texts), 3)
+        ]
+        clip_P = np.array([pair.clip for pair in pairs], np.int64)
+        every = dict.fromkeys(text for pair in pairs for text in (pair.own, pair.swapped))
+        place = {text: at for at, text in enumerate(every)}
+        texts_Ud, clips_Pd = model.embed(list(place)), model.clips_Kd[clip_P]
+        own_P = np.einsum("pd,pd->p", clips_Pd, texts_Ud[[place[pair.own] for pair in pairs]])
+        swapped_P = np.einsum("pd,pd->p", clips_Pd, texts_Ud[[place[pair.swapped] for pair in pairs]])
         right_P = (own_P > swapped_P) + (own_P == swapped_P) / 2
-        count_K = by_clip(np.ones(len(triples)), clip_P, len(test))
+        count_K = by_clip(np.ones(len(pairs)), clip_P, len(test))
         overall = mean_over_clips(by_clip(right_P, clip_P, len(test)), count_K, question.resamples)
-        category_P = np.array([category for *_, category in triples])
+        category_P = np.array([pair.category for pair in pairs])
         by_category = {str(name): float(right_P[category_P == name].mean()) for name in np.unique(category_P)}
         return {ACCURACY: MetricSamples(overall.values_R, by_category)}
 
