@@ -22,13 +22,15 @@ def partial_tags(
     if len(codes) <= least:
         return tuple(codes)
     count = least + draws.below(len(codes) - least)
-    if balanced:
-        categories: dict[str, list[int]] = {}
-        for code in codes:
-            categories.setdefault(lexicon.words[code].category, []).append(code)
-        queues = [draws.shuffled(of) for of in draws.shuffled(list(categories.values()))]
-        order = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    else:
-        order = draws.shuffled(codes)
+    order = balanced_order(lexicon, codes, draws) if balanced else draws.shuffled(codes)
     chosen = set(order[:count])
     return tuple(code for code in codes if code in chosen)
+
+
+def balanced_order(lexicon: Lexicon, codes: Sequence[int], draws: Draws) -> list[int]:
+    """The tags of a clip in turns over their categories, which stand in random order, as do the tags of one."""
+    categories: dict[str, list[int]] = {}
+    for code in codes:
+        categories.setdefault(lexicon.words[code].category, []).append(code)
+    queues = [draws.shuffled(of) for of in draws.shuffled(list(categories.values()))]
+    return [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
