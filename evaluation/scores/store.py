@@ -34,7 +34,10 @@ from evaluation.scores.task_inputs import TaskInputs
 
 SCORES = "scores"
 """Folder beside the report."""
-ELSEWHERE = ("data", "tasks", "cache", "resources", "against", "robustness", "equivariance", "projection", "claims")
+ELSEWHERE = (
+    *("data", "tasks", "cache", "resources", "against", "spaces"),
+    *("robustness", "equivariance", "projection", "claims"),
+)
 """Sections of an evaluation that determine no score, or only through the embeddings and targets."""
 PLAIN = ("conventions", "n", "clusters", "counts", "classes", "masked", "notes")
 """Fields of `Scored` that JSON holds as they are."""
@@ -79,7 +82,7 @@ def score_key(inputs: TaskInputs) -> str:
         "settings": settings,
         "weights": config.robustness.enabled,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
-        + json.dumps(target.classes),
+        + json.dumps([target.classes, target.texts_K]),
         "tables": [
             (model, table.encoder, table.manifest, _hash(table.h_KE, table.chunks_PE, table.counts_K))
             for model, table in inputs.tables.items()
