@@ -40,7 +40,17 @@ class Outputs(NamedTuple):
     """Embeddings: what evaluation will read."""
 
 
-class Projector(nn.Module):
+class Network(nn.Module):
+    """What DDP wraps: an encoder, and what pretraining needs behind it."""
+
+    encoder: Encoder
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bfloat16_products = False
+
+
+class Projector(Network):
     """Encoder and head: what DDP wraps."""
 
     def __init__(self, encoder: Encoder, hidden: int, width: int) -> None:
@@ -51,7 +61,6 @@ class Projector(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, width, bias=False),
         )
-        self.bfloat16_products = False
 
     def forward(self, views: Tensor) -> Outputs:
         """Project views as the encoder reads them, (N, …); h and z come back as float32."""
@@ -64,7 +73,7 @@ class Projector(nn.Module):
 class ContrastiveModel(nn.Module):
     """All that is trained: the projector, and the loss with its temperature."""
 
-    def __init__(self, projector: Projector, loss: nn.Module) -> None:
+    def __init__(self, projector: Network, loss: nn.Module) -> None:
         super().__init__()
         self.projector = projector
         self.loss = loss

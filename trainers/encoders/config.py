@@ -42,6 +42,9 @@ class EncoderConfig(Config):
     16 and at least 48, width 6.75 times this); the other encoders have one size."""
     batch_norm: Literal["sync", "micro"] = "sync"
     """Statistics of the global batch, or of fixed-size micro-batches (docs/training.md)."""
+    locked: bool = False
+    """Of loss.objective=music_text: keep the encoder of ``init_from`` as it is, in evaluation mode, and train the text
+    tower and both projections towards it."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name, FRONTENDS, self.settings)
