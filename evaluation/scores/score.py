@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from evaluation.config import Task
 from evaluation.kinds import answerable
 from evaluation.kinds.kind import Values
+from evaluation.kinds.text import Question, TextKind, TextModel, constant_model, random_model
 from evaluation.metrics.confidence import Resamples
-from evaluation.metrics.neighbours import neighbours
+from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, by_width, fit_probe
 from evaluation.scores.task_inputs import TaskInputs, test_resamples
@@ -56,6 +57,8 @@ def score_task(inputs: TaskInputs) -> Scored:
     notes = answerable.notes(name, task, test, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
+    if isinstance(inputs.kind, TextKind):
+        return _score_texts(inputs, inputs.kind, resamples, notes)
     metrics: ByModel = {}
     probes: tuple[Probe, ...] = ()
     if task.probe:
@@ -83,6 +86,27 @@ def score_task(inputs: TaskInputs) -> Scored:
         masked=tuple(inputs.kind.masked(test)) if task.probe else (),
         notes=tuple(notes),
         probes=probes,
+    )
+
+
+def _score_texts(inputs: TaskInputs, kind: TextKind, resamples: Resamples, notes: list[str]) -> Scored:
+    """Metrics of every model's two towers, of random vectors and of a constant."""
+    question = Question(inputs.name, inputs.task, inputs.test, inputs.config, resamples, inputs.generator)
+    models = {
+        model: TextModel(unit_rows(table.h_KE[question.test.rows_K]), inputs.towers[model].embed_text)
+        for model, table in inputs.tables.items()
+    }
+    models |= {"random": random_model(question), "constant": constant_model(question)}
+    metrics = _by_metric({name: kind.score(question, model) for name, model in models.items()})
+    return Scored(
+        metrics=metrics,
+        conventions={metric: kind.convention(question, metric) for metric in metrics},
+        n=len(question.test),
+        clusters=resamples.clusters,
+        counts={split: len(part) for split, part in inputs.parts.items()},
+        classes=question.test.classes,
+        masked=(),
+        notes=(*notes, *kind.notes(question)),
     )
 
 

@@ -82,7 +82,7 @@ def score_key(inputs: TaskInputs) -> str:
         "settings": settings,
         "weights": config.robustness.enabled,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
-        + json.dumps(target.classes),
+        + json.dumps([target.classes, target.texts_K]),
         "tables": [
             (model, table.encoder, table.manifest, _hash(table.h_KE, table.chunks_PE, table.counts_K))
             for model, table in inputs.tables.items()
