@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evaluation.config import EvaluationConfig
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
@@ -45,6 +46,7 @@ __all__ = [
     "EvaluationConfig",
     "ExperimentConfig",
     "LossResult",
+    "MapOptions",
     "Projected",
     "TaskKind",
     "UserError",
@@ -58,6 +60,7 @@ __all__ = [
     "gather_rows",
     "load_config",
     "load_encoder",
+    "map_catalogue",
     "pretrain",
     "search",
     "window_frames",
@@ -73,6 +76,7 @@ _PLACES = {
     "EvaluationConfig": "evaluation.config",
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
+    "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
     "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
@@ -86,6 +90,7 @@ _PLACES = {
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
+    "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
     "window_frames": "trainers.views.views",
