@@ -10,6 +10,7 @@ import typer
 import commands.cluster
 import commands.config
 import commands.evaluate
+import commands.explore
 import commands.shards
 import commands.train
 import commands.tune
@@ -34,6 +35,7 @@ for _command in (
     commands.evaluate.evaluate,
     commands.evaluate.embed,
     commands.evaluate.search,
+    commands.explore.map,
     commands.tune.sweep,
     commands.tune.study,
     commands.cluster.ui,
