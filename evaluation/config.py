@@ -258,6 +258,9 @@ class EvaluationConfig(Config):
     """Other snapshots by name, evaluated beside this one on the same resamples."""
     claims: tuple[str, ...] = ()
     """Metrics named beforehand; p-values of their differences are adjusted as one family (Holm)."""
+    spaces: tuple[str, ...] = ()
+    """Spaces of the encoder that are evaluated beside its whole embedding, as models ``trained/SPACE`` from the same
+    pass: of LOEV++ invariant and its effects (pitch, stretch), of LOEV embedding and the outputs of its heads."""
     ks: tuple[int, ...] = (1, 3, 5, 10)
     """Neighbourhood sizes of the retrieval tasks, each > 0."""
     exclude: Literal["track", "artist"] = "track"
@@ -282,6 +285,8 @@ class EvaluationConfig(Config):
         for name in ("seeds", "batch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if len(set(self.spaces)) < len(self.spaces):
+            raise ValueError(f"spaces names one twice: {', '.join(self.spaces)}")
         extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)
         if self.split == "valid" and any((*extras, self.equivariance.semitones, self.equivariance.rates)):
             raise ValueError("split=valid is for tasks; robustness, equivariance and projection are of test clips")

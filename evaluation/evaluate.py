@@ -17,11 +17,13 @@ from evaluation.analyses.projection import project
 from evaluation.analyses.robustness import by_condition, measure_robustness, summarise, undefined_changes
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.cache import embed_or_load
+from evaluation.embeddings.columns import split_tables
 from evaluation.embeddings.embed import EmbeddingTable, frames_at, open_shards
 from evaluation.encoders.devices import check_device
 from evaluation.encoders.encoder import SUBJECT, Encoder
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
+from evaluation.encoders.spaces import with_heads
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.targets import read_targets
 from evaluation.metrics.resamples import RESAMPLES, save_resamples
@@ -101,6 +103,8 @@ def evaluate_encoders(
         raise UserError("data.shards is not set; give the folder of the shards: data.shards=DIR")
     if not config.tasks:
         raise UserError("no tasks: a preset of conf/evaluation has some")
+    if config.spaces:
+        encoders = {**encoders, SUBJECT: with_heads(encoders[SUBJECT])}
     started = time.monotonic()
     with open_shards(config.data) as shards:
         check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
@@ -109,7 +113,8 @@ def evaluate_encoders(
         check_request(inputs)
         with open_pool(encoders, config.resources) as pool:
             inputs = replace(inputs, encoders=pool)
-            tables = embed_or_load(inputs, Path(config.cache) if config.cache else out / "embeddings")
+            embedded = embed_or_load(inputs, Path(config.cache) if config.cache else out / "embeddings")
+            tables = split_tables(embedded, pool, config.spaces)
             scored = score_tasks(inputs, tables, out / SCORES)
             analyses, samples = _analyse(inputs, tables, scored)
         facts = dict(about) | _facts(inputs) | {"seconds": round(time.monotonic() - started, 1)}
@@ -133,7 +138,8 @@ def _analyse(
         curves = measure_robustness(inputs, scored)
         found["robustness"], samples = summarise(curves, inputs.config), by_condition(curves)
     if inputs.config.equivariance.enabled:
-        found["equivariance"] = measure_equivariance(inputs)
+        found["equivariance"], distances = measure_equivariance(inputs)
+        samples = samples | distances
     if inputs.config.projection.task:
         found["projection"] = project(inputs, tables)
     return found, samples

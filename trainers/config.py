@@ -12,6 +12,7 @@ from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.checks.constant_loss import check_settings_can_learn
+from trainers.checks.variants import check_variants
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig
@@ -100,6 +101,7 @@ class ExperimentConfig(Config):
             )
         if not self.encoder.is_own and not self.frontend.is_own:
             self._check_size()
+        check_variants(self)
         check_settings_can_learn(self)
         if OUTPUTS.get(self.loss.objective, "projections") == "projections":
             return

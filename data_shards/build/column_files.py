@@ -135,6 +135,26 @@ class TextFile:
         )
 
 
+class TextListFile:
+    """Rows of several texts each."""
+
+    def __init__(self, folder: ColumnFolder) -> None:
+        self._texts, self._counts = TextFile(folder), RaggedFile(folder, np.int8)
+        self.any = False
+        """Whether some text is not empty."""
+
+    def append(self, rows: Sequence[Sequence[str]]) -> None:
+        """One row for each sequence."""
+        texts = [text for row in rows for text in row]
+        self._texts.append(texts)
+        self._counts.extend([], [len(row) for row in rows])
+        self.any = self.any or any(texts)
+
+    def arrow(self) -> Any:
+        """Arrow's large_list of large_string."""
+        return self._counts.lists(self._texts.arrow())
+
+
 class CodedFile:
     """Texts of few different values, or None, as codes."""
 

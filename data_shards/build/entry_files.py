@@ -8,10 +8,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_shards.build.column_files import CodedFile, ColumnFile, ColumnFolder, RaggedFile, TextFile, numbers
+from data_shards.build.column_files import (
+    CodedFile,
+    ColumnFile,
+    ColumnFolder,
+    RaggedFile,
+    TextFile,
+    TextListFile,
+    numbers,
+)
 from data_shards.format.entries import Entry
 from data_shards.format.index import id_hash
-from data_shards.format.index_file import CODED, ID_ORDER, INTEGERS, TEXTS
+from data_shards.format.index_file import CODED, ID_ORDER, INTEGERS, TAG_SEPARATOR, TEXT_LISTS, TEXTS
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.shard_file import ShardFile
 from data_shards.format.vocabulary import UNKNOWN, check_order, encode_sets
@@ -38,7 +46,7 @@ class EntryFiles:
         self._texts = {name: TextFile(folder) for name in TEXTS if name not in CODED}
         self._coded = {name: CodedFile(folder) for name in CODED}
         self._crc = RaggedFile(folder, np.uint32)
-        self._caption_texts, self._caption_counts = TextFile(folder), RaggedFile(folder, np.int8)
+        self._text_lists = {name: TextListFile(folder) for name in TEXT_LISTS}
         self._multilabel: dict[str, RaggedFile] = {}
         self._tag_code: dict[str, dict[str, int]] = {}
         self._categorical: dict[str, CodedFile] = {}
@@ -68,8 +76,10 @@ class EntryFiles:
         for name, file in texts.items():
             file.append(getattr(entry, name) for entry in entries)
         self._crc.append([entry.crc for entry in entries])
-        self._caption_texts.append(text for entry in entries for text in entry.captions)
-        self._caption_counts.extend([], [len(entry.captions) for entry in entries])
+        self._text_lists["captions"].append([entry.captions for entry in entries])
+        self._text_lists["caption_tags"].append(
+            [list(map(TAG_SEPARATOR.join, entry.caption_tags)) for entry in entries]
+        )
         self.count += len(entries)
         self.num_frames += sum(entry.frames for entry in entries)
         self.num_captions += sum(len(entry.captions) for entry in entries)
@@ -129,8 +139,7 @@ class EntryFiles:
             of = np.array([place[name] for name in codes.seen()], np.int64)
             columns[f"categorical.{column}"] = numbers(codes.codes.mapped(of, self._folder, np.int64))
         columns |= {f"numeric.{column}": numbers(values) for column, values in sorted(self._numeric.items())}
-        if self.num_captions:
-            columns["captions"] = self._caption_counts.lists(self._caption_texts.arrow())
+        columns |= {name: file.arrow() for name, file in self._text_lists.items() if file.any}
         return pa.record_batch(columns)
 
     def _append_labels(self, entries: Sequence[Entry]) -> None:

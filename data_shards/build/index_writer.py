@@ -25,6 +25,7 @@ from data_shards.format.index_file import (
     INDEX_VERSION,
     INTEGERS,
     SCHEMA_VERSION,
+    TEXT_LISTS,
     TEXTS,
     label_columns,
     manifest_hash,
@@ -164,8 +165,8 @@ def _batch_of(index: ShardIndex) -> Any:
     for name in label_columns(index.manifest):
         values = index.targets[name]
         columns[name] = _lists(*values) if isinstance(values, tuple) else pa.array(values)
-    if index.captions.num_texts:
-        columns["captions"] = index.captions.arrow()
+    lists = {name: index.columns[name].arrow() for name in TEXT_LISTS}
+    columns |= {name: column for name, column in lists.items() if column is not None}
     return pa.record_batch(columns)
 
 

@@ -78,6 +78,10 @@ class TextColumn(Sequence[Any]):
         here = np.asarray(self._codes() == (names.index(other) if other in names else len(names)))
         return here & self._array.is_valid().to_numpy(zero_copy_only=False) if self._array.null_count else here
 
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else np.logical_not(equal)
+
     __hash__ = None  # type: ignore[assignment]  # like an array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

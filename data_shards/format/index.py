@@ -19,6 +19,7 @@ from cluster.files.mapped import DamagedError
 from data_shards.format.columns import TextColumn, TextLists
 from data_shards.format.index_file import (
     ID_ORDER,
+    TAG_SEPARATOR,
     MappedColumns,
     check_counts,
     failed,
@@ -156,6 +157,14 @@ class ShardIndex:
         captions: TextLists = self.columns["captions"]
         return captions
 
+    @cached_property
+    def caption_tags(self) -> TextLists:
+        """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty
+        tuples in a set where they are known for no caption.
+        """
+        shown: TextLists = self.columns["caption_tags"]
+        return shown
+
     @property
     def targets(self) -> Mapping[str, Any]:
         """Columns of labels as they are stored, by KIND.COLUMN; use `labels` and `target`."""
@@ -248,6 +257,11 @@ class ShardIndex:
             if np.isfinite(value := float(self.target(column)[row])):
                 labels[f"numeric.{column}"] = value
         return labels
+
+    def tags_of_captions(self, row: int) -> list[tuple[str, ...]]:
+        """For each caption of a clip the tags that it shows, none where that is not known."""
+        known = self.caption_tags[row]
+        return [tuple(tags.split(TAG_SEPARATOR)) if tags else () for tags in known] or [()] * len(self.captions[row])
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of one split, in order."""

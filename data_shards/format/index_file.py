@@ -34,6 +34,10 @@ INTEGERS = {
 }  # fmt: skip
 TEXTS = ("key", "codec", "track", "artist", "split", "licence")
 """Columns of the table; the label columns are named KIND.COLUMN."""
+TEXT_LISTS = ("captions", "caption_tags")
+"""Columns of lists of texts; a set without any has no such column."""
+TAG_SEPARATOR = "\x1f"
+"""Between the tags that a caption shows, in the column ``caption_tags``: the unit separator of ASCII."""
 ID_ORDER = "id_order"
 """The column of rows in the order of their `id_hash`."""
 ROWS_AT_ONCE = 1 << 18
@@ -106,8 +110,8 @@ class MappedColumns(Mapping[str, Any]):
         if reader.num_record_batches != 1:
             raise ValueError(f"{reader.num_record_batches} record batches, one was written")
         self._batch = reader.get_batch(0)
-        self._names = [*INTEGERS, ID_ORDER, *TEXTS, "crc", "crc_end", "captions", *label_columns(manifest)]
-        missing = {*self._names} - {"crc_end", "captions", *self._batch.schema.names}
+        self._names = [*INTEGERS, ID_ORDER, *TEXTS, "crc", "crc_end", *TEXT_LISTS, *label_columns(manifest)]
+        missing = {*self._names} - {"crc_end", *TEXT_LISTS, *self._batch.schema.names}
         if missing:
             raise KeyError(f"it has no column {', '.join(sorted(missing))}")
         for begin, end in self._between():
@@ -133,7 +137,7 @@ class MappedColumns(Mapping[str, Any]):
     def _open(self, name: str) -> Any:
         if name in TEXTS:
             return TextColumn(self._batch[name], self._check)
-        if name == "captions":
+        if name in TEXT_LISTS:
             there = name in self._batch.schema.names
             return TextLists(self._batch[name] if there else None, self._batch.num_rows, self._check)
         if name == "crc_end":
@@ -196,8 +200,8 @@ def parquet_columns(manifest: Mapping[str, Any], path: Path) -> dict[str, Any]:
         texts = _whole(table[name])
         columns[name] = TextColumn(texts.dictionary_encode() if name in CODED else texts)
     columns["crc"], columns["crc_end"] = _ragged(table["crc"], np.uint32)
-    has_captions = bool(manifest.get("captions"))
-    columns["captions"] = TextLists(_whole(table["captions"]) if has_captions else None, table.num_rows)
+    for name in TEXT_LISTS:
+        columns[name] = TextLists(_whole(table[name]) if name in table.column_names else None, table.num_rows)
     for name in label_columns(manifest):
         ragged = name.startswith("multilabel.")
         columns[name] = _ragged(table[name], np.int32) if ragged else table[name].to_numpy()

@@ -24,6 +24,7 @@ from evaluation.config import WorkersConfig
 from evaluation.encoders.devices import check_device
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool, open_pool
+from evaluation.encoders.spaces import with_heads
 
 SOURCE = "encoder"
 """What messages call the argument that names an encoder."""
@@ -103,7 +104,12 @@ def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool =
 
 @contextmanager
 def open_encoder(
-    source: Path | str | Encoder | Pool, *, workers: int = 0, device: str | None = None, trust_code: bool = False
+    source: Path | str | Encoder | Pool,
+    *,
+    workers: int = 0,
+    device: str | None = None,
+    trust_code: bool = False,
+    heads: bool = False,
 ) -> Iterator[Pool]:
     """A pool of one encoder, called `ENCODER`, in this process or in Ray workers, which end with the block.
 
@@ -112,6 +118,7 @@ def open_encoder(
         workers: Ray workers; 0 is this process.
         device: of this process's encoder; the CPU by default.
         trust_code: import the user's own code that a snapshot names.
+        heads: of LOEV the outputs of its heads as well, as further spaces; a pool has what it was made with.
 
     Raises:
         UserError: names what is missing, or a device beside workers.
@@ -122,7 +129,10 @@ def open_encoder(
     if workers and device is not None:
         raise UserError("device is of this process; workers take a GPU each where there are enough: give one of them")
     check_device(device or "cpu")
-    encoder = load_any(source, device or "cpu", trust_code=trust_code) if isinstance(source, Path | str) else source
+    encoder: Any = source
+    if isinstance(source, Path | str):
+        encoder = load_any(source, device or "cpu", trust_code=trust_code)
+    encoder = with_heads(encoder) if heads else encoder
     with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:
         yield pool
 

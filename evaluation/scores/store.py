@@ -34,7 +34,10 @@ from evaluation.scores.task_inputs import TaskInputs
 
 SCORES = "scores"
 """Folder beside the report."""
-ELSEWHERE = ("data", "tasks", "cache", "resources", "against", "robustness", "equivariance", "projection", "claims")
+ELSEWHERE = (
+    *("data", "tasks", "cache", "resources", "against", "spaces"),
+    *("robustness", "equivariance", "projection", "claims"),
+)
 """Sections of an evaluation that determine no score, or only through the embeddings and targets."""
 PLAIN = ("conventions", "n", "clusters", "counts", "classes", "masked", "notes")
 """Fields of `Scored` that JSON holds as they are."""

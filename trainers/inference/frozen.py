@@ -87,7 +87,7 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)  # the encoder's first weights are drawn before the head's
-            self.encoder = build_encoder(config.encoder, frontend=config.frontend)
+            self.encoder = build_encoder(config.encoder, frontend=config.frontend, variant=config.head.variant)
         if state is not None:
             self.encoder.load_state_dict(state)
         self.frontend = build_frontend(config.frontend, SAMPLE_RATE)
