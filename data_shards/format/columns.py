@@ -73,10 +73,10 @@ class TextColumn(Sequence[Any]):
             return NotImplemented if not isinstance(other, Sequence) else list(self) == list(other)
         check_texts(self._array, 0, len(self), self._check)
         if not self._is_coded:
-            return pc.fill_null(pc.equal(self._array, other), False).to_numpy(zero_copy_only=False)
+            return bools_of(pc.fill_null(pc.equal(self._array, other), False))
         names = self._array.dictionary.to_pylist()
-        here = np.asarray(self._codes() == (names.index(other) if other in names else len(names)))
-        return here & self._array.is_valid().to_numpy(zero_copy_only=False) if self._array.null_count else here
+        here = np.asarray(numbers_of(self._array.indices) == (names.index(other) if other in names else len(names)))
+        return here & bools_of(self._array.is_valid()) if self._array.null_count else here
 
     def __ne__(self, other: object) -> Any:
         equal = self.__eq__(other)
@@ -104,18 +104,14 @@ class TextColumn(Sequence[Any]):
         """A number (K,) for each distinct text, −1 for None: to compare rows without making texts of them."""
         check_texts(self._array, 0, len(self), self._check)
         coded = self._array if self._is_coded else self._array.dictionary_encode()
-        filled: NDArray[np.int32] = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-        return filled
-
-    def _codes(self) -> NDArray[Any]:
-        _, data = self._array.indices.buffers()
-        kind = self._array.indices.type.to_pandas_dtype()
-        return np.frombuffer(data, kind, count=len(self), offset=self._array.offset * np.dtype(kind).itemsize)
+        return numbers_of(coded.indices.fill_null(-1)).astype(np.int32)
 
     def _objects(self, array: Any, begin: int, end: int) -> NDArray[np.object_]:
         check_texts(self._array, begin, end, self._check)
         found = array.cast(pa.large_string()) if self._is_coded else array
-        return np.asarray(found.to_numpy(zero_copy_only=False), object)
+        texts = np.empty(len(found), object)
+        texts[:] = found.to_pylist()
+        return texts
 
 
 class TextLists(Sequence[tuple[str, ...]]):
@@ -175,6 +171,20 @@ class TextLists(Sequence[tuple[str, ...]]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(tuple.__eq__, self, other))
 
     __hash__ = None  # type: ignore[assignment]  # like an array
+
+
+def numbers_of(array: Any) -> NDArray[Any]:
+    """The numbers of an array without a copy; Arrow's own way imports pandas, a second and 30 MB."""
+    name = str(array.type)
+    kind = np.dtype("float64" if name == "double" else name)
+    data = array.buffers()[1]
+    return np.frombuffer(b"" if data is None else data, kind, count=len(array), offset=array.offset * kind.itemsize)
+
+
+def bools_of(array: Any) -> NDArray[np.bool_]:
+    """The truth values of an array without None."""
+    bits = np.unpackbits(np.frombuffer(array.buffers()[1], np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(np.bool_)
 
 
 def offsets_of(array: Any, begin: int, end: int, check: Check) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cluster.files.mapped import DamagedError, MappedFile
-from data_shards.format.columns import TextColumn, TextLists, offsets_of, unchecked
+from data_shards.format.columns import TextColumn, TextLists, numbers_of, offsets_of, unchecked
 from data_shards.format.entries import CRC_BLOCK_BYTES
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME
 from data_shards.format.problems import Problem, ShardError
@@ -153,8 +153,7 @@ class MappedColumns(Mapping[str, Any]):
         data = column.buffers()[1]
         if data is not None:
             self._check(data, 0, data.size)
-        found: NDArray[Any] = column.to_numpy(zero_copy_only=True)
-        return found
+        return numbers_of(column)
 
     def _check(self, buffer: Any, begin: int, end: int) -> None:
         """Check bytes of a buffer that lies in the mapped file."""
