@@ -135,7 +135,7 @@ def test_a_list_of_words_on_the_command_line_needs_no_quotes() -> None:
         'b=["pitch", "stretch"]',
         "c=[ pitch , 2 ]",
         "d=[pitch",
-        "e=pitch,stretch",
+        "e=a,b",
         "f=[a,[b]]",
     ]
     assert parse_overrides(words) == {
