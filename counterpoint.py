@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trainers.inference.frozen import load_encoder
     from trainers.losses.contrastive.loss import contrastive_loss
     from trainers.losses.projected import LossResult, Projected
+    from trainers.losses.two_tower.loss import two_tower_loss
     from trainers.losses.variants import variant_contrastive_loss
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
@@ -61,6 +62,7 @@ __all__ = [
     "load_encoder",
     "pretrain",
     "search",
+    "two_tower_loss",
     "variant_contrastive_loss",
     "window_frames",
 ]
@@ -90,6 +92,7 @@ _PLACES = {
     "load_encoder": "trainers.inference.frozen",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
+    "two_tower_loss": "trainers.losses.two_tower.loss",
     "variant_contrastive_loss": "trainers.losses.variants",
     "window_frames": "trainers.views.views",
 }

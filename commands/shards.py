@@ -107,6 +107,11 @@ def synthetic(
     tracks: Annotated[int, typer.Option(help="Tracks to compose.")] = 400,
     seconds: Annotated[float, typer.Option(help="Length of a track.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
+    bands: Annotated[
+        int | None, typer.Option(help="Bands that play the tracks; each has its own sound.", show_default=False)
+    ] = None,
+    captions: Annotated[int, typer.Option(help="Captions a track, each of a part of its tags, and one of all.")] = 0,
+    wrong_tags: Annotated[float, typer.Option(help="Share of the training tracks' tags that are wrong.")] = 0.0,
     ray: OnRay = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -115,7 +120,8 @@ def synthetic(
     from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 
     require_place(out, "--out")
-    music = load_config(SyntheticConfig, None, {"tracks": tracks, "seconds": seconds, "seed": seed})
+    keys = {"tracks": tracks, "seconds": seconds, "seed": seed, "captions": captions, "wrong_tags": wrong_tags}
+    music = load_config(SyntheticConfig, None, {**keys, "bands": bands})
     config = _build_config(overrides)
     _build(corpus(music), out, config, as_json=as_json, ray=ray)
 

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from data_shards.format.entries import Entry, scan_shard
-from data_shards.format.index import INTEGERS, SCHEMA_VERSION, TEXTS, id_hash, manifest_hash
+from data_shards.format.index import INTEGERS, SCHEMA_VERSION, TAG_SEPARATOR, TEXTS, id_hash, manifest_hash
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.records import SPLITS
@@ -160,4 +160,7 @@ def _table(
         columns[f"numeric.{column}"] = np.array([entry.numeric.get(column, math.nan) for entry in entries], np.float64)
     if any(entry.captions for entry in entries):
         columns["captions"] = pa.array([entry.captions for entry in entries], pa.list_(pa.string()))
+    if any(any(entry.caption_tags) for entry in entries):
+        shown = [[TAG_SEPARATOR.join(tags) for tags in entry.caption_tags] for entry in entries]
+        columns["caption_tags"] = pa.array(shown, pa.list_(pa.string()))
     return pa.table(columns)

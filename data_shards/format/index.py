@@ -6,7 +6,7 @@ Shape suffixes: K clips, C tags of a vocabulary.
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ INTEGERS = {
 }  # fmt: skip
 TEXTS = ("key", "codec", "track", "artist", "split", "licence")
 """Columns of the table; the label columns are named KIND.COLUMN."""
+TAG_SEPARATOR = "\x1f"
+"""Between the tags that a caption shows, in the column ``caption_tags``: the unit separator of ASCII."""
 
 
 def id_hash(key: str) -> int:
@@ -74,6 +76,9 @@ class ShardIndex:
     """The texts that describe each clip; none in a set without captions, or older than captions."""
     targets: Mapping[str, Any]
     """Columns of labels as they are stored; use `labels` and `target`."""
+    caption_tags: Sequence[Sequence[str]] = ()
+    """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty in a
+    set where they are known for no caption."""
 
     def __len__(self) -> int:
         return len(self.key)
@@ -144,6 +149,11 @@ class ShardIndex:
                 labels[f"numeric.{column}"] = value
         return labels
 
+    def tags_of_captions(self, row: int) -> list[tuple[str, ...]]:
+        """For each caption of a clip the tags that it shows, none where that is not known."""
+        known = self.caption_tags[row] if len(self.caption_tags) else ()
+        return [tuple(tags.split(TAG_SEPARATOR)) if tags else () for tags in known] or [()] * len(self.captions[row])
+
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of one split, in order."""
         if split not in SPLITS:
@@ -178,6 +188,8 @@ def parse_index(manifest_bytes: bytes, index_bytes: bytes) -> ShardIndex:
         columns["crc"], columns["crc_end"] = _ragged(table["crc"], np.uint32)
         texts = table["captions"].to_pylist() if manifest.get("captions") else [()] * table.num_rows
         columns["captions"] = tuple(map(tuple, texts))
+        if "caption_tags" in table.column_names:
+            columns["caption_tags"] = tuple(map(tuple, table["caption_tags"].to_pylist()))
         targets = {
             name: _ragged(table[name], np.int32) if name.startswith("multilabel.") else table[name].to_numpy()
             for name in _label_columns(manifest)

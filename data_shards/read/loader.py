@@ -20,6 +20,9 @@ from data_shards.format.records import Batch
 from data_shards.read.reader import ShardSet
 from data_shards.sampling.config import DataConfig
 from data_shards.sampling.sampler import LABELLED, UNLABELLED, BatchPlan, Sampler, check_world
+from data_shards.text.checks import check_texts
+from data_shards.text.config import TextViewsConfig
+from data_shards.text.text_views import Reading, TextViews
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 16
@@ -43,6 +46,7 @@ class _Filled(NamedTuple):
     row: int
     frames: int
     replaced: tuple[Replaced, ...]
+    reading: Reading | None
 
 
 class BatchLoader:
@@ -59,6 +63,8 @@ class BatchLoader:
         num_threads: int = 2,
         prefetch: int = 2,
         pin_memory: bool = False,
+        text: TextViewsConfig | None = None,
+        steps: int = 1,
     ) -> None:
         """Open the sets.
 
@@ -72,9 +78,11 @@ class BatchLoader:
             prefetch: batches that are read ahead.
             pin_memory: read into page-locked memory, whose copy to a GPU runs beside the computation; it opens a CUDA
                 context, so only for a run that is on one.
+            text: which texts of the clips are read beside their audio; None for none.
+            steps: of the run, over which the share of swapped texts rises.
 
         Raises:
-            UserError: for a set, share or number of ranks that does not work.
+            UserError: for a set, share or number of ranks that does not work, or texts that the sets do not have.
         """
         check_world(config.batch, world)
         if frames < 1 or num_threads < 1 or prefetch < 1:
@@ -87,6 +95,12 @@ class BatchLoader:
         """The first `MAX_NAMED` replacements, in order."""
         self.num_drawn = self.num_replaced = 0
         self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
+        self.texts: TextViews | None = None
+        """Draws the texts; None for a loader without."""
+        if text is not None:
+            rows = [stream.rows if stream else None for stream in self.sampler.streams]
+            self.texts = TextViews(text, (labelled, unlabelled), rows, seed=seed, steps=steps)
+            check_texts(self.texts)
         self._prefetch, self._num_threads, self._pin_memory = prefetch, num_threads, pin_memory
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="batches")
 
@@ -161,6 +175,7 @@ class BatchLoader:
             clip_id_B=torch.from_numpy(clip_id_B),
             labels_BC=torch.from_numpy(labels_BC),
             slot_B=torch.from_numpy(plan.slot_B),
+            texts=self.texts.gather([one.reading for one in filled if one.reading]) if self.texts else None,
         )
 
     def _note(self, replaced: list[Replaced]) -> None:
@@ -196,7 +211,8 @@ class BatchLoader:
                 replaced.append(Replaced(step, slot, str(keys[bad]), str(error), str(keys[row])))
                 continue
             wave_T[frames:] = 0
-            return _Filled(row, frames, tuple(replaced))
+            reading = self.texts.read(step, slot, stream, row) if self.texts else None
+            return _Filled(row, frames, tuple(replaced), reading)
         raise RunError(
             f"step {step}, slot {slot}: {MAX_ATTEMPTS} clips one after another are damaged: {replaced[-1].why}"
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.entry_points import check_name, is_entry_point
-from cluster.settings import Config
+from data_shards.text.config import TextViewsConfig
 
 TEXT_ENCODERS = ("words", "bundled", "folder")
 """Encoders that need no code of the user's."""
@@ -15,8 +15,8 @@ _TRAINED = re.compile(r"locked|projection|all|top:[1-9]\d{0,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(Config):
-    """Which network embeds a text, and what of it is trained."""
+class TextConfig(TextViewsConfig):
+    """Which text a step reads, which network embeds it, and what of that is trained."""
 
     encoder: str = "bundled"
     """words: a trainable bag of hashed words, which needs no file; bundled: MiniLM, from the extra
@@ -45,6 +45,7 @@ class TextConfig(Config):
     in memory."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_name("encoder", self.encoder, TEXT_ENCODERS, self.settings)
         if self.trained is not None and not _TRAINED.fullmatch(self.trained):
             raise ValueError(f"trained must be locked, projection, top:N or all, got {self.trained!r}")

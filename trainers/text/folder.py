@@ -118,15 +118,22 @@ class Transformer(TextEncoder):
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
         import transformers
 
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         offline: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         kind: Any = getattr(transformers, _CLASSES.get(files.model_type, "AutoModel"))
         try:
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(files.folder, **offline)
-            model: Any = kind.from_pretrained(files.folder, use_safetensors=True, dtype=torch.float32, **offline)
+            model, loaded = kind.from_pretrained(
+                files.folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **offline
+            )
         except Exception as error:  # whatever transformers makes of a folder
             raise UserError(
                 f"{files.key}: transformers cannot read this {files.model_type} model ({first_line(error)})"
             ) from None
+        missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
+        if missing:
+            raise UserError(f"{files.key}: {WEIGHTS} has no {missing[0]}; download the folder again")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"

@@ -51,7 +51,7 @@ class ViewPool:
         try:
             for number, (step, batch) in enumerate(batches):
                 # Ray sends the batch again to an actor that it restarts.
-                made = actors[number % len(actors)].make.remote(ray.put(_arrays(batch.tensors)), step, seed)
+                made = actors[number % len(actors)].make.remote(ray.put(_arrays(batch)), step, seed)
                 pending.append(made)
                 del made  # else the object store would keep these views as long as the next ones
                 if len(pending) > len(actors):

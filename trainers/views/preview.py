@@ -110,7 +110,7 @@ def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
     batch, names = _read(config, step, read_frames(views, sure))
-    clip = Batch(*(values[:1] for values in batch.tensors))
+    clip = Batch(*(values[:1] for values in batch))
     maker = ViewMaker(views, sure, config.frontend)
     before_1L = maker.segments(clip, step=step, seed=config.seed).float() / FULL_SCALE
     drawn = _single_draws(config, clip.slot_B, step)

@@ -1,5 +1,7 @@
 """Keys of the texts that a step reads."""
 
+import itertools
+
 import pytest
 
 from cluster.settings import UserError, load_config
@@ -34,7 +36,7 @@ def test_the_share_of_swaps_rises_in_a_line_and_then_stays() -> None:
     assert shares[0] == 0.1
     assert shares[50] == pytest.approx(0.3)
     assert set(shares[100:]) == {0.5}
-    assert all(a <= b for a, b in zip(shares, shares[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(shares))
 
 
 def test_without_a_rise_the_share_is_whole_at_once_and_without_swaps_it_is_none() -> None:

@@ -3,6 +3,7 @@
 Shape suffixes: n rows of this rank, d projection width, C tags, K variant heads.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,24 +86,51 @@ def agree(rows: Rows, temperature: float | Tensor, problem: str | None, group: G
     learnable = isinstance(temperature, Tensor) and temperature.requires_grad
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or learnable)
     shape = (0, 0, 0) if problem else (len(z), z[0].numel(), 0 if labels is None else labels.shape[1])
+    num_labelled = labels.any(1).sum() if problem is None and labels is not None else 0
+    numbers = dict(zip(("rows", "width", "tags"), shape, strict=True))
+    ranks = compare(numbers, (num_labelled, wants_gradient, temperature), problem, like=z, group=group)
+    own = collectives.rank(group)
+    tau: float = ranks[own][2]
+    check_temperature(tau)
+    return Agreement([int(row[0]) for row in ranks], any(row[1] for row in ranks), tau)
+
+
+def compare(
+    shape: Mapping[str, int],
+    facts: Sequence[float | Tensor],
+    problem: str | None,
+    *,
+    like: Tensor,
+    group: Group,
+) -> list[list[float]]:
+    """The facts of every rank, by rank, from one all-gather that also finds out whether their shapes agree.
+
+    Args:
+        shape: whole numbers that must be the same on every rank, by name; all 0 with a problem, else the first is not.
+        facts: numbers, or tensors of one element, that are not waited for.
+        problem: why this rank refuses, or None; it still takes part, so that the others raise instead of waiting.
+        like: a tensor on the device of the ranks' rows.
+        group: ranks that form the global batch.
+
+    Raises:
+        ValueError: for a problem of any rank, or shapes that differ.
+    """
+    mine = list(shape.values())
     # float64 holds the whole numbers exactly, and the temperature.
-    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
-    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
-    if problem is None and labels is not None:
-        header[0, 3] = labels.any(1).sum()
-    ranks = collectives.all_gather(header, group).tolist()
+    header = like.new_tensor([[*mine, *(0 for _ in facts)]], dtype=torch.float64)
+    for place, fact in enumerate(facts, len(mine)):
+        header[0, place] = fact.detach().reshape(()) if isinstance(fact, Tensor) else fact
+    ranks: list[list[float]] = collectives.all_gather(header, group).tolist()
     if problem:
         raise ValueError(problem)
     own = collectives.rank(group)
-    for rank, (num_rows, width, tags, *_) in enumerate(ranks):
-        if num_rows == 0:
+    for rank, row in enumerate(ranks):
+        theirs = [int(number) for number in row[: len(mine)]]
+        if theirs[0] == 0:
             raise ValueError(f"rank {rank} refused its rows; its own message names the reason")
-        theirs = int(num_rows), int(width), int(tags)
-        if theirs != shape:
+        if theirs != mine:
             raise ValueError(
-                f"every rank must bring the same shape (rows, width, tags): rank {own} has {shape}, "
-                f"rank {rank} has {theirs}"
+                f"every rank must bring the same shape ({', '.join(shape)}): rank {own} has {tuple(mine)}, "
+                f"rank {rank} has {tuple(theirs)}"
             )
-    tau: float = ranks[own][5]
-    check_temperature(tau)
-    return Agreement([int(row[3]) for row in ranks], any(row[4] for row in ranks), tau)
+    return [row[len(mine) :] for row in ranks]

@@ -137,7 +137,7 @@ def contrast_heads(
     choice: KernelChoice | None = None,
 ) -> HeadsContrast:
     """The losses of head 0 and of the variant heads by one agreement and one exchange of rows; see `variants`."""
-    _check_temperature(temperature)
+    check_temperature_argument(temperature)
     z, clip_id, labels = rows
     problem = problem_with(rows, variants)
     hindrance = problem or obstacle(z if variants is None else z[:, 0], labels, settings.epsilon)
@@ -157,7 +157,7 @@ def contrast_heads(
         variants = variants._replace(received=variants.received.to(z.device, non_blocking=True))
     request = Request(clip_id, labels, variants, agreement, resolved, group)
     z_nHd = z[:, None] if variants is None else z
-    loss_H, positives_Hn = GlobalLoss.apply(z_nHd, _inverse(temperature, z), request)
+    loss_H, positives_Hn = GlobalLoss.apply(z_nHd, inverse_of(temperature, z), request)
     if resolved.choice:
         resolved.choice.settle()
     return HeadsContrast(loss_H, positives_Hn, sum(agreement.num_labelled))
@@ -167,7 +167,7 @@ _CHOICE = KernelChoice("kernel", "tiles")
 """Of this process, for calls of `contrastive_loss`; a run has its own."""
 
 
-def _check_temperature(temperature: float | Tensor) -> None:
+def check_temperature_argument(temperature: float | Tensor) -> None:
     """What can be checked without waiting for a device."""
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)
@@ -187,7 +187,8 @@ def _wants_half(z: Tensor) -> bool:
     )
 
 
-def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
+def inverse_of(temperature: float | Tensor, z: Tensor) -> Tensor:
+    """1/τ in the dtype of the projections, differentiable; NaN where τ is not positive."""
     if not isinstance(temperature, Tensor):
         return torch.tensor(1 / temperature, dtype=z.dtype, device=z.device)
     value = temperature.reshape(()).to(z)

@@ -57,6 +57,15 @@ class Pair(NamedTuple):
             for j in range(i if self.mirrored else self.col_start, col_stop, size):
                 yield slice(i, min(i + size, row_stop)), slice(j, min(j + size, col_stop))
 
+    def weights(
+        self, i: slice, j: slice, settings: ResolvedSettings, *, out_IJ: Tensor, spare_IJ: Tensor
+    ) -> Tensor | None:
+        """`weight_tile` of a tile."""
+        return weight_tile(self, i, j, settings, out_IJ=out_IJ, spare_IJ=spare_IJ)
+
+    def blocked(self, i: slice, j: slice) -> None:
+        """None: every other row of the batch is a positive or a negative."""
+
 
 def sort_rows(clip_id_R: Tensor, labelled_R: Tensor) -> Tensor:
     """Order that puts labelled rows first and views of a clip side by side: most tiles then hold no positive."""

@@ -21,6 +21,7 @@ from trainers.losses.contrastive.agreement import Agreement, Variants
 from trainers.losses.contrastive.exchange import EXCHANGES, Exchange, LocalRows, send_back
 from trainers.losses.contrastive.fused import FusedGradient, FusedSums
 from trainers.losses.contrastive.pairs import sort_rows
+from trainers.losses.contrastive.scaling import scaled_rows, unscaled_gradient
 from trainers.losses.contrastive.settings import ResolvedSettings
 from trainers.losses.contrastive.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums, TileKernel
 
@@ -127,7 +128,7 @@ def _prepare(z_RHD: Tensor, inverse_temperature: Tensor, request: Request) -> tu
     labels_RC, variants = request.labels_RC, request.variants
     labelled_R = request.clip_id_R.new_zeros(len(z_RHD), dtype=torch.bool) if labels_RC is None else labels_RC.any(1)
     order_R = sort_rows(request.clip_id_R, labelled_R)
-    heads = [_scaled(z_RD, order_R, inverse_temperature) for z_RD in z_RHD.unbind(1)]
+    heads = [scaled_rows(z_RD, order_R, inverse_temperature) for z_RD in z_RHD.unbind(1)]
     local = LocalRows(
         torch.stack([scaled_RD for scaled_RD, _ in heads]),
         request.clip_id_R[order_R],
@@ -139,17 +140,6 @@ def _prepare(z_RHD: Tensor, inverse_temperature: Tensor, request: Request) -> tu
         request.settings,
     )
     return order_R, torch.stack([norm_R1 for _, norm_R1 in heads]), local
-
-
-def _scaled(z_RD: Tensor, order_R: Tensor, inverse_temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted rows of norm √(1/τ); a zero-norm row stays zero, and its norm is returned as +∞."""
-    # Dividing by the largest entry first keeps squares from overflowing or vanishing.
-    peak_R1 = torch.linalg.vector_norm(z_RD, torch.inf, dim=1, keepdim=True)[order_R]
-    zero_R1 = peak_R1 < torch.finfo(z_RD.dtype).tiny
-    sorted_RD = z_RD[order_R].div_(peak_R1.masked_fill(zero_R1, 1))
-    length_R1 = torch.linalg.vector_norm(sorted_RD, dim=1, keepdim=True)
-    sorted_RD.mul_((inverse_temperature.sqrt() / length_R1).masked_fill_(zero_R1, 0))
-    return sorted_RD, (peak_R1 * length_R1).masked_fill_(zero_R1, torch.inf)
 
 
 def _anchors(exchange: Exchange, local: LocalRows, sums: Sums) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,10 +189,7 @@ def _back_to_rows(
     pull_RD: Tensor, scaled_RD: Tensor, inverse_temperature: Tensor, norm_R1: Tensor, order_R: Tensor
 ) -> tuple[Tensor, Tensor]:
     """From Σ_j H_ij·√(1/τ)ẑ_j to the gradients of the unnormalised rows, in the caller's order, and of 1/τ."""
-    radial_R1 = torch.linalg.vecdot(scaled_RD, pull_RD)[:, None]
-    gradient_inverse = radial_R1.double().sum().to(pull_RD.dtype) / (2 * inverse_temperature)
-    # The normalisation ẑ = z/‖z‖ passes only what is at right angles to ẑ, divided by ‖z‖.
-    pull_RD.addcmul_(scaled_RD, radial_R1 / inverse_temperature, value=-1).mul_(inverse_temperature.sqrt() / norm_R1)
-    gradient_RD = torch.empty_like(pull_RD)
-    gradient_RD[order_R] = pull_RD
-    return gradient_RD, gradient_inverse
+    gradient_RD, radial = unscaled_gradient(pull_RD, scaled_RD, norm_R1, inverse_temperature)
+    in_order_RD = torch.empty_like(gradient_RD)
+    in_order_RD[order_R] = gradient_RD
+    return in_order_RD, radial / (2 * inverse_temperature)
