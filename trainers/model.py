@@ -68,7 +68,7 @@ class Projector(Network):
         super().__init__()
         self.encoder: Encoder = encoder
         parts = [encoder.spaces.get(name, slice(0, encoder.width)) for name in (INVARIANT, *variant)]
-        first, *others = (_head(part.stop - part.start, hidden, width) for part in parts)
+        first, *others = (build_head(part.stop - part.start, hidden, width) for part in parts)
         self.head = first
         self.variant_heads = nn.ModuleDict(dict(zip(variant, others, strict=True)))
         self.parts = parts
@@ -85,7 +85,14 @@ class Projector(Network):
         return Outputs(z_ND.float(), h_NE.float())
 
 
-def _head(inside: int, hidden: int, width: int) -> nn.Sequential:
+def build_head(inside: int, hidden: int, width: int) -> nn.Sequential:
+    """A head at its first weights: Linear, ReLU, Linear, no bias.
+
+    Args:
+        inside: width of what it reads.
+        hidden: width of the hidden layer.
+        width: D, or C logits.
+    """
     return nn.Sequential(
         nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
     )
