@@ -26,6 +26,7 @@ from cluster.settings import UserError, validate
 from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
+from trainers.inference.cpu.build import CpuPath
 from trainers.model import build_encoder
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
@@ -74,6 +75,8 @@ class EncoderFiles:
 class FrozenEncoder(nn.Module):
     """Front-end and encoder in evaluation mode; the projection head is dropped.
 
+    On a CPU a built-in encoder takes the operations of `trainers.inference.cpu`: the same numbers up to rounding.
+
     Args:
         config: of the run.
         state: weights of the encoder by name, or None for the first weights of ``config.seed``.
@@ -98,6 +101,7 @@ class FrozenEncoder(nn.Module):
         self.provenance = provenance
         self.requires_grad_(False)
         super().train(False)
+        self.cpu_path = CpuPath(self.encoder)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Refuses training mode: BatchNorm's statistics must not move while probes learn."""
@@ -115,7 +119,8 @@ class FrozenEncoder(nn.Module):
         Returns:
             h_NE, shape (N, ``width``), float32.
         """
-        h_NE: Tensor = self.encoder(self.frontend(wave_NT)).float()
+        views = self.frontend(wave_NT)
+        h_NE: Tensor = self.cpu_path.network(views)(views).float()
         return h_NE
 
 
