@@ -4,6 +4,8 @@ from trainers.config import ExperimentConfig
 
 WHOLE, INVARIANT = "embedding", "invariant"
 """The whole embedding; and the space, or head, that is invariant to every effect."""
+JOINT = "music_text"
+"""The space that texts share, of two towers: unit vectors of every chunk."""
 
 
 def head_names(config: ExperimentConfig) -> tuple[str, ...]:
