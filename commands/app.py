@@ -11,6 +11,7 @@ import commands.captions
 import commands.cluster
 import commands.config
 import commands.evaluate
+import commands.explore
 import commands.shards
 import commands.train
 import commands.tune
@@ -35,6 +36,7 @@ for _command in (
     commands.evaluate.evaluate,
     commands.evaluate.embed,
     commands.evaluate.search,
+    commands.explore.map,
     commands.tune.sweep,
     commands.tune.study,
     commands.cluster.ui,

@@ -231,7 +231,7 @@ def _build(
 def _use(index: "ShardIndex", out: Path) -> list[str]:
     """Overrides that train from this set alone: with the tags of its training clips, where they have some."""
     train = index.rows("train")
-    labelled = {column: int(index.labels(column)[train].any(axis=1).sum()) for column in index.vocabularies}
+    labelled = {column: int(index.is_labelled(column)[train].sum()) for column in index.vocabularies}
     column = max(labelled, key=lambda name: (name == "tags", labelled[name]), default=None)
     count = labelled[column] if column else 0
     words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
@@ -250,17 +250,21 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of WebDataset tars.", metavar="FOLDER", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
-    from data_shards.build.index_writer import index_shards
+    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip.
+
+    The index of a set of 0.1 (index.parquet) is converted to index.arrow; its shards and its hash stay.
+    """
+    from data_shards.build.index_writer import convert_index, index_shards, is_convertible
     from data_shards.format.paths import MANIFEST_NAME
 
     if not folder.is_dir():
         what = "is a file; give the folder of the tars" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}")
-    if (folder / MANIFEST_NAME).exists():  # a new index would accept damaged shards
+    converted = is_convertible(folder)
+    if (folder / MANIFEST_NAME).exists() and not converted:  # a new index would accept damaged shards
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
     require_writable_folder(folder, "FOLDER")  # the index is written beside the tars, and reading them takes long
-    index_shards(folder)
+    (convert_index if converted else index_shards)(folder)
     _show(folder, as_json)
     if not as_json:
         made(shards=folder)

@@ -24,7 +24,7 @@ from evaluation.encoders.encoder import SUBJECT, Encoder
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
 from evaluation.encoders.spaces import with_heads
-from evaluation.encoders.towers import load_with_texts, without_towers
+from evaluation.encoders.towers import without_towers
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import kind_of
 from evaluation.kinds.targets import read_targets
@@ -66,13 +66,15 @@ def evaluate(
     """
     check_device(config.device)
     device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
-    load = load_with_texts if _about_texts(config, config.tasks) else _load
-    trained = load(source, device, trust_code=trust_code)
-    untrained = load(source, device, untrained=True, trust_code=trust_code)
+    texts = bool(_about_texts(config, config.tasks))
+    trained = load_any(source, device, trust_code=trust_code, texts=texts)
+    untrained = untrained_any(source, device, trust_code=trust_code, texts=texts)
     encoders: dict[str, Encoder] = {SUBJECT: trained}
     if untrained is not None:
         encoders["untrained"] = untrained
-    encoders |= {name: load(other, device, trust_code=trust_code) for name, other in config.against.items()}
+    encoders |= {
+        name: load_any(other, device, trust_code=trust_code, texts=texts) for name, other in config.against.items()
+    }
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     if is_factory(source):
         word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"
@@ -133,10 +135,6 @@ def evaluate_encoders(
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
     save_resamples(by_metric(scored) | samples, out / RESAMPLES)
     return write_report(tree, out)
-
-
-def _load(source: Path | str, device: str, *, untrained: bool = False, trust_code: bool = False) -> Any:
-    return (untrained_any if untrained else load_any)(source, device, trust_code=trust_code)
 
 
 def _about_texts(config: EvaluationConfig, names: Iterable[str]) -> list[str]:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.encoder import Encoder
 from evaluation.encoders.spaces import models_of, spaces_of
-from evaluation.encoders.towers import JOINT, text_towers
+from evaluation.encoders.towers import text_towers
+from trainers.inference.spaces import JOINT
 
 
 def split_tables(

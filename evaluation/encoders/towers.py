@@ -4,18 +4,13 @@ Shape suffixes: k texts, d width of the shared space.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from cluster.settings import UserError
 from evaluation.config import Task
 from evaluation.encoders.encoder import Encoder
-from evaluation.encoders.sources import is_factory, load_any, untrained_any
-
-JOINT = "music_text"
-"""The space of an encoder that texts share: unit vectors of every chunk."""
 
 
 @runtime_checkable
@@ -23,21 +18,8 @@ class TextTower(Protocol):
     """What embeds texts."""
 
     def embed_text(self, texts: Sequence[str], /) -> Tensor:
-        """Texts to unit vectors (k, d) of the space `JOINT`."""
+        """Texts to unit vectors (k, d), in the encoder's space `JOINT`."""
         ...
-
-
-def load_with_texts(
-    source: Path | str, device: str = "cpu", *, untrained: bool = False, trust_code: bool = False
-) -> Any:
-    """The encoder of a source with its text tower where it has one; else as `load_any` or `untrained_any`."""
-    if not is_factory(source):
-        from trainers.inference.two_towers import has_text_tower, load_two_towers
-
-        if has_text_tower(source):
-            return load_two_towers(source, device, untrained=untrained, trust_code=trust_code)
-    load = untrained_any if untrained else load_any
-    return load(source, device, trust_code=trust_code)
 
 
 def text_towers(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
@@ -48,7 +30,7 @@ def text_towers(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
 def no_text_tower(source: object) -> str:
     """Why an encoder cannot be asked by text, with the remedy."""
     return (
-        f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
+        f"{source} has no text tower; train one on it with `counterpoint pretrain music_text "
         f"data.labelled=SHARDS init_from={source}`"
     )
 

@@ -201,9 +201,13 @@ def _read(config: ExperimentConfig, step: int, frames: int) -> tuple[Batch, list
     world = max(1, config.resources.num_workers)
     with open_batches(config, world=world, frames=frames) as loader:
         batch = next(loader.batches(step, step + 1))
-        rows = {int(h): (s.index, row) for s in loader.sets if s for row, h in enumerate(s.index.id_hash)}
         # By its hash, not by the plan: a damaged clip was replaced.
-        places = [rows[clip_id] for clip_id in batch.clip_id_B.tolist()]
+        ids = batch.clip_id_B.numpy()
+        found = {s.index: s.index.rows_of(ids).tolist() for s in loader.sets if s}
+        places = [
+            next((index, rows[place]) for index, rows in reversed(found.items()) if rows[place] >= 0)
+            for place in range(len(ids))
+        ]
         return batch, [(str(index.key[row]), _labels(index.labels_of(row))) for index, row in places]
 
 
