@@ -105,8 +105,7 @@ def outline(plan: Plan) -> dict[str, Any]:
     from trainers.checks.dry_run import plan as plan_run
 
     first = plan.runs[0].experiment
-    read = {first.data.labelled: first.data.b_s > 0, first.data.unlabelled: first.data.b_s < 1}
-    places = [place for place, used in read.items() if used and place is not None]
+    places = [place for name in first.data.drawn_from if (place := getattr(first.data, name)) is not None]
     tree: dict[str, Any] = {
         "title": plan.study.title,
         "source": plan.study.source,
