@@ -234,14 +234,6 @@ def run(ranks: Ranks, world: int, config: ExperimentConfig, folder: Path, steps:
 
 
 FIGURES = ("loss", "loss/invariant", "loss/pitch", "loss/stretch", "anchors/pitch", "alignment/pitch")
-    "loss",
-    "loss/invariant",
-    "loss/pitch",
-    "loss/stretch",
-    "anchors/pitch",
-    "anchors/stretch",
-    "alignment/pitch",
-)
 
 
 @pytest.mark.parametrize("own_blocks", [0, 2])
