@@ -42,8 +42,19 @@ class Outputs(NamedTuple):
     """Embeddings: what evaluation will read."""
 
 
-class Projector(nn.Module):
-    """Encoder and head: what DDP wraps.
+class Network(nn.Module):
+    """What DDP wraps: an encoder, and what pretraining needs behind it."""
+
+    encoder: Encoder
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bfloat16_products = False
+        self.variant_heads = nn.ModuleDict()
+
+
+class Projector(Network):
+    """Encoder and heads.
 
     Args:
         encoder: from views to embeddings.
@@ -61,7 +72,6 @@ class Projector(nn.Module):
         self.head = first
         self.variant_heads = nn.ModuleDict(dict(zip(variant, others, strict=True)))
         self.parts = parts
-        self.bfloat16_products = False
 
     def forward(self, views: Tensor) -> Outputs:
         """Project views as the encoder reads them, (N, …); h and z come back as float32."""
@@ -91,7 +101,7 @@ def build_head(inside: int, hidden: int, width: int) -> nn.Sequential:
 class ContrastiveModel(nn.Module):
     """All that is trained: the projector, and the loss with its temperature."""
 
-    def __init__(self, projector: Projector, loss: nn.Module) -> None:
+    def __init__(self, projector: Network, loss: nn.Module) -> None:
         super().__init__()
         self.projector = projector
         self.loss = loss

@@ -27,6 +27,7 @@ from cluster.settings import UserError, validate
 from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
+from trainers.inference.cpu.build import CpuPath
 from trainers.inference.heads import EncoderWithHeads, heads_of_snapshot
 from trainers.inference.spaces import head_names
 from trainers.model import build_encoder
@@ -80,6 +81,8 @@ class EncoderFiles:
 class FrozenEncoder(nn.Module):
     """Front-end and encoder in evaluation mode; the projection head is dropped.
 
+    On a CPU a built-in encoder takes the operations of `trainers.inference.cpu`: the same numbers up to rounding.
+
     Args:
         config: of the run.
         state: weights of the encoder by name, or None for the first weights of ``config.seed``.
@@ -113,6 +116,7 @@ class FrozenEncoder(nn.Module):
         self.provenance = provenance
         self.requires_grad_(False)
         super().train(False)
+        self.cpu_path = CpuPath(self.encoder)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Refuses training mode: BatchNorm's statistics must not move while probes learn."""
@@ -138,7 +142,8 @@ class FrozenEncoder(nn.Module):
         Returns:
             h_NE, shape (N, ``width``), float32.
         """
-        h_NE: Tensor = self.encoder(self.frontend(wave_NT)).float()
+        views = self.frontend(wave_NT)
+        h_NE: Tensor = self.cpu_path.network(views)(views).float()
         return h_NE
 
 

@@ -7,6 +7,8 @@ from trainers.encoders.config import INVARIANT
 
 WHOLE = "embedding"
 """The space that is the whole embedding."""
+JOINT = "music_text"
+"""The space that texts share, of two towers: unit vectors of every chunk."""
 
 
 def head_names(config: ExperimentConfig) -> tuple[str, ...]:
