@@ -20,6 +20,7 @@ from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
 from evaluation.metrics.neighbours import unit_rows
+from evaluation.search.mixture import whole_columns
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
 from trainers.state.places import check_order
@@ -101,18 +102,22 @@ def known_of(place: Place, table: Path | None) -> Known:
 
 
 def drawn(index: TrackIndex, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:
-    """At most so many tracks of an index, in its order, and their unit vectors (D, E); one part is read at a time."""
+    """At most so many tracks of an index, in its order, and the unit vectors (D, E) that `search --by all` compares.
+
+    One part is read at a time.
+    """
+    place = whole_columns(index.spaces)
     rows = np.arange(len(index))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
     tracks: list[Track] = []
-    parts, first = [np.empty((0, index.width), np.float32)], 0
+    parts, first = [np.empty((0, place.stop - place.start), np.float32)], 0
     for part in index.parts:
         here = rows[(rows >= first) & (rows < first + part.rows)] - first
         if len(here):
             of_part = index.tracks(part)
             tracks += [of_part[row] for row in here]
-            parts.append(unit_rows(index.searchable(part).reconstruct_n(0, part.rows)[here]))
+            parts.append(unit_rows(index.searchable(part).reconstruct_n(0, part.rows)[here, place]))
         first += part.rows
     return tracks, np.concatenate(parts)
 

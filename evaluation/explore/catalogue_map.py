@@ -113,7 +113,8 @@ def map_catalogue(
     check_perplexity(min(place.tracks, options.most), options.perplexity, str(catalogue))
     if options.sounds.kind == "link" and (place.shards or place.of_keys):
         raise UserError(f"--sounds link: {catalogue} is of shards, which have no files to link to; give embed or none")
-    with open_encoder(source, workers=workers, device=device, trust_code=trust_code) as pool:
+    # The index is that of a search: with the outputs of LOEV's heads.
+    with open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool:
         found, folder = follow_catalogue(pool, catalogue, index, progress=progress)
     if len(found) < MIN_CLIPS and found.rejected:
         track, why = found.rejected[0]
