@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evaluation.config import EvaluationConfig
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from trainers.losses.contrastive.loss import contrastive_loss
     from trainers.losses.projected import LossResult, Projected
     from trainers.losses.two_tower.loss import two_tower_loss
+    from trainers.losses.variants import variant_contrastive_loss
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
     from trainers.views.views import ViewMaker, window_frames
@@ -46,6 +48,7 @@ __all__ = [
     "EvaluationConfig",
     "ExperimentConfig",
     "LossResult",
+    "MapOptions",
     "Projected",
     "TaskKind",
     "UserError",
@@ -59,9 +62,11 @@ __all__ = [
     "gather_rows",
     "load_config",
     "load_encoder",
+    "map_catalogue",
     "pretrain",
     "search",
     "two_tower_loss",
+    "variant_contrastive_loss",
     "window_frames",
 ]
 
@@ -75,6 +80,7 @@ _PLACES = {
     "EvaluationConfig": "evaluation.config",
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
+    "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
     "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
@@ -88,9 +94,11 @@ _PLACES = {
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
+    "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
     "two_tower_loss": "trainers.losses.two_tower.loss",
+    "variant_contrastive_loss": "trainers.losses.variants",
     "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""

@@ -13,6 +13,7 @@ from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.checks.constant_loss import check_settings_can_learn
 from trainers.checks.towers import check_towers
+from trainers.checks.variants import check_variants
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig
@@ -103,6 +104,7 @@ class ExperimentConfig(Config):
             )
         if not self.encoder.is_own and not self.frontend.is_own:
             self._check_size()
+        check_variants(self)
         check_towers(self)
         check_settings_can_learn(self)
         if OUTPUTS.get(self.loss.objective, "projections") == "projections":

@@ -26,7 +26,7 @@ from trainers.losses.contrastive.launch import obstacle as losses_obstacle
 from trainers.losses.music_text import MusicTextLoss
 from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Network, build_model
-from trainers.monitor.metrics import alignment_and_uniformity, effective_rank, watched
+from trainers.monitor.metrics import alignment_and_uniformity, alignment_of, effective_rank, watched
 from trainers.monitor.timing import PhaseClock
 from trainers.state.averaging import WeightAverage
 from trainers.state.checkpointing import checkpoint_first
@@ -132,7 +132,7 @@ class StepTrainer:
         finite = self._update(loss, step, metrics)
         clock.mark("optimiser")
         with torch.no_grad():
-            metrics["alignment"], metrics["uniformity"] = alignment_and_uniformity(watched(z_ND, self.num_views))
+            metrics |= self._alignments(z_ND, views)
             if log_details:
                 metrics["effective_rank"] = effective_rank(watched(h_NE, self.num_views).flatten(0, 1))
         metrics["finite"] = finite.float()
@@ -166,6 +166,19 @@ class StepTrainer:
             )
         clock.mark("encoder")
         return loss.detach(), metrics, z_ND.detach()[: len(h_NE)], h_NE.detach()
+
+    def _alignments(self, z_ND: Tensor, views: Views) -> dict[str, Tensor]:
+        """Alignment and uniformity of the first head; alignment of the others over the views that got their effect."""
+        effects = tuple(self.model.projector.variant_heads)
+        first, *others = watched(z_ND, self.num_views).chunk(1 + len(effects), 2)
+        alignment, uniformity = alignment_and_uniformity(first)
+        found = {"alignment": alignment, "uniformity": uniformity}
+        if effects:
+            treated_NK = torch.stack([views.received[effect] for effect in effects], 1).to(z_ND.device)
+            treated_KR = watched(treated_NK, self.num_views).amax(1).T
+            heads = zip(effects, others, treated_KR, strict=True)
+            found |= {f"alignment/{effect}": alignment_of(z_RVD, treated_R) for effect, z_RVD, treated_R in heads}
+        return found
 
     def _projected(self, z_ND: Tensor, views: Views) -> Projected:
         return Projected(

@@ -48,7 +48,13 @@ class LabelTable:
         return [cell for row in self.rows if (cell := row.cells[column])]
 
 
-def read_labels(path: Path, *, separator: str | None = None, missing: Sequence[str] = MISSING) -> LabelTable:
+def read_labels(
+    path: Path,
+    *,
+    separator: str | None = None,
+    missing: Sequence[str] = MISSING,
+    required: Sequence[str] = REQUIRED,
+) -> LabelTable:
     """Read a table by its suffix: ``.parquet``, anything else is CSV with ``,``, ``;`` or tabs between its cells.
 
     Args:
@@ -56,6 +62,7 @@ def read_labels(path: Path, *, separator: str | None = None, missing: Sequence[s
         separator: how cells list their values: one sign, or ``brackets``; None = ``|``, or brackets where every cell of
             the column has them.
         missing: words that mean that a value is not known, in any case.
+        required: columns that the table must have.
 
     Raises:
         UserError: names the file, the row, and the column where it is one.
@@ -64,8 +71,8 @@ def read_labels(path: Path, *, separator: str | None = None, missing: Sequence[s
         raise UserError(f"--list-separator {separator!r}: give one sign such as ';', or {BRACKETS} for ['a', 'b']")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; --labels is a CSV or Parquet file with the columns {', '.join(REQUIRED)}")
-    table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        raise UserError(f"{path}: {what}; --labels is a CSV or Parquet file with the columns {', '.join(required)}")
+    table = _read_parquet(path, required) if path.suffix.lower() == ".parquet" else _read_csv(path, required)
     if not table.rows:
         raise UserError(f"{path}: no rows below the header")
     return _without_missing(replace(table, separator=separator, missing_words=tuple(missing)))
@@ -87,14 +94,14 @@ def _without_missing(table: LabelTable) -> LabelTable:
     return replace(table, rows=tuple(rows), missing={column: count for column, count in counts.items() if count})
 
 
-def _read_csv(path: Path) -> LabelTable:
+def _read_csv(path: Path, required: Sequence[str]) -> LabelTable:
     header: list[str] = []
     rows: list[Row] = []
     try:
-        delimiter = _delimiter(path)
+        delimiter = _delimiter(path, required)
         with _open(path) as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
-            header = _header(path, next(reader, []))
+            header = _header(path, next(reader, []), required)
             for number, cells in enumerate(reader, start=2):
                 if not any(map(str.strip, cells)):
                     continue  # an empty line, or one of empty cells, as editors and spreadsheets leave at the end
@@ -121,14 +128,14 @@ def _open(path: Path) -> TextIO:
     return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
 
 
-def _delimiter(path: Path) -> str:
+def _delimiter(path: Path, required: Sequence[str]) -> str:
     """The delimiter that gives the header most of its required columns."""
     found = {}
     for delimiter in DELIMITERS:
         with _open(path) as file:
             reader = csv.reader(file, skipinitialspace=True, delimiter=delimiter)
             header = [_column_name(name) for name in next(reader, [])]
-            found[delimiter] = sum(name in header for name in REQUIRED)
+            found[delimiter] = sum(name in header for name in required)
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
 
 
@@ -142,7 +149,7 @@ def _tidy_cell(column: str, cell: str) -> str:
     return cell.strip() if column == "path" else tidy(cell)
 
 
-def _read_parquet(path: Path) -> LabelTable:
+def _read_parquet(path: Path, required: Sequence[str]) -> LabelTable:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -150,7 +157,7 @@ def _read_parquet(path: Path) -> LabelTable:
         table = pa.parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    header = _header(path, table.column_names)
+    header = _header(path, table.column_names, required)
     kinds = zip(header, table.schema.types, strict=True)
     lists = {name for name, kind in kinds if pa.types.is_list(kind) or pa.types.is_large_list(kind)}
     columns = {name: column.to_pylist() for name, column in zip(header, table.columns, strict=True)}
@@ -176,7 +183,7 @@ def _cell(path: Path, number: int, column: str, value: object) -> str:
     return _tidy_cell(column, str(value))
 
 
-def _header(path: Path, names: Sequence[str]) -> list[str]:
+def _header(path: Path, names: Sequence[str], required: Sequence[str]) -> list[str]:
     """The names of the columns.
 
     Raises:
@@ -184,8 +191,8 @@ def _header(path: Path, names: Sequence[str]) -> list[str]:
     """
     header = [_column_name(name) for name in names]
     if not any(header):
-        raise UserError(f"{path}: empty; it needs a header with {', '.join(REQUIRED)}")
-    missing = [name for name in REQUIRED if name not in header]
+        raise UserError(f"{path}: empty; it needs a header with {', '.join(required)}")
+    missing = [name for name in required if name not in header]
     if missing:
         there = ", ".join(header)
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {there}")

@@ -28,8 +28,8 @@ def article(word: str) -> str:
         return "an"
     if low.startswith(_A_SOUNDS):
         return "a"
-    initials = word[:1].isupper() and (len(word) == 1 or not word[1].islower())
-    if initials:
+    first = word.split("&")[0].split(" ")[0].split("-")[0]
+    if first.isupper() and not set(first[1:]) & set("AEIOU"):  # initials, which are spelt
         return "an" if word[0] in _LETTERS_WITH_AN else "a"
     return "an" if low[:1] in tuple("aeiou") else "a"
 

@@ -1,50 +1,64 @@
-"""Encoders with a text tower: their audio is embedded into a space that texts share, as a space beside the embedding.
+"""Encoders with a text tower: what texts share with their audio is a space beside the embedding.
 
 Shape suffixes: k texts, d width of the shared space.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from cluster.settings import UserError
+from evaluation.config import Task
 from evaluation.encoders.encoder import Encoder
 
-JOINT = "music_text"
-"""The space of an encoder that texts share: unit vectors of every chunk."""
 
-
+@runtime_checkable
 class TextTower(Protocol):
     """What embeds texts."""
 
-    def embed_text(self, texts: Sequence[str], /) -> NDArray[np.float32]:
-        """Texts to unit vectors (k, d) of the space `JOINT`."""
+    def embed_text(self, texts: Sequence[str], /) -> Tensor:
+        """Texts to unit vectors (k, d), in the encoder's space `JOINT`."""
         ...
 
 
-def with_text_tower(source: object, encoder: Any, asked_by: str) -> Any:
-    """The encoder with the space `JOINT` behind its embedding, and ``embed_text``.
+def text_towers(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
+    """The encoders that have a text tower, by name."""
+    return {name: encoder for name, encoder in encoders.items() if isinstance(encoder, TextTower)}
+
+
+def no_text_tower(source: object) -> str:
+    """Why an encoder cannot be asked by text, with the remedy."""
+    return (
+        f"{source} has no text tower; train one on it with `counterpoint pretrain music_text "
+        f"data.labelled=SHARDS init_from={source}`"
+    )
+
+
+def without_towers(
+    tasks: Mapping[str, Task], asking: Iterable[str], encoders: Mapping[str, Encoder], sources: Mapping[str, object]
+) -> dict[str, str]:
+    """Optional tasks about texts that the encoders cannot answer, and why.
 
     Args:
-        source: of the encoder, for messages.
-        encoder: which.
-        asked_by: the option or task that needs texts.
+        tasks: by name.
+        asking: names of the tasks about texts.
+        encoders: by name; one that is the untrained self of another may lack a tower.
+        sources: of the encoders, for messages.
 
     Raises:
-        UserError: if it has no text tower.
+        UserError: for a task that is not optional, or if no task is left.
     """
-    extended = getattr(encoder, "with_text_tower", None)
-    found = extended() if callable(extended) else None
-    if found is None:
-        raise UserError(
-            f"{asked_by}: {source} has no text tower; train one on it with `counterpoint pretrain "
-            f"conf/pretrain/music_text.yaml data.labelled=SHARDS init_from={source}`"
-        )
+    towers = text_towers(encoders)
+    lacking = [name for name in encoders if name not in towers and name != "untrained"]
+    if not lacking:
+        return {}
+    why = no_text_tower(sources.get(lacking[0]) or f"the encoder {lacking[0]}")
+    found = {}
+    for name in asking:
+        if not tasks[name].optional:
+            raise UserError(f"task {name}: {why}; or leave the task out with tasks.{name}.optional=true")
+        found[name] = why
+    if len(found) == len(tasks):
+        raise UserError(f"none of the tasks can run: {why}")
     return found
-
-
-def towers_of(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
-    """The text towers of encoders that have one, by the encoder's name."""
-    return {name: encoder for name, encoder in encoders.items() if hasattr(encoder, "embed_text")}

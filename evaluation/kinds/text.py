@@ -104,4 +104,4 @@ def mean_over_clips(sum_K: NDArray[np.float64], count_K: NDArray[np.float64], re
 
 def by_clip(values_O: NDArray[np.float64], clip_O: NDArray[np.int64], clips: int) -> NDArray[np.float64]:
     """Sums of values by the clip that each is of, shape (clips,)."""
-    return np.bincount(clip_O, values_O, clips)
+    return np.bincount(clip_O, values_O, clips).astype(np.float64)

@@ -8,7 +8,7 @@ Source: arXiv:2307.08723 and arXiv:2311.10057 (protocols), arXiv:2409.11498 (poo
 Shape suffixes: K test clips, Q captions, U different captions, O queries of all pools, B resamples of a block.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,17 +34,16 @@ class TextRetrieval(TextKind):
 
     def read(self, index: ShardIndex, name: str, task: Task) -> Columns:
         """Number of captions (K,); −1 for a clip without."""
-        if not any(map(len, index.captions)):
-            raise UserError(
-                f"task {name}: no clip of the shards has a caption; build them with some (`counterpoint shards build "
-                f"folder --captions FILE.jsonl`), or leave the task out with tasks.{name}.optional=true"
-            )
-        counts_K = np.array([len(texts) for texts in index.captions], np.int64)
-        return np.where(counts_K > 0, counts_K, -1), ()
+        return caption_counts(index, name), ()
 
     def texts(self, index: ShardIndex, name: str, task: Task) -> Texts:
         """The captions, or the first of each clip."""
         return tuple(tuple(found[:1] if task.captions == "first" else found) for found in index.captions)
+
+    def metric_names(self, task: Task, ks: Sequence[int]) -> list[str]:
+        """Of both directions."""
+        names = [*(f"recall@{k}" for k in ks), "normalised_rank", "median_rank"]
+        return [f"{direction}_{name}" for direction in DIRECTIONS for name in names]
 
     def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
         """One track has nobody to be told from, and a pool cannot be larger than the set."""
@@ -90,6 +89,21 @@ class TextRetrieval(TextKind):
         tracks = [set(captions.track_K[has_K].tolist()) for has_K in captions.has_KU.T]
         shared = sum(len(found) > 1 for found in tracks)
         return [f"{question.name}: {shared} captions describe several tracks"] if shared else []
+
+
+def caption_counts(index: ShardIndex, name: str) -> NDArray[np.int64]:
+    """Number of captions of each clip (K,); −1 for a clip without.
+
+    Raises:
+        UserError: if no clip has one.
+    """
+    counts_K = np.array([len(texts) for texts in index.captions], np.int64)
+    if not counts_K.any():
+        raise UserError(
+            f"task {name}: no clip of the shards has a caption; build them with some (`counterpoint shards build "
+            f"folder --captions FILE.jsonl`), or leave the task out with tasks.{name}.optional=true"
+        )
+    return np.where(counts_K > 0, counts_K, -1)
 
 
 class _Captions(NamedTuple):

@@ -5,14 +5,16 @@ Shape suffixes: S seeds, K test clips, k neighbours, C tags or classes, E encode
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.config import Task
+from evaluation.encoders.towers import TextTower
 from evaluation.kinds import answerable
 from evaluation.kinds.kind import Values
-from evaluation.kinds.text import Question, TextKind, TextModel, constant_model, random_model
+from evaluation.kinds.text import Question, TextKind, TextModel, Vectors, constant_model, random_model
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
@@ -93,7 +95,7 @@ def _score_texts(inputs: TaskInputs, kind: TextKind, resamples: Resamples, notes
     """Metrics of every model's two towers, of random vectors and of a constant."""
     question = Question(inputs.name, inputs.task, inputs.test, inputs.config, resamples, inputs.generator)
     models = {
-        model: TextModel(unit_rows(table.h_KE[question.test.rows_K]), inputs.towers[model].embed_text)
+        model: TextModel(unit_rows(table.h_KE[question.test.rows_K]), partial(_embed, inputs.towers[model]))
         for model, table in inputs.tables.items()
     }
     models |= {"random": random_model(question), "constant": constant_model(question)}
@@ -108,6 +110,10 @@ def _score_texts(inputs: TaskInputs, kind: TextKind, resamples: Resamples, notes
         masked=(),
         notes=(*notes, *kind.notes(question)),
     )
+
+
+def _embed(tower: TextTower, texts: Sequence[str]) -> Vectors:
+    return np.asarray(tower.embed_text(list(texts)).float().cpu().numpy())
 
 
 def _capped(name: str, task: Task, probes: Sequence[Probe]) -> Iterator[str]:

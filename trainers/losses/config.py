@@ -11,6 +11,8 @@ from trainers.losses.contrastive.settings import (
     KernelName,
     Normaliser,
     Positives,
+    VariantAnchors,
+    VariantPositives,
     check_temperature,
 )
 from trainers.losses.two_tower.settings import PairsName, SameText, TowerSettings
@@ -74,6 +76,12 @@ class LossConfig(Config):
     kernel: KernelName = "auto"
     """What computes the pairs: tiles of tensor operations, or Triton kernels that choose tiles of their own; auto
     takes the kernels for bfloat16 products on a GPU where their first batch is that of the tiles up to rounding."""
+    variant_positives: VariantPositives = "untreated"
+    """Pairs of a clip that are positives in a head of ``head.variant``: both views without its effect
+    (arXiv:2412.18955); ``alike``: both with or both without; ``all``: as in the first head."""
+    variant_anchors: VariantAnchors = "all"
+    """Rows that the loss of a head of ``head.variant`` is the mean over: all, as the released code has it, or those
+    that have a positive there, so that a head with few of them weighs as much as the first."""
 
     max_scale: float = 100.0
     """music_text: the largest 1/τ. A learnable temperature is clamped after each update, never inside the loss."""

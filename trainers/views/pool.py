@@ -19,7 +19,7 @@ from torch import Tensor
 from cluster.machine.resources import uses_gpu
 from cluster.ray_runtime.session import Session
 from cluster.settings import RunError, UserError
-from data_shards.format.records import Batch, TextRows
+from data_shards.format.records import Batch, TextRows, Windows
 from trainers.augment.drawing import ViewParameters
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import last_line
@@ -109,7 +109,7 @@ class ViewActor:
 
     def make(self, batch: Arrays, step: int, seed: int) -> Arrays:
         """All views of a step's batch."""
-        made = self.maker.make(Batch(*(_tensor(values) for values in batch)), step=step, seed=seed)
+        made = self.maker.make(Batch(*Windows._make(_tensor(values) for values in batch)), step=step, seed=seed)
         own = [made.received[name] for name in self.maker.own.names]
         return _arrays((*made[:3], *made.parameters, *own))
 

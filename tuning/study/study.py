@@ -148,7 +148,7 @@ def measured_steps(plan: Plan) -> list[Step]:
                 world=max(1, config.resources.num_workers),
                 batch=config.data.batch,
                 views=config.views.count,
-                width=config.head.width or PROJECTION_WIDTH,
+                width=(config.head.width or PROJECTION_WIDTH) * (1 + len(config.head.variant)),
                 parameters=sum(weight.numel() for weight in encoder.parameters()),
                 seconds=late_median(run, "step_s"),
             )

@@ -1,0 +1,1 @@
+"""A catalogue and the answers of a search as pages to look at and listen to."""
