@@ -34,6 +34,7 @@ for _command in (
     commands.evaluate.evaluate,
     commands.evaluate.embed,
     commands.evaluate.search,
+    commands.evaluate.tag,
     commands.tune.sweep,
     commands.tune.study,
     commands.cluster.ui,
