@@ -176,6 +176,9 @@ def search(
             "part number (song_0.ogg, song_1.ogg).",
         ),
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="The answers as an HTML file that plays them.", show_default=False)
+    ] = None,
     workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
@@ -187,6 +190,10 @@ def search(
     from evaluation.search.query import search as run
     from evaluation.search.same_track import LeaveOut
 
+    if page is not None:
+        from evaluation.explore.page import check_page
+
+        check_page(page, "--page")
     if keep_query and exclude_track:
         raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
     leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
@@ -203,6 +210,12 @@ def search(
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
         for hit in answer.nearest:
             console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
+    files: dict[str, Path | str] = {"index": place, "tracks": f"{count:,}"}
+    if page is not None:
+        from evaluation.explore.results import write_results
+
+        write_results(found, catalogue, page, progress=progress(as_json=as_json))
+        files["page"] = page
     result = {
         "index": place,
         "tracks": count,
@@ -212,7 +225,7 @@ def search(
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
-    _end(result, {"index": place, "tracks": f"{count:,}"}, again, as_json=as_json)
+    _end(result, files, again, as_json=as_json)
 
 
 def tag(

@@ -22,7 +22,7 @@ from evaluation.explore.labels import Known
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
-from trainers.state.places import check_encoder
+from trainers.state.places import check_order
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def find_place(source: Any, catalogue: Path) -> Place:
         UserError: it does not exist, holds no audio, or is the model.
     """
     if isinstance(source, Path | str) and not is_factory(source):
-        _check_order(Path(source), catalogue)
+        check_order(Path(source), catalogue, "map")
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
     if catalogue.is_file():
@@ -121,26 +121,6 @@ def files_of(index: TrackIndex, tracks: list[Track], folder: AudioFolder | None)
     """Where the files of tracks are; as the scan found them, whose names need not be UTF-8."""
     scanned = {as_text(str(file.relative_to(folder.root))): file for file in folder.files} if folder else {}
     return [scanned.get(track.path, index.file(track)) for track in tracks]
-
-
-def _check_order(source: Path, catalogue: Path) -> None:
-    try:
-        check_encoder(source)
-    except UserError:
-        if source.is_dir() and _is_encoder(catalogue):
-            raise UserError(
-                f"{source} is no model, {catalogue} is one: give the model first, then the folder: "
-                f"counterpoint map {catalogue} {source}"
-            ) from None
-        raise
-
-
-def _is_encoder(path: Path) -> bool:
-    try:
-        check_encoder(path)
-    except UserError:
-        return False
-    return True
 
 
 def _parquet_rows(path: Path) -> int:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
-from data_shards.text.clip_words import ClipWords, build_lexicon, names_by_category, tag_columns
+from data_shards.text.clip_words import ClipWords, build_lexicon, tag_columns
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
+from data_shards.text.parts import balanced_order
 from data_shards.text.templates import Templates
 from evaluation.config import Task
 from evaluation.kinds.kind import Columns
@@ -62,11 +63,7 @@ class PartialQuery(TextKind):
                 found.append(())
                 continue
             draws = Draws(name, str(index.key[row]))
-            groups = [
-                draws.shuffled(codes) for codes in draws.shuffled(list(names_by_category(lexicon, tags).values()))
-            ]
-            turns = [codes[turn] for turn in range(max(map(len, groups))) for codes in groups if turn < len(codes)]
-            query = sorted(turns[: task.tags])
+            query = sorted(balanced_order(lexicon, tags, draws)[: task.tags])
             found.append((templates.join(query), *map(str, query)))
         return tuple(found)
 

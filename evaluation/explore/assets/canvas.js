@@ -124,17 +124,16 @@ function pointAt(x, y, reach) {
   return found;
 }
 
-// The nearest point in a direction: what lies aside counts three times.
-function pointBeside(from, dx, dy) {
+// The nearest point in a quarter of the directions: left, right, above or below; in the half where that is empty.
+function pointBeside(from, dx, dy, wide = 1) {
   let [best, found] = [Infinity, -1];
   for (let point = 0; point < COUNT; point++) {
     if (point === from || (shown.only && !shown.only(point))) continue;
     const [x, y] = [screenX(point) - screenX(from), screenY(point) - screenY(from)];
-    const ahead = x * dx + y * dy;
-    const aside = Math.abs(x * dy - y * dx);
-    if (ahead > 0 && aside < 2 * ahead && ahead + 3 * aside < best) [best, found] = [ahead + 3 * aside, point];
+    const [ahead, aside, distance] = [x * dx + y * dy, Math.abs(x * dy - y * dx), Math.hypot(x, y)];
+    if (ahead > 0 && aside <= wide * ahead && distance < best) [best, found] = [distance, point];
   }
-  return found;
+  return found < 0 && wide === 1 ? pointBeside(from, dx, dy, Infinity) : found;
 }
 
 function zoomAt(x, y, factor) {

@@ -1,10 +1,12 @@
 """BatchNorm in evaluation mode folded into the convolution before it.
 
-With its running statistics BatchNorm is an affine function of each channel, y = s·x + t, and so the convolution's kernel
-takes the factor and its bias the shift. Both are made in float64.
+With its running statistics BatchNorm is an affine function of each channel, y = s·x + t: the convolution's kernel takes
+the factor and its bias the shift. Both are made in float64.
 
 Shape suffixes: C channels in, D channels out, K taps.
 """
+
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.distributed.batch_norm import GlobalNorm
 
+Branches = Sequence[Iterable[nn.Module]]
+"""Last blocks of an encoder, once for each of its spaces."""
 
-def fold(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+
+def fold(block: nn.Module) -> tuple[Tensor, Tensor]:
     """Kernel (D, C, K…) and bias (D) of a convolution with the BatchNorm after it, float64.
 
     Args:
-        conv: Conv1d or Conv2d with zeros around it, with or without a bias.
-        norm: BatchNorm with running statistics, affine or not; read as in evaluation mode.
+        block: a Sequential that begins with Conv1d or Conv2d, with or without a bias, and a BatchNorm with running
+            statistics, affine or not, which is read as in evaluation mode.
     """
+    assert isinstance(block, nn.Sequential)
+    conv, norm = block[0], block[1]
     assert isinstance(conv, nn.Conv1d | nn.Conv2d)
     assert isinstance(norm, _BatchNorm | GlobalNorm)
     assert norm.running_mean is not None
@@ -37,6 +44,6 @@ def fold(conv: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
     return (conv.weight.double() * scale_D.view(shape)).detach(), bias_D.detach()
 
 
-def buffer(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Keep a constant of a module that no state dict holds."""
-    module.register_buffer(name, value.to(dtype).contiguous(), persistent=False)
+def constant(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy of what a network multiplies or adds."""
+    return value.detach().to(dtype, copy=True).contiguous()

@@ -6,51 +6,57 @@ the plain layout takes longer than the convolution before it.
 Shape suffixes: N views, F mel bands, S frames, E encoder width.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainers.encoders.mel_cnn import POOLED_BANDS, MelCnn
-from trainers.inference.cpu.folding import buffer, fold
+from trainers.inference.cpu.folding import Branches, constant, fold
 
 
-class FoldedMelCnn(nn.Module):
+class FoldedMelCnn:
     """The same embeddings up to rounding.
 
     Args:
-        encoder: whose weights are read.
+        network: whose blocks are read.
+        branches: blocks that follow them; a space each. None where the network has them all.
         dtype: of the views; oneDNN takes float32.
     """
 
-    def __init__(self, encoder: MelCnn, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(_Block(*fold(block[0], block[1]), dtype) for block in encoder.blocks)
-        self.blocked = dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    def __init__(self, network: MelCnn, branches: Branches | None, dtype: torch.dtype) -> None:
+        self.blocks = _folded(network.blocks, dtype)
+        self.ends = [_folded(end, dtype) for end in branches or [[]]]
+        self.blocked = dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
-    def forward(self, mel_NFS: Tensor) -> Tensor:
+    def __call__(self, mel_NFS: Tensor) -> Tensor:
         """Embed log-mel views (N, F, S) as (N, E)."""
-        x = mel_NFS[:, None]
-        if self.blocked:
-            x = x.to_mkldnn()
-        for block in self.blocks:
-            x = block(x)
-        if self.blocked:
-            x = x.to_dense()
-        return torch.flatten(functional.adaptive_avg_pool2d(x, (POOLED_BANDS, 1)), 1)
+        x = _through(self.blocks, mel_NFS[:, None].to_mkldnn() if self.blocked else mel_NFS[:, None])
+        ends = [_through(end, x) for end in self.ends]
+        dense = [end.to_dense() if self.blocked else end for end in ends]
+        pooled = [functional.adaptive_avg_pool2d(end, (POOLED_BANDS, 1)).flatten(1) for end in dense]
+        return torch.cat(pooled, 1)
 
 
-class _Block(nn.Module):
+def _folded(blocks: Iterable[nn.Module], dtype: torch.dtype) -> "list[_Block]":
+    return [_Block(*fold(block), dtype) for block in blocks]
+
+
+def _through(blocks: "list[_Block]", x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+class _Block:
     """Convolution, MaxPool 2, ReLU, which commutes with the pool."""
 
     def __init__(self, kernel_DC33: Tensor, bias_D: Tensor, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.kernel: Tensor
-        self.bias: Tensor
-        buffer(self, "kernel", kernel_DC33, dtype)
-        buffer(self, "bias", bias_D, dtype)
+        self.kernel, self.bias = constant(kernel_DC33, dtype), constant(bias_D, dtype)
         self._blocked: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """(N, C, F, S) to (N, D, F / 2, S / 2), in oneDNN's layout if it comes so."""
         if x.layout == torch.strided:
             return functional.max_pool2d(functional.conv2d(x, self.kernel, self.bias, padding=1), 2).relu_()
@@ -62,7 +68,12 @@ class _Block(nn.Module):
         """Kernel and bias in oneDNN's layout, which it chooses by the first input's shape."""
         if self._blocked is None:
             kernel = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                self.kernel.to_mkldnn(), [1, 1], [1, 1], [1, 1], 1, shape
+                self.kernel.to_mkldnn(),
+                [1, 1],
+                [1, 1],
+                [1, 1],
+                1,
+                shape,  # type: ignore[call-arg]
             )
             self._blocked = (kernel, self.bias.to_mkldnn())
         return self._blocked

@@ -4,36 +4,34 @@ Shape suffixes: N rows, T samples, L frames, C channels, E encoder width; k rows
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.encoders.sample_cnn import SampleCnn
-from trainers.inference.cpu.folding import buffer, fold
-from trainers.inference.cpu.winograd import Frames, WinogradConv, empty_frames
+from trainers.inference.cpu.folding import Branches, constant, fold
+from trainers.inference.cpu.winograd import Frames, WinogradConv, empty_frames, end_through, folded, pool_through
 
 
-class FoldedSampleCnn(nn.Module):
+class FoldedSampleCnn:
     """The same embeddings up to rounding; the stem is computed piece by piece where its first block needs it.
 
     Args:
-        encoder: whose weights are read.
+        network: whose stem and blocks are read.
+        branches: what follows them, blocks and the last convolution; a space each. None where it is the network's.
         dtype: of the waves.
     """
 
-    def __init__(self, encoder: SampleCnn, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.map_4C: Tensor
-        kernel_C13, bias_C = fold(encoder.stem[0], encoder.stem[1])
-        buffer(self, "map_4C", torch.cat([kernel_C13[:, 0].mT, bias_C[None]]), dtype)
-        self.blocks = nn.ModuleList(WinogradConv(*fold(block[0], block[1]), dtype) for block in encoder.blocks)
-        self.last = WinogradConv(*fold(encoder.last[0], encoder.last[1]), dtype)
+    def __init__(self, network: SampleCnn, branches: Branches | None, dtype: torch.dtype) -> None:
+        kernel_C13, bias_C = fold(network.stem)
+        self.map_4C = constant(torch.cat([kernel_C13[:, 0].mT, bias_C[None]]), dtype)
+        self.blocks = folded(network.blocks, dtype)
+        ends = branches or [[network.last]]  # an encoder with branches has no last convolution of its own
+        self.ends = [folded(end, dtype) for end in ends]
 
-    def forward(self, wave_NT: Tensor) -> Tensor:
+    def __call__(self, wave_NT: Tensor) -> Tensor:
         """Embed waves (N, T) as (N, E)."""
         first, *others = self.blocks
-        frames = self._first(wave_NT, first)
-        for block in others:
-            frames = block.pooled(frames)
-        return self.last.full(frames).linear().mean(1)
+        frames = pool_through(others, self._first(wave_NT, first))
+        return end_through(self.ends, frames)
 
     def _first(self, wave_NT: Tensor, block: WinogradConv) -> Frames:
         """Stem and first block."""

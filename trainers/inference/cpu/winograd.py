@@ -10,13 +10,13 @@ Source: Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks" (
 Shape suffixes: N rows, L frames, P = ⌈L / 3⌉, R = P + 2, C channels in, D channels out; k rows and p places of a piece.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from trainers.inference.cpu.folding import buffer
+from trainers.inference.cpu.folding import constant, fold
 
 PIECE_BYTES = 1_500_000
 """Of inputs and products of a piece, for each thread."""
@@ -40,7 +40,8 @@ class Frames(NamedTuple):
     def fill(self, frames_NLC: Tensor) -> "Frames":
         """Take frames in their order."""
         whole = self.length // 3
-        self.planes_N3RC[:, :, 1 : 1 + whole].transpose(1, 2).copy_(frames_NLC[:, : 3 * whole].unflatten(1, (-1, 3)))
+        thirds_NP3C = frames_NLC[:, : 3 * whole].view(len(frames_NLC), whole, 3, frames_NLC.shape[2])
+        self.planes_N3RC[:, :, 1 : 1 + whole].transpose(1, 2).copy_(thirds_NP3C)
         for last in range(3 * whole, self.length):
             self.planes_N3RC[:, last % 3, 1 + whole] = frames_NLC[:, last]
         return self
@@ -93,7 +94,7 @@ def pieces(rows: int, places: int, channels: int) -> Iterator[tuple[slice, int, 
             yield slice(row, row + 1), first, min(most, places - first)
 
 
-class WinogradConv(nn.Module):
+class WinogradConv:
     """ReLU(convolution over three frames with zeros around), of every frame or of the greatest of three.
 
     Args:
@@ -103,11 +104,8 @@ class WinogradConv(nn.Module):
     """
 
     def __init__(self, kernel_DC3: Tensor, bias_D: Tensor, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.factors_5CD: Tensor
-        self.bias_D: Tensor
-        buffer(self, "factors_5CD", torch.einsum("fk,dck->fcd", KERNEL, kernel_DC3), dtype)
-        buffer(self, "bias_D", bias_D, dtype)
+        self.factors_5CD = constant(torch.einsum("fk,dck->fcd", KERNEL, kernel_DC3), dtype)
+        self.bias_D = constant(bias_D, dtype)
         self.width, self.channels = kernel_DC3.shape[:2]
 
     def pieces(self, rows: int, places: int) -> tuple[list[tuple[slice, int, int]], Scratch]:
@@ -189,3 +187,20 @@ class WinogradConv(nn.Module):
         m = scratch.products[: 5 * size * self.width].view(5, size, self.width)
         torch.bmm(v.view(5, size, self.channels), self.factors_5CD, out=m)
         return m.view(5, rows, count, self.width)
+
+
+def folded(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[WinogradConv]:
+    """Blocks that begin with a convolution over three frames, a BatchNorm and ReLU."""
+    return [WinogradConv(*fold(block), dtype) for block in blocks]
+
+
+def pool_through(blocks: Iterable[WinogradConv], frames: Frames) -> Frames:
+    """Frames after all blocks, each with a pool of three behind it."""
+    for block in blocks:
+        frames = block.pooled(frames)
+    return frames
+
+
+def end_through(ends: Iterable[Sequence[WinogradConv]], frames: Frames) -> Tensor:
+    """Mean over time of what every end gives, side by side; the last block of an end has no pool behind it."""
+    return torch.cat([last.full(pool_through(blocks, frames)).linear().mean(1) for *blocks, last in ends], 1)
