@@ -115,7 +115,7 @@ def load_two_towers(
     state = found.evaluation_state()
     if not has_towers(state):
         raise UserError(
-            f"{source} has no text tower; train one on it with `counterpoint pretrain music_text "
+            f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
             f"data.labelled=SHARDS init_from={source}`"
         )
     config = validate(ExperimentConfig, found.config, str(found.path))
