@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.progress import SILENT, Progress
+from cluster.progress import SILENT, Progress, alive
 from cluster.settings import UserError
 from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
@@ -158,10 +158,10 @@ def _write(
 def _geometry(h_DE: NDArray[np.float32], options: MapOptions, progress: Progress) -> dict[str, Any]:
     """Where the tracks lie, and their neighbours, as JSON types."""
     with progress.stage("placing", len(h_DE)) as bar:
-        bar(0, "t-SNE")
-        where_D2 = positions(h_DE, perplexity=options.perplexity, seed=options.seed)
-        row_Dk, cosine_Dk = nearest(h_DE, NEIGHBOURS)
-        bar(len(h_DE), "t-SNE")
+        with alive(bar, "t-SNE"):
+            where_D2 = positions(h_DE, perplexity=options.perplexity, seed=options.seed)
+            row_Dk, cosine_Dk = nearest(h_DE, NEIGHBOURS)
+        bar(len(h_DE), "")
     cosine = np.round(cosine_Dk.astype(np.float64), 3).tolist()
     return {"x": where_D2[:, 0].tolist(), "y": where_D2[:, 1].tolist(), "near": row_Dk.tolist(), "cosine": cosine}
 
