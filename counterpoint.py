@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from trainers.inference.frozen import load_encoder
     from trainers.losses.contrastive.loss import contrastive_loss
     from trainers.losses.projected import LossResult, Projected
+    from trainers.losses.two_tower.loss import two_tower_loss
+    from trainers.losses.variants import variant_contrastive_loss
     from trainers.pretrain import pretrain
     from trainers.views.config import ViewsConfig
     from trainers.views.views import ViewMaker, window_frames
@@ -63,6 +65,8 @@ __all__ = [
     "map_catalogue",
     "pretrain",
     "search",
+    "two_tower_loss",
+    "variant_contrastive_loss",
     "window_frames",
 ]
 
@@ -93,6 +97,8 @@ _PLACES = {
     "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
+    "two_tower_loss": "trainers.losses.two_tower.loss",
+    "variant_contrastive_loss": "trainers.losses.variants",
     "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""

@@ -14,7 +14,18 @@ from torch import Tensor
 
 from trainers.losses.contrastive import streaming
 from trainers.losses.contrastive.pairs import Pair
-from trainers.losses.contrastive.tiles import EXP, PULL, PUSH, SCORE, WEIGHT, Gradient, Sums, _add_product, _Buffers
+from trainers.losses.contrastive.tiles import (
+    EXP,
+    PULL,
+    PUSH,
+    SCORE,
+    WEIGHT,
+    Buffers,
+    Gradient,
+    Sums,
+    TilePair,
+    add_product,
+)
 
 
 def sums_of_tile(s_IJ: Tensor, w_IJ: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +60,7 @@ class _Tiles:
         self.weights = compile_function(weights_of_tile)
 
     def of(self, pair: Pair, tile: int, criterion: int) -> Iterator[tuple[slice, slice, bool, Tensor, Tensor]]:
-        buffers = _Buffers(pair, tile)
+        buffers = Buffers(pair, tile)
         for i, j in pair.tiles(tile):
             shared_IJ = None
             if i.start < pair.rows.num_labelled and j.start < pair.cols.num_labelled:
@@ -65,7 +76,9 @@ def compiled_tiles(compile_function: Callable[..., Any] = torch.compile) -> Iter
     tiles, sums, h = _Tiles(compile_function), compile_function(sums_of_tile), compile_function(h_of_tile)
 
     class CompiledSums(Sums):
-        def accumulate(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
+        def accumulate(self, pair: TilePair, scalars: Any, row_table: Tensor | None, col_table: Tensor | None) -> None:
+            assert isinstance(pair, Pair)
+            assert row_table is not None
             del scalars
             for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.settings.tile, self.settings.criterion):
                 if diagonal:
@@ -77,13 +90,15 @@ def compiled_tiles(compile_function: Callable[..., Any] = torch.compile) -> Iter
                         part[line] += term
 
     class CompiledGradient(Gradient):
-        def accumulate(self, pair: Pair, scalars: Any, row_table: Tensor, col_table: Tensor | None) -> None:
+        def accumulate(self, pair: TilePair, scalars: Any, row_table: Tensor | None, col_table: Tensor | None) -> None:
+            assert isinstance(pair, Pair)
+            assert row_table is not None
             for i, j, diagonal, s_IJ, w_IJ in tiles.of(pair, self.settings.tile, self.settings.criterion):
                 sides = scalars[0][:, i, None], scalars[1][:, None, j]
                 h_IJ = h(s_IJ, w_IJ, *sides, diagonal, pair.rows.factor_RD.dtype)
-                _add_product(row_table[i], h_IJ, pair.cols.factor_RD[j])
+                add_product(row_table[i], h_IJ, pair.cols.factor_RD[j])
                 if col_table is not None and not diagonal:
-                    _add_product(col_table[j], h_IJ.T, pair.rows.factor_RD[i])
+                    add_product(col_table[j], h_IJ.T, pair.rows.factor_RD[i])
 
     before = streaming.KERNELS[False]
     streaming.KERNELS[False] = CompiledSums, CompiledGradient

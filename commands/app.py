@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import commands.captions
 import commands.cluster
 import commands.config
 import commands.evaluate
@@ -44,6 +45,7 @@ for _command in (
     app.command()(_command)
 app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.submit)
 app.add_typer(commands.shards.app, name="shards")
+app.add_typer(commands.captions.app, name="captions")
 
 
 def _version(asked: bool) -> None:

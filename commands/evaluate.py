@@ -92,6 +92,13 @@ def embed(
         typer.Argument(help="Audio files, folders of them, or both.", metavar="FILES...", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Parquet file.")] = Path("embeddings.parquet"),
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="The one space of the encoder to write, such as pitch, of a run with head.variant.",
+            show_default="the whole embedding",
+        ),
+    ] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="One row per chunk instead of one per file.")] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Name unreadable files and go on, instead of stopping.")
@@ -108,8 +115,8 @@ def embed(
     from evaluation.embeddings.files import embed_files
 
     done = embed_files(
-        snapshot, files, out, timeline=timeline, skip_unreadable=skip_unreadable, workers=workers, device=device,
-        trust_code=trust_code, progress=progress(as_json=as_json),
+        snapshot, files, out, space=space, timeline=timeline, skip_unreadable=skip_unreadable, workers=workers,
+        device=device, trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
     for line in done.notes:
         errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
@@ -133,6 +140,14 @@ def search(
     ],
     queries: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="QUERIES...", show_default=False)],
     k: Annotated[int, typer.Option("-k", help="Tracks for each query.", min=1)] = 10,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What is compared: tempo, key or sound, a space of the encoder by its name, a mixture such as "
+            "pitch:2,stretch:1, or all, the mean over the spaces.",
+            metavar="SPACE[:WEIGHT],…",
+        ),
+    ] = "all",
     index: Annotated[
         Path | None, typer.Option(help="Folder of the saved index.", show_default="below outputs/indexes")
     ] = None,
@@ -169,7 +184,7 @@ def search(
         raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
     leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
     found = run(
-        snapshot, catalogue, queries, k=k, index=index, leave_out=leave_out, workers=workers, device=device,
+        snapshot, catalogue, queries, k=k, by=by, index=index, leave_out=leave_out, workers=workers, device=device,
         trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
     for line in found.folder.report() if found.folder else ():
@@ -190,6 +205,7 @@ def search(
     result = {
         "index": place,
         "tracks": count,
+        "by": dict(found.weights),
         "answers": [asdict(answer) for answer in found.answers],
         "rejected": {track.path: reason for track, reason in found.index.rejected},
         "passed_over": found.folder.passed_over() if found.folder else {},

@@ -10,6 +10,8 @@ from cluster.settings import UserError
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
+from evaluation.encoders.encoder import SUBJECT
+from evaluation.encoders.spaces import space_in, spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols
@@ -24,6 +26,9 @@ def check_request(inputs: EvaluationInputs) -> None:
     shards, config = inputs.shards, inputs.config
     for encoder in inputs.encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)
+    spaces = spaces_of(inputs.encoders[SUBJECT])
+    for space in config.spaces:
+        space_in(spaces, space, "spaces")
     _check_names(inputs)
     if config.robustness.enabled and not any(config.tasks[name].probe for name in inputs.targets):
         raise UserError(

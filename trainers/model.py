@@ -3,6 +3,7 @@
 Shape suffixes: N views of this rank, C tags, E encoder width, D width of the head's output: projections or C logits.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from data_shards.format.records import SAMPLE_RATE
 from trainers.distributed.batch_norm import convert_batch_norm
-from trainers.encoders.config import PROJECTION_WIDTH, EncoderConfig, HeadConfig
+from trainers.encoders.branched import Branched
+from trainers.encoders.config import INVARIANT, PROJECTION_WIDTH, EncoderConfig, HeadConfig
 from trainers.encoders.encoder import Encoder
 from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
@@ -35,43 +37,82 @@ class Outputs(NamedTuple):
     """Of a step's views, float32."""
 
     z_ND: Tensor
-    """Projections of any scale, or logits: what the loss reads."""
+    """Projections of any scale, of one head after the other, or logits: what the loss reads."""
     h_NE: Tensor
     """Embeddings: what evaluation will read."""
 
 
-class Projector(nn.Module):
-    """Encoder and head: what DDP wraps."""
+class Network(nn.Module):
+    """What DDP wraps: an encoder, and what pretraining needs behind it."""
 
-    def __init__(self, encoder: Encoder, hidden: int, width: int) -> None:
+    encoder: Encoder
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bfloat16_products = False
+        self.variant_heads = nn.ModuleDict()
+
+
+class Projector(Network):
+    """Encoder and heads.
+
+    Args:
+        encoder: from views to embeddings.
+        hidden: width of each head's hidden layer.
+        width: D of each head's output.
+        variant: effects with a head of their own (`losses.variants`); their projections follow those of ``head``. A
+            head reads its own part of the embedding where the encoder has one (`Encoder.spaces`), else all of it.
+    """
+
+    def __init__(self, encoder: Encoder, hidden: int, width: int, variant: Sequence[str] = ()) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
-        self.head = nn.Sequential(
-            nn.Linear(encoder.width, hidden, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, width, bias=False),
-        )
-        self.bfloat16_products = False
+        parts = [encoder.spaces.get(name, slice(0, encoder.width)) for name in (INVARIANT, *variant)]
+        first, *others = (build_head(part.stop - part.start, hidden, width) for part in parts)
+        self.head = first
+        self.variant_heads = nn.ModuleDict(dict(zip(variant, others, strict=True)))
+        self.parts = parts
 
     def forward(self, views: Tensor) -> Outputs:
         """Project views as the encoder reads them, (N, …); h and z come back as float32."""
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.bfloat16_products):
             h_NE: Tensor = self.encoder(views)
-            z_ND: Tensor = self.head(h_NE)
+            if len(self.variant_heads) == 0:
+                z_ND: Tensor = self.head(h_NE)
+            else:
+                heads = zip((self.head, *self.variant_heads.values()), self.parts, strict=True)
+                z_ND = torch.cat([head(h_NE[:, part]) for head, part in heads], 1)
         return Outputs(z_ND.float(), h_NE.float())
+
+
+def build_head(inside: int, hidden: int, width: int) -> nn.Sequential:
+    """A head at its first weights: Linear, ReLU, Linear, no bias.
+
+    Args:
+        inside: width of what it reads.
+        hidden: width of the hidden layer.
+        width: D, or C logits.
+    """
+    return nn.Sequential(
+        nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
+    )
 
 
 class ContrastiveModel(nn.Module):
     """All that is trained: the projector, and the loss with its temperature."""
 
-    def __init__(self, projector: Projector, loss: nn.Module) -> None:
+    def __init__(self, projector: Network, loss: nn.Module) -> None:
         super().__init__()
         self.projector = projector
         self.loss = loss
 
 
 def build_encoder(
-    config: EncoderConfig, micro_rows: int | None = None, *, frontend: FrontendConfig | None = None
+    config: EncoderConfig,
+    micro_rows: int | None = None,
+    *,
+    frontend: FrontendConfig | None = None,
+    variant: Sequence[str] = (),
 ) -> Encoder:
     """A fresh encoder. Its first weights depend on torch's generator only.
 
@@ -79,11 +120,14 @@ def build_encoder(
         config: which.
         micro_rows: rows of a micro-batch where ``batch_norm`` is micro; None takes each call for one.
         frontend: part of the encoder where it is trainable.
+        variant: effects of ``head.variant``, which have blocks of their own where ``own_blocks`` > 0.
     """
     if config.is_own:
         encoder: Encoder = build_own(config)
     else:
         encoder = ENCODERS[config.name](**({} if config.channels is None else {"channels": config.channels}))
+    if config.own_blocks:
+        encoder = Branched(encoder, config.own_blocks, (INVARIANT, *variant))
     convert_batch_norm(encoder, config.batch_norm, rows=micro_rows if config.batch_norm == "micro" else None)
     if frontend is not None and frontend.trainable:
         return LearnedFrontend(build_transform(frontend, SAMPLE_RATE), encoder)
@@ -114,5 +158,6 @@ def build_model(
     width = (head.width or PROJECTION_WIDTH) if head_outputs(loss) == "projections" else num_tags
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        projector = Projector(build_encoder(encoder, micro_rows, frontend=frontend), hidden=head.hidden, width=width)
-        return ContrastiveModel(projector, build_loss(loss))
+        network = build_encoder(encoder, micro_rows, frontend=frontend, variant=head.variant)
+        projector = Projector(network, hidden=head.hidden, width=width, variant=head.variant)
+        return ContrastiveModel(projector, build_loss(loss, head.variant))

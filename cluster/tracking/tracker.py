@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -63,13 +64,14 @@ class Tracker:
                 run_dir / "tracking",
             )
         self._account = Account(run_dir)
-        self._account.set_home(self.uri, config.experiment)
-        with self._account.changing() as state:
-            state.setdefault("name", config.name or run_dir.absolute().name)
-            state["parent"] = str(parent.absolute()) if parent else state.get("parent")
-            self.ended = state.get("ended", self.ended)
-            state["status"] = {"status": "RUNNING", "time_ms": now_ms()}
-        self._sender = Sender(self._account)
+        with _closed_on_error(self._account):
+            self._account.set_home(self.uri, config.experiment)
+            with self._account.changing() as state:
+                state.setdefault("name", config.name or run_dir.absolute().name)
+                state["parent"] = str(parent.absolute()) if parent else state.get("parent")
+                self.ended = state.get("ended", self.ended)
+                state["status"] = {"status": "RUNNING", "time_ms": now_ms()}
+            self._sender = Sender(self._account)
         self._sender.start()
         self.tags({"mlflow.source.git.commit": git_revision()})
         self._system = SystemMetrics(config.system_metrics_s, self._sample) if config.system_metrics_s else None
@@ -192,6 +194,16 @@ class Tracker:
         self.metrics(values, 1 + max((last.get(key, -1) for key in values), default=-1))
 
 
+@contextmanager
+def _closed_on_error(account: Account) -> Iterator[None]:
+    """Release the folder where the start fails, or it could not be opened again in this process."""
+    try:
+        yield
+    except BaseException:
+        account.close()
+        raise
+
+
 def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     """Send what an ended run could not send; True when nothing is left.
 
@@ -200,7 +212,9 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     """
     if not is_waiting(run_dir):
         return True
-    sender = Sender(Account(run_dir))
+    account = Account(run_dir)
+    with _closed_on_error(account):
+        sender = Sender(account)
     sender.start()
     return sender.finish(wait_s)
 

@@ -73,6 +73,7 @@ def tidied(listing: Listing) -> Listing:
             categorical={tidy(name): known(value) for name, value in clip.categorical.items()},
             numeric={tidy(name): value for name, value in clip.numeric.items()},
             captions=tuple(map(tidy, clip.captions)),
+            caption_tags=tuple(tuple(dict.fromkeys(map(tidy, tags))) for tags in clip.caption_tags),
         )
 
     orders = {tidy(column): tuple(map(tidy, tags)) for column, tags in listing.vocabularies.items()}

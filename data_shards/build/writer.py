@@ -143,6 +143,8 @@ def recipe_of(job: BuildJob) -> str:
                 status = os.stat(clip.audio.name)  # noqa: PTH116 half the time of Path
                 digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         digest.update(repr(described).encode("utf-8", "surrogateescape"))
+        if clip.caption_tags:  # no part of the repr, so that sets built without them keep their recipe
+            digest.update(repr(clip.caption_tags).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -188,6 +190,8 @@ def _labels(clip: Clip) -> bytes:
     }
     if clip.captions:  # most sets have none, and keep the bytes they had before there were captions
         tree["captions"] = list(clip.captions)
+    if any(clip.caption_tags):
+        tree["caption_tags"] = [list(tags) for tags in clip.caption_tags]
     return json.dumps(tree, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -198,6 +202,12 @@ def _to_json(result: ShardResult) -> dict[str, Any]:
         "rejected": [list(one) for one in result.rejected],
         "silent": list(result.silent),
     }
+
+
+def read_entries(folder: Path, shard: ShardFile) -> tuple[Entry, ...]:
+    """The entries of a shard that `build_shard` wrote, from the record beside it."""
+    saved = json.loads((folder / f"{shard.name}.json").read_text(encoding="utf-8"))
+    return tuple(Entry.from_json(entry) for entry in saved["result"]["entries"])
 
 
 def _finished(path: Path, record: Path, recipe: str, number: int) -> ShardResult | None:

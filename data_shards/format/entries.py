@@ -46,6 +46,7 @@ class Entry:
     categorical: Mapping[str, str | None]
     numeric: Mapping[str, float]
     captions: tuple[str, ...]
+    caption_tags: tuple[tuple[str, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, without unknown numbers."""
@@ -56,7 +57,8 @@ class Entry:
         """The inverse of `to_json`."""
         multilabel = {column: tuple(tags) for column, tags in tree["multilabel"].items()}
         ragged = {name: tuple(tree[name]) for name in ("crc", "captions")}
-        return cls(**{**tree, **ragged, "multilabel": multilabel})
+        shown = tuple(tuple(tags) for tags in tree.get("caption_tags", ()))
+        return cls(**{**tree, **ragged, "multilabel": multilabel, "caption_tags": shown})
 
 
 def scan_shard(path: Path) -> list[Entry]:

@@ -35,7 +35,8 @@ def parse_labels(key: str, text: bytes) -> dict[str, Any]:
         "multilabel": {column: _tags(column, tags) for column, tags in _columns(tree, "multilabel")},
         "categorical": {column: _class(column, value) for column, value in _columns(tree, "categorical")},
         "numeric": {column: _number(column, value) for column, value in _columns(tree, "numeric") if value is not None},
-        "captions": _captions(tree.get("captions", [])),
+        "captions": (captions := _captions(tree.get("captions", []))),
+        "caption_tags": _caption_tags(tree.get("caption_tags", []), len(captions)),
     }
 
 
@@ -63,6 +64,12 @@ def _captions(texts: Any) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"captions is {texts!r}, not a list of texts")
     return tuple(map(tidy, texts))
+
+
+def _caption_tags(tags: Any, num_captions: int) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(tags, list) or len(tags) not in (0, num_captions):
+        raise ValueError(f"caption_tags is {tags!r}, not one list of tags for each of {num_captions} captions")
+    return tuple(_tags("caption_tags", one) for one in tags)
 
 
 def _class(column: str, value: Any) -> str | None:

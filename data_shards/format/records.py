@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:  # a process that only decodes need not spend seconds on torch, one that reads keys none on numpy
     import numpy as np
@@ -62,6 +62,8 @@ class Clip:
     """Real targets, e.g. ``{"bpm": 120.0}``; NaN where unknown."""
     captions: tuple[str, ...] = ()
     """Sentences that describe the clip, in order: text, never a vocabulary."""
+    caption_tags: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    """For each caption the tags that it shows, none where that is not known; empty if it is known for no caption."""
     licence: str | None = None
 
 
@@ -80,8 +82,32 @@ class Listing:
         return len(self.clips)
 
 
-class Batch(NamedTuple):
-    """This rank's part of one global batch."""
+class TextRows(NamedTuple):
+    """The texts of a batch, and for each of them a number of swapped ones: hard negatives.
+
+    Shape suffixes: B clips of this rank's part, H = B·each hard texts (those of a clip beside each other), R = B + H
+    rows, the texts first; C words of the caption vocabulary.
+    """
+
+    text: tuple[str, ...]
+    """(B,), one for each clip, never empty."""
+    hard: tuple[str | None, ...]
+    """(H,); None where the text has nothing to swap, or the share of swaps at this step leaves the clip out."""
+    tags_BC: Tensor
+    """bool: what holds for the clip, by its tags and its captions."""
+    tags_text_RC: Tensor
+    """bool: what each text says; all-False for an absent one."""
+    hash_R: Tensor
+    """int64, equal for equal texts; -1 for an absent one, which no text has."""
+
+    @property
+    def present_R(self) -> Tensor:
+        """bool: rows that hold a text."""
+        return self.hash_R >= 0
+
+
+class Windows(NamedTuple):
+    """What a batch holds of its clips: windows of audio, labels, and who they are."""
 
     wave_BT: Tensor
     """int16 windows; a clip shorter than the window is followed by zeros."""
@@ -93,3 +119,31 @@ class Batch(NamedTuple):
     """bool; an all-False row is unlabelled."""
     slot_B: Tensor
     """int64 place in the global batch: the key of every random draw."""
+
+
+class Batch(Windows):
+    """This rank's part of one global batch. It iterates over its tensors; `texts` go with them if asked for."""
+
+    texts: TextRows | None
+    """What a text tower reads; None unless the loader was asked for texts."""
+
+    def __new__(
+        cls,
+        wave_BT: Tensor,
+        frames_B: Tensor,
+        clip_id_B: Tensor,
+        labels_BC: Tensor,
+        slot_B: Tensor,
+        texts: TextRows | None = None,
+    ) -> Self:
+        """Five tensors, and texts."""
+        batch = super().__new__(cls, wave_BT, frames_B, clip_id_B, labels_BC, slot_B)
+        batch.texts = texts
+        return batch
+
+    def _replace(self, **changes: Any) -> Self:
+        """A batch with some fields replaced."""
+        texts = changes.pop("texts", self.texts)
+        batch = super()._replace(**changes)
+        batch.texts = texts
+        return batch

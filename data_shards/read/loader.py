@@ -20,6 +20,9 @@ from data_shards.format.records import Batch
 from data_shards.read.reader import ShardSet
 from data_shards.sampling.config import DataConfig
 from data_shards.sampling.sampler import LABELLED, UNLABELLED, BatchPlan, Sampler, check_world
+from data_shards.text.checks import check_texts
+from data_shards.text.config import TextViewsConfig
+from data_shards.text.text_views import Reading, TextViews
 
 _log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 16
@@ -43,6 +46,7 @@ class _Filled(NamedTuple):
     row: int
     frames: int
     replaced: tuple[Replaced, ...]
+    reading: Reading | None
 
 
 class BatchLoader:
@@ -59,6 +63,8 @@ class BatchLoader:
         num_threads: int = 2,
         prefetch: int = 2,
         pin_memory: bool = False,
+        text: TextViewsConfig | None = None,
+        steps: int = 1,
     ) -> None:
         """Open the sets.
 
@@ -72,9 +78,11 @@ class BatchLoader:
             prefetch: batches that are read ahead.
             pin_memory: read into page-locked memory, whose copy to a GPU runs beside the computation; it opens a CUDA
                 context, so only for a run that is on one.
+            text: which texts of the clips are read beside their audio; None for none.
+            steps: of the run, over which the share of swapped texts rises.
 
         Raises:
-            UserError: for a set, share or number of ranks that does not work.
+            UserError: for a set, share or number of ranks that does not work, or texts that the sets do not have.
         """
         check_world(config.batch, world)
         if frames < 1 or num_threads < 1 or prefetch < 1:
@@ -86,7 +94,12 @@ class BatchLoader:
         self.replaced: list[Replaced] = []
         """The first `MAX_NAMED` replacements, in order."""
         self.num_drawn = self.num_replaced = 0
-        self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
+        self.texts: TextViews | None = None
+        """Draws the texts; None for a loader without."""
+        if text is not None:
+            rows = [stream.rows if stream else None for stream in self.sampler.streams]
+            self.texts = TextViews(text, (labelled, unlabelled), rows, seed=seed, steps=steps)
+            check_texts(self.texts)
         self._prefetch, self._num_threads, self._pin_memory = prefetch, num_threads, pin_memory
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="batches")
 
@@ -97,8 +110,10 @@ class BatchLoader:
 
     def drawn_labels(self) -> NDArray[np.bool_]:
         """Labels of the labelled training clips that are drawn from, (K, C); (0, 0) without a labelled stream."""
-        stream = self.sampler.streams[LABELLED]
-        return self._labels_KC[stream.rows] if stream else np.zeros((0, 0), np.bool_)
+        stream, labelled = self.sampler.streams[LABELLED], self.sets[LABELLED]
+        if not (stream and labelled):
+            return np.zeros((0, 0), np.bool_)
+        return labelled.index.labels(self.config.vocabulary, stream.rows)
 
     @property
     def rate(self) -> int:
@@ -147,20 +162,23 @@ class BatchLoader:
         self.num_drawn += len(filled)
         self._note([replaced for one in filled for replaced in one.replaced])
         plan = pending.plan
+        row_B = np.array([one.row for one in filled], np.int64)
         labels_BC = np.zeros((len(filled), len(self.vocabulary)), np.bool_)
         clip_id_B = np.empty(len(filled), np.int64)
-        for place, (stream, one) in enumerate(zip(plan.stream_B, filled, strict=True)):
-            opened = self.sets[stream]
-            assert opened is not None
-            clip_id_B[place] = opened.index.id_hash[one.row]
+        for stream, opened in enumerate(self.sets):
+            here = plan.stream_B == stream
+            if opened is None or not here.any():
+                continue
+            clip_id_B[here] = opened.index.id_hash[row_B[here]]
             if stream == LABELLED:
-                labels_BC[place] = self._labels_KC[one.row]
+                labels_BC[here] = opened.index.labels(self.config.vocabulary, row_B[here])
         return Batch(
             wave_BT=pending.wave_BT,
             frames_B=torch.tensor([one.frames for one in filled]),
             clip_id_B=torch.from_numpy(clip_id_B),
             labels_BC=torch.from_numpy(labels_BC),
             slot_B=torch.from_numpy(plan.slot_B),
+            texts=self.texts.gather([one.reading for one in filled if one.reading]) if self.texts else None,
         )
 
     def _note(self, replaced: list[Replaced]) -> None:
@@ -196,7 +214,8 @@ class BatchLoader:
                 replaced.append(Replaced(step, slot, str(keys[bad]), str(error), str(keys[row])))
                 continue
             wave_T[frames:] = 0
-            return _Filled(row, frames, tuple(replaced))
+            reading = self.texts.read(step, slot, stream, row) if self.texts else None
+            return _Filled(row, frames, tuple(replaced), reading)
         raise RunError(
             f"step {step}, slot {slot}: {MAX_ATTEMPTS} clips one after another are damaged: {replaced[-1].why}"
         )

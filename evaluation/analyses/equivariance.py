@@ -1,8 +1,9 @@
 """How far an embedding moves when pitch or tempo does: cosine distance against semitones and against stretch rate.
 
 A flat curve is an invariance, a steep one means that the embedding holds the property. The distance between different
-clips is given beside it, since a collapsed encoder moves little under anything. A linear probe asks more: whether the
-transformation can be read from the two embeddings.
+clips is given beside it, since a collapsed encoder moves little under anything; the ratio of the two is kept on every
+resample, so that a study can compare encoders and spaces. A linear probe asks more: whether the transformation can be
+read from the two embeddings. Every space that is evaluated has its own curves, from the same embeddings.
 
 Shape suffixes: K clips, T samples of a chunk, L samples read, X steps of the curve, E encoder width.
 Source: 2412.18955, Fig. 3.
@@ -25,14 +26,18 @@ from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import PCM_SCALE, run_encoder
 from evaluation.encoders.encoder import Encoder, alike
+from evaluation.encoders.spaces import models_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
 from evaluation.metrics.neighbours import unit_rows
+from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import pair_mean, r_squared
 from evaluation.scores.task_inputs import generator
 from trainers.augment.dsp.phase_vocoder import pitch_time
 
 N_FFT = 2048
+Relative = dict[str, dict[str, MetricSamples]]
+"""Metric → model → values on every resample."""
 MARGIN = 4 * N_FFT
 """Samples read beyond the stretched chunk, so that it never ends in silence."""
 
@@ -46,8 +51,13 @@ class Moved:
     by_step: dict[float, NDArray[np.float32]]
     """Semitones or tempo ratio → embeddings (K, E)."""
 
+    def within(self, place: slice) -> "Moved":
+        """The same in some columns of the embedding."""
+        by_step = {x: h_KE[:, place] for x, h_KE in self.by_step.items()}
+        return Moved(self.tracks, self.still_KE[:, place], by_step)
 
-def measure_equivariance(inputs: EvaluationInputs) -> dict[str, Any]:
+
+def measure_equivariance(inputs: EvaluationInputs) -> tuple[dict[str, Any], Relative]:
     """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
 
     Args:
@@ -56,10 +66,12 @@ def measure_equivariance(inputs: EvaluationInputs) -> dict[str, Any]:
     Returns:
         ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;
         ``probe`` → axis → model → value (R²), low, high, error, unit.
+        And `relative_distances` of every model.
     """
     shards, encoders, config = inputs.shards, inputs.encoders, inputs.config
     wanted = config.equivariance
     found: dict[str, Any] = {"semitones": {}, "rate": {}, "between_clips": {}}
+    relative: Relative = {}
     axes = {axis: steps for axis, steps in (("semitones", wanted.semitones), ("rate", wanted.rates)) if steps}
     splits = _splits(config)
     with inputs.progress.stage("equivariance", len(splits) * sum(map(len, axes.values())) * len(encoders)) as bar:
@@ -69,16 +81,49 @@ def measure_equivariance(inputs: EvaluationInputs) -> dict[str, Any]:
             waves = {split: _read(shards, config, split, first.rate, first.samples) for split in splits}
             for axis, steps in axes.items():
                 for name in names:
-                    moved = {split: _moved(encoders[name], *waves[split], axis, steps, config) for split in splits}
-                    found[axis][name] = _curve(moved["test"], config)
-                    found["between_clips"][name] = _between(moved["test"].still_KE)
-                    found["clips"] = len(moved["test"].tracks)
-                    if wanted.probe:
-                        row = read_transformation(moved["train"], moved["test"], axis, config)
-                        found.setdefault("probe", {}).setdefault(axis, {})[name] = row
+                    whole = {split: _moved(encoders[name], *waves[split], axis, steps, config) for split in splits}
+                    for model, place in models_of(name, encoders[name], config.spaces).items():
+                        moved = {split: of_split.within(place) for split, of_split in whole.items()}
+                        found[axis][model] = _curve(moved["test"], config)
+                        found["between_clips"][model] = _between(moved["test"].still_KE)
+                        for metric, samples in relative_distances(moved["test"], axis, config).items():
+                            relative.setdefault(metric, {})[model] = samples
+                        if wanted.probe:
+                            row = read_transformation(moved["train"], moved["test"], axis, config)
+                            found.setdefault("probe", {}).setdefault(axis, {})[model] = row
+                    found["clips"] = len(whole["test"].tracks)
                     done += len(splits) * len(steps)
                     bar(done, f"{axis}, {name}")
-    return found
+    return found, relative
+
+
+def relative_distances(moved: Moved, axis: str, config: EvaluationConfig) -> dict[str, MetricSamples]:
+    """Distance of the moved music over the distance between different clips, on every resample of the tracks.
+
+    Returns:
+        ``distance/semitones@4`` → values, by axis and step; where both a step and its negative are there, their mean
+        as ``distance/semitones@±4`` too.
+    """
+    still = unit_rows(moved.still_KE).astype(np.float64)
+    apart_KK = 1 - still @ still.T
+    resamples = _resamples(moved, config)
+    between_R = resamples.measure(partial(_mean_between, apart_KK))
+    found = {}
+    for x, h_KE in moved.by_step.items():
+        distance_K = 1 - (still * unit_rows(h_KE)).sum(1)
+        distance_R = resamples.measure(partial(pair_mean, distance_K, np.ones(len(still))))
+        with np.errstate(invalid="ignore", divide="ignore"):  # a collapsed encoder has all clips in one place
+            found[f"{x:g}"] = distance_R / between_R
+    both = {f"±{x}": (found[x] + found[f"-{x}"]) / 2 for x in found if f"-{x}" in found}
+    return {f"distance/{axis}@{x}": MetricSamples(values_R, {}) for x, values_R in (found | both).items()}
+
+
+def _mean_between(apart_KK: NDArray[np.float64], w_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean distance of two different clips, shape (B,), each pair as often as both were drawn."""
+    sums_B = ((w_BK @ apart_KK) * w_BK).sum(1) - w_BK**2 @ np.diag(apart_KK)
+    with np.errstate(invalid="ignore", divide="ignore"):  # one clip drawn alone
+        mean_B: NDArray[np.float64] = sums_B / (w_BK.sum(1) ** 2 - (w_BK**2).sum(1))
+    return mean_B
 
 
 def read_transformation(train: Moved, test: Moved, axis: str, config: EvaluationConfig) -> dict[str, Any]:

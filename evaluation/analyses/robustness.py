@@ -14,8 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from evaluation.config import EvaluationConfig
+from evaluation.embeddings.columns import split_tables
 from evaluation.embeddings.embed import Alter, EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import alike
+from evaluation.encoders.spaces import models_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import Values, kind_of
 from evaluation.metrics.confidence import as_row
@@ -51,8 +53,9 @@ def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -
     shards, pool, config = inputs.shards, inputs.encoders, inputs.config
     tests = {name: inputs.targets[name].only("test") for name, task in scored.items() if task.probes}
     rows = np.unique(np.concatenate([test.rows_K for test in tests.values()]))
+    models = [model for name in pool for model in models_of(name, pool[name], config.spaces)]
     result = {
-        f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in pool}
+        f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in models}
         for name in tests
         for metric in kind_of(config.tasks[name]).probe_metrics
     }
@@ -61,6 +64,7 @@ def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -
         for names in alike(pool):
             alter = conditions(config, pool[names[0]].rate)[condition]
             tables |= embed_shards(shards, pool.only(names), config, rows=rows, alter=alter, progress=inputs.progress)
+        tables = split_tables(tables, pool, config.spaces)
         for name, test in tests.items():
             at_K = np.searchsorted(rows, test.rows_K)
             answers = {m: a for probe in scored[name].probes for m, a in probe.answer(tables, at_K).items()}

@@ -16,7 +16,8 @@ from cluster.files.storage import atomic_file
 from cluster.settings import RunError, to_tree
 from evaluation.config import Chunking
 from evaluation.embeddings.embed import EmbeddingTable, embed_shards
-from evaluation.encoders.encoder import alike
+from evaluation.encoders.encoder import Encoder, alike
+from evaluation.encoders.spaces import WHOLE, spaces_of
 from evaluation.inputs import EvaluationInputs
 
 SCHEMA_VERSION = 1
@@ -25,7 +26,9 @@ SCHEMA_VERSION = 1
 def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, EmbeddingTable]:
     """Tables of all encoders: read where they were computed before, computed and kept otherwise."""
     paths = {
-        name: table_path(folder, encoder.hash, inputs.shards.manifest_hash, inputs.config.chunking, encoder.samples)
+        name: table_path(
+            folder, _identity(encoder), inputs.shards.manifest_hash, inputs.config.chunking, encoder.samples
+        )
         for name, encoder in inputs.encoders.items()
     }
     tables = {name: load_table(path) for name, path in paths.items()}
@@ -44,6 +47,12 @@ def table_path(folder: Path, encoder: str, manifest: str, chunking: Chunking, sa
     """Where the table of this encoder on these shards, chunked so, is kept."""
     content = json.dumps([SCHEMA_VERSION, encoder, manifest, to_tree(chunking), samples], sort_keys=True)
     return folder / f"embeddings-{hashlib.sha256(content.encode()).hexdigest()[:24]}.parquet"
+
+
+def _identity(encoder: Encoder) -> str:
+    """Of the columns of a table: outputs of heads behind the embedding make it another one of the same encoder."""
+    spaces = list(spaces_of(encoder))
+    return f"{encoder.hash} {' '.join(spaces)}" if WHOLE in spaces[:-1] else encoder.hash
 
 
 def save_table(table: EmbeddingTable, path: Path) -> None:

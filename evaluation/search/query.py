@@ -1,6 +1,6 @@
-"""The tracks of a catalogue that sound nearest to a query: `counterpoint search`."""
+"""The tracks of a catalogue that are nearest to a query, in one space of the encoder or all: `counterpoint search`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from cluster.settings import UserError
 from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream
-from evaluation.encoders.encoder import Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
+from evaluation.encoders.spaces import spaces_of
 from evaluation.search.index_update import follow_catalogue
+from evaluation.search.mixture import ALL, Weights, parse_by, query_rows, resolve
 from evaluation.search.same_track import LeaveOut, own_rows
 from evaluation.search.track_index import TrackIndex
 
@@ -26,6 +28,7 @@ class Hit:
 
     path: str
     cosine: float
+    """In a mixture of spaces the weighted mean of theirs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class SearchResult:
     index: TrackIndex
     folder: AudioFolder | None
     """What the scan of the catalogue found and passed over; None where it is no folder of audio."""
+    weights: Mapping[str, float]
+    """What was compared: space → weight."""
 
 
 def search(
@@ -52,6 +57,7 @@ def search(
     queries: Sequence[Path | str] | Path | str,
     *,
     k: int = 10,
+    by: str | Weights = ALL,
     index: Path | None = None,
     leave_out: LeaveOut = "query",
     workers: int = 0,
@@ -66,6 +72,8 @@ def search(
         catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
         queries: audio files, or one.
         k: tracks wanted for each, ≥ 1.
+        by: the space that is compared, by name or by what it tells (tempo, key, sound), a mixture such as
+            ``pitch:2,stretch``, or all: the mean over the embedding's spaces.
         index: folder of the saved index; by default one for each catalogue and encoder below outputs/indexes.
         leave_out: the query itself (at its path, or with its bytes) is no answer, or its whole track is none, see
             `own_rows`; or nothing is left out.
@@ -75,32 +83,39 @@ def search(
         progress: counts what is embedded.
 
     Raises:
-        UserError: for a catalogue or a query that cannot be read, or an index of another encoder.
+        UserError: for a catalogue or a query that cannot be read, a space that is not there, or an index of another
+            encoder.
     """
+    asked = parse_by(by) if isinstance(by, str) else by
     files = [Path(query) for query in ([queries] if isinstance(queries, Path | str) else queries)]
     if k < 1:
         raise UserError(f"-k must be ≥ 1, got {k}")
     for file in files:
         if not file.is_file():
             raise UserError(f"{file}: {'is a folder; a query is an audio file' if file.is_dir() else 'no such file'}")
-    with open_encoder(source, workers=workers, device=device, trust_code=trust_code) as pool:
+    with open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool:
+        spaces = spaces_of(pool[ENCODER])
+        resolve(asked, list(spaces), "the encoder")  # before anything is embedded
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
         if not len(found):
             why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
             raise UserError(f"{catalogue}: no track in it can be embedded{why}")
+        weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
         embedded = list(embed_stream(pool, files))
     for one in embedded:
         if one.reason:
             raise UserError(f"{one.path}: {one.reason}")
-    h_QE = np.stack([one.mean_E for one in embedded])
-    return SearchResult(tuple(_answers(found, files, h_QE, k, own_rows(found, files, leave_out))), found, folder)
+    held = {name: spaces[name] for name in found.spaces}
+    query_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
+    answers = tuple(_answers(found, files, query_QW, k, own_rows(found, files, leave_out)))
+    return SearchResult(answers, found, folder, weights)
 
 
 def _answers(
-    index: TrackIndex, queries: Sequence[Path], h_QE: NDArray[np.float32], k: int, left_out: Sequence[set[int]]
+    index: TrackIndex, queries: Sequence[Path], query_QW: NDArray[np.float32], k: int, left_out: Sequence[set[int]]
 ) -> Iterator[Answer]:
     """The k nearest rows of each query that are not left out."""
-    cosine_Qk, row_Qk = index.search(h_QE, k + max(map(len, left_out)))
+    cosine_Qk, row_Qk = index.search(query_QW, k + max(map(len, left_out)))
     rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
     tracks = index.track_of(row for found in rows for row in found)
     for i, query in enumerate(queries):

@@ -640,3 +640,21 @@ def test_a_store_in_a_folder_of_any_name_has_the_run_and_its_files(tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, "run", "report.md"}
     client: Any = MlflowClient(connection_uri(f"sqlite:///{folder}/m.db"))
     assert [file.path for file in client.list_artifacts(run_id(tmp_path / "run"))] == ["report.md"]
+
+
+def test_a_start_that_fails_leaves_the_folder_free(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept = []  # a traceback that somebody keeps holds the failed tracker
+    for place in ("cluster.tracking.tracker.Sender", "cluster.tracking.account.Account.set_home"):
+        with monkeypatch.context() as broken:
+            broken.setattr(place, full)
+            with pytest.raises(OSError, match="No space") as error:
+                Tracker(config(outputs), tmp_path)
+            kept.append(error)
+    with Tracker(config(outputs), tmp_path) as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+    assert run_id(tmp_path)

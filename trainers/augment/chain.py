@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz
+from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz, vocoded
 from trainers.augment.dsp.delay import echo
 from trainers.augment.dsp.phase_vocoder import pitch_time
 from trainers.augment.dsp.spectral import Filters, Noise, shape_spectrum
@@ -57,7 +57,8 @@ class AugmentChain:
             num_samples: T; L if None.
 
         Returns:
-            Shape (n, T); a row for which nothing was drawn is ``wave[:, :T]`` bit for bit.
+            Shape (n, T); a row for which nothing was drawn is ``wave[:, :T]`` bit for bit, unless
+            ``identity_through_vocoder`` has it go through the vocoder.
 
         Raises:
             ValueError: if the shapes disagree, or the wave has another type.
@@ -136,7 +137,7 @@ class AugmentChain:
 
     def _stage(self, wave_nL: Tensor, drawn: ViewParameters, stage: tuple[Stage, ...], num_samples: int) -> Tensor:
         if stage == ("pitch",):
-            moved = (drawn.pitch_ratio != 1) | (drawn.tempo != 1)
+            moved = vocoded(self.config, drawn)
             order = (drawn.pitch_ratio * moved).argsort()  # like ratios together: a chunk is as long as its longest
             return _on_rows(
                 wave_nL, drawn, order[moved[order]], lambda w, d: self._pitch(w, d, num_samples), length=num_samples

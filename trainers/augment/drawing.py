@@ -80,6 +80,12 @@ class ViewParameters(NamedTuple):
         return ViewParameters(*(values[index] for values in self))
 
 
+def vocoded(config: AugmentConfig, drawn: ViewParameters) -> Tensor:
+    """Which rows go through the phase vocoder, bool (n,): those whose pitch or tempo moves, or all."""
+    moved_n = (drawn.pitch_ratio != 1) | (drawn.tempo != 1)
+    return torch.ones_like(moved_n) if config.identity_through_vocoder else moved_n
+
+
 def join(parts: list[ViewParameters]) -> ViewParameters:
     """Rows of several draws, one after the other."""
     return ViewParameters(*(torch.cat(values) for values in zip(*parts, strict=True)))

@@ -15,7 +15,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from trainers.augment.drawing import ViewParameters, noise_knee_hz
+from trainers.augment.drawing import ViewParameters, noise_knee_hz, vocoded
 from trainers.augment.dsp import spectral
 from trainers.augment.dsp.phase_vocoder import pitch_time
 from trainers.augment.dsp.resampling import SPLINE_REACH, spline_degree
@@ -118,7 +118,7 @@ class FusedChain:
     def _pitch(self, wave_nL: Tensor, host: ViewParameters, there: ViewParameters, num_samples: int) -> None:
         n_fft, device = FRAME[self.config.quality], wave_nL.device
         window, F = _window(n_fft, device), vocoder.analysis_frames(wave_nL.shape[1], n_fft, HOP)
-        moved = (host.pitch_ratio != 1) | (host.tempo != 1)
+        moved = vocoded(self.config, host)
         order = (host.pitch_ratio * moved).argsort()  # like ratios together: a chunk is as long as its longest
         index = order[moved[order]]
         for row_m in self._chunks(index, device):

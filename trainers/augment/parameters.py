@@ -70,6 +70,9 @@ class AugmentConfig(Config):
     extra: tuple[ExtraConfig, ...] = ()
     """Augmentations of your own, applied in this order after the chain: a list of ``name`` (``module:factory``), ``p``
     and ``settings``."""
+    identity_through_vocoder: bool = False
+    """Also send views without pitch shift and stretch through the phase vocoder, at ratio 1: a head that leaves one of
+    them out (``head.variant``) then cannot go by whether a view was vocoded (docs/loev.md)."""
     quality: Literal["training", "evaluation"] = "training"
     """Phase vocoder with 1,024-point frames, or 2,048-point frames and a longer reading kernel."""
     kernel: Literal["auto", "torch", "fused"] = "auto"
@@ -80,6 +83,20 @@ class AugmentConfig(Config):
         check_p("augment", self.p)
         if sorted(self.order) != sorted(STAGES):
             raise ValueError(f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order)}")
+
+    @property
+    def chances(self) -> dict[str, float]:
+        """Probability that a view receives each tracked effect, by the names of `ViewParameters.received` and of the
+        own augmentations.
+        """
+        still = {
+            "pitch": self.pitch.min_transpose_semitones == self.pitch.max_transpose_semitones == 0,
+            "stretch": self.stretch.min_rate == self.stretch.max_rate == 1,
+        }
+        chances = {name: getattr(self, name).p for name in EFFECTS}
+        chances["gain"] = 1 - (1 - self.gain.p) * (1 - chances.pop("polarity"))
+        chances = {name: self.p * p * (not still.get(name, False)) for name, p in chances.items()}
+        return chances | {extra.effect: extra.p for extra in self.extra}
 
     @property
     def max_tempo(self) -> float:
@@ -99,7 +116,8 @@ class AugmentConfig(Config):
             return self
         effects = {name: getattr(self, name) for name in EFFECTS}
         if m == 0:  # ranges that divide by m have no limit, and nothing is drawn from them
-            return replace(self, **{name: replace(effect, p=0.0) for name, effect in effects.items()})
+            still = {name: replace(effect, p=0.0) for name, effect in effects.items()}
+            return replace(self, **still, identity_through_vocoder=False)
         return replace(self, **{name: effect.scaled(m) for name, effect in effects.items()})
 
     @classmethod
@@ -135,6 +153,12 @@ PRESETS: dict[str, AugmentConfig] = {
     "mule_pitch": replace(NONE, pitch=PitchConfig(p=0.6)),
     "mule_both": replace(NONE, stretch=StretchConfig(p=0.6), pitch=PitchConfig(p=0.6)),
     "mule_eq": replace(NONE, filter=FilterConfig(p=0.6)),
+    # arXiv:2412.18955, the defaults of its released code; half of the views stay untouched by each.
+    "loev": replace(
+        NONE,
+        pitch=PitchConfig(p=0.5, min_transpose_semitones=-4, max_transpose_semitones=4),
+        stretch=StretchConfig(p=0.5, min_rate=0.7, max_rate=1.3),
+    ),
     "none": NONE,
 }
 

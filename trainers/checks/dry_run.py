@@ -109,7 +109,8 @@ def repeats(summary: Mapping[str, Any]) -> list[str]:
 def _worker(config: ExperimentConfig, step: Step, *, world: int, gpu: bool) -> dict[str, Any]:
     """Memory and time of one worker's step; several workers also keep DDP's buckets and the projections of all."""
     rows = config.data.batch * config.views.count
-    shared = 4 * (step.parameters + 2 * rows * (config.head.width or PROJECTION_WIDTH)) if world > 1 else 0
+    width = (config.head.width or PROJECTION_WIDTH) * (1 + len(config.head.variant))
+    shared = 4 * (step.parameters + 2 * rows * width) if world > 1 else 0
     gpu_bytes, host_bytes = (step.gpu_bytes + shared, step.host_bytes) if gpu else (0, step.host_bytes + shared)
     return {
         "of": world,

@@ -14,6 +14,7 @@ from trainers.encoders.own import OwnEncoder, build_own, try_encoder
 from trainers.frontends.frontend import build_frontend
 from trainers.frontends.own import OwnFrontend, try_frontend
 from trainers.losses.objective import build_loss, head_outputs
+from trainers.model import build_encoder
 
 
 def check_own_parts(config: ExperimentConfig) -> None:
@@ -41,6 +42,9 @@ def check_own_parts(config: ExperimentConfig) -> None:
     if config.encoder.is_own:
         with torch.random.fork_rng(devices=[]):
             _check_encoder(config, build_own(config.encoder), views)
+            if config.encoder.own_blocks:
+                split = build_encoder(config.encoder, config.micro_rows, variant=config.head.variant)
+                try_encoder(split, config.encoder.name, views)
 
 
 def _through_frontend(config: ExperimentConfig, wave_2T: Tensor) -> Tensor:
@@ -66,4 +70,4 @@ def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor)
             f"views.samples={config.views.samples} is too short: encoder.name={name} reads at least {least} {unit}, a "
             f"view has {views.shape[-1]}; take longer views"
         )
-    try_encoder(encoder, views)
+    try_encoder(encoder, name, views)

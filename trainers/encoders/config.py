@@ -23,6 +23,10 @@ SHORTEST: dict[str, tuple[int, ...]] = {
     "nfnet": (1, 1),
 }
 """Least size of a view that an encoder does not pool down to nothing: its samples, or its bands and frames."""
+OWN_BLOCKS = {"sample_cnn": 3, "tune_plus": 3, "mel_cnn": 3, "nfnet": 3}
+"""Last blocks that every head may have of its own, at most (docs/loev.md)."""
+INVARIANT = "invariant"
+"""What spaces and metrics call the first head, beside those of ``head.variant``."""
 NFNET_UNIT, NFNET_FEWEST = 16, 48
 """An NFNet's channels are a multiple of the first, so that the narrow path has whole groups, and at least the second:
 three inputs a group, for standardising two weights leaves nothing but their signs."""
@@ -42,6 +46,12 @@ class EncoderConfig(Config):
     16 and at least 48, width 6.75 times this); the other encoders have one size."""
     batch_norm: Literal["sync", "micro"] = "sync"
     """Statistics of the global batch, or of fixed-size micro-batches (docs/training.md)."""
+    own_blocks: int = 0
+    """Last blocks that every head of ``head.variant`` has of its own (LOEV++, docs/loev.md): the embedding is then one
+    part a head, ``invariant`` first. 0: heads alone differ (LOEV)."""
+    locked: bool = False
+    """Of loss.objective=music_text: keep the encoder of ``init_from`` as it is, in evaluation mode, and train the text
+    tower and both projections towards it."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name, FRONTENDS, self.settings)
@@ -51,6 +61,11 @@ class EncoderConfig(Config):
             raise ValueError(f"channels is a setting of {' and '.join(SIZED)}; leave it out for {self.name}")
         if self.channels is not None and self.name == "nfnet":
             check_nfnet_channels(self.channels)
+        if self.own_blocks < 0:
+            raise ValueError(f"own_blocks must be >= 0, got {self.own_blocks}")
+        most = OWN_BLOCKS.get(self.name)  # a network of the user's own says so when it is built
+        if most is not None and self.own_blocks > most:
+            raise ValueError(f"own_blocks must be <= {most} for {self.name}, got {self.own_blocks}")
 
     @property
     def is_own(self) -> bool:
@@ -80,8 +95,15 @@ class HeadConfig(Config):
     """Width of the hidden layer."""
     width: int | None = None
     """Contrastive only: width D of the projections that the loss compares, 128 unless given."""
+    variant: tuple[str, ...] = ()
+    """Contrastive only: effects of the chain that get a head of their own, whose loss leaves them out (LOEV,
+    arXiv:2412.18955): pitch, stretch, gain, noise, filter, delay, or one of ``augment.extra``. Their order is that of
+    the heads and spaces."""
 
     def __post_init__(self) -> None:
+        double = next((name for name in self.variant if self.variant.count(name) > 1), None)
+        if double:
+            raise ValueError(f"variant names {double} more than once; an effect has one head")
         if self.hidden < 1 or (self.width is not None and self.width < 1):
             raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
 

@@ -3,6 +3,9 @@
 Shape suffixes: N views, E encoder width.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -18,6 +21,11 @@ class Encoder(nn.Module):
     """Whether a training step on a CPU takes operations of its own, which torch.compile cannot read."""
 
     @property
+    def spaces(self) -> Mapping[str, slice]:
+        """Parts of the embedding by name, in their order: the whole one, but for an encoder with branches."""
+        return {"embedding": slice(0, self.width)}
+
+    @property
     def body(self) -> nn.Module:
         """What holds the blocks: the encoder itself, but for one that learns its front-end."""
         return self
@@ -31,4 +39,22 @@ class Encoder(nn.Module):
         Returns:
             h_NE, shape (N, ``width``).
         """
+        raise NotImplementedError
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """Take off the last blocks, and what follows them; from then on only `trunk` may be called.
+
+        Args:
+            own_blocks: how many, ≥ 1.
+
+        Returns:
+            A module from what `trunk` gives to embeddings (N, ``width``).
+
+        Raises:
+            ValueError: if there are not so many that may be taken off.
+        """
+        raise NotImplementedError
+
+    def trunk(self, views: Tensor) -> Any:
+        """What the blocks that were not taken off give."""
         raise NotImplementedError

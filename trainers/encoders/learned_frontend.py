@@ -3,6 +3,8 @@
 Shape suffixes: N views, T samples, E encoder width.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +25,14 @@ class LearnedFrontend(Encoder):
         self.width = network.width
 
     @property
+    def spaces(self) -> Mapping[str, slice]:
+        """Those of the network."""
+        return self.network.spaces
+
+    @property
     def body(self) -> nn.Module:
-        """The network: its blocks are the ones that checkpointing counts."""
-        return self.network
+        """The network's: its blocks are the ones that checkpointing counts."""
+        return self.network.body
 
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Embed waves; the transform stays in float32, whatever the products after it are.

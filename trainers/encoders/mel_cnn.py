@@ -47,7 +47,28 @@ class MelCnn(Encoder):
         Returns:
             h_NE, shape (N, width).
         """
-        x = self.blocks(mel_NFS[:, None])
-        x = nn.functional.adaptive_avg_pool2d(x, (POOLED_BANDS, 1))
-        h_NE: Tensor = torch.flatten(x, 1)
-        return h_NE
+        return _pooled(self.trunk(mel_NFS))
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """Take off the last blocks; see `Encoder.split`."""
+        end = _End(*self.blocks[-own_blocks:])
+        self.blocks = self.blocks[:-own_blocks]
+        return end
+
+    def trunk(self, mel_NFS: Tensor) -> Tensor:
+        """Activations of the blocks, (N, C, F', S')."""
+        x: Tensor = self.blocks(mel_NFS[:, None])
+        return x
+
+
+class _End(nn.Sequential):
+    """Last blocks, then the mean over time of four frequency bands."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return _pooled(x)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return torch.flatten(nn.functional.adaptive_avg_pool2d(x, (POOLED_BANDS, 1)), 1)

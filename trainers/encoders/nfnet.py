@@ -90,16 +90,61 @@ class SlowFastNfnet(Encoder):
         Returns:
             h_NE, shape (N, width), the fast path's part first.
         """
+        slow, fast, _ = self.trunk(mel_NFS)
+        return _averaged(self.slow_last(slow), self.fast_last(fast))
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """Take off the last blocks of the fourth stage in both paths, and the last convolutions; see `Encoder.split`.
+
+        The fourth stage's lateral connection stays.
+        """
+        stage = self.stages[-1]
+        assert isinstance(stage, _Stage)
+        end = _End(stage.slow[-own_blocks:], stage.fast[-own_blocks:], self.slow_last, self.fast_last)
+        stage.slow, stage.fast = stage.slow[:-own_blocks], stage.fast[:-own_blocks]
+        del self.slow_last, self.fast_last
+        return end
+
+    def trunk(self, mel_NFS: Tensor) -> tuple[Tensor, Tensor, "Keys"]:
+        """Activations of the slow and of the fast path, (N, C, F', S'), and the keys of the last stage."""
         # Evaluation has no stochastic depth, so that it needs no keys.
-        keys = view_keys(mel_NFS, 2 * sum(DEPTHS)).unbind() if self.training else [None] * 2 * sum(DEPTHS)
+        keys: Keys = view_keys(mel_NFS, 2 * sum(DEPTHS)).unbind() if self.training else [None] * 2 * sum(DEPTHS)
         x = mel_NFS[:, None]
         slow = self.slow_stem(max_pool2d(x, (1, TIME_RATIO), ceil_mode=True))
         fast = self.fast_stem(x)
-        for stage, depth in zip(self.stages, DEPTHS, strict=True):
-            slow, fast = stage(slow, fast, keys[: 2 * depth])
-            keys = keys[2 * depth :]
-        ends = [activate(self.fast_last(fast)), activate(self.slow_last(slow))]
-        return torch.cat([end.mean((2, 3)) for end in ends], dim=1)
+        for place, (stage, depth) in enumerate(zip(self.stages, DEPTHS, strict=True)):
+            done = 2 * sum(DEPTHS[:place])
+            slow, fast = stage(slow, fast, keys[done : done + 2 * depth])
+        return slow, fast, keys[-2 * DEPTHS[-1] :]
+
+
+Keys = Sequence[Tensor | None]
+"""Of stochastic depth: of the slow path's blocks, then of the fast one's; None in evaluation."""
+
+
+class _End(nn.Module):
+    """Last blocks of both paths and the last convolutions, then the means."""
+
+    def __init__(self, slow: nn.ModuleList, fast: nn.ModuleList, slow_last: nn.Module, fast_last: nn.Module) -> None:
+        super().__init__()
+        self.slow, self.fast, self.slow_last, self.fast_last = slow, fast, slow_last, fast_last
+
+    def forward(self, trunk: tuple[Tensor, Tensor, Keys]) -> Tensor:
+        """The keys of a block are those that it had in the stage: equal branches leave out the same."""
+        slow, fast, keys = trunk
+        slow = _path(self.slow, slow, keys[DEPTHS[-1] - len(self.slow) : DEPTHS[-1]])
+        fast = _path(self.fast, fast, keys[2 * DEPTHS[-1] - len(self.fast) :])
+        return _averaged(self.slow_last(slow), self.fast_last(fast))
+
+
+def _path(blocks: nn.ModuleList, x: Tensor, keys: Keys) -> Tensor:
+    for block, key_N in zip(blocks, keys, strict=True):
+        x = block(x, key_N)
+    return x
+
+
+def _averaged(slow: Tensor, fast: Tensor) -> Tensor:
+    return torch.cat([activate(end).mean((2, 3)) for end in (fast, slow)], dim=1)
 
 
 class _Stage(nn.Module):
@@ -112,13 +157,14 @@ class _Stage(nn.Module):
         self.slow = nn.ModuleList(_blocks(stage, channels, int(channels * before) + joined, SLOW, drop))
         self.fast = nn.ModuleList(_blocks(stage, narrow, int(narrow * before), FAST, drop))
 
-    def forward(self, slow: Tensor, fast: Tensor, keys: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def forward(self, slow: Tensor, fast: Tensor, keys: Keys) -> tuple[Tensor, Tensor]:
+        """``keys`` are those of all blocks of the stage, also of ones that were taken off."""
         slow = torch.cat([slow, activate(self.fuse(fast))], dim=1)
-        for block, key_N in zip([*self.slow], keys[: len(self.slow)], strict=True):
-            slow = block(slow, key_N)
-        for block, key_N in zip([*self.fast], keys[len(self.slow) :], strict=True):
-            fast = block(fast, key_N)
-        return slow, fast
+        depth = len(keys) // 2
+        return (
+            _path(self.slow, slow, keys[: len(self.slow)]),
+            _path(self.fast, fast, keys[depth : depth + len(self.fast)]),
+        )
 
 
 def _blocks(stage: int, channels: int, inside: int, kernels: _Kernels, drop: float) -> Iterator[NormalizerFreeBlock]:

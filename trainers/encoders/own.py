@@ -21,7 +21,8 @@ class OwnEncoder(Encoder):
     Args:
         name: ``module:factory``, for messages.
         network: with ``width`` (E), ``reads`` (``"wave"``, the name of a front-end, or a tuple of names) and a forward
-            from views (N, …) to (N, E); optionally ``least_samples`` or ``least_frames``, the shortest view.
+            from views (N, …) to (N, E); optionally ``least_samples`` or ``least_frames``, the shortest view, and
+            ``split`` for ``encoder.own_blocks`` (`Encoder.split`).
 
     Raises:
         UserError: names what is missing.
@@ -50,12 +51,36 @@ class OwnEncoder(Encoder):
         """
         h_NE = self.network(views)
         if not isinstance(h_NE, Tensor) or h_NE.shape != (views.shape[0], self.width):
-            got = f"shape {tuple(h_NE.shape)}" if isinstance(h_NE, Tensor) else f"a {type(h_NE).__name__}"
             raise UserError(
-                f"encoder.name={self.name}: on rank {collectives.rank()}, its forward returned {got} for views of "
-                f"shape {tuple(views.shape)}; its width is {self.width}, so it must return ({len(views)}, {self.width})"
+                f"encoder.name={self.name}: on rank {collectives.rank()}, its forward returned {_shape(h_NE)} for "
+                f"views of shape {tuple(views.shape)}; its width is {self.width}, so it must return ({len(views)}, "
+                f"{self.width})"
             )
         return h_NE
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """The user's ``split``: it takes the network's last blocks off and returns them.
+
+        Raises:
+            UserError: if the network has none, it raises a ValueError, or it returns no module.
+        """
+        split = getattr(self.network, "split", None)
+        if not callable(split):
+            raise self._cannot_split(own_blocks, "it has no method split; set encoder.own_blocks=0, or write one")
+        try:
+            end = split(own_blocks)
+        except ValueError as error:
+            raise self._cannot_split(own_blocks, f"its split refused: {error}") from error
+        if not isinstance(end, nn.Module):
+            raise self._cannot_split(own_blocks, f"its split returned a {type(end).__name__}, not an nn.Module")
+        return _OwnEnd(self.name, self.width, end)
+
+    def trunk(self, views: Tensor) -> Any:
+        """What the network gives after ``split``."""
+        return self.network(views)
+
+    def _cannot_split(self, own_blocks: int, why: str) -> UserError:
+        return UserError(f"encoder.own_blocks={own_blocks} with encoder.name={self.name}: {why}")
 
     def _positive(self, attribute: str, default: int | None = None) -> int:
         value = getattr(self.network, attribute, default)
@@ -75,6 +100,32 @@ class OwnEncoder(Encoder):
         return tuple(names)
 
 
+class _OwnEnd(nn.Module):
+    """What a user's ``split`` returned, held to the contract."""
+
+    def __init__(self, name: str, width: int, network: nn.Module) -> None:
+        super().__init__()
+        self.name, self.width, self.network = name, width, network
+
+    def forward(self, x: Any) -> Tensor:
+        """Embeddings (N, width) of what the trunk gives.
+
+        Raises:
+            UserError: if the module returns anything else.
+        """
+        h_NE = self.network(x)
+        if not isinstance(h_NE, Tensor) or h_NE.ndim != 2 or h_NE.shape[1] != self.width:
+            raise UserError(
+                f"encoder.name={self.name}: on rank {collectives.rank()}, what its split returned gave {_shape(h_NE)}; "
+                f"its width is {self.width}, so it must give (views, {self.width})"
+            )
+        return h_NE
+
+
+def _shape(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
 def build_own(config: EncoderConfig) -> OwnEncoder:
     """The encoder that ``encoder.name=module:factory`` names.
 
@@ -85,8 +136,13 @@ def build_own(config: EncoderConfig) -> OwnEncoder:
 
 
 @torch.no_grad()
-def try_encoder(encoder: OwnEncoder, views: Tensor) -> None:
+def try_encoder(encoder: Encoder, name: str, views: Tensor) -> None:
     """Embed two views in evaluation mode before a run takes any resources.
+
+    Args:
+        encoder: the user's, or branches of it.
+        name: ``module:factory``, for messages.
+        views: two of them, as it reads them.
 
     Raises:
         UserError: if the network raises, or its embeddings are not finite.
@@ -99,10 +155,10 @@ def try_encoder(encoder: OwnEncoder, views: Tensor) -> None:
         raise
     except Exception as error:  # whatever a user's network does
         raise UserError(
-            f"encoder.name={encoder.name}: its forward failed on views of shape {tuple(views.shape)} "
+            f"encoder.name={name}: its forward failed on views of shape {tuple(views.shape)} "
             f"({type(error).__name__}: {error})"
         ) from error
     finally:
         encoder.train(was_training)
     if not torch.isfinite(h_NE).all():
-        raise UserError(f"encoder.name={encoder.name}: its embedding of quiet noise is not finite")
+        raise UserError(f"encoder.name={name}: its embedding of quiet noise is not finite")

@@ -57,10 +57,33 @@ class SampleCnn(Encoder):
         Raises:
             ValueError: if the views are too short.
         """
+        return torch.mean(self.last(self.trunk(wave_NT)), dim=2)
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """Take off the last convolution, which counts as one, and blocks before it; see `Encoder.split`."""
+        kept = len(self.blocks) - (own_blocks - 1)
+        end = _End(*self.blocks[kept:], self.last)
+        self.blocks = self.blocks[:kept]
+        del self.last
+        return end
+
+    def trunk(self, wave_NT: Tensor) -> Tensor:
+        """Frames of the blocks, (N, C, L).
+
+        Raises:
+            ValueError: if the views are too short.
+        """
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"SampleCNN needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
-        frames: Tensor = self.last(self.blocks(self.stem(wave_NT[:, None])))
-        return torch.mean(frames, dim=2)
+        frames: Tensor = self.blocks(self.stem(wave_NT[:, None]))
+        return frames
+
+
+class _End(nn.Sequential):
+    """Last blocks, then the mean over time."""
+
+    def forward(self, x_NCL: Tensor) -> Tensor:
+        return torch.mean(_plain(self, x_NCL), dim=2)
 
 
 def _convolution(inside: int, outside: int) -> tuple[nn.Module, nn.Module, nn.Module]:

@@ -55,9 +55,23 @@ class TunePlus(Encoder):
         Raises:
             ValueError: if the views are too short.
         """
+        return torch.mean(self.trunk(wave_NT), dim=2)
+
+    def split(self, own_blocks: int) -> nn.Module:
+        """Take off the last steps of the tail; see `Encoder.split`."""
+        end = _End(self.tail[-own_blocks:])
+        self.tail = self.tail[:-own_blocks]
+        return end
+
+    def trunk(self, wave_NT: Tensor) -> Tensor:
+        """The last of `frames`, (N, C, L).
+
+        Raises:
+            ValueError: if the views are too short.
+        """
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"TUNe+ needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
-        return torch.mean(self.frames(wave_NT)[-1], dim=2)
+        return self.frames(wave_NT)[-1]
 
     def frames(self, wave_NT: Tensor) -> list[Tensor]:
         """The output of every level in the order of computation: five down, four up, four down, five of the tail."""
@@ -77,6 +91,15 @@ class TunePlus(Encoder):
             x = block(max_pool1d(x, 3))
             outputs.append(x)
         return outputs
+
+
+class _End(nn.ModuleList):
+    """Last steps of the tail, then the mean over time."""
+
+    def forward(self, x_NCL: Tensor) -> Tensor:
+        for block in self:
+            x_NCL = block(max_pool1d(x_NCL, 3))
+        return torch.mean(x_NCL, dim=2)
 
 
 class _Up(nn.Module):

@@ -55,6 +55,13 @@ def alignment_and_uniformity(z_RVD: Tensor) -> tuple[Tensor, Tensor]:
     return alignment, ((similar.sum() - similar.diagonal().sum()) / pairs).clamp_min(1e-30).log()
 
 
+def alignment_of(z_RVD: Tensor, share_R: Tensor) -> Tensor:
+    """How close the views of some clips are: the mean of ‖a − b‖² over clips weighted by ``share_R``; 0 for none."""
+    z_RVD = normalize(z_RVD, dim=2)
+    distance_R = (z_RVD[:, 0] - z_RVD[:, -1]).square().sum(1)
+    return (distance_R * share_R).sum() / share_R.sum().clamp_min(1)
+
+
 def effective_rank(h_SE: Tensor) -> Tensor:
     """Effective number of dimensions of the embeddings: 1 when all lie on a line, E when they fill the space evenly.
 

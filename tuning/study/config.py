@@ -41,8 +41,10 @@ class Evaluation(Config):
     rows: tuple[str, ...] = ()
     """Rows that it evaluates; empty: all."""
     metrics: dict[str, str]
-    """Column of the table → metric of the report: ``tags/ap``, ``tags/ap under severity 3`` where robustness is asked
-    for, or its relative change from clean audio, ``tags/ap change under reverb``."""
+    """Column of the table → metric of the report: ``tags/ap``; ``tags/ap in pitch`` where the evaluation's ``spaces``
+    have pitch; ``tags/ap under severity 3`` where robustness is asked for, or its relative change from clean audio,
+    ``tags/ap change under reverb``; ``distance/semitones@±4`` where equivariance is asked for: the cosine distance of
+    music moved by so much, over the mean distance between clips."""
     set: Overrides = field(default_factory=dict)
     """Keys of the evaluation."""
 
@@ -53,7 +55,7 @@ class Evaluation(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Config):
-    """A statement on two rows, made before the study is run."""
+    """A statement on two rows, or on two columns of one, made before the study is run."""
 
     statement: str
     """The statement in words."""
@@ -63,10 +65,17 @@ class Claim(Config):
     """Row that is compared."""
     over: str
     """Row it is compared with; ``untrained`` is the network of the first row at its first weights."""
+    over_metric: str = ""
+    """Column of ``over`` that it is compared with, such as another space of the same row; empty for ``metric``."""
     sign: Literal["higher", "lower"]
     """The direction that was claimed."""
     more_seeds: str = ""
     """What runs of more seeds gave, shown beside the verdict of one; empty where none were made."""
+
+    @property
+    def baseline(self) -> str:
+        """Column of ``over`` that it is compared with."""
+        return self.over_metric or self.metric
 
 
 @dataclass(frozen=True, kw_only=True)

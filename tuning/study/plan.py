@@ -15,7 +15,9 @@ from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
 from cluster.validation.renamed import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.inference.spaces import space_names
 from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings
+from tuning.study.metric import parse_metric
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
@@ -215,7 +217,29 @@ def _run(
         with refusals.noted():
             evaluations.append((one, load_config(EvaluationConfig, ROOT / one.preset, keys)))
     refusals.require_none()
+    for asked, config in evaluations:
+        with refusals.noted():
+            _check_spaces(row, experiment, asked, config)
+    refusals.require_none()
     return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, evaluations=tuple(evaluations))
+
+
+def _check_spaces(row: Row, experiment: ExperimentConfig, asked: Evaluation, config: EvaluationConfig) -> None:
+    """Refuse spaces that a row's encoder will not have, and columns in a space that is not evaluated."""
+    refusals = Refusals()
+    for column, text in asked.metrics.items():
+        space = parse_metric(text).space
+        if space and space not in config.spaces:
+            evaluated = ", ".join(config.spaces) or "none"
+            refusals.add(f"column {column}: its evaluation has spaces {evaluated}; add it: set: {{spaces: [{space}]}}")
+    there = space_names(experiment)
+    for space in config.spaces:
+        if there is not None and space not in there:
+            refusals.add(
+                f"row {row.name}: {asked.preset} evaluates the space {space}, its encoder has {', '.join(there)}; "
+                "set the evaluation's rows, or head.variant"
+            )
+    refusals.require_none()
 
 
 def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:
@@ -250,20 +274,20 @@ def _joined(parts: Iterator[Overrides]) -> Overrides:
 
 def _check_claims(study: Study, rows: list[Row], refusals: Refusals) -> None:
     names = {row.name for row in rows}
-    columns = dict.fromkeys(study.metrics, names)
+    columns: dict[str, set[str]] = dict.fromkeys(study.metrics, names)
     for one in study.evaluations:
         unknown = sorted(set(one.rows) - names)
         if unknown:
             refusals.add(f"{one.preset} evaluates {', '.join(unknown)}; the study has {', '.join(sorted(names))}")
-        columns |= {column: {*(one.rows or names), "untrained"} for column in one.metrics}
+        for column in one.metrics:  # two evaluations of different rows may share a column
+            columns[column] = columns.get(column, set()) | {*(one.rows or names), "untrained"}
     for claim in study.claims:
-        if claim.metric not in columns:
-            refusals.add(f"claim {claim.statement!r}: no column {claim.metric}; there are {', '.join(sorted(columns))}")
-            continue
-        for name in (claim.row, claim.over):
-            if name not in columns[claim.metric]:
-                known = ", ".join(sorted(columns[claim.metric]))
-                refusals.add(f"claim {claim.statement!r}: no row {name}; {claim.metric} has {known}")
+        for name, column in ((claim.row, claim.metric), (claim.over, claim.baseline)):
+            if column not in columns:
+                refusals.add(f"claim {claim.statement!r}: no column {column}; there are {', '.join(sorted(columns))}")
+            elif name not in columns[column]:
+                known = ", ".join(sorted(columns[column]))
+                refusals.add(f"claim {claim.statement!r}: no row {name}; {column} has {known}")
 
 
 def _reduced(study: Study, scale: str, seeds: int, overrides: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -23,11 +23,11 @@ from evaluation.metrics.samples import MetricSamples
 from evaluation.report.rows import REFERENCE
 from trainers.state.metrics_log import read_metrics
 from tuning.study.config import Claim, Study
+from tuning.study.metric import parse_metric
 from tuning.study.plan import Plan, Run
 from tuning.study.runs import evaluation_folder, is_done
 
 LEVEL = 0.95
-CHANGE = " change under "
 BASELINES = (REFERENCE, "constant")
 """Models that a report has besides the run's own; those of a column's first report stand for all."""
 Values = dict[str, MetricSamples]
@@ -68,7 +68,8 @@ def collect(plan: Plan) -> dict[str, Line]:
 def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str]) -> dict[str, Any]:
     """The study as plain JSON types."""
     study = plan.study
-    columns = [column for one in study.evaluations for column in one.metrics] + list(study.metrics)
+    # Two evaluations of different rows may share a column.
+    columns = list(dict.fromkeys([*(column for one in study.evaluations for column in one.metrics), *study.metrics]))
     return {
         "schema_version": 1,
         "title": study.title,
@@ -106,15 +107,16 @@ def check_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
     p_values: dict[int, float] = {}
     for number, claim in enumerate(claims):
         entry: dict[str, Any] = {
-            name: getattr(claim, name) for name in ("statement", "metric", "row", "over", "sign", "more_seeds")
+            name: getattr(claim, name)
+            for name in ("statement", "metric", "row", "over", "over_metric", "sign", "more_seeds")
         }
         entry["seeds"] = min(
             (lines[name].seeds for name in (claim.row, claim.over) if name in lines and name not in BASELINES),
             default=0,
         )
         if {claim.row, claim.over} <= set(lines):
-            row, over = (lines[name].values[claim.metric].values_R for name in (claim.row, claim.over))
-            delta_R = row - over
+            row, over = lines[claim.row].values[claim.metric], lines[claim.over].values[claim.baseline]
+            delta_R = row.values_R - over.values_R
             entry |= as_row(delta_R, LEVEL)
             p_values[number] = two_sided_p(delta_R)
             low, high = entry["low"], entry["high"]
@@ -181,16 +183,17 @@ def _read(run: Run, study: Study, model: str) -> Values:
     return values
 
 
-def _metric(found: Mapping[str, Mapping[str, MetricSamples]], metric: str, model: str) -> MetricSamples:
-    """A metric of a report; ``tags/ap change under reverb`` is its relative change from clean audio."""
-    name, changed, condition = metric.partition(CHANGE)
-    wanted = [f"{name} under {condition}", f"{name} under {CLEAN}"] if changed else [metric]
+def _metric(found: Mapping[str, Mapping[str, MetricSamples]], text: str, model: str) -> MetricSamples:
+    """A metric of a report (`tuning.study.metric`); a baseline has no spaces, its whole embedding stands for them."""
+    metric = parse_metric(text)
+    wanted = [metric.on(metric.condition), *([metric.on(CLEAN)] if metric.change else [])]
     missing = [key for key in wanted if key not in found]
     if missing:
         raise UserError(f"the report has no metric {missing[0]}; it has {', '.join(found)}")
+    model = f"{model}/{metric.space}" if metric.space and model == SUBJECT else model
     if any(model not in found[key] for key in wanted):  # a constant baseline reads no audio, corrupted or not
         return MetricSamples(np.full_like(found[wanted[0]][SUBJECT].values_R, np.nan), {})
-    if not changed:
-        return found[metric][model]
+    if not metric.change:
+        return found[wanted[0]][model]
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample on which the clean probe scores nothing
         return MetricSamples(found[wanted[0]][model].values_R / found[wanted[1]][model].values_R - 1, {})

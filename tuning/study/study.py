@@ -22,9 +22,10 @@ from trainers.config import ExperimentConfig
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.inference.frozen import load_encoder
 from tuning.study.config import StudySettings
+from tuning.study.metric import parse_metric
 from tuning.study.plan import Plan
 from tuning.study.report import write_study
-from tuning.study.results import CHANGE, collect, late_median, study_tree
+from tuning.study.results import collect, late_median, study_tree
 from tuning.study.runs import Ended, is_done, run_all
 from tuning.study.scaling import Step, project
 
@@ -86,7 +87,7 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
 def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
     """What tells the rows of a study apart in the tracker: curves with what the study reports, keys that rows set."""
     evaluated = dict.fromkeys(
-        evaluation_name(metric.partition(CHANGE)[0], Path(one.preset).stem)
+        evaluation_name(parse_metric(metric).name, Path(one.preset).stem)
         for one in plan.study.evaluations
         for metric in one.metrics.values()
     )
@@ -147,7 +148,7 @@ def measured_steps(plan: Plan) -> list[Step]:
                 world=max(1, config.resources.num_workers),
                 batch=config.data.batch,
                 views=config.views.count,
-                width=config.head.width or PROJECTION_WIDTH,
+                width=(config.head.width or PROJECTION_WIDTH) * (1 + len(config.head.variant)),
                 parameters=sum(weight.numel() for weight in encoder.parameters()),
                 seconds=late_median(run, "step_s"),
             )

@@ -31,6 +31,12 @@ class SyntheticConfig(Config):
     bands: int | None = None
     """Tracks are played by so many bands, > 0: instruments, groove, moods and the desk's settings are a band's own, key
     and tempo every track's. None: every track has a band of its own, and its sound alone identifies it."""
+    captions: int = 0
+    """Captions a track, ≥ 0, each written by a template from a balanced part of its tags; with them goes one of all its
+    tags. Such tracks also have the columns ``tempo`` and ``mode``, in words."""
+    wrong_tags: float = 0.0
+    """Share of the training tracks' tags that are replaced by others of their kind at random, in [0, 1], before
+    captions are written: annotations of a lower quality whose truth is known."""
     seed: int = 0
     """Seed of the corpus, ≥ 0."""
 
@@ -48,6 +54,10 @@ class SyntheticConfig(Config):
             raise ValueError(f"valid_share + test_share must be ≤ 1, got {self.valid_share + self.test_share}")
         if self.bands is not None and self.bands < 1:
             raise ValueError(f"bands must be > 0, got {self.bands}")
+        if self.captions < 0:
+            raise ValueError(f"captions must be ≥ 0, got {self.captions}")
+        if not 0.0 <= self.wrong_tags <= 1.0:
+            raise ValueError(f"wrong_tags must be in [0, 1], got {self.wrong_tags}")
         if self.seed < 0:
             raise ValueError(f"seed must be ≥ 0, got {self.seed}")
 
@@ -94,7 +104,8 @@ class SyntheticAudio:
 def corpus(config: SyntheticConfig) -> list[Clip]:
     """The clips of a synthetic corpus; audio is rendered when it is read.
 
-    Targets: multilabel ``tags``, categorical ``key`` (``"Eb minor"``), numeric ``bpm``.
+    Targets: multilabel ``tags``, categorical ``key`` (``"Eb minor"``), numeric ``bpm``; with captions also multilabel
+    ``tempo`` and ``mode``.
     """
     splits = _splits(config)
     clips = []
@@ -115,7 +126,16 @@ def corpus(config: SyntheticConfig) -> list[Clip]:
                 licence="CC0-1.0",
             )
         )
-    return clips
+    if not config.captions and not config.wrong_tags:
+        return clips
+    from data_shards.sources.synthetic import captions
+
+    if config.captions:
+        clips = [captions.with_words(clip) for clip in clips]
+    if config.wrong_tags:
+        wrong, seed = config.wrong_tags, config.seed
+        clips = [c if c.split != "train" else captions.with_wrong_tags(c, wrong, seed=seed) for c in clips]
+    return captions.with_captions(clips, config.captions, seed=config.seed) if config.captions else clips
 
 
 def _key(seed: int, index: int) -> str:

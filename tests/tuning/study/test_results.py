@@ -13,6 +13,7 @@ from cluster.settings import UserError
 from evaluation.metrics.resamples import save_resamples
 from evaluation.metrics.samples import MetricSamples
 from tuning.study.config import Axis, Claim, Evaluation, Plot, Scale, Study, StudySettings
+from tuning.study.metric import parse_metric
 from tuning.study.plan import Plan, make_plan, read_study, scaled
 from tuning.study.report import csv_text, draw, markdown, write_study
 from tuning.study.results import Line, averaged, check_claims, collect, over_seeds, study_tree
@@ -287,3 +288,39 @@ def test_the_tiny_evidence_study_has_what_three_seeds_gave_for_every_claim() -> 
     assert tiny.seeds == 1
     assert all(claim.more_seeds.startswith("three: ") for claim in tiny.claims)
     assert not any(claim.more_seeds for claim in scaled(read_study("evidence"), "small").claims)
+
+
+def test_a_column_in_a_space_reads_that_model_and_the_baselines_as_they_are(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, seeds=1)
+    evaluated = replace(
+        plan.study.evaluations[0],
+        metrics={"whole": "tags/ap", "pitch": "tags/ap in pitch", "hit": "tags/ap in pitch under reverb"},
+        set={"spaces": ["pitch"]},
+    )
+    claim = replace(CLAIM, metric="pitch", row="half", over="half", over_metric="whole")
+    runs = [replace(run, evaluations=((evaluated, run.evaluations[0][1]),)) for run in plan.runs]
+    plan = replace(plan, study=replace(plan.study, evaluations=(evaluated,), claims=(claim,)), runs=tuple(runs))
+    finish(plan, {(row, 0): draws(0.4) for row in ("none", "half")})
+    for run in plan.runs:
+        found = {
+            metric: {
+                "trained": MetricSamples(draws(0.40 + shift), {}),
+                "trained/pitch": MetricSamples(draws(0.42 + shift), {}),
+                "untrained": MetricSamples(draws(0.1), {}),
+            }
+            for metric, shift in (("tags/ap", 0.0), ("tags/ap under reverb", -0.2))
+        }
+        save_resamples(found, evaluation_folder(run, 0) / "resamples.parquet")
+    tree = study_tree(plan, collect(plan), {})
+    rows = {row["name"]: {name: cell["value"] for name, cell in row["values"].items()} for row in tree["rows"]}
+    assert rows["half"] == pytest.approx({"whole": 0.40, "pitch": 0.42, "hit": 0.22, "loss": 1.0})
+    assert rows["untrained"]["pitch"] == rows["untrained"]["whole"] == pytest.approx(0.1)
+    (found_claim,) = tree["claims"]  # two columns of one row, on the same resamples
+    assert found_claim["low"] == pytest.approx(0.02)
+    assert found_claim["holds"] is True
+
+
+@pytest.mark.parametrize("text", ["tags/ap under reverb in pitch", "tags/ap in a in b", "tags/ap in "])
+def test_a_metric_in_another_order_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="the order is NAME in SPACE change under CONDITION"):
+        parse_metric(text)

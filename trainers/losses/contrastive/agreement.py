@@ -1,8 +1,9 @@
 """What all ranks must agree on before a loss of the global batch is computed.
 
-Shape suffixes: n rows of this rank, d projection width, C tags.
+Shape suffixes: n rows of this rank, d projection width, C tags, K variant heads.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,17 +11,26 @@ from torch import Tensor
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.losses.contrastive.settings import check_temperature
+from trainers.losses.contrastive.settings import VariantSettings, check_temperature
 
 DTYPES = (torch.float32, torch.float64)
 
 
 class Rows(NamedTuple):
-    """The rows of this rank, as `contrastive_loss` documents them."""
+    """The rows of this rank, as `contrastive_loss` and `variant_contrastive_loss` document them."""
 
     z: Tensor
+    """(n, d), or (n, K + 1, d) where there are variant heads."""
     clip_id: Tensor
     labels: Tensor | None
+
+
+class Variants(NamedTuple):
+    """What the variant heads need besides the rows."""
+
+    received: Tensor
+    """bool (n, K): whether a row got the effect of head k ≥ 1."""
+    settings: VariantSettings
 
 
 class Agreement(NamedTuple):
@@ -33,17 +43,30 @@ class Agreement(NamedTuple):
     temperature: float
 
 
-def problem_with(rows: Rows) -> str | None:
+def problem_with(rows: Rows, variants: Variants | None = None) -> str | None:
     """Why these rows cannot have a loss; None when they can."""
     z, clip_id, labels = rows
-    if z.ndim != 2 or 0 in z.shape:
+    if variants is None and (z.ndim != 2 or 0 in z.shape):
         return f"z must be (rows, width), neither of them 0, got {tuple(z.shape)}"
+    if variants is not None and (problem := _problem_with_heads(z, variants.received)):
+        return problem
     if z.dtype not in DTYPES:
         return f"z must be float32 or float64, got {z.dtype}; call z.float() first"
     if clip_id.shape != z.shape[:1] or clip_id.dtype != torch.int64:
         return f"clip_id must be int64 of shape ({len(z)},), got {clip_id.dtype} of shape {tuple(clip_id.shape)}"
     if labels is not None and (labels.ndim != 2 or len(labels) != len(z) or labels.dtype != torch.bool):
         return f"labels must be bool of shape ({len(z)}, tags), got {labels.dtype} of shape {tuple(labels.shape)}"
+    return None
+
+
+def _problem_with_heads(z: Tensor, received: Tensor) -> str | None:
+    if z.ndim != 3 or 0 in z.shape:
+        return f"z must be (rows, heads, width), none of them 0, got {tuple(z.shape)}"
+    if received.dtype != torch.bool or received.shape != (len(z), z.shape[1] - 1):
+        return (
+            f"received must be bool of shape ({len(z)}, {z.shape[1] - 1}), a column for every head but the first, got "
+            f"{received.dtype} of shape {tuple(received.shape)}"
+        )
     return None
 
 
@@ -62,25 +85,52 @@ def agree(rows: Rows, temperature: float | Tensor, problem: str | None, group: G
     z, _, labels = rows
     learnable = isinstance(temperature, Tensor) and temperature.requires_grad
     wants_gradient = torch.is_grad_enabled() and (z.requires_grad or learnable)
-    shape = (0, 0, 0) if problem else (*z.shape, 0 if labels is None else labels.shape[1])
+    shape = (0, 0, 0) if problem else (len(z), z[0].numel(), 0 if labels is None else labels.shape[1])
+    num_labelled = labels.any(1).sum() if problem is None and labels is not None else 0
+    numbers = dict(zip(("rows", "width", "tags"), shape, strict=True))
+    ranks = compare(numbers, (num_labelled, wants_gradient, temperature), problem, like=z, group=group)
+    own = collectives.rank(group)
+    tau: float = ranks[own][2]
+    check_temperature(tau)
+    return Agreement([int(row[0]) for row in ranks], any(row[1] for row in ranks), tau)
+
+
+def compare(
+    shape: Mapping[str, int],
+    facts: Sequence[float | Tensor],
+    problem: str | None,
+    *,
+    like: Tensor,
+    group: Group,
+) -> list[list[float]]:
+    """The facts of every rank, by rank, from one all-gather that also finds out whether their shapes agree.
+
+    Args:
+        shape: whole numbers that must be the same on every rank, by name; all 0 with a problem, else the first is not.
+        facts: numbers, or tensors of one element, that are not waited for.
+        problem: why this rank refuses, or None; it still takes part, so that the others raise instead of waiting.
+        like: a tensor on the device of the ranks' rows.
+        group: ranks that form the global batch.
+
+    Raises:
+        ValueError: for a problem of any rank, or shapes that differ.
+    """
+    mine = list(shape.values())
     # float64 holds the whole numbers exactly, and the temperature.
-    header = z.new_tensor([[*shape, 0, wants_gradient, 0]], dtype=torch.float64)
-    header[0, 5] = temperature.detach().reshape(()) if isinstance(temperature, Tensor) else temperature
-    if problem is None and labels is not None:
-        header[0, 3] = labels.any(1).sum()
-    ranks = collectives.all_gather(header, group).tolist()
+    header = like.new_tensor([[*mine, *(0 for _ in facts)]], dtype=torch.float64)
+    for place, fact in enumerate(facts, len(mine)):
+        header[0, place] = fact.detach().reshape(()) if isinstance(fact, Tensor) else fact
+    ranks: list[list[float]] = collectives.all_gather(header, group).tolist()
     if problem:
         raise ValueError(problem)
     own = collectives.rank(group)
-    for rank, (num_rows, width, tags, *_) in enumerate(ranks):
-        if num_rows == 0:
+    for rank, row in enumerate(ranks):
+        theirs = [int(number) for number in row[: len(mine)]]
+        if theirs[0] == 0:
             raise ValueError(f"rank {rank} refused its rows; its own message names the reason")
-        theirs = int(num_rows), int(width), int(tags)
-        if theirs != shape:
+        if theirs != mine:
             raise ValueError(
-                f"every rank must bring the same shape (rows, width, tags): rank {own} has {shape}, "
-                f"rank {rank} has {theirs}"
+                f"every rank must bring the same shape ({', '.join(shape)}): rank {own} has {tuple(mine)}, "
+                f"rank {rank} has {tuple(theirs)}"
             )
-    tau: float = ranks[own][5]
-    check_temperature(tau)
-    return Agreement([int(row[3]) for row in ranks], any(row[4] for row in ranks), tau)
+    return [row[len(mine) :] for row in ranks]

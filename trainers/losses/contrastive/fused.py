@@ -17,7 +17,7 @@ from torch import Tensor
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.contrastive.launch import Launch, pairs_of_sides
 from trainers.losses.contrastive.pairs import Pair, tiled
-from trainers.losses.contrastive.tiles import EXP, MAXIMUM, Gradient, Scalars, Sums, TileKernel
+from trainers.losses.contrastive.tiles import EXP, MAXIMUM, Gradient, Scalars, Sums, TileKernel, TilePair
 
 TOLERANCES: dict[str, tuple[float, tuple[int, ...]]] = {"sums": (1e-3, (1,)), "gradient": (2e-2, (0, 1))}
 """Difference from the tiles, relative to the largest number of a line of sums or of the gradient: both add the
@@ -29,8 +29,10 @@ class FusedKernel(TileKernel):
 
     name: str
 
-    def accumulate(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
+    def accumulate(self, pair: TilePair, scalars: Scalars, row_table: Tensor | None, col_table: Tensor | None) -> None:
         """Add what every row finds among the columns and, where they have a table, every column among the rows."""
+        assert isinstance(pair, Pair)
+        assert row_table is not None
 
         def plain(rows: Tensor, cols: Tensor | None) -> None:
             super(FusedKernel, self).accumulate(  # type: ignore[safe-super]  # the tiles' in both subclasses

@@ -11,7 +11,7 @@ number of labelled rows and the temperature.
 >>> round(loss.item(), 4)  # log(1 + 2/e)
 0.5514
 
-Shape suffixes: n rows of this rank (clips times views), d projection width, C tags; N = W·n rows over W ranks.
+Shape suffixes: n rows of this rank (clips times views), H heads, d projection width, C tags; N = W·n rows over W ranks.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
-from trainers.losses.contrastive.agreement import Rows, agree, problem_with
+from trainers.losses.contrastive.agreement import Rows, Variants, agree, problem_with
 from trainers.losses.contrastive.launch import obstacle
 from trainers.losses.contrastive.settings import (
     ContrastSettings,
@@ -44,6 +44,16 @@ class Contrast(NamedTuple):
     loss: Tensor
     positives_n: Tensor
     """float64: K of each row of this rank, in the caller's order."""
+    num_labelled: int
+    """Labelled rows of all ranks."""
+
+
+class HeadsContrast(NamedTuple):
+    """What one evaluation of the loss finds in every head."""
+
+    loss_H: Tensor
+    positives_Hn: Tensor
+    """float64: positives of each row of this rank, in the caller's order."""
     num_labelled: int
     """Labelled rows of all ranks."""
 
@@ -114,10 +124,23 @@ def contrast(
 
     ``choice`` keeps what ``kernel=auto`` found out about the kernels; None for that of this process.
     """
-    _check_temperature(temperature)
+    loss_H, positives_Hn, num_labelled = contrast_heads(rows, None, temperature, settings, group, choice)
+    return Contrast(loss_H[0], positives_Hn[0], num_labelled)
+
+
+def contrast_heads(
+    rows: Rows,
+    variants: Variants | None,
+    temperature: float | Tensor,
+    settings: ContrastSettings,
+    group: Group = None,
+    choice: KernelChoice | None = None,
+) -> HeadsContrast:
+    """The losses of head 0 and of the variant heads by one agreement and one exchange of rows; see `variants`."""
+    check_temperature_argument(temperature)
     z, clip_id, labels = rows
-    problem = problem_with(rows)
-    hindrance = problem or obstacle(z, labels, settings.epsilon)
+    problem = problem_with(rows, variants)
+    hindrance = problem or obstacle(z if variants is None else z[:, 0], labels, settings.epsilon)
     if settings.kernel == "fused" and hindrance:
         problem = problem or f"the fused kernels cannot compute these rows: {hindrance}; set kernel to auto or tiles"
     agreement = agree(rows, temperature, problem, group)
@@ -130,19 +153,21 @@ def contrast(
         choice=(choice or _CHOICE) if settings.kernel == "auto" else None,
     )
     labels = None if labels is None or labels.shape[1] == 0 else labels
-    request = Request(clip_id, labels, agreement, resolved, group)
-    loss, positives_n = GlobalLoss.apply(z, _inverse(temperature, z), request)
-    assert isinstance(loss, Tensor)
+    if variants is not None:
+        variants = variants._replace(received=variants.received.to(z.device, non_blocking=True))
+    request = Request(clip_id, labels, variants, agreement, resolved, group)
+    z_nHd = z[:, None] if variants is None else z
+    loss_H, positives_Hn = GlobalLoss.apply(z_nHd, inverse_of(temperature, z), request)
     if resolved.choice:
         resolved.choice.settle()
-    return Contrast(loss, positives_n, sum(agreement.num_labelled))
+    return HeadsContrast(loss_H, positives_Hn, sum(agreement.num_labelled))
 
 
 _CHOICE = KernelChoice("kernel", "tiles")
 """Of this process, for calls of `contrastive_loss`; a run has its own."""
 
 
-def _check_temperature(temperature: float | Tensor) -> None:
+def check_temperature_argument(temperature: float | Tensor) -> None:
     """What can be checked without waiting for a device."""
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)
@@ -162,7 +187,8 @@ def _wants_half(z: Tensor) -> bool:
     )
 
 
-def _inverse(temperature: float | Tensor, z: Tensor) -> Tensor:
+def inverse_of(temperature: float | Tensor, z: Tensor) -> Tensor:
+    """1/τ in the dtype of the projections, differentiable; NaN where τ is not positive."""
     if not isinstance(temperature, Tensor):
         return torch.tensor(1 / temperature, dtype=z.dtype, device=z.device)
     value = temperature.reshape(()).to(z)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainers.losses.contrastive.settings import ResolvedSettings
+from trainers.losses.contrastive.settings import ResolvedSettings, VariantPositives
 
 PADDING = 128
 """Rows of zeros behind the tables of fused kernels, so that none reads past an end: the longest tile."""
@@ -57,6 +57,15 @@ class Pair(NamedTuple):
             for j in range(i if self.mirrored else self.col_start, col_stop, size):
                 yield slice(i, min(i + size, row_stop)), slice(j, min(j + size, col_stop))
 
+    def weights(
+        self, i: slice, j: slice, settings: ResolvedSettings, *, out_IJ: Tensor, spare_IJ: Tensor
+    ) -> Tensor | None:
+        """`weight_tile` of a tile."""
+        return weight_tile(self, i, j, settings, out_IJ=out_IJ, spare_IJ=spare_IJ)
+
+    def blocked(self, i: slice, j: slice) -> None:
+        """None: every other row of the batch is a positive or a negative."""
+
 
 def sort_rows(clip_id_R: Tensor, labelled_R: Tensor) -> Tensor:
     """Order that puts labelled rows first and views of a clip side by side: most tiles then hold no positive."""
@@ -92,6 +101,30 @@ def clip_codes(clip_id_R: Tensor, known: Clips, dtype: torch.dtype) -> Tensor:
     """
     place_R = torch.searchsorted(known.id_K, clip_id_R).clamp_(max=len(known.id_K) - 1)
     return torch.where(known.id_K[place_R] == clip_id_R, known.first_K[place_R], -1).to(dtype)
+
+
+def variant_codes(code_R: Tensor, treated_R: Tensor, rule: VariantPositives, *, own: bool) -> Tensor:
+    """Clip codes of a variant head: rows with equal ones are its positives.
+
+    The halves between two whole numbers are free: a treated row of this rank takes the one behind its own place, which
+    no other row has, and stays in the narrow range of its tile. Those of other ranks equal no row of this one.
+
+    Args:
+        code_R: of `clip_codes`.
+        treated_R: whether the row got the head's effect, bool.
+        rule: ``untreated`` gives every treated row a clip of its own, ``alike`` one to those of a clip, ``all`` none.
+        own: whether the rows are those whose first rows the codes count.
+
+    >>> code = torch.tensor([0.0, 0.0, 2.0])
+    >>> variant_codes(code, torch.tensor([False, True, True]), "untreated", own=True)
+    tensor([0.0000, 1.5000, 2.5000])
+    """
+    if rule == "all":
+        return code_R
+    if rule == "alike":
+        return code_R.where(~treated_R | (code_R < 0), code_R + 0.5)
+    alone_R = torch.arange(len(code_R), device=code_R.device) + 0.5 if own else torch.full_like(code_R, -1)
+    return code_R.where(~treated_R, alone_R.to(code_R.dtype))
 
 
 def make_block(

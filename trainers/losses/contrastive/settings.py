@@ -13,6 +13,8 @@ Positives = Literal["criterion", "weighing"]
 Normaliser = Literal["mass", "count"]
 ExchangeName = Literal["gather", "ring"]
 KernelName = Literal["auto", "tiles", "fused"]
+VariantPositives = Literal["untreated", "alike", "all"]
+VariantAnchors = Literal["all", "positive"]
 _CHOICES: dict[str, Any] = {
     "positives": Positives,
     "normaliser": Normaliser,
@@ -35,8 +37,7 @@ class ContrastSettings:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), choices)
         if self.criterion < 1:
             raise ValueError(f"criterion must be >= 1, got {self.criterion}")
         if not 0 <= self.epsilon < math.inf:
@@ -72,6 +73,24 @@ class ResolvedSettings(ContrastSettings):
     def careful(self) -> bool:
         """True when the gradient needs exp(s − lse) rather than exp(s)."""
         return self.online or self.epsilon > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantSettings:
+    """Which pairs of a clip are positives in a variant head, and over which anchors its loss is the mean, in range."""
+
+    positives: VariantPositives = "untreated"
+    anchors: VariantAnchors = "all"
+
+    def __post_init__(self) -> None:
+        check_choice("positives", self.positives, VariantPositives)
+        check_choice("anchors", self.anchors, VariantAnchors)
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
 def check_temperature(value: float) -> None:

@@ -1,0 +1,1 @@
+"""Texts of clips: captions written from tags, partial views of them, and swapped attributes."""

@@ -1,0 +1,55 @@
+"""Spaces of an encoder: columns of its embedding by name, each evaluated and searched by itself.
+
+Those of LOEV++ (arXiv:2412.18955) lie side by side: `invariant`, and one an effect that it varies with. Those of LOEV
+are the whole `embedding` and, where they are asked for, the outputs of its heads. Any other encoder has `embedding`
+alone. One pass through the encoder serves all spaces.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.settings import UserError
+from evaluation.encoders.encoder import SUBJECT, Encoder
+from trainers.inference.spaces import WHOLE as WHOLE
+
+
+def spaces_of(encoder: Encoder) -> dict[str, slice]:
+    """Columns of every space by name; `WHOLE` alone for an encoder that names none."""
+    found: Mapping[str, slice] = getattr(encoder, "spaces", None) or {WHOLE: slice(0, encoder.width)}
+    return dict(found)
+
+
+def with_heads(encoder: Any) -> Any:
+    """The same encoder with the outputs of its heads behind its embedding, as further spaces, where it has any."""
+    extended = getattr(encoder, "with_heads", None)
+    return extended() if callable(extended) else encoder
+
+
+def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
+    """Columns of one space.
+
+    Args:
+        spaces: of an encoder.
+        name: the space that is asked for.
+        key: option or configuration key that asks.
+
+    Raises:
+        UserError: names the key and the spaces there are.
+    """
+    if name not in spaces:
+        remedy = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
+        raise UserError(f"{key}: the encoder has no space {name}; it has {', '.join(spaces)}{remedy}")
+    return spaces[name]
+
+
+def models_of(name: str, encoder: Encoder, spaces: Sequence[str]) -> dict[str, slice]:
+    """Models that an encoder is evaluated as, and their columns.
+
+    Args:
+        name: of the encoder; its whole embedding is the model of that name.
+        encoder: which.
+        spaces: each is a further model ``trained/SPACE`` of the encoder that is reported.
+    """
+    found = spaces_of(encoder)
+    models = {name: found.get(WHOLE, slice(0, encoder.width))}
+    return models | ({f"{name}/{space}": found[space] for space in spaces} if name == SUBJECT else {})

@@ -1,0 +1,1 @@
+"""The exact loss of audio and texts over the global batch."""
