@@ -11,6 +11,7 @@ from evaluation.explore.page import Page, write_page
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, clip_sounds, file_sounds
 from evaluation.search.query import SearchResult
 from evaluation.search.shard_catalogue import is_shard_set
+from trainers.inference.spaces import WHOLE
 
 NO_SOUND = -1
 
@@ -45,7 +46,8 @@ def write_results(
         numbers = dict(zip(queries, range(len(queries)), strict=True))
         of_hit = dict(zip(hits[: len(of_hits)], range(len(queries), len(queries) + len(of_hits)), strict=True))
         data = {"answers": _answers(found, numbers, of_hit)}
-        facts = (f"in {as_text(catalogue.resolve().name)}", f"{len(found.index):,} tracks", "by cosine")
+        compared = ", ".join(found.weights) if WHOLE not in found.weights else "cosine"
+        facts = (f"in {as_text(catalogue.resolve().name)}", f"{len(found.index):,} tracks", f"by {compared}")
         page = Page("results", "Nearest tracks", facts)
         return write_page(out, page, data, [*sounds, *of_hits], options or SoundOptions(), progress)
 
