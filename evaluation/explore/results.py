@@ -59,9 +59,18 @@ def _answers(found: SearchResult, of_query: dict[str, int], of_hit: dict[str, in
             "query": answer.query,
             "sound": of_query.get(answer.query, NO_SOUND),
             "nearest": [
-                {"path": hit.path, "score": hit.cosine, "sound": of_hit.get(hit.path, NO_SOUND)}
+                {
+                    "path": _below(hit.path, found.index.root),
+                    "score": hit.cosine,
+                    "sound": of_hit.get(hit.path, NO_SOUND),
+                }
                 for hit in answer.nearest
             ],
         }
         for answer in found.answers
     ]
+
+
+def _below(path: str, root: str) -> str:
+    """A path below the catalogue's folder, where it lies there."""
+    return str(Path(path).relative_to(root)) if root and Path(path).is_relative_to(root) else path
