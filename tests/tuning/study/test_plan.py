@@ -150,7 +150,7 @@ def test_two_axes_may_not_set_the_same_key() -> None:
 
 
 def test_an_unknown_study_or_scale_names_those_that_are_there() -> None:
-    with pytest.raises(UserError, match="no study table5; known are batch_size, evidence"):
+    with pytest.raises(UserError, match="no study table5; known are ads_ladder, batch_size"):
         read_study("table5")
     with pytest.raises(UserError, match="no scale huge; this study has paper, tiny"):
         scaled(study(), "huge")
