@@ -61,7 +61,10 @@ def folder(
     multilabel: Columns = None,
     categorical: Columns = None,
     numeric: Columns = None,
-    captions: Columns = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(help="Columns, or a file of captions: FILE.jsonl with key, captions, tags.", show_default=False),
+    ] = None,
     list_separator: Separator = None,
     missing: Words = None,
     ray: OnRay = False,
@@ -72,6 +75,7 @@ def folder(
     from data_shards.sources.cells import MISSING
     from data_shards.sources.folder import read_folder
     from data_shards.sources.label_table import read_labels
+    from data_shards.text.captions_file import add_captions, read_captions
 
     def names(columns: str | None) -> list[str] | None:
         return None if columns is None else [name for name in columns.split(",") if name]
@@ -84,21 +88,24 @@ def folder(
     require_apart(out, "--out", audio, "--audio")
     require_place(out, "--out")
     words = MISSING if missing is None else names(missing) or ()
+    answers = Path(captions) if captions and captions.endswith(".jsonl") else None
+    written = read_captions(answers) if answers else None
     listing = read_folder(
         audio.absolute(),
         labels and read_labels(labels, separator=list_separator, missing=words),
         multilabel=names(multilabel),
         categorical=names(categorical),
         numeric=names(numeric),
-        captions=names(captions),
+        captions=None if answers else names(captions),
     )
+    clips = listing.clips if written is None or answers is None else add_captions(listing.clips, written, answers)
     if as_json:
         for hint in listing.hints:
             errors.print(escape(hint), highlight=False, soft_wrap=True)
     else:
         console.print(escape(listing.report()), highlight=False, soft_wrap=True)
     about = {"passed_over": listing.folder.passed_over()}
-    _build(listing.clips, out, config, as_json=as_json, ray=ray, about=about)
+    _build(clips, out, config, as_json=as_json, ray=ray, about=about)
 
 
 @build_app.command("synthetic")

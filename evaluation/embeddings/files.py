@@ -3,8 +3,10 @@
 Shape suffixes: N chunks of a batch, P chunks of a file, T samples of a chunk, E encoder width.
 """
 
+import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from evaluation.embeddings.inputs import expand
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
+from evaluation.encoders.spaces import space_in, spaces_of
+from trainers.inference.spaces import WHOLE, spaces_tree
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024
@@ -60,6 +64,8 @@ class EmbeddedFile:
     starts_s: list[float]
     h_PE: NDArray[np.float32]
     reason: str | None = None
+    seconds: float = 0.0
+    """Of audio."""
 
     @property
     def mean_E(self) -> NDArray[np.float32]:
@@ -86,6 +92,7 @@ def embed_files(
     files: Sequence[Path | str] | Path | str,
     out: Path | str,
     *,
+    space: str | None = None,
     timeline: bool = False,
     skip_unreadable: bool = False,
     workers: int = 0,
@@ -99,6 +106,8 @@ def embed_files(
         source: a snapshot, a run's folder or ``module:factory``; or an encoder, or a pool that holds it as `ENCODER`.
         files: audio files, folders of them, or both.
         out: Parquet file with columns path and embedding (mean over chunks), or path, start_s and embedding.
+        space: the one space of the encoder that is written; None writes its whole embedding. The file's metadata name
+            the columns of every space in it.
         timeline: a row a chunk instead of a row a file.
         skip_unreadable: name unreadable files in the result instead of stopping at the first.
         workers: Ray workers that decode and embed; 0 is this process alone.
@@ -107,7 +116,8 @@ def embed_files(
         progress: counts the files that are done.
 
     Raises:
-        UserError: names a file that cannot be read, or an output that another process writes; nothing is written then.
+        UserError: names a file that cannot be read, a space that is not there, or an output that another process
+            writes; nothing is written then.
         RunError: names a file whose embedding is not finite.
     """
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
@@ -118,11 +128,15 @@ def embed_files(
     with sole_file_writer(out, "give another --out"):
         inputs = expand(places, missing_ok=skip_unreadable)
         with (
-            open_encoder(source, workers=workers, device=device, trust_code=trust_code) as pool,
+            open_encoder(
+                source, workers=workers, device=device, trust_code=trust_code, heads=space is not None
+            ) as pool,
             progress.stage("embedding", len(inputs.files)) as bar,
         ):
-            schema = _schema(pool[ENCODER], timeline=timeline)
-            rows, rejected = _write(embed_stream(pool, inputs.files), out, schema, bar, skip_unreadable=skip_unreadable)
+            place, spaces = _written(spaces_of(pool[ENCODER]), space)
+            schema = _schema(pool[ENCODER], spaces, timeline=timeline)
+            stream = (replace(file, h_PE=file.h_PE[:, place]) for file in embed_stream(pool, inputs.files))
+            rows, rejected = _write(stream, out, schema, bar, skip_unreadable=skip_unreadable)
     return Embedded(out, rows, rejected, inputs.passed_over(), tuple(inputs.report()))
 
 
@@ -133,10 +147,12 @@ def _write(
     timeline = "start_s" in schema.names
     rejected: dict[str, str] = {}
     rows, count = _Rows(), 0
+    heard_s, began = 0.0, time.monotonic()
     with atomic_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for done, file in enumerate(stream, 1):
-                bar(done, file.path)
+                heard_s += file.seconds
+                bar(done, f"{heard_s / 3600 / max(1e-9, time.monotonic() - began):.2f} hours of music a second")
                 if file.reason is None:
                     rows.add(file, timeline=timeline)
                 elif skip_unreadable:
@@ -181,7 +197,8 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
     h: list[list[NDArray[np.float32]]] = [[] for _ in paths]
     places: list[tuple[int, int]] = []
     parts: list[Tensor] = []
-    for group in in_batches(_read(paths, encoder, reasons), BATCH):
+    seconds = [0.0] * len(paths)
+    for group in in_batches(_read(paths, encoder, reasons, seconds), BATCH):
         places += [(file, start) for file, start, _ in group]
         parts.append(run_encoder(encoder, torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))))
     embedded = torch.cat(parts).cpu().numpy() if parts else ()
@@ -195,29 +212,45 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
             raise RunError(
                 f"{as_text(path)}: its embedding is not finite; the encoder is broken, take an earlier snapshot"
             )
-        done.append(EmbeddedFile(as_text(path), starts_s[file], h_PE, reasons.get(file)))
+        done.append(EmbeddedFile(as_text(path), starts_s[file], h_PE, reasons.get(file), seconds[file]))
     return done
 
 
 def _read(
-    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str]
+    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str], seconds: list[float]
 ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Number of the file, first sample and wave of every chunk; reasons where there is none."""
+    """Number of the file, first sample and wave of every chunk; reasons where there is none, and lengths."""
     for number, path in enumerate(paths):
         try:
             wave_T = read_clip(Path(path), encoder.rate)
         except AudioError as error:
             reasons[number] = str(error)
             continue
+        seconds[number] = len(wave_T) / encoder.rate
         spans = chunk_spans(len(wave_T), encoder.samples, Chunking().min_tail)
         for span in spans:
             yield number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1)
 
 
-def _schema(encoder: Encoder, *, timeline: bool) -> pa.Schema:
+def spaces_in(metadata: Mapping[bytes, bytes], width: int) -> dict[str, slice]:
+    """Columns of every space that a file of embeddings holds; the whole embedding where it names none."""
+    spaces = json.loads(metadata.get(b"spaces", b"null")) or {WHOLE: [0, width]}
+    return {name: slice(*ends) for name, ends in spaces.items()}
+
+
+def _written(spaces: Mapping[str, slice], space: str | None) -> tuple[slice, dict[str, slice]]:
+    """Columns of the encoder that are written, and which of them every space then has."""
+    if space is None:
+        return slice(None), {WHOLE: spaces[WHOLE]} if WHOLE in spaces else dict(spaces)
+    place = space_in(spaces, space, "--space")
+    return place, {space: slice(0, place.stop - place.start)}
+
+
+def _schema(encoder: Encoder, spaces: Mapping[str, slice], *, timeline: bool) -> pa.Schema:
     fields = [("path", pa.string())] + ([("start_s", pa.float64())] if timeline else [])
-    fields.append(("embedding", pa.list_(pa.float32(), encoder.width)))
+    fields.append(("embedding", pa.list_(pa.float32(), max(place.stop for place in spaces.values()))))
     about = {"encoder": encoder.hash, "rate_hz": str(encoder.rate), "chunk_samples": str(encoder.samples)}
+    about["spaces"] = json.dumps(spaces_tree(spaces))
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), **about})
 
 

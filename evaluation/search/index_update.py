@@ -6,7 +6,7 @@ those that are gone leave. It grows a part at a time, so a search that was kille
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,14 @@ from cluster.settings import UserError
 from data_shards.audio.decode import AudioError, rejecting
 from data_shards.audio.scan import AudioFolder, scan_folder
 from data_shards.format.text import as_text
-from evaluation.embeddings.files import embed_stream
+from evaluation.embeddings.files import embed_stream, spaces_in
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
+from evaluation.encoders.spaces import spaces_of
+from evaluation.search.mixture import unit_slices
 from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
+from trainers.inference.spaces import WHOLE
 
 INDEXES = Path("outputs/indexes")
 
@@ -49,23 +52,23 @@ def follow_catalogue(
         if place is not None:
             raise UserError(f"{catalogue} is an index itself; leave --index out")
         return _of_encoder(read_index(catalogue), encoder), None
+    widths = _widths(encoder)
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
     place = place or default_place(catalogue, encoder.hash)
     if is_shard_set(catalogue):
         stamp = shards_stamp(catalogue)
-        index = TrackIndex(place, encoder.hash, encoder.width, "", stamp)
+        index = TrackIndex(place, encoder.hash, sum(widths.values()), "", stamp, spaces=widths)
         if is_index(place):
-            index = _of_encoder(read_index(place), encoder)
-            if index.source == stamp:
-                return index, None
-            index = replace(index, parts=(), rejected=(), root="", source=stamp)
+            found = _with_spaces(_of_encoder(read_index(place), encoder), widths)
+            if found.source == stamp:
+                return found, None
         _require_place(place)
         return index_shards(index, pool, catalogue, progress=progress), None
     if catalogue.is_dir():
-        index = TrackIndex(place, encoder.hash, encoder.width, str(catalogue.resolve()))
+        index = TrackIndex(place, encoder.hash, sum(widths.values()), str(catalogue.resolve()), spaces=widths)
         if is_index(place):
-            index = _of_encoder(read_index(place), encoder)
+            index = _with_spaces(_of_encoder(read_index(place), encoder), widths)
             if index.root != str(catalogue.resolve()):
                 raise UserError(f"{place}: the index of {index.root}; give {catalogue} another --index")
         folder = scan_folder(catalogue, leave_out=place)
@@ -76,7 +79,7 @@ def follow_catalogue(
         if index.source == stamp:
             return index, None
     _require_place(place)
-    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue), None
+    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue, widths), None
 
 
 def default_place(catalogue: Path, encoder: str) -> Path:
@@ -93,14 +96,37 @@ def _require_place(place: Path) -> None:
 
 
 def _of_encoder(index: TrackIndex, encoder: Encoder) -> TrackIndex:
+    """Refuse an index that queries of this encoder cannot search."""
     if index.encoder != encoder.hash:
         raise UserError(
             f"{index.folder}: the index of encoder {index.encoder[:12]}, this one is {encoder.hash[:12]}, and their "
             "embeddings cannot be compared; search with the snapshot that built it, or give another --index"
         )
-    if index.width != encoder.width:
-        raise UserError(f"{index.folder}: vectors of {index.width}, the encoder gives {encoder.width}; delete it")
+    if not index.spaces.items() <= _widths(encoder).items():
+        raise _other_spaces(index, _widths(encoder))
     return index
+
+
+def _widths(encoder: Encoder) -> dict[str, int]:
+    return {name: place.stop - place.start for name, place in spaces_of(encoder).items()}
+
+
+def _with_spaces(index: TrackIndex, widths: Mapping[str, int]) -> TrackIndex:
+    """An index that is continued must have all spaces of its encoder."""
+    if list(index.spaces.items()) != list(widths.items()):
+        raise _other_spaces(index, widths)
+    return index
+
+
+def _other_spaces(index: TrackIndex, widths: Mapping[str, int]) -> UserError:
+    return UserError(
+        f"{index.folder}: vectors of {_words(index.spaces)}, the encoder gives {_words(widths)}; delete {index.folder} "
+        "and search again, the index is rebuilt"
+    )
+
+
+def _words(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({width})" for name, width in widths.items())
 
 
 def _follow_folder(index: TrackIndex, pool: Pool, folder: AudioFolder, progress: Progress) -> TrackIndex:
@@ -178,12 +204,18 @@ def _append(index: TrackIndex, pool: Pool, tracks: Sequence[tuple[Track, Path]],
             writer.keep(part)
         writer.rejected += rejected
         if kept:
-            writer.add(kept, np.stack(h))
+            writer.add(kept, unit_slices(np.stack(h), spaces_of(pool[ENCODER])))
     return read_index(index.folder)
 
 
-def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
-    """Index what `counterpoint embed` wrote, a row group at a time."""
+def _read_embeddings(index: TrackIndex, parquet: Path, widths: Mapping[str, int]) -> TrackIndex:
+    """Index what `counterpoint embed` wrote, a row group at a time.
+
+    Args:
+        index: where to, and of which encoder.
+        parquet: the file; it may hold some of the encoder's spaces.
+        widths: of all spaces of the encoder.
+    """
     try:
         file = pq.ParquetFile(parquet, page_checksum_verification=True)
         about: dict[bytes, Any] = file.schema_arrow.metadata or {}
@@ -199,10 +231,17 @@ def _read_embeddings(index: TrackIndex, parquet: Path) -> TrackIndex:
             f"{parquet}: embeddings of encoder {found[:12]}, this one is {index.encoder[:12]}; embed the files again "
             "with this snapshot, or search with the other"
         )
+    spaces = spaces_in(about, widths.get(WHOLE, 0))
+    held = {name: place.stop - place.start for name, place in spaces.items()}
+    if not held.items() <= widths.items():
+        raise UserError(
+            f"{parquet}: embeddings of {_words(held)}, the encoder gives {_words(widths)}; embed the files again"
+        )
+    index = replace(index, width=sum(held.values()), spaces=held)
     with rewriting(index) as writer:
         for batch in file.iter_batches(batch_size=ROWS_A_PART):
             h_DE = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
             if h_DE.shape[1] != index.width or not np.isfinite(h_DE).all():
                 raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
-            writer.add([Track(path) for path in batch["path"].to_pylist()], h_DE)
+            writer.add([Track(path) for path in batch["path"].to_pylist()], unit_slices(h_DE, spaces))
     return read_index(index.folder)

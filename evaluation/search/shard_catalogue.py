@@ -11,6 +11,8 @@ from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.embeddings.embed import embed_shards
 from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
+from evaluation.encoders.spaces import spaces_of
+from evaluation.search.mixture import unit_slices
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, read_index, rewriting
 
 
@@ -41,5 +43,6 @@ def index_shards(index: TrackIndex, pool: Pool, folder: Path, *, progress: Progr
     tracks = [Track(key, track=name) for key, name in zip(table.keys, names, strict=True)]
     with rewriting(index) as writer:
         for at in range(0, len(tracks), ROWS_A_PART):
-            writer.add(tracks[at : at + ROWS_A_PART], np.asarray(table.h_KE[at : at + ROWS_A_PART]))
+            h_DE = np.asarray(table.h_KE[at : at + ROWS_A_PART])
+            writer.add(tracks[at : at + ROWS_A_PART], unit_slices(h_DE, spaces_of(pool[ENCODER])))
     return read_index(index.folder)

@@ -1,20 +1,21 @@
 """A saved index of a catalogue: faiss parts beside the paths of their rows, of one encoder, whole or absent.
 
-A folder of ``part-N.faiss`` (flat inner product on unit vectors), ``part-N.parquet`` (path, size, time, SHA-256 of each
-row's file) and ``index.json`` (the encoder's hash, the parts and their checksums). A part is small and read by itself,
+A folder of ``part-N.faiss`` (flat inner product on vectors made of unit slices, one a space), ``part-N.parquet`` (path,
+size, time, SHA-256 of each row's file) and ``index.json`` (the encoder's hash, its spaces and their widths, the parts
+and their checksums). An index answers query vectors of its width. A part is small and read by itself,
 so neither building nor searching needs the catalogue in memory. faiss's files hold no code; their checksum and size
 are checked before faiss reads them.
 
-Shape suffixes: Q queries, D rows of a part, E encoder width, k neighbours.
+Shape suffixes: Q queries, D rows of a part, W width of the index, k neighbours.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from cluster.files.locks import sole_writer
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import UserError
 from evaluation.metrics.neighbours import Part as Searchable
-from evaluation.metrics.neighbours import flat, search_parts, unit_rows
+from evaluation.metrics.neighbours import flat, search_parts
+from trainers.inference.spaces import WHOLE
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ABOUT = "index.json"
 MAX_ABOUT_BYTES = 64 << 20
 FAISS_HEADER_BYTES = 256
@@ -80,6 +82,7 @@ class TrackIndex:
     encoder: str
     """Hash of the encoder."""
     width: int
+    """W, that of its spaces together."""
     root: str
     """Folder that the tracks' paths are relative to; empty where they are kept as given."""
     source: str = ""
@@ -87,6 +90,12 @@ class TrackIndex:
     parts: tuple[Part, ...] = ()
     rejected: tuple[tuple[Track, str], ...] = ()
     """Files that could not be read, and why."""
+    spaces: Mapping[str, int] = field(default_factory=dict)
+    """Widths of the unit slices by space, in their order; the whole embedding alone where none are given."""
+
+    def __post_init__(self) -> None:
+        if not self.spaces:
+            object.__setattr__(self, "spaces", {WHOLE: self.width})
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
@@ -119,10 +128,17 @@ class TrackIndex:
             raise self._damaged(path.name, "not a flat index of its rows")
         return index
 
-    def search(self, query_QE: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Cosines and rows of the nearest tracks, best first, part after part."""
+    def search(self, query_QW: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Inner products with query vectors and rows of the nearest tracks, best first, part after part.
+
+        Args:
+            query_QW: as `evaluation.search.mixture.query_rows` makes them; the products are then cosines.
+            k: tracks wanted.
+        """
+        if query_QW.shape[1] != self.width:
+            raise ValueError(f"query vectors of {query_QW.shape[1]}, the index has {self.width}")
         parts: Iterator[Searchable] = (self.searchable(part) for part in self.parts)
-        return search_parts(unit_rows(query_QE), parts, k)
+        return search_parts(query_QW, parts, k)
 
     def track_of(self, rows: Iterable[int]) -> dict[int, Track]:
         """The files of some rows; only the parts that hold them are read."""
@@ -170,8 +186,10 @@ def read_index(folder: Path) -> TrackIndex:
         if path.stat().st_size > MAX_ABOUT_BYTES:
             raise ValueError(f"more than {MAX_ABOUT_BYTES} bytes")
         about = json.loads(path.read_text(encoding="utf-8"))
-        if about.pop("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"not of schema version {SCHEMA_VERSION}")
+        schema = about.pop("schema_version")
+        if schema != SCHEMA_VERSION:
+            raise ValueError(f"of schema version {schema!r}; this release's {SCHEMA_VERSION} names its spaces")
+        spaces = about["spaces"]
         parts = tuple(Part(**part) for part in about.pop("parts"))
         rejected = tuple((Track(**track), str(why)) for track, why in about.pop("rejected"))
         index = TrackIndex(folder=folder, parts=parts, rejected=rejected, **about)
@@ -180,6 +198,9 @@ def read_index(folder: Path) -> TrackIndex:
                 raise ValueError(f"{part.name!r} is no part")
         if not isinstance(index.width, int) or index.width < 1:
             raise ValueError(f"a width of {index.width!r}")
+        widths = list(spaces.values())
+        if not all(isinstance(wide, int) and wide > 0 for wide in widths) or sum(widths) != index.width:
+            raise ValueError(f"spaces {spaces!r} that do not make up its width {index.width}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a saved index ({error}); delete {folder} and search again") from None
     return index
@@ -204,15 +225,15 @@ class Writer:
                 shutil.copy2(source, target)
         self._parts.append(replace(part, name=name))
 
-    def add(self, tracks: Sequence[Track], h_DE: NDArray[np.float32]) -> None:
-        """Write a new part; the vectors are brought to unit norm."""
+    def add(self, tracks: Sequence[Track], vectors_DW: NDArray[np.float32]) -> None:
+        """Write a new part, of vectors as `evaluation.search.mixture.unit_slices` makes them."""
         import faiss
 
         if not tracks:
             return
         path = self._folder / self._name()
         vectors, names = path.with_suffix(".faiss"), path.with_suffix(".parquet")
-        faiss.write_index(flat(unit_rows(h_DE)), str(vectors))
+        faiss.write_index(flat(vectors_DW), str(vectors))
         columns = pa.Table.from_pylist([asdict(track) for track in tracks], schema=_SCHEMA)
         pq.write_table(columns, names, compression="zstd")
         self._parts.append(Part(path.name, len(tracks), sha256(vectors), sha256(names)))

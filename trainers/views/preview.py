@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError
-from data_shards.format.records import SAMPLE_RATE, Batch
+from data_shards.format.records import SAMPLE_RATE, Batch, Windows
 from data_shards.inspect.data_uris import png, spectrogram_db
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
@@ -110,7 +110,7 @@ def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
     batch, names = _read(config, step, read_frames(views, sure))
-    clip = Batch(*(values[:1] for values in batch))
+    clip = Batch(*Windows._make(values[:1] for values in batch))
     maker = ViewMaker(views, sure, config.frontend)
     before_1L = maker.segments(clip, step=step, seed=config.seed).float() / FULL_SCALE
     drawn = _single_draws(config, clip.slot_B, step)
