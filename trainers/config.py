@@ -32,6 +32,9 @@ class RunConfig(Config):
     """Steps between snapshots; the last step is always saved."""
     keep: int = 3
     """Newest snapshots that stay on disk."""
+    background_snapshots: bool = True
+    """Write snapshots in a thread while training goes on, from a copy in host memory of the state's size. False: every
+    step waits until its snapshot is on disk."""
     report_every: int = 10
     """Steps between reports to Ray and to the person watching."""
     quick_every: int = 0
