@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evaluation.config import EvaluationConfig
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
+    from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
     from trainers.augment.chain import AugmentChain
@@ -47,6 +48,7 @@ __all__ = [
     "EvaluationConfig",
     "ExperimentConfig",
     "LossResult",
+    "MapOptions",
     "Projected",
     "TaskKind",
     "UserError",
@@ -60,6 +62,7 @@ __all__ = [
     "gather_rows",
     "load_config",
     "load_encoder",
+    "map_catalogue",
     "pretrain",
     "search",
     "two_tower_loss",
@@ -77,6 +80,7 @@ _PLACES = {
     "EvaluationConfig": "evaluation.config",
     "ExperimentConfig": "trainers.config",
     "LossResult": "trainers.losses.projected",
+    "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
     "TaskKind": "evaluation.kinds.kind",
     "UserError": "cluster.settings",
@@ -90,6 +94,7 @@ _PLACES = {
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
+    "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
     "two_tower_loss": "trainers.losses.two_tower.loss",

@@ -6,6 +6,7 @@ pydantic and PyYAML.
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what runs, and where conf/ is found."""
 
 Schema = TypeVar("Schema")
+_WORDS = re.compile(r"\[([^\[\]{}\"']+)\]")
+"""A list of words without quotes."""
 
 
 class UserError(ValueError):
@@ -99,13 +102,16 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
 def scalar(text: str) -> Any:
     """Read an override's value: JSON where it parses (``1e-4``, ``true``, ``[1, 2]``), else the string itself.
 
-    >>> scalar("1e-4"), scalar("true"), scalar("paper")
-    (0.0001, True, 'paper')
+    A list of words needs no quotes, as in YAML.
+
+    >>> scalar("1e-4"), scalar("true"), scalar("paper"), scalar("[pitch, stretch]")
+    (0.0001, True, 'paper', ['pitch', 'stretch'])
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # ValueError: no JSON, or a number of thousands of digits
-        return text
+        words = _WORDS.fullmatch(text)
+        return [scalar(word.strip()) for word in words[1].split(",")] if words else text
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

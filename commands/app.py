@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+import commands.captions
 import commands.cluster
 import commands.config
 import commands.evaluate
+import commands.explore
 import commands.shards
 import commands.train
 import commands.tune
@@ -34,6 +36,8 @@ for _command in (
     commands.evaluate.evaluate,
     commands.evaluate.embed,
     commands.evaluate.search,
+    commands.evaluate.tag,
+    commands.explore.map,
     commands.tune.sweep,
     commands.tune.study,
     commands.cluster.ui,
@@ -42,6 +46,7 @@ for _command in (
     app.command()(_command)
 app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.submit)
 app.add_typer(commands.shards.app, name="shards")
+app.add_typer(commands.captions.app, name="captions")
 
 
 def _version(asked: bool) -> None:

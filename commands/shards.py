@@ -61,7 +61,10 @@ def folder(
     multilabel: Columns = None,
     categorical: Columns = None,
     numeric: Columns = None,
-    captions: Columns = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(help="Columns, or a file of captions: FILE.jsonl with key, captions, tags.", show_default=False),
+    ] = None,
     list_separator: Separator = None,
     missing: Words = None,
     ray: OnRay = False,
@@ -72,6 +75,7 @@ def folder(
     from data_shards.sources.cells import MISSING
     from data_shards.sources.folder import read_folder
     from data_shards.sources.label_table import read_labels
+    from data_shards.text.captions_file import add_captions, read_captions
 
     def names(columns: str | None) -> list[str] | None:
         return None if columns is None else [name for name in columns.split(",") if name]
@@ -84,21 +88,24 @@ def folder(
     require_apart(out, "--out", audio, "--audio")
     require_place(out, "--out")
     words = MISSING if missing is None else names(missing) or ()
+    answers = Path(captions) if captions and captions.endswith(".jsonl") else None
+    written = read_captions(answers) if answers else None
     listing = read_folder(
         audio.absolute(),
         labels and read_labels(labels, separator=list_separator, missing=words),
         multilabel=names(multilabel),
         categorical=names(categorical),
         numeric=names(numeric),
-        captions=names(captions),
+        captions=None if answers else names(captions),
     )
+    clips = listing.clips if written is None or answers is None else add_captions(listing.clips, written, answers)
     if as_json:
         for hint in listing.hints:
             errors.print(escape(hint), highlight=False, soft_wrap=True)
     else:
         console.print(escape(listing.report()), highlight=False, soft_wrap=True)
     about = {"passed_over": listing.folder.passed_over()}
-    _build(listing.clips, out, config, as_json=as_json, ray=ray, about=about)
+    _build(clips, out, config, as_json=as_json, ray=ray, about=about)
 
 
 @build_app.command("synthetic")
@@ -224,7 +231,7 @@ def _build(
 def _use(index: "ShardIndex", out: Path) -> list[str]:
     """Overrides that train from this set alone: with the tags of its training clips, where they have some."""
     train = index.rows("train")
-    labelled = {column: int(index.labels(column)[train].any(axis=1).sum()) for column in index.vocabularies}
+    labelled = {column: int(index.is_labelled(column)[train].sum()) for column in index.vocabularies}
     column = max(labelled, key=lambda name: (name == "tags", labelled[name]), default=None)
     count = labelled[column] if column else 0
     words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
@@ -243,17 +250,21 @@ def index(
     folder: Annotated[Path, typer.Argument(help="Folder of WebDataset tars.", metavar="FOLDER", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip."""
-    from data_shards.build.index_writer import index_shards
+    """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip.
+
+    The index of a set of 0.1 (index.parquet) is converted to index.arrow; its shards and its hash stay.
+    """
+    from data_shards.build.index_writer import convert_index, index_shards, is_convertible
     from data_shards.format.paths import MANIFEST_NAME
 
     if not folder.is_dir():
         what = "is a file; give the folder of the tars" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}")
-    if (folder / MANIFEST_NAME).exists():  # a new index would accept damaged shards
+    converted = is_convertible(folder)
+    if (folder / MANIFEST_NAME).exists() and not converted:  # a new index would accept damaged shards
         raise UserError(f"{folder}: has an index; delete its {MANIFEST_NAME} if the shards have changed and are right")
     require_writable_folder(folder, "FOLDER")  # the index is written beside the tars, and reading them takes long
-    index_shards(folder)
+    (convert_index if converted else index_shards)(folder)
     _show(folder, as_json)
     if not as_json:
         made(shards=folder)

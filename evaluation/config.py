@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cluster.entry_points import check_name
 from cluster.settings import Config
+from evaluation.text_task import TEXT_KINDS, TextTask
 from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
 
 KINDS = {
@@ -16,19 +17,22 @@ KINDS = {
     "key": "evaluation.kinds.key:Key",
     "tempo": "evaluation.kinds.tempo:Tempo",
     "number": "evaluation.kinds.number:Number",
+    **TEXT_KINDS,
 }
 """Kinds of tasks, imported when a task is read; ``kind`` takes a ``module:Class`` of your own as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Config):
+class Task(TextTask):
     """One target column and how it is evaluated. The defaults are those of arXiv:2407.13840, §4.3."""
 
-    column: str
-    """Target column of the shards; ``artist`` names the index's own column."""
+    column: str = "captions"
+    """Target column of the shards; ``artist`` names the index's own column. Tasks about captions need none."""
     kind: str
     """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
-    number: any value, with R²; or ``module:Class``, a kind of your own (`evaluation.kinds.kind.TaskKind`)."""
+    number: any value, with R²; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space
+    of a text tower (docs/music_and_text.md); or ``module:Class``, a kind of your own
+    (`evaluation.kinds.kind.TaskKind`)."""
     probe: bool = False
     """Train heads on the train split, stop on valid, report test."""
     retrieval: bool = False
@@ -64,8 +68,13 @@ class Task(Config):
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS, {})
-        if not (self.probe or self.retrieval):
+        if self.kind in TEXT_KINDS and (self.probe or self.retrieval):
+            raise ValueError(f"kind={self.kind} has neither probe nor neighbours; leave probe and retrieval out")
+        if self.kind in KINDS and self.kind not in TEXT_KINDS and not (self.probe or self.retrieval):
             raise ValueError("a task needs probe: true, retrieval: true or both")
+        if self.column == "captions" and self.kind in set(KINDS) - set(TEXT_KINDS) | {"zero_shot"}:
+            raise ValueError(f"kind={self.kind} needs column, the name of a column of labels")
+        self.check_texts(self.kind)
         if self.untagged and self.retrieval:
             raise ValueError("untagged is for probes: a clip of no tag has no neighbours to share one")
         for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):

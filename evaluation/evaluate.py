@@ -1,7 +1,7 @@
 """One command: a snapshot, tasks and shards in; a report with intervals and baselines out."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from evaluation.analyses.projection import project
 from evaluation.analyses.robustness import by_condition, measure_robustness, summarise, undefined_changes
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.cache import embed_or_load
-from evaluation.embeddings.columns import split_tables
+from evaluation.embeddings.columns import joint_tables, split_tables
 from evaluation.embeddings.embed import EmbeddingTable, frames_at, open_shards
 from evaluation.encoders.devices import check_device
 from evaluation.encoders.encoder import SUBJECT, Encoder
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
 from evaluation.encoders.spaces import with_heads
+from evaluation.encoders.towers import without_towers
 from evaluation.inputs import EvaluationInputs
+from evaluation.kinds.kind import kind_of
 from evaluation.kinds.targets import read_targets
 from evaluation.metrics.resamples import RESAMPLES, save_resamples
 from evaluation.metrics.samples import MetricSamples
@@ -64,12 +66,15 @@ def evaluate(
     """
     check_device(config.device)
     device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
-    trained = load_any(source, device, trust_code=trust_code)
-    untrained = untrained_any(source, device, trust_code=trust_code)
+    texts = bool(_about_texts(config, config.tasks))
+    trained = load_any(source, device, trust_code=trust_code, texts=texts)
+    untrained = untrained_any(source, device, trust_code=trust_code, texts=texts)
     encoders: dict[str, Encoder] = {SUBJECT: trained}
     if untrained is not None:
         encoders["untrained"] = untrained
-    encoders |= {name: load_any(other, device, trust_code=trust_code) for name, other in config.against.items()}
+    encoders |= {
+        name: load_any(other, device, trust_code=trust_code, texts=texts) for name, other in config.against.items()
+    }
     about = {key: trained.provenance.get(key) for key in ("snapshot", "step")} | {"pretraining": trained.provenance}
     if is_factory(source):
         word = "factory(untrained=True)" if untrained is not None else "absent: the factory takes no untrained"
@@ -109,13 +114,17 @@ def evaluate_encoders(
     with open_shards(config.data) as shards:
         check_leaks(config.data.shards, list(shards.index.track), list(shards.index.split))
         targets, left_out = read_targets(shards.index, config)
+        asking = _about_texts(config, targets)
+        running = {name: config.tasks[name] for name in targets}
+        left_out |= without_towers(running, asking, encoders, {SUBJECT: about.get("snapshot"), **config.against})
+        targets = {name: target for name, target in targets.items() if name not in left_out}
         inputs = EvaluationInputs(shards, Pool(encoders), targets, config, progress)
         check_request(inputs)
         with open_pool(encoders, config.resources) as pool:
             inputs = replace(inputs, encoders=pool)
             embedded = embed_or_load(inputs, Path(config.cache) if config.cache else out / "embeddings")
             tables = split_tables(embedded, pool, config.spaces)
-            scored = score_tasks(inputs, tables, out / SCORES)
+            scored = score_tasks(inputs, tables, joint_tables(embedded, pool), out / SCORES)
             analyses, samples = _analyse(inputs, tables, scored)
         facts = dict(about) | _facts(inputs) | {"seconds": round(time.monotonic() - started, 1)}
         splits = _save_splits(inputs, out / "splits")
@@ -126,6 +135,11 @@ def evaluate_encoders(
     tree["published"] = beside(tree, config, seconds=encoders[SUBJECT].samples / encoders[SUBJECT].rate)
     save_resamples(by_metric(scored) | samples, out / RESAMPLES)
     return write_report(tree, out)
+
+
+def _about_texts(config: EvaluationConfig, names: Iterable[str]) -> list[str]:
+    """Names of the tasks that compare clips with texts."""
+    return [name for name in names if kind_of(config.tasks[name]).reads_texts]
 
 
 def _analyse(

@@ -415,7 +415,7 @@ def test_an_output_that_cannot_be_is_refused_before_anything_else_is_looked_at(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("old")
     (tmp_path / "folder").mkdir()
-    for name in ("encoder.json", "manifest.json", "index.parquet"):
+    for name in ("encoder.json", "manifest.json", "index.arrow"):
         (tmp_path / "folder" / name).touch()
     place = PLACES[kind](tmp_path)
     error = refused(capsys, run(*(str(word).replace("{}", str(place)) for word in words)))

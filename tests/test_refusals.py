@@ -41,6 +41,7 @@ REFUSED = [
     ["evaluate", "nowhere", EVALUATION, "data.shards=nowhere"],
     ["embed", "nowhere", "song.wav"],
     ["search", "nowhere", "music", "song.wav"],
+    ["map", "nowhere", "music"],
     ["export", "nowhere", "--out", "out"],
     ["sweep", "conf/sweep/quickstart.yaml", "bad.key=1"],
     ["sweep", "conf/sweep/quickstart.yaml", "sweep.trial=1"],

@@ -12,11 +12,13 @@ from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
 from trainers.checks.constant_loss import check_settings_can_learn
+from trainers.checks.towers import check_towers
 from trainers.checks.variants import check_variants
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig
 from trainers.state.optim_config import OptimConfig
+from trainers.text.config import TextConfig
 from trainers.views.config import ViewsConfig
 
 
@@ -30,6 +32,9 @@ class RunConfig(Config):
     """Steps between snapshots; the last step is always saved."""
     keep: int = 3
     """Newest snapshots that stay on disk."""
+    background_snapshots: bool = True
+    """Write snapshots in a thread while training goes on, from a copy in host memory of the state's size. False: every
+    step waits until its snapshot is on disk."""
     report_every: int = 10
     """Steps between reports to Ray and to the person watching."""
     quick_every: int = 0
@@ -66,6 +71,7 @@ class ExperimentConfig(Config):
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
@@ -102,6 +108,7 @@ class ExperimentConfig(Config):
         if not self.encoder.is_own and not self.frontend.is_own:
             self._check_size()
         check_variants(self)
+        check_towers(self)
         check_settings_can_learn(self)
         if OUTPUTS.get(self.loss.objective, "projections") == "projections":
             return
@@ -148,9 +155,15 @@ class ExperimentConfig(Config):
             "encoder.name": self.encoder.name,
             "frontend.kind": self.frontend.kind,
             "loss.objective": self.loss.objective,
+            "text.encoder": self.text.encoder,
         }
         named |= {f"augment.extra.{place}.name": extra.name for place, extra in enumerate(self.augment.extra)}
         return {key: name for key, name in named.items() if is_entry_point(name)}
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a step reads texts of its clips."""
+        return self.loss.objective == "music_text"
 
     @property
     def micro_rows(self) -> int | None:
@@ -174,6 +187,7 @@ MAY_DIFFER_ON_RESUME = (
     "loss.exchange",
     "loss.kernel",
     "loss.tile",
+    "text.cache",
     "views.chunk",
     "views.placement",
     "views.pool_workers",

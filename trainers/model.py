@@ -42,8 +42,19 @@ class Outputs(NamedTuple):
     """Embeddings: what evaluation will read."""
 
 
-class Projector(nn.Module):
-    """Encoder and head: what DDP wraps.
+class Network(nn.Module):
+    """What DDP wraps: an encoder, and what pretraining needs behind it."""
+
+    encoder: Encoder
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bfloat16_products = False
+        self.variant_heads = nn.ModuleDict()
+
+
+class Projector(Network):
+    """Encoder and heads.
 
     Args:
         encoder: from views to embeddings.
@@ -57,11 +68,10 @@ class Projector(nn.Module):
         super().__init__()
         self.encoder: Encoder = encoder
         parts = [encoder.spaces.get(name, slice(0, encoder.width)) for name in (INVARIANT, *variant)]
-        first, *others = (_head(part.stop - part.start, hidden, width) for part in parts)
+        first, *others = (build_head(part.stop - part.start, hidden, width) for part in parts)
         self.head = first
         self.variant_heads = nn.ModuleDict(dict(zip(variant, others, strict=True)))
         self.parts = parts
-        self.bfloat16_products = False
 
     def forward(self, views: Tensor) -> Outputs:
         """Project views as the encoder reads them, (N, …); h and z come back as float32."""
@@ -75,7 +85,14 @@ class Projector(nn.Module):
         return Outputs(z_ND.float(), h_NE.float())
 
 
-def _head(inside: int, hidden: int, width: int) -> nn.Sequential:
+def build_head(inside: int, hidden: int, width: int) -> nn.Sequential:
+    """A head at its first weights: Linear, ReLU, Linear, no bias.
+
+    Args:
+        inside: width of what it reads.
+        hidden: width of the hidden layer.
+        width: D, or C logits.
+    """
     return nn.Sequential(
         nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
     )
@@ -84,7 +101,7 @@ def _head(inside: int, hidden: int, width: int) -> nn.Sequential:
 class ContrastiveModel(nn.Module):
     """All that is trained: the projector, and the loss with its temperature."""
 
-    def __init__(self, projector: Projector, loss: nn.Module) -> None:
+    def __init__(self, projector: Network, loss: nn.Module) -> None:
         super().__init__()
         self.projector = projector
         self.loss = loss

@@ -23,13 +23,24 @@ from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.frontends.frontend import build_frontend
 from trainers.losses.contrastive.launch import obstacle as losses_obstacle
+from trainers.losses.music_text import MusicTextLoss
 from trainers.losses.projected import LossResult, Projected
-from trainers.model import ContrastiveModel, Projector, build_model
+from trainers.model import ContrastiveModel, Network, build_model
 from trainers.monitor.metrics import alignment_and_uniformity, alignment_of, effective_rank, watched
 from trainers.monitor.timing import PhaseClock
 from trainers.state.averaging import WeightAverage
 from trainers.state.checkpointing import checkpoint_first
-from trainers.state.optim import build_optimizer, learning_rate
+from trainers.state.optim import build_optimizer, learning_rate, set_rate
+from trainers.two_tower import (
+    TowerInput,
+    TowerProjector,
+    build_towers,
+    check_locked,
+    example_input,
+    has_towers,
+    load_audio_tower,
+    read_step,
+)
 from trainers.views.views import Views
 
 if TYPE_CHECKING:  # a machine that only measures steps needs no safetensors
@@ -71,12 +82,12 @@ class StepTrainer:
         model.projector.bfloat16_products = config.optim.precision == "bfloat16"
         if model.projector.bfloat16_products and device.type == "cpu" and not multiplies_bfloat16():
             _log.warning("optim.precision=bfloat16: this CPU emulates it, many times slower; float32 is faster here")
-        self.optimizer = build_optimizer(model, config.optim)
+        self.optimizer = build_optimizer(model, config.optim, {"projector.text.": config.text.rate})
         decay = config.optim.ema_decay
         self.average = None if decay is None else WeightAverage(model, decay)
         projector = _compiled(model.projector, device) if config.optim.compile else model.projector
         with running_statistics(model, "hold"):
-            self.network = collectives.data_parallel(projector, _example(config, device))
+            self.network = collectives.data_parallel(projector, _example(config, model, device))
 
     def load_weights(self, snapshot: "Snapshot") -> None:
         """Start from the weights of a snapshot.
@@ -84,11 +95,11 @@ class StepTrainer:
         Raises:
             UserError: if they are those of another network.
         """
-        _load(self.model, snapshot)
+        _load(self.model, snapshot, initial=True)
 
     def resume(self, snapshot: "Snapshot") -> None:
         """Go on where a snapshot was taken."""
-        self.load_weights(snapshot)
+        _load(self.model, snapshot)
         snapshot.load_optimizer(self.optimizer, self.model)
         if self.average:
             self.average.load(snapshot.evaluation_state())
@@ -114,8 +125,7 @@ class StepTrainer:
             log_details: compute the effective rank too, whose eigenvalues make a GPU wait.
         """
         rate = learning_rate(step, self.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         clock = PhaseClock(self.device)
         loss, metrics, z_ND, h_NE = self._backward(views, clock)
@@ -143,18 +153,21 @@ class StepTrainer:
             clock.mark("loss")
             return result.loss
 
+        given = read_step(self.model, views)
+        if isinstance(given, TowerInput):
+            metrics["texts/truncated"] = torch.tensor(given.truncated, device=self.device)
         if self.optim.micro_batch is None:
-            z_ND, h_NE = self.network(views.input_N)
+            z_ND, h_NE = self.network(given)
             loss = evaluate_loss(z_ND)
             torch.autograd.backward(loss)
         else:
             clips = len(views.clip_id_N) // self.num_views
             chunks = clips // self.optim.micro_batch
             loss, z_ND, h_NE = backward_in_chunks(
-                self.network, views.input_N, evaluate_loss, num_clips=clips, num_chunks=chunks
+                self.network, given, evaluate_loss, num_clips=clips, num_chunks=chunks
             )
         clock.mark("encoder")
-        return loss.detach(), metrics, z_ND.detach(), h_NE.detach()
+        return loss.detach(), metrics, z_ND.detach()[: len(h_NE)], h_NE.detach()
 
     def _alignments(self, z_ND: Tensor, views: Views) -> dict[str, Tensor]:
         """Alignment and uniformity of the first head; alignment of the others over the views that got their effect."""
@@ -176,6 +189,7 @@ class StepTrainer:
             labels_NC=views.labels_NC,
             num_views=self.num_views,
             received=views.received,
+            texts=views.texts,
         )
 
     def _update(self, loss: Tensor, step: int, metrics: dict[str, Tensor]) -> Tensor:
@@ -187,6 +201,8 @@ class StepTrainer:
         self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # read by the fused kernel
         self.optimizer.grad_scale = None  # type: ignore[attr-defined]  # both must exist, or neither is read
         self.optimizer.step()
+        if isinstance(self.model.loss, MusicTextLoss):
+            self.model.loss.after_update()
         if self.average:
             self.average.update(step)
         metrics |= {"loss": loss, "grad_norm": norm.detach()}
@@ -225,22 +241,27 @@ def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot
         UserError: as `StepTrainer` and `StepTrainer.load_weights`.
     """
     # Not this machine's memory decides but that of the workers; a user's network may need real numbers.
-    with torch.device("cpu" if config.own_parts() else "meta"):
+    # A text encoder is read from its files, and tried.
+    with torch.device("cpu" if config.own_parts() or config.reads_texts else "meta"):
         model = _build(config, num_tags)
     if initial:
-        _load(model, initial, assign=True)
+        check_locked(config, initial)
+        _load(model, initial, assign=True, initial=True)
 
 
 def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
-    model = build_model(
-        config.encoder,
-        config.head,
-        config.loss,
-        seed=config.seed,
-        num_tags=num_tags,
-        micro_rows=config.micro_rows,
-        frontend=config.frontend,
-    )
+    if config.reads_texts:
+        model = build_towers(config)
+    else:
+        model = build_model(
+            config.encoder,
+            config.head,
+            config.loss,
+            seed=config.seed,
+            num_tags=num_tags,
+            micro_rows=config.micro_rows,
+            frontend=config.frontend,
+        )
     try:
         checkpoint_first(model.projector.encoder.body, config.optim.checkpoint_blocks)
     except ValueError as error:
@@ -248,14 +269,19 @@ def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
     return model
 
 
-def _load(model: nn.Module, snapshot: "Snapshot", *, assign: bool = False) -> None:
+def _load(model: ContrastiveModel, snapshot: "Snapshot", *, assign: bool = False, initial: bool = False) -> None:
+    """The whole state; at the start of a run with two towers, of a snapshot without them the encoder's."""
     try:
-        model.load_state_dict(snapshot.model_state(), assign=assign)
+        state = snapshot.model_state()
+        if initial and isinstance(model.projector, TowerProjector) and not has_towers(state):
+            load_audio_tower(model.projector, state, assign=assign)
+        else:
+            model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
         raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
 
 
-def _example(config: ExperimentConfig, device: torch.device) -> Tensor | None:
+def _example(config: ExperimentConfig, model: ContrastiveModel, device: torch.device) -> Tensor | TowerInput | None:
     """Views of quiet noise as the encoder reads them; None where the model is compiled for the shape of a step."""
     if config.optim.compile or not collectives.is_distributed():
         return None
@@ -263,10 +289,10 @@ def _example(config: ExperimentConfig, device: torch.device) -> Tensor | None:
     wave_NT = 0.01 * torch.randn(rows, config.views.samples, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         views: Tensor = build_frontend(config.frontend, SAMPLE_RATE)(wave_NT)
-    return views.to(device)
+    return example_input(model, views.to(device))
 
 
-def _compiled(projector: Projector, device: torch.device) -> nn.Module:
+def _compiled(projector: Network, device: torch.device) -> nn.Module:
     """The projector under torch.compile; it shares the weights."""
     body = projector.encoder.body
     if device.type == "cpu" and getattr(body, "has_cpu_kernels", False):

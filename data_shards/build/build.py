@@ -23,7 +23,7 @@ from data_shards.build.checks import RECORD_NAME, check_clips, require_place, ti
 from data_shards.build.index_writer import write_index
 from data_shards.build.progress import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
-from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, recipe_of
+from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, read_entries, recipe_of
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.records import Clip, Listing
 
@@ -150,7 +150,7 @@ def _finish(
 ) -> None:
     results = sorted(tally.results, key=lambda result: result.number)
     rejected = [one for result in results for one in result.rejected]
-    shards = [(result.shard, result.entries) for result in results if result.shard]
+    shards = [result.shard for result in results if result.shard]
     extra: dict[str, Any] = {
         "build": config.content(),
         "rejected": {one.key: one.why for one in rejected},
@@ -158,10 +158,11 @@ def _finish(
     }
     if listing.notes:
         extra["notes"] = list(listing.notes)
-    write_index(folder, shards, vocabularies=listing.vocabularies, extra=extra)
+    entries = ((shard, read_entries(folder, shard)) for shard in shards)
+    write_index(folder, entries, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
     write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
-    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard, _ in shards)}
+    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard in shards)}
     for path in folder.iterdir():
         if path.name not in keep:
             path.unlink()

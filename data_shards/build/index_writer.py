@@ -1,45 +1,57 @@
-"""Writing the index of a set: entries of all shards become one Parquet table and one manifest.
+"""Writing the index of a set: entries of all shards become one table of clips and one manifest.
 
-The same shards give the same bytes. Vocabularies are collected over the whole set unless they are given.
+Entries are taken shard by shard and kept on disk, so ten million rows need little memory. The same shards give the
+same bytes. Vocabularies are collected over the whole set unless they are given.
 """
 
-import hashlib
-import io
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from cluster.files.locks import sole_writer
-from cluster.files.storage import write_atomic
+from cluster.files.mapped import checksums
+from cluster.files.storage import atomic_file, write_atomic
+from data_shards.build.column_files import ColumnFolder
+from data_shards.build.entry_files import EntryFiles
+from data_shards.format.columns import TextColumn
 from data_shards.format.entries import Entry, scan_shard
-from data_shards.format.index import INTEGERS, SCHEMA_VERSION, TAG_SEPARATOR, TEXTS, id_hash, manifest_hash
-from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.index import ShardIndex, read_index
+from data_shards.format.index_file import (
+    ID_ORDER,
+    INDEX_VERSION,
+    INTEGERS,
+    SCHEMA_VERSION,
+    TEXT_LISTS,
+    TEXTS,
+    label_columns,
+    manifest_hash,
+    parse_manifest,
+    table_name,
+)
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.records import SPLITS
 from data_shards.format.shard_file import ShardFile, describe_shard
-from data_shards.format.vocabulary import check_order, collect, encode_classes, encode_sets
 
 Shard = tuple[ShardFile, Sequence[Entry]]
 
 
 def write_index(
     folder: Path,
-    shards: Sequence[Shard],
+    shards: Iterable[Shard],
     *,
     vocabularies: Mapping[str, Sequence[str]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``index.parquet`` and ``manifest.json`` beside the shards.
+    """Write ``index.arrow`` and ``manifest.json`` beside the shards.
 
     Args:
         folder: where the shards are.
-        shards: each with its entries, in order.
+        shards: each with its entries, in order; taken one by one, and only one is held.
         vocabularies: tag orders that are given from outside; the others are collected.
         extra: further fields of the manifest, JSON types.
 
@@ -50,37 +62,35 @@ def write_index(
         ShardError: if a key is a duplicate, or rates differ.
         ValueError: a clip bears a tag that its given vocabulary lacks.
     """
-    entries = [entry for _, part in shards for entry in part]
-    check_together(entries)
-    columns = {
-        kind: sorted({column for entry in entries for column in getattr(entry, kind)})
-        for kind in ("multilabel", "categorical", "numeric")
-    }
-    orders = _vocabularies(entries, columns["multilabel"], vocabularies or {})
-    classes = {c: collect(v for e in entries if (v := e.categorical.get(c))) for c in columns["categorical"]}
-    shard_code = {shard.name: code for code, (shard, _) in enumerate(shards)}
-    buffer = io.BytesIO()
-    pa.parquet.write_table(_table(entries, shard_code, orders, classes, columns["numeric"]), buffer, compression="zstd")
-    write_atomic(folder / INDEX_NAME, buffer.getvalue())
+    with ColumnFolder(folder) as growing:
+        files = EntryFiles(growing, vocabularies or {})
+        described: list[ShardFile] = []
+        for shard, entries in shards:
+            files.append(len(described), entries)
+            described.append(shard)
+        if not files.count:
+            raise ShardError(Problem(INDEX_NAME, None, None, "no clips to index"))
+        order = files.id_order()
+        files.check_unique(order, described)
+        return _write(folder, files.batch(order), _manifest(files, described, extra or {}))
+
+
+def _manifest(files: EntryFiles, shards: Sequence[ShardFile], extra: Mapping[str, Any]) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "clips": len(entries),
-        "frames": sum(entry.frames for entry in entries),
-        "rate": entries[0].rate,
-        "splits": {split: sum(entry.split == split for entry in entries) for split in SPLITS},
-        "shards": [shard.to_json() for shard, _ in shards],
-        "vocabularies": {column: list(tags) for column, tags in orders.items()},
-        "classes": {column: list(names) for column, names in classes.items()},
-        "numeric": columns["numeric"],
-        **(extra or {}),
+        "clips": files.count,
+        "frames": files.num_frames,
+        "rate": files.rate,
+        "splits": {split: files.splits[split] for split in SPLITS},
+        "shards": [shard.to_json() for shard in shards],
+        "vocabularies": {column: list(tags) for column, tags in files.vocabularies().items()},
+        "classes": {column: list(names) for column, names in files.classes().items()},
+        "numeric": files.numeric(),
+        **extra,
     }
-    num_captions = sum(len(entry.captions) for entry in entries)
-    if num_captions:
-        manifest["captions"] = num_captions
+    if files.num_captions:
+        manifest["captions"] = files.num_captions
     manifest["hash"] = manifest_hash(manifest)
-    manifest["index"] = {"rows": len(entries), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / MANIFEST_NAME, text)
     return manifest
 
 
@@ -98,69 +108,72 @@ def index_shards(folder: Path) -> dict[str, Any]:
     if not paths:
         raise ShardError(Problem(str(folder), None, None, "no .tar file in this folder"))
     with sole_writer(folder, "index a copy"):
-        scans = [(path, scan_shard(path)) for path in paths]
-        return write_index(folder, [(describe_shard(path, len(entries)), entries) for path, entries in scans])
+        return write_index(folder, map(_scanned, paths))
 
 
-def check_together(entries: Sequence[Entry]) -> None:
-    """Refuse entries that cannot stand in one set.
+def is_convertible(folder: Path) -> bool:
+    """Whether a folder holds a set of 0.1, as far as its manifest says."""
+    try:
+        return table_name(parse_manifest((folder / MANIFEST_NAME).read_bytes())) == PARQUET_NAME
+    except (OSError, ShardError):
+        return False
+
+
+def convert_index(folder: Path) -> dict[str, Any]:
+    """Write ``index.arrow`` for a set of 0.1 from its ``index.parquet``, which goes; its hash and its shards stay.
+
+    Returns:
+        The manifest.
 
     Raises:
-        ShardError: none at all, a key in two places (both are named), or two rates.
+        ShardError: if the set is damaged.
+        UserError: if another process indexes it.
     """
-    if not entries:
-        raise ShardError(Problem(INDEX_NAME, None, None, "no clips to index"))
-    seen: dict[int, Entry] = {}
-    for entry in entries:
-        other = seen.setdefault(id_hash(entry.key), entry)
-        if other is not entry:
-            what = f"duplicate key, also in {other.shard} at byte {other.offset:,} as {other.key}"
-            raise ShardError(Problem(entry.shard, entry.key, entry.offset, what))
-        if entry.rate != entries[0].rate:
-            what = f"{entry.rate:,} Hz, but {entries[0].key} has {entries[0].rate:,} Hz; a set has one rate"
-            raise ShardError(Problem(entry.shard, entry.key, entry.offset, what))
+    with sole_writer(folder, "convert a copy"):
+        index = read_index(folder)
+        manifest = _write(folder, _batch_of(index), dict(index.manifest))
+        (folder / PARQUET_NAME).unlink(missing_ok=True)
+        return manifest
 
 
-def _vocabularies(
-    entries: Sequence[Entry], columns: Sequence[str], given: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[str, ...]]:
-    orders: dict[str, tuple[str, ...]] = {}
-    for column in sorted({*columns, *given}):
-        if column not in given:
-            orders[column] = collect(tag for entry in entries for tag in entry.multilabel.get(column, ()))
-            continue
-        orders[column] = check_order(given[column], column)
-        for entry in entries:
-            unknown = sorted(set(entry.multilabel.get(column, ())) - set(orders[column]))
-            if unknown:
-                raise ValueError(f"clip {entry.key}: {column} {', '.join(unknown)} is not in the given vocabulary")
-    return orders
+def _scanned(path: Path) -> Shard:
+    entries = scan_shard(path)
+    return describe_shard(path, len(entries)), entries
 
 
-def _table(
-    entries: Sequence[Entry],
-    shard_code: Mapping[str, int],
-    orders: Mapping[str, Sequence[str]],
-    classes: Mapping[str, Sequence[str]],
-    numeric: Sequence[str],
-) -> pa.Table:
-    columns: dict[str, Any] = {name: pa.array([getattr(e, name) for e in entries], pa.string()) for name in TEXTS}
-    columns["shard"] = np.array([shard_code[entry.shard] for entry in entries], np.int32)
-    for name, kind in INTEGERS.items():
-        if name not in ("shard", "id_hash"):
-            columns[name] = np.array([getattr(entry, name) for entry in entries], kind)
-    columns["id_hash"] = np.array([id_hash(entry.key) for entry in entries], np.int64)
-    columns["crc"] = pa.array([entry.crc for entry in entries], pa.list_(pa.uint32()))
-    for column, names in orders.items():
-        codes = encode_sets([entry.multilabel.get(column, ()) for entry in entries], names)
-        columns[f"multilabel.{column}"] = pa.array(codes, pa.list_(pa.int32()))
-    for column, names in classes.items():
-        columns[f"categorical.{column}"] = encode_classes([entry.categorical.get(column) for entry in entries], names)
-    for column in numeric:
-        columns[f"numeric.{column}"] = np.array([entry.numeric.get(column, math.nan) for entry in entries], np.float64)
-    if any(entry.captions for entry in entries):
-        columns["captions"] = pa.array([entry.captions for entry in entries], pa.list_(pa.string()))
-    if any(any(entry.caption_tags) for entry in entries):
-        shown = [[TAG_SEPARATOR.join(tags) for tags in entry.caption_tags] for entry in entries]
-        columns["caption_tags"] = pa.array(shown, pa.list_(pa.string()))
-    return pa.table(columns)
+def _write(folder: Path, batch: Any, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The table, then the manifest that names its checksums: a kill in between leaves a set that says what to do."""
+    with atomic_file(folder / INDEX_NAME) as path:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        size, sha256, crc = checksums(path)
+    manifest["index"] = {
+        "version": INDEX_VERSION, "rows": batch.num_rows, "bytes": size, "sha256": sha256, "crc": list(crc)
+    }  # fmt: skip
+    write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    return manifest
+
+
+def _batch_of(index: ShardIndex) -> Any:
+    """The columns of an index in memory as one record batch."""
+    columns: dict[str, Any] = {}
+    for name in (*TEXTS, *INTEGERS):
+        column = getattr(index, name)
+        columns[name] = column.arrow() if isinstance(column, TextColumn) else pa.array(column)
+    columns[ID_ORDER] = pa.array(index.id_order.astype(order_type(len(index))))
+    columns["crc"] = _lists(index.crc, index.crc_end)
+    for name in label_columns(index.manifest):
+        values = index.targets[name]
+        columns[name] = _lists(*values) if isinstance(values, tuple) else pa.array(values)
+    lists = {name: index.columns[name].arrow() for name in TEXT_LISTS}
+    columns |= {name: column for name, column in lists.items() if column is not None}
+    return pa.record_batch(columns)
+
+
+def _lists(flat: Any, ends: Any) -> Any:
+    return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat))
+
+
+def order_type(rows: int) -> type:
+    """Type of the numbers of so many rows."""
+    return np.int32 if rows < 2**31 else np.int64

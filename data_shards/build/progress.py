@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.settings import UserError
 from data_shards.build.writer import Rejected, ShardResult
@@ -35,6 +35,7 @@ class Tally:
     """Clips."""
     started: float = field(default_factory=time.monotonic)
     results: list[ShardResult] = field(default_factory=list)
+    """Without their entries."""
     done: int = 0
     resumed: int = 0
     rejected: list[Rejected] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Tally:
     def add(self, result: ShardResult) -> Progress:
         """Count a shard."""
         clips = len(result.entries) + len(result.rejected)
-        self.results.append(result)
+        self.results.append(replace(result, entries=()))  # of a large set they are gigabytes; the records have them
         self.done += clips
         self.resumed += clips if result.resumed else 0
         self.rejected += result.rejected

@@ -204,6 +204,12 @@ def _to_json(result: ShardResult) -> dict[str, Any]:
     }
 
 
+def read_entries(folder: Path, shard: ShardFile) -> tuple[Entry, ...]:
+    """The entries of a shard that `build_shard` wrote, from the record beside it."""
+    saved = json.loads((folder / f"{shard.name}.json").read_text(encoding="utf-8"))
+    return tuple(Entry.from_json(entry) for entry in saved["result"]["entries"])
+
+
 def _finished(path: Path, record: Path, recipe: str, number: int) -> ShardResult | None:
     if not (path.is_file() and record.is_file()):
         return None

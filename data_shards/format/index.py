@@ -1,12 +1,11 @@
-"""The index of a set of shards: a Parquet table of clips and a manifest, both checked when they are opened.
+"""The index of a set of shards: its clips as columns, over a mapped Arrow file or in memory.
 
-Shape suffixes: K clips, C tags of a vocabulary.
+Shape suffixes: K clips, C tags of a vocabulary. No column holds a Python object a clip: texts become objects when
+they are asked for.
 """
 
 import hashlib
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,25 +13,25 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 from numpy.typing import NDArray
 
-from data_shards.format.entries import CRC_BLOCK_BYTES
-from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, no_set
+from cluster.files.mapped import DamagedError
+from data_shards.format.columns import TextColumn, TextLists
+from data_shards.format.index_file import (
+    ID_ORDER,
+    TAG_SEPARATOR,
+    MappedColumns,
+    check_counts,
+    failed,
+    parquet_columns,
+    parse_manifest,
+    table_name,
+)
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME, no_set
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.records import SPLITS
 from data_shards.format.shard_file import ShardFile
-from data_shards.format.vocabulary import to_matrix
-
-SCHEMA_VERSION = 1
-INTEGERS = {
-    "shard": np.int32, "offset": np.int64, "size": np.int64, "frames": np.int64, "rate": np.int32, "id_hash": np.int64,
-    "pcm_offset": np.int32, "label_offset": np.int64, "label_size": np.int32, "label_crc": np.uint32,
-}  # fmt: skip
-TEXTS = ("key", "codec", "track", "artist", "split", "licence")
-"""Columns of the table; the label columns are named KIND.COLUMN."""
-TAG_SEPARATOR = "\x1f"
-"""Between the tags that a caption shows, in the column ``caption_tags``: the unit separator of ASCII."""
+from data_shards.format.vocabulary import UNKNOWN, to_matrix
 
 
 def id_hash(key: str) -> int:
@@ -50,38 +49,126 @@ class ShardIndex:
 
     manifest: Mapping[str, Any]
     shards: tuple[ShardFile, ...]
-    key: NDArray[np.object_]
-    shard: NDArray[np.int32]
-    """Index into `shards`."""
-    offset: NDArray[np.int64]
-    """Byte in the shard where the clip's audio member begins."""
-    size: NDArray[np.int64]
-    frames: NDArray[np.int64]
-    rate: NDArray[np.int32]
-    codec: NDArray[np.object_]
-    pcm_offset: NDArray[np.int32]
-    """Bytes from `offset` to the first PCM16 sample."""
-    id_hash: NDArray[np.int64]
-    track: NDArray[np.object_]
-    artist: NDArray[np.object_]
-    split: NDArray[np.object_]
-    licence: NDArray[np.object_]
-    label_offset: NDArray[np.int64]
-    label_size: NDArray[np.int32]
-    label_crc: NDArray[np.uint32]
-    crc: NDArray[np.uint32]
-    """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
-    crc_end: NDArray[np.int64]
-    captions: tuple[tuple[str, ...], ...]
-    """The texts that describe each clip; none in a set without captions, or older than captions."""
-    targets: Mapping[str, Any]
-    """Columns of labels as they are stored; use `labels` and `target`."""
-    caption_tags: Sequence[Sequence[str]] = ()
-    """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty in a
-    set where they are known for no caption."""
+    columns: Mapping[str, Any]
+    """By name; those of a mapped file are checked when they are first asked for. The properties below are typed."""
 
     def __len__(self) -> int:
         return len(self.key)
+
+    @cached_property
+    def key(self) -> TextColumn:
+        """Name of each clip, unique."""
+        return self._texts("key")
+
+    @cached_property
+    def shard(self) -> NDArray[np.int32]:
+        """Index into `shards`, ascending."""
+        return self._array("shard")
+
+    @cached_property
+    def offset(self) -> NDArray[np.int64]:
+        """Byte in the shard where the clip's audio member begins."""
+        return self._array("offset")
+
+    @cached_property
+    def size(self) -> NDArray[np.int64]:
+        """Bytes of the audio member."""
+        return self._array("size")
+
+    @cached_property
+    def frames(self) -> NDArray[np.int64]:
+        """Samples."""
+        return self._array("frames")
+
+    @cached_property
+    def rate(self) -> NDArray[np.int32]:
+        """Hz."""
+        return self._array("rate")
+
+    @cached_property
+    def codec(self) -> TextColumn:
+        """pcm16 or flac."""
+        return self._texts("codec")
+
+    @cached_property
+    def pcm_offset(self) -> NDArray[np.int32]:
+        """Bytes from `offset` to the first PCM16 sample."""
+        return self._array("pcm_offset")
+
+    @cached_property
+    def id_hash(self) -> NDArray[np.int64]:
+        """See the function `id_hash`."""
+        return self._array("id_hash")
+
+    @cached_property
+    def id_order(self) -> NDArray[np.int32] | NDArray[np.int64]:
+        """All rows, in ascending order of `id_hash`."""
+        order: NDArray[np.int32] = self.columns[ID_ORDER]
+        return order
+
+    @cached_property
+    def track(self) -> TextColumn:
+        """Clips of one track are never split apart."""
+        return self._texts("track")
+
+    @cached_property
+    def artist(self) -> TextColumn:
+        """None where unknown."""
+        return self._texts("artist")
+
+    @cached_property
+    def split(self) -> TextColumn:
+        """train, valid or test."""
+        return self._texts("split")
+
+    @cached_property
+    def licence(self) -> TextColumn:
+        """None where unknown."""
+        return self._texts("licence")
+
+    @cached_property
+    def label_offset(self) -> NDArray[np.int64]:
+        """Byte in the shard where the clip's JSON begins."""
+        return self._array("label_offset")
+
+    @cached_property
+    def label_size(self) -> NDArray[np.int32]:
+        """Bytes of the JSON."""
+        return self._array("label_size")
+
+    @cached_property
+    def label_crc(self) -> NDArray[np.uint32]:
+        """CRC32 of the JSON."""
+        return self._array("label_crc")
+
+    @cached_property
+    def crc(self) -> NDArray[np.uint32]:
+        """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
+        return self._array("crc")
+
+    @cached_property
+    def crc_end(self) -> NDArray[np.int64]:
+        """(K+1,); see `crc`."""
+        return self._array("crc_end")
+
+    @cached_property
+    def captions(self) -> TextLists:
+        """The texts that describe each clip; none in a set without captions, or older than captions."""
+        captions: TextLists = self.columns["captions"]
+        return captions
+
+    @cached_property
+    def caption_tags(self) -> TextLists:
+        """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty
+        tuples in a set where they are known for no caption.
+        """
+        shown: TextLists = self.columns["caption_tags"]
+        return shown
+
+    @property
+    def targets(self) -> Mapping[str, Any]:
+        """Columns of labels as they are stored, by KIND.COLUMN; use `labels` and `target`."""
+        return self.columns
 
     @property
     def manifest_hash(self) -> str:
@@ -112,17 +199,39 @@ class ShardIndex:
         known = self.vocabularies | self.classes
         return known[self._known(column, known)]
 
-    def labels(self, column: str) -> NDArray[np.bool_]:
+    def labels(self, column: str, rows: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
         """Labels of a multi-label column: (K, C) bool; an all-False row is unlabelled. A class is its clip's one label.
+
+        Args:
+            column: its name.
+            rows: (n,) of which labels (n, C) are wanted; None: all. A whole matrix of millions of clips is large.
 
         Raises:
             KeyError: if the set has no such column.
         """
         if column in self.classes:
-            one_hot: NDArray[np.bool_] = self.target(column)[:, None] == np.arange(len(self.classes[column]))
+            codes = self.target(column) if rows is None else self.target(column)[rows]
+            one_hot: NDArray[np.bool_] = codes[:, None] == np.arange(len(self.classes[column]))
             return one_hot
         flat, ends = self.targets[f"multilabel.{self._known(column, self.vocabularies)}"]
+        if rows is not None:
+            counts = ends[rows + 1] - ends[rows]
+            begins = np.concatenate([[0], np.cumsum(counts)])
+            places = np.repeat(ends[rows] - begins[:-1], counts) + np.arange(begins[-1])
+            flat, ends = flat[places], begins
         return to_matrix(flat, ends, len(self.vocabularies[column]))
+
+    def is_labelled(self, column: str) -> NDArray[np.bool_]:
+        """Which clips (K,) have a tag of a multi-label column, or a class of a categorical one.
+
+        Raises:
+            KeyError: if the set has no such column.
+        """
+        if column in self.classes:
+            known: NDArray[np.bool_] = self.target(column) != UNKNOWN
+            return known
+        _, ends = self.targets[f"multilabel.{self._known(column, self.vocabularies)}"]
+        return np.asarray(ends[1:] > ends[:-1])
 
     def target(self, column: str) -> NDArray[np.float64] | NDArray[np.int64]:
         """A numeric column as (K,) float64, NaN where unknown; a categorical one as (K,) int64 codes, -1 where unknown.
@@ -151,7 +260,7 @@ class ShardIndex:
 
     def tags_of_captions(self, row: int) -> list[tuple[str, ...]]:
         """For each caption of a clip the tags that it shows, none where that is not known."""
-        known = self.caption_tags[row] if len(self.caption_tags) else ()
+        known = self.caption_tags[row]
         return [tuple(tags.split(TAG_SEPARATOR)) if tags else () for tags in known] or [()] * len(self.captions[row])
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -160,110 +269,71 @@ class ShardIndex:
             raise ValueError(f"split {split!r}; known are {', '.join(SPLITS)}")
         return np.flatnonzero(self.split == split).astype(np.int64)
 
+    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows (n,) of clips by their `id_hash`, any order; −1 for an id that the set has not."""
+        order, wanted = np.argsort(ids, kind="stable"), np.sort(ids)
+        found = np.full(len(ids), -1, np.int64)
+        known = self.id_hash[self.id_order]
+        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        found[order] = np.where(known[at] == wanted, self.id_order[at], -1)
+        return found
+
+    def _array(self, name: str) -> NDArray[Any]:
+        values: NDArray[Any] = self.columns[name]
+        return values
+
+    def _texts(self, name: str) -> TextColumn:
+        values: TextColumn = self.columns[name]
+        return values
+
     def _known(self, column: str, known: Any) -> str:
         if column not in known:
             raise KeyError(f"no column {column!r} in this set; it has {', '.join(known) or 'none of this kind'}")
         return column
 
 
-def manifest_hash(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest without the index's own checksum, which depends on the version of the Parquet writer."""
-    content = {name: value for name, value in manifest.items() if name not in ("hash", "index")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def parse_index(manifest_bytes: bytes, index_bytes: bytes) -> ShardIndex:
-    """Check and read the two files of an index.
-
-    Raises:
-        ShardError: if a checksum, a count or a bound in them does not hold.
-    """
-    manifest = _parse_manifest(manifest_bytes)
-    if hashlib.sha256(index_bytes).hexdigest() != manifest["index"]["sha256"]:
-        raise _fail(INDEX_NAME, "its checksum is not the one in the manifest: damaged, or of another build")
-    try:
-        table = pa.parquet.read_table(io.BytesIO(index_bytes))
-        columns: dict[str, Any] = {name: table[name].to_numpy().astype(kind) for name, kind in INTEGERS.items()}
-        columns |= {name: table[name].to_numpy(zero_copy_only=False).astype(object) for name in TEXTS}
-        columns["crc"], columns["crc_end"] = _ragged(table["crc"], np.uint32)
-        texts = table["captions"].to_pylist() if manifest.get("captions") else [()] * table.num_rows
-        columns["captions"] = tuple(map(tuple, texts))
-        if "caption_tags" in table.column_names:
-            columns["caption_tags"] = tuple(map(tuple, table["caption_tags"].to_pylist()))
-        targets = {
-            name: _ragged(table[name], np.int32) if name.startswith("multilabel.") else table[name].to_numpy()
-            for name in _label_columns(manifest)
-        }
-        shards = tuple(ShardFile.from_json(shard) for shard in manifest["shards"])
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _fail(INDEX_NAME, f"cannot be read: {error}") from None
-    index = ShardIndex(manifest=manifest, shards=shards, targets=targets, **columns)
-    _check_counts(index)
-    return index
-
-
-def read_index(folder: Path) -> ShardIndex:
+def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
     """The index of a set on local disk.
 
+    Args:
+        folder: of the set.
+        every_block: check all of the table now, not the rest when it is read.
+
     Raises:
-        ShardError: as `parse_index`, or if the folder has none.
+        ShardError: if a checksum, a count or a bound does not hold, or the folder has none.
     """
     try:
-        return parse_index((folder / MANIFEST_NAME).read_bytes(), (folder / INDEX_NAME).read_bytes())
+        manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
+        return open_table(manifest, folder / table_name(manifest), every_block=every_block)
     except OSError as error:
         problem = no_set(folder) or f"not a set of shards: {error.strerror}: {error.filename}"
         raise ShardError(Problem(str(folder), None, None, problem)) from None
 
 
-def _fail(name: str, what: str) -> ShardError:
-    return ShardError(Problem(name, None, None, f"{what}; build or index the set again"))
+def open_table(manifest: Mapping[str, Any], path: Path, *, every_block: bool = False) -> ShardIndex:
+    """The index of a manifest and its table.
 
+    Args:
+        manifest: from `parse_manifest`.
+        path: of the table, under any name.
+        every_block: check all of it now.
 
-def _parse_manifest(manifest_bytes: bytes) -> dict[str, Any]:
+    Raises:
+        OSError: the table cannot be opened.
+        ShardError: they do not belong together, or are damaged.
+    """
+    name = table_name(manifest)
     try:
-        manifest = json.loads(manifest_bytes)
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            found = manifest["schema_version"]
-            raise _fail(MANIFEST_NAME, f"schema version {found!r}, this program reads {SCHEMA_VERSION}")
-        if manifest["hash"] != manifest_hash(manifest):
-            raise _fail(MANIFEST_NAME, "its contents do not fit its hash: edited or damaged")
-        str(manifest["index"]["sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        shards = tuple(ShardFile.from_json(shard) for shard in manifest["shards"])
+        columns = (
+            parquet_columns(manifest, path) if name == PARQUET_NAME else MappedColumns(manifest, path, every_block)
+        )
+        index = ShardIndex(manifest=manifest, shards=shards, columns=columns)
+        check_counts(index)
+    except DamagedError as error:
+        raise failed(INDEX_NAME, str(error)) from None
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ShardError):
             raise
-        raise _fail(MANIFEST_NAME, f"not a manifest of shards ({type(error).__name__}: {error})") from None
-    assert isinstance(manifest, dict)
-    return manifest
-
-
-def _label_columns(manifest: Mapping[str, Any]) -> list[str]:
-    kinds = {"multilabel": manifest["vocabularies"], "categorical": manifest["classes"], "numeric": manifest["numeric"]}
-    return [f"{kind}.{column}" for kind, columns in kinds.items() for column in columns]
-
-
-def _ragged(column: pa.ChunkedArray, kind: type) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    lists = column.combine_chunks()
-    ends = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))]).astype(np.int64)
-    return lists.flatten().to_numpy(zero_copy_only=False).astype(kind), ends
-
-
-def _check_counts(index: ShardIndex) -> None:
-    manifest = index.manifest
-    if not len(index) == manifest["clips"] == manifest["index"]["rows"] > 0:
-        counts = f"{len(index)} rows, {manifest['clips']} and {manifest['index']['rows']} in the manifest"
-        raise _fail(INDEX_NAME, f"the counts of clips differ: {counts}")
-    num_captions = sum(map(len, index.captions))
-    if num_captions != manifest.get("captions", 0):
-        raise _fail(INDEX_NAME, f"{num_captions} captions, {manifest['captions']} in the manifest")
-    clips = np.bincount(index.shard, minlength=len(index.shards)) if index.shard.min() >= 0 else np.array([])
-    if clips.tolist() != [shard.clips for shard in index.shards]:
-        raise _fail(INDEX_NAME, "the counts of clips per shard are not those of the manifest")
-    shard_size = np.array([shard.size for shard in index.shards])[index.shard]
-    inside = (index.offset >= 0) & (index.size > 0) & (index.offset + index.size <= shard_size) & (index.frames > 0)
-    pcm = index.codec == "pcm16"
-    inside &= ~pcm | (index.pcm_offset + 2 * index.frames <= index.size)
-    inside &= np.diff(index.crc_end) == -(-index.size // CRC_BLOCK_BYTES)
-    if not inside.all():
-        raise _fail(INDEX_NAME, f"clip {index.key[np.argmin(inside)]} does not lie inside its shard")
-    if len(np.unique(index.id_hash)) != len(index) or (index.rate != manifest["rate"]).any():
-        raise _fail(INDEX_NAME, "a duplicate clip, or a clip of another rate than the set")
+        raise failed(name, f"cannot be read: {error}") from None
+    return index

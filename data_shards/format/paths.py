@@ -5,13 +5,15 @@ from pathlib import Path
 from cluster.files.nearest import did_you_mean
 from cluster.settings import UserError
 
-INDEX_NAME, MANIFEST_NAME = "index.parquet", "manifest.json"
+INDEX_NAME, MANIFEST_NAME = "index.arrow", "manifest.json"
+PARQUET_NAME = "index.parquet"
+"""The table of a set that 0.1 built; ``counterpoint shards index FOLDER`` converts it."""
 
 
 def no_set(folder: Path) -> str:
     """Why a folder is no set of shards, and the nearest that is; empty where it looks like one."""
     missing = [name for name in (MANIFEST_NAME, INDEX_NAME) if not (folder / name).is_file()]
-    if not missing:
+    if not missing or (missing == [INDEX_NAME] and (folder / PARQUET_NAME).is_file()):
         return ""
     why = f"no {missing[0]} there" if folder.is_dir() else "no such folder"
     return (

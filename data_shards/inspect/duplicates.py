@@ -12,6 +12,8 @@ from data_shards.format.index import ShardIndex
 
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+CLIPS_AT_ONCE = 1 << 16
+"""As many are digested at once, so that memory does not grow with their blocks."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,19 @@ def find_same_audio(index: ShardIndex) -> SameAudio:
 
 def _digests(index: ShardIndex) -> NDArray[np.uint64]:
     """64 bits a clip of its length and its blocks' checksums in their order."""
-    blocks_K = np.diff(index.crc_end)
-    place = np.arange(len(index.crc)) - np.repeat(index.crc_end[:-1], blocks_K)
-    mixed = _mixed(index.crc.astype(np.uint64) + (place.astype(np.uint64) + np.uint64(1)) * _STEP)
-    sums_K: NDArray[np.uint64] = np.add.reduceat(mixed, index.crc_end[:-1])  # modulo 2^64; every clip has a block
-    is_pcm_K = (index.codec == "pcm16").astype(np.uint64)
-    return _mixed(sums_K + _mixed(index.frames.astype(np.uint64) * np.uint64(2) + is_pcm_K))
+    digests_K = np.empty(len(index), np.uint64)
+    is_pcm_K = index.codec == "pcm16"
+    for begin in range(0, len(index), CLIPS_AT_ONCE):
+        rows = slice(begin, begin + CLIPS_AT_ONCE)
+        ends = index.crc_end[begin : begin + CLIPS_AT_ONCE + 1]
+        crc = index.crc[ends[0] : ends[-1]].astype(np.uint64)
+        starts = ends[:-1] - ends[0]
+        place = np.arange(len(crc)) - np.repeat(starts, np.diff(ends))
+        mixed = _mixed(crc + (place.astype(np.uint64) + np.uint64(1)) * _STEP)
+        sums = np.add.reduceat(mixed, starts)  # modulo 2^64; every clip has a block
+        length = index.frames[rows].astype(np.uint64) * np.uint64(2) + is_pcm_K[rows].astype(np.uint64)
+        digests_K[rows] = _mixed(sums + _mixed(length))
+    return digests_K
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

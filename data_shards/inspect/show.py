@@ -20,7 +20,8 @@ def label_counts(index: ShardIndex) -> dict[str, dict[str, int]]:
     """Clips per tag or class, by column, most frequent first; a numeric column counts its known values."""
     counts: dict[str, dict[str, int]] = {}
     for column, names in index.vocabularies.items():
-        counts[column] = _ranked(names, index.labels(column).sum(axis=0))
+        flat, _ = index.targets[f"multilabel.{column}"]
+        counts[column] = _ranked(names, np.bincount(flat, minlength=len(names)))
     for column, names in index.classes.items():
         codes = index.target(column)
         counts[column] = _ranked(names, np.bincount(codes[codes >= 0].astype(np.int64), minlength=len(names)))
@@ -41,15 +42,16 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     """
     same = find_same_audio(index)
     seconds = index.frames / index.manifest["rate"]
-    licences = [str(licence) for licence in index.licence if licence is not None]
+    licences = {name: count for name, count in index.licence.counts().items() if name is not None}
+    ends = index.captions.ends()
     return {
         "clips": len(index),
         "hours": float(seconds.sum() / 3600),
         "rate_hz": index.manifest["rate"],
         "splits": index.manifest["splits"],
-        "tracks": len(set(index.track)),
-        "artists": len({artist for artist in index.artist if artist is not None}),
-        "codecs": sorted(set(index.codec)),
+        "tracks": len(index.track.counts()),
+        "artists": len(index.artist.counts().keys() - {None}),
+        "codecs": list(index.codec.counts()),
         "shards": len(index.shards),
         "bytes": sum(shard.size for shard in index.shards),
         "seconds": {
@@ -57,10 +59,10 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
             "median": float(np.median(seconds)),
             "longest": float(seconds.max()),
         },
-        "licences": {licence: licences.count(licence) for licence in sorted(set(licences))},
-        "labelled": {column: int(index.labels(column).any(axis=1).sum()) for column in index.vocabularies},
+        "licences": licences,
+        "labelled": {column: int(index.is_labelled(column).sum()) for column in index.vocabularies},
         "labels": label_counts(index),
-        "captions": {"texts": sum(map(len, index.captions)), "clips": sum(map(bool, index.captions))},
+        "captions": {"texts": index.captions.num_texts, "clips": int((ends[1:] > ends[:-1]).sum())},
         "notes": index.manifest.get("notes", []),
         "rejected": index.manifest.get("rejected", {}),
         "silent": index.manifest.get("silent", []),
@@ -74,14 +76,17 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
 
 def leaking_tracks(index: ShardIndex) -> list[str]:
     """Tracks with clips in more than one split: scores on such splits flatter."""
-    first: dict[str, str] = {}
-    pairs = zip(index.track, index.split, strict=True)
-    return sorted({track for track, split in pairs if first.setdefault(track, split) != split})
+    track_K, split_K = index.track.codes(), index.split.codes()
+    first = np.zeros(track_K.max() + 1, np.int32)
+    first[track_K[::-1]] = split_K[::-1]
+    rows = np.flatnonzero(split_K != first[track_K])
+    _, one_of_each = np.unique(track_K[rows], return_index=True)
+    return sorted(index.track[rows[one_of_each]].tolist())
 
 
 def labels_alike(index: ShardIndex) -> dict[str, list[tuple[str, ...]]]:
     """Tags, classes and artists that look the same and are not, by column: probably one label in two spellings."""
-    names = {**index.vocabularies, **index.classes, "artist": [one for one in index.artist if one is not None]}
+    names = {**index.vocabularies, **index.classes, "artist": [one for one in index.artist.counts() if one is not None]}
     groups = {column: alike(values) for column, values in names.items()}
     return {column: found for column, found in groups.items() if found}
 

@@ -37,7 +37,7 @@ def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `counterpoint shards build` made")
     try:
-        index = read_index(folder)
+        index = read_index(folder, every_block=True)
     except ShardError as error:
         # Without a trustworthy index the shards can only be held against themselves.
         return [error.problem, *_scan_alone(folder)]

@@ -94,7 +94,6 @@ class BatchLoader:
         self.replaced: list[Replaced] = []
         """The first `MAX_NAMED` replacements, in order."""
         self.num_drawn = self.num_replaced = 0
-        self._labels_KC = labelled.labels(config.vocabulary) if labelled is not None else np.zeros((0, 0), np.bool_)
         self.texts: TextViews | None = None
         """Draws the texts; None for a loader without."""
         if text is not None:
@@ -111,8 +110,10 @@ class BatchLoader:
 
     def drawn_labels(self) -> NDArray[np.bool_]:
         """Labels of the labelled training clips that are drawn from, (K, C); (0, 0) without a labelled stream."""
-        stream = self.sampler.streams[LABELLED]
-        return self._labels_KC[stream.rows] if stream else np.zeros((0, 0), np.bool_)
+        stream, labelled = self.sampler.streams[LABELLED], self.sets[LABELLED]
+        if not (stream and labelled):
+            return np.zeros((0, 0), np.bool_)
+        return labelled.index.labels(self.config.vocabulary, stream.rows)
 
     @property
     def rate(self) -> int:
@@ -161,14 +162,16 @@ class BatchLoader:
         self.num_drawn += len(filled)
         self._note([replaced for one in filled for replaced in one.replaced])
         plan = pending.plan
+        row_B = np.array([one.row for one in filled], np.int64)
         labels_BC = np.zeros((len(filled), len(self.vocabulary)), np.bool_)
         clip_id_B = np.empty(len(filled), np.int64)
-        for place, (stream, one) in enumerate(zip(plan.stream_B, filled, strict=True)):
-            opened = self.sets[stream]
-            assert opened is not None
-            clip_id_B[place] = opened.index.id_hash[one.row]
+        for stream, opened in enumerate(self.sets):
+            here = plan.stream_B == stream
+            if opened is None or not here.any():
+                continue
+            clip_id_B[here] = opened.index.id_hash[row_B[here]]
             if stream == LABELLED:
-                labels_BC[place] = self._labels_KC[one.row]
+                labels_BC[here] = opened.index.labels(self.config.vocabulary, row_B[here])
         return Batch(
             wave_BT=pending.wave_BT,
             frames_B=torch.tensor([one.frames for one in filled]),

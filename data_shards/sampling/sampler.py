@@ -149,7 +149,7 @@ class Sampler:
             )
         self.vocabulary = index.label_names(config.vocabulary)
         train = self._long_enough(index, index.rows("train"), frames)
-        rows = train[index.labels(config.vocabulary)[train].any(axis=1)]
+        rows = train[index.is_labelled(config.vocabulary)[train]]
         self.num_available = len(rows)
         if not len(rows):
             raise UserError(
@@ -168,7 +168,10 @@ class Sampler:
             b_s = self.config.b_s
             raise UserError(f"data.b_s = {b_s:g} draws unlabelled clips; give data.unlabelled=DIR, or data.b_s=1")
         train = self._long_enough(index, index.rows("train"), frames)
-        rows = train[~np.isin(index.id_hash[train], labelled_ids)]
+        own = np.ones(len(index), np.bool_)
+        labelled = index.rows_of(labelled_ids)
+        own[labelled[labelled >= 0]] = False
+        rows = train[own[train]]
         if not len(rows):
             also = f": all {len(train)} are in the labelled set, with tags" if len(train) else ""
             raise UserError(f"the unlabelled set has no training clip of its own{also}; give another, or data.b_s=1")

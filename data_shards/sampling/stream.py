@@ -19,13 +19,14 @@ class Stream:
         Args:
             name: part of the key of every draw.
             rows: (n,) ascending, n > 0.
-            shards: (n,) the shard of each row.
+            shards: (n,) the shard of each row, ascending.
             seed: of the run.
             block_shards: shards of a block; 0 shuffles all rows with all.
         """
         self.name, self.rows, self.seed = name, rows, seed
         self.block_shards = block_shards
-        _, self._shard_start, self._shard_size = np.unique(shards, return_index=True, return_counts=True)
+        self._shard_start = np.concatenate([[0], np.flatnonzero(shards[1:] != shards[:-1]) + 1])
+        self._shard_size = np.diff(np.append(self._shard_start, len(shards)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +60,7 @@ class Stream:
             places[here] = start + permute(positions[here] - start, size, key)
         slot = np.searchsorted(shard_end, places, side="right")
         within = places - (shard_end[slot] - self._shard_size[order[slot]])
-        return self._shard_start[order[slot]] + within
+        return np.asarray(self._shard_start[order[slot]] + within)
 
     @lru_cache(maxsize=4)  # noqa: B019 a stream lives as long as its run
     def _layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 Shape suffixes: K clips, C words.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -98,11 +98,3 @@ class ClipWords:
                 codes = self.lexicon.says(self.index.captions[row][0])
             has_KC[place, list(codes)] = True
         return has_KC
-
-
-def names_by_category(lexicon: Lexicon, codes: Iterable[int]) -> Mapping[str, list[int]]:
-    """Codes by the category of their word, in order."""
-    groups: dict[str, list[int]] = {}
-    for code in codes:
-        groups.setdefault(lexicon.words[code].category, []).append(code)
-    return groups

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from data_shards.format.records import TextRows
-from data_shards.text.clip_words import ClipWords, build_lexicon, names_by_category
+from data_shards.text.clip_words import ClipWords, build_lexicon
 from data_shards.text.config import TextViewsConfig
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.lexicon import Lexicon
+from data_shards.text.parts import partial_tags
 from data_shards.text.swaps import Swapper, corpus_weights
 from data_shards.text.templates import Templates
 
@@ -208,31 +208,6 @@ class TextViews:
         if made is None:
             return None
         return Text(made.text, tuple(made.new if code == made.old else code for code in text.shown))
-
-
-def partial_tags(
-    lexicon: Lexicon, codes: Sequence[int], draws: Draws, *, least: int, balanced: bool
-) -> tuple[int, ...]:
-    """Some of a clip's tags, in their order: at least `least` and not all, or all where it has no more.
-
-    Args:
-        lexicon: the words.
-        codes: of the clip's tags.
-        draws: choose.
-        least: tags at least.
-        balanced: go over the categories in random order, one tag of each in turn, so that every category is as likely
-            as another; else any tag is as likely as another.
-    """
-    if len(codes) <= least:
-        return tuple(codes)
-    count = least + draws.below(len(codes) - least)
-    if balanced:
-        queues = [draws.shuffled(of) for of in draws.shuffled(list(names_by_category(lexicon, codes).values()))]
-        order = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    else:
-        order = draws.shuffled(codes)
-    chosen = set(order[:count])
-    return tuple(code for code in codes if code in chosen)
 
 
 def text_hash(text: str) -> int:

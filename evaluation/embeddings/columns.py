@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.encoder import Encoder
-from evaluation.encoders.spaces import models_of
+from evaluation.encoders.spaces import models_of, spaces_of
+from evaluation.encoders.towers import text_towers
+from trainers.inference.spaces import JOINT
 
 
 def split_tables(
@@ -23,6 +25,11 @@ def split_tables(
         for name, table in tables.items()
         for model, place in models_of(name, encoders[name], spaces).items()
     }
+
+
+def joint_tables(tables: Mapping[str, EmbeddingTable], encoders: Mapping[str, Encoder]) -> dict[str, EmbeddingTable]:
+    """Tables of the space that texts share, of the encoders that have a text tower."""
+    return {name: columns(tables[name], spaces_of(encoders[name])[JOINT]) for name in text_towers(encoders)}
 
 
 def columns(table: EmbeddingTable, place: slice) -> EmbeddingTable:

@@ -32,7 +32,7 @@ from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
 from evaluation.encoders.spaces import space_in, spaces_of
-from trainers.inference.spaces import WHOLE
+from trainers.inference.spaces import WHOLE, spaces_tree
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024
@@ -250,7 +250,7 @@ def _schema(encoder: Encoder, spaces: Mapping[str, slice], *, timeline: bool) ->
     fields = [("path", pa.string())] + ([("start_s", pa.float64())] if timeline else [])
     fields.append(("embedding", pa.list_(pa.float32(), max(place.stop for place in spaces.values()))))
     about = {"encoder": encoder.hash, "rate_hz": str(encoder.rate), "chunk_samples": str(encoder.samples)}
-    about["spaces"] = json.dumps({name: [place.start, place.stop] for name, place in spaces.items()})
+    about["spaces"] = json.dumps(spaces_tree(spaces))
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION), **about})
 
 

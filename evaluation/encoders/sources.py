@@ -71,7 +71,7 @@ def is_factory(source: Path | str) -> bool:
     return is_entry_point(str(source)) and not Path(source).exists()
 
 
-def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any:
+def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False, texts: bool = False) -> Any:
     """The frozen encoder of a snapshot, or of a user's ``module:factory``.
 
     Args:
@@ -79,10 +79,13 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
             working directory.
         device: torch device it shall run on.
         trust_code: import the user's own code that a snapshot names.
+        texts: with its text tower, where it has one.
 
     Raises:
         UserError: names what is missing.
     """
+    if texts and (towers := _two_towers(source, device, untrained=False, trust_code=trust_code)) is not None:
+        return towers
     if not is_factory(source):
         from trainers.inference.frozen import load_encoder
 
@@ -90,8 +93,12 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
     return _checked(str(source), import_factory(str(source), SOURCE), {}).to(device)
 
 
-def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> Any | None:
+def untrained_any(
+    source: Path | str, device: str = "cpu", *, trust_code: bool = False, texts: bool = False
+) -> Any | None:
     """The same network with its first weights, or None where a user's factory cannot make it."""
+    if texts and (towers := _two_towers(source, device, untrained=True, trust_code=trust_code)) is not None:
+        return towers
     if not is_factory(source):
         from trainers.inference.frozen import untrained_encoder
 
@@ -100,6 +107,19 @@ def untrained_any(source: Path | str, device: str = "cpu", *, trust_code: bool =
     if "untrained" not in inspect.signature(factory).parameters:
         return None
     return _checked(str(source), factory, {"untrained": True}).to(device)
+
+
+def _two_towers(source: Path | str, device: str, *, untrained: bool, trust_code: bool) -> Any | None:
+    from trainers.state.places import ABOUT
+    from trainers.state.snapshot import open_snapshot
+
+    if is_factory(source) or (Path(source) / ABOUT).is_file():
+        return None
+    if open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
+        return None
+    from trainers.inference.two_towers import load_two_towers
+
+    return load_two_towers(source, device, untrained=untrained, trust_code=trust_code)
 
 
 @contextmanager
@@ -118,7 +138,8 @@ def open_encoder(
         workers: Ray workers; 0 is this process.
         device: of this process's encoder; the CPU by default.
         trust_code: import the user's own code that a snapshot names.
-        heads: of LOEV the outputs of its heads as well, as further spaces; a pool has what it was made with.
+        heads: of LOEV the outputs of its heads as well, and of two towers the space that texts share, as further
+            spaces; a pool has what it was made with.
 
     Raises:
         UserError: names what is missing, or a device beside workers.
@@ -131,7 +152,7 @@ def open_encoder(
     check_device(device or "cpu")
     encoder: Any = source
     if isinstance(source, Path | str):
-        encoder = load_any(source, device or "cpu", trust_code=trust_code)
+        encoder = load_any(source, device or "cpu", trust_code=trust_code, texts=heads)
     encoder = with_heads(encoder) if heads else encoder
     with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:
         yield pool

@@ -1,6 +1,6 @@
 """What a catalogue is before it is embedded: how many tracks, and what is known of them.
 
-Shape suffixes: D tracks, E encoder width.
+Shape suffixes: D tracks, W width of the index.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from data_shards.format.text import as_text
 from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
-from evaluation.metrics.neighbours import unit_rows
+from evaluation.search.mixture import Weights
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
-from trainers.state.places import check_encoder
+from trainers.state.places import check_order
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def find_place(source: Any, catalogue: Path) -> Place:
         UserError: it does not exist, holds no audio, or is the model.
     """
     if isinstance(source, Path | str) and not is_factory(source):
-        _check_order(Path(source), catalogue)
+        check_order(Path(source), catalogue, "map")
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
     if catalogue.is_file():
@@ -100,8 +100,21 @@ def known_of(place: Place, table: Path | None) -> Known:
         raise UserError(f"{error}; correct it, or name another table with --labels FILE") from None
 
 
-def drawn(index: TrackIndex, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:
-    """At most so many tracks of an index, in its order, and their unit vectors (D, E); one part is read at a time."""
+def drawn(index: TrackIndex, weights: Weights, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:
+    """At most so many tracks of an index, in its order, and their vectors (D, W); one part is read at a time.
+
+    The product of two vectors is the cosine that `search` compares: the weighted mean over spaces.
+
+    Args:
+        index: of the catalogue.
+        weights: of its spaces, see `evaluation.search.mixture.resolve`.
+        most: tracks.
+        seed: of the draw, where there are more.
+    """
+    total = sum(weights.values())
+    scale_W = np.concatenate(
+        [np.full(width, np.sqrt(weights.get(name, 0) / total), np.float32) for name, width in index.spaces.items()]
+    )
     rows = np.arange(len(index))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
@@ -112,7 +125,7 @@ def drawn(index: TrackIndex, most: int, seed: int) -> tuple[list[Track], NDArray
         if len(here):
             of_part = index.tracks(part)
             tracks += [of_part[row] for row in here]
-            parts.append(unit_rows(index.searchable(part).reconstruct_n(0, part.rows)[here]))
+            parts.append(index.searchable(part).reconstruct_n(0, part.rows)[here] * scale_W)
         first += part.rows
     return tracks, np.concatenate(parts)
 
@@ -121,26 +134,6 @@ def files_of(index: TrackIndex, tracks: list[Track], folder: AudioFolder | None)
     """Where the files of tracks are; as the scan found them, whose names need not be UTF-8."""
     scanned = {as_text(str(file.relative_to(folder.root))): file for file in folder.files} if folder else {}
     return [scanned.get(track.path, index.file(track)) for track in tracks]
-
-
-def _check_order(source: Path, catalogue: Path) -> None:
-    try:
-        check_encoder(source)
-    except UserError:
-        if source.is_dir() and _is_encoder(catalogue):
-            raise UserError(
-                f"{source} is no model, {catalogue} is one: give the model first, then the folder: "
-                f"counterpoint map {catalogue} {source}"
-            ) from None
-        raise
-
-
-def _is_encoder(path: Path) -> bool:
-    try:
-        check_encoder(path)
-    except UserError:
-        return False
-    return True
 
 
 def _parquet_rows(path: Path) -> int:

@@ -76,6 +76,17 @@ class SoundCounts:
     reason: str = ""
     """Why the first that could not be read could not."""
 
+    def line(self) -> str:
+        """The counts in words.
+
+        >>> SoundCounts(embedded=3, silent=1, seconds=8.0).line()
+        '3 previews of up to 8 s, 1 without a sound'
+        """
+        words = [f"{self.embedded:,} previews of up to {self.seconds:.2g} s"] * bool(self.embedded)
+        words += [f"{self.linked:,} links to files"] * bool(self.linked)
+        without = f"{self.silent:,} without a sound" + (f" ({self.reason})" if self.reason else "")
+        return ", ".join(words + [without] * bool(self.silent)) or "none"
+
 
 def file_sounds(files: Sequence[Path], page: Path) -> list[Sound]:
     """The sounds of files, with links to them from the folder of a page."""

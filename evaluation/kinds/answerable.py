@@ -24,8 +24,10 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
     """
     parts = parts_of(target, config.split)
     reason = _empty(task, parts, config)
+    kind = kind_of(task)
+    if reason is None and kind.reads_texts:
+        reason = kind.why_undefined(name, task, parts["test"], _held("test", config))
     if reason is None and task.probe:
-        kind = kind_of(task)
         reason = kind.why_untrainable(task, parts["train"], _held("train", config)) or kind.why_undefined(
             name, task, parts["test"], _held("test", config)
         )
@@ -41,7 +43,7 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
 def notes(name: str, task: Task, test: Target, config: EvaluationConfig) -> list[str]:
     """What a reader must know of metrics that are defined and yet mean little."""
     found = []
-    if len(np.unique(test.values, axis=0)) == 1:
+    if not kind_of(task).reads_texts and len(np.unique(test.values, axis=0)) == 1:
         found.append(f"{name}: all {config.split} clips have one value of {task.column}: a constant answer is right")
     units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
     if len(set(units.tolist())) == 1:

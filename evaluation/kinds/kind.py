@@ -37,6 +37,8 @@ class TaskKind(ABC):
     """Metric of a probe → its convention, for the report."""
     retrieval_metrics: ClassVar[Mapping[str, str]] = {}
     """Metric of retrieval, without its ``@k`` → its convention; none where neighbours have no metric."""
+    reads_texts: ClassVar[bool] = False
+    """Whether clips are compared with texts (`evaluation.kinds.text`): no probe, no neighbours."""
     takes_untagged: ClassVar[bool] = False
     """Whether clips without a label may count as clips of none (``untagged``)."""
 
@@ -51,6 +53,11 @@ class TaskKind(ABC):
     def known(self, values: Values, task: Task) -> NDArray[np.bool_]:
         """Clips (K,) whose value is known."""
         return np.asarray(values >= 0 if values.dtype == np.int64 else np.isfinite(values))
+
+    def metric_names(self, task: Task, ks: Sequence[int]) -> list[str]:
+        """Every metric that a task reports."""
+        probed = list(self.probe_metrics) if task.probe else []
+        return probed + [f"{name}@{k}" for name in self.retrieval_metrics for k in ks if task.retrieval]
 
     def probe_target(self, values: Values) -> Values:
         """What heads are trained on; its type chooses the loss.
@@ -160,16 +167,14 @@ def kind_of(task: Task) -> TaskKind:
             f"kind={task.kind}: gives a {type(kind).__name__}, not a kind of task; let the class extend "
             "counterpoint.TaskKind"
         )
-    if not getattr(kind, "probe_metrics", None):
+    if not kind.reads_texts and not getattr(kind, "probe_metrics", None):
         raise UserError(f"kind={task.kind}: probe_metrics is empty; name each metric with its convention")
     return kind
 
 
 def metric_names(task: Task, ks: Sequence[int]) -> list[str]:
     """Every metric that a task reports."""
-    kind = kind_of(task)
-    probed = list(kind.probe_metrics) if task.probe else []
-    return probed + [f"{name}@{k}" for name in kind.retrieval_metrics for k in ks if task.retrieval]
+    return kind_of(task).metric_names(task, ks)
 
 
 def _seed_means(score_SK: NDArray[np.float64], count_K: NDArray[np.float64], weights_BK: NDArray[np.float64]) -> Values:

@@ -10,6 +10,7 @@ from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
 from evaluation.kinds.answerable import why_not
 from evaluation.kinds.kind import TaskKind, kind_of
+from evaluation.kinds.text import TextKind
 from evaluation.targets.index_columns import columns
 from evaluation.targets.splits import hold_to, load_split
 from evaluation.targets.target import Target
@@ -29,6 +30,7 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
     kind = kind_of(task)
     _check(kind, name, task)
     values, classes = kind.read(index, name, task)
+    texts = kind.texts(index, name, task) if isinstance(kind, TextKind) else ()
     rows_K = np.flatnonzero(kind.known(values, task))
     if not len(rows_K):
         raise EmptyColumnError(
@@ -38,7 +40,9 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
     track_K = np.asarray(index.track, np.str_)[rows_K]
     artist = [index.artist[row] for row in rows_K]
     artist_K = np.array([f"artist {a}" if a else f"track {t}" for a, t in zip(artist, track_K, strict=True)], np.str_)
-    return Target(rows_K, np.asarray(index.split, np.str_)[rows_K], track_K, artist_K, values[rows_K], classes)
+    split_K = np.asarray(index.split, np.str_)[rows_K]
+    texts_K = tuple(texts[row] for row in rows_K) if texts else ()
+    return Target(rows_K, split_K, track_K, artist_K, values[rows_K], classes, texts_K)
 
 
 def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Target], dict[str, str]]:
@@ -50,7 +54,7 @@ def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str,
     present = columns(index)
     targets, left_out = {}, {}
     for name, task in config.tasks.items():
-        if task.optional and task.column not in present and task.column != "artist":
+        if task.optional and task.column not in (*present, "artist", "captions"):
             left_out[name] = f"the set has no column {task.column}"
             continue
         try:
@@ -85,6 +89,8 @@ def _read_frozen(index: ShardIndex, name: str, task: Task) -> Target:
 
 
 def _check(kind: TaskKind, name: str, task: Task) -> None:
+    if not kind.reads_texts and not (task.probe or task.retrieval):
+        raise UserError(f"task {name}: kind {task.kind} needs tasks.{name}.probe=true, retrieval=true or both")
     if task.retrieval and not kind.retrieval_metrics:
         raise UserError(f"task {name}: kind {task.kind} has no retrieval metric; set tasks.{name}.retrieval=false")
     if task.untagged and not kind.takes_untagged:

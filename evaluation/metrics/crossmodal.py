@@ -7,12 +7,59 @@ Shape suffixes: Q queries, D items of the base.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+
+class Ranks(NamedTuple):
+    """Where the first right answer of each query stands among the wrong ones."""
+
+    above_Q: Floats
+    """Wrong answers with a higher score."""
+    tied_Q: Floats
+    """Wrong answers with the same score."""
+    pool_Q: Floats
+    """Wrong answers and the right one."""
+
+    @property
+    def rank(self) -> Floats:
+        """From 1; ties share the mean of their ranks."""
+        return np.asarray(1 + self.above_Q + self.tied_Q / 2)
+
+    def hits(self, k: int) -> Floats:
+        """Whether the right answer is among the first k; of a tie the probability, in random order.
+
+        >>> Ranks(np.array([0.0, 2.0]), np.array([3.0, 0.0]), np.array([4.0, 4.0])).hits(1).tolist()
+        [0.25, 0.0]
+        """
+        return np.clip((k - self.above_Q) / (self.tied_Q + 1), 0, 1)
+
+
+def first_right(score_QD: NDArray[np.floating], right_QD: Bools, ignored_QD: Bools) -> Ranks:
+    """Ranks of the best right answer of each query; a constant score ranks at chance.
+
+    Args:
+        score_QD: similarity of every query with every item.
+        right_QD: items that are right, at least one a query.
+        ignored_QD: items that are no wrong answers either; a right one counts as right.
+
+    Raises:
+        ValueError: if a score is not finite, or a query has no right answer.
+    """
+    if not np.isfinite(score_QD).all():
+        raise ValueError("a score is not finite")
+    if not right_QD.any(1).all():
+        raise ValueError(f"query {int(np.argmin(right_QD.any(1)))} has no right answer")
+    best_Q1 = np.where(right_QD, score_QD, -np.inf).max(1, keepdims=True)
+    wrong_QD = ~right_QD & ~ignored_QD
+    counts = ((score_QD > best_Q1) & wrong_QD, (score_QD == best_Q1) & wrong_QD, wrong_QD)
+    above_Q, tied_Q, wrong_Q = (part.sum(1).astype(np.float64) for part in counts)
+    return Ranks(above_Q, tied_Q, wrong_Q + 1)
 
 
 def both_directions(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -> dict[str, dict[str, float]]:

@@ -130,6 +130,20 @@ def pair_mean(sum_K: Floats, count_K: Floats, weights_RK: Floats) -> Floats:
         return np.asarray((weights_RK @ sum_K) / (weights_RK @ count_K))
 
 
+def weighted_median(sorted_K: Floats, weights_RK: Floats) -> Floats:
+    """Median of values in ascending order that each count so often, shape (R,); NaN where nothing counts.
+
+    >>> weighted_median(np.array([1.0, 2.0, 9.0]), np.array([[1, 1, 1], [1, 1, 0], [0, 0, 4], [0, 0, 0]])).tolist()
+    [2.0, 1.5, 9.0, nan]
+    """
+    if not len(sorted_K):
+        return np.full(len(weights_RK), np.nan)
+    cumulative_RK = np.cumsum(weights_RK, 1)
+    total_R1 = cumulative_RK[:, -1:]
+    lower_R, upper_R = (2 * cumulative_RK >= total_R1).argmax(1), (2 * cumulative_RK > total_R1).argmax(1)
+    return np.where(total_R1[:, 0] > 0, (sorted_K[lower_R] + sorted_K[upper_R]) / 2, np.nan)
+
+
 def r_squared(predicted_K: Floats, truth_K: Floats, weights_RK: Floats) -> Floats:
     """Coefficient of determination, shape (R,): 1 − residual over total sum of squares, both of the resample.
 

@@ -74,7 +74,7 @@ def differences_from(tree: Mapping[str, Any], name: str) -> list[Difference]:
             high=row["high"],
             p=row["p"],
             p_holm=row.get("p_holm"),
-            verdict=_verdict(row, level_of(tree)),
+            verdict=_verdict(metric, row, level_of(tree)),
         )
         for metric, row in found.items()
     ]
@@ -103,7 +103,18 @@ def explained(tree: Mapping[str, Any]) -> str:
     return text
 
 
-def _verdict(row: Mapping[str, Any], level: float) -> str:
+def sign_of(metric: str, low: float, high: float) -> str:
+    """better, worse or unclear by an interval; a lower rank is the better one.
+
+    >>> sign_of("a/recall@10", 0.1, 0.2), sign_of("a/median_rank", 0.1, 0.2), sign_of("a/median_rank", -1, 2)
+    ('better', 'worse', 'unclear')
+    """
+    if metric.endswith("_rank"):
+        low, high = -high, -low
+    return "better" if low > 0 else "worse" if high < 0 else "unclear"
+
+
+def _verdict(metric: str, row: Mapping[str, Any], level: float) -> str:
     if row["low"] is None or row.get("p_holm") is None or row["p_holm"] > 1 - level:
         return "unclear"
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "unclear"
+    return sign_of(metric, row["low"], row["high"])

@@ -33,16 +33,17 @@ class Drawn:
 
 
 def draw_figures(tree: Mapping[str, Any]) -> dict[str, Drawn]:
-    """Figures by name: ``metrics`` always, ``TASK_ap`` for a probe of tags, and what else was measured."""
+    """Figures by name: ``metrics`` always, ``TASK_ap`` of tags, ``TASK_accuracy`` of swaps, and what was asked for."""
     drawn = {
         "metrics": _in_all_forms(
             f"Metrics beside their baselines; {intervals(tree)}{_corrected_mark(tree)}", partial(_metrics, tree)
         )
     }
     for name, task in tree["tasks"].items():
-        if task["by_tag"]:
-            draw = partial(_tags, task["by_tag"]["ap"])
-            drawn[f"{name}_ap"] = _in_all_forms(f"Average precision by tag, {name}", draw)
+        metric = "ap" if "ap" in task["by_tag"] else next(iter(task["by_tag"]), None)
+        if metric is not None:
+            title = "Average precision by tag" if metric == "ap" else f"{plain(metric).capitalize()} by category"
+            drawn[f"{name}_{metric}"] = _in_all_forms(f"{title}, {name}", partial(_tags, task["by_tag"][metric]))
     if "robustness" in tree:
         title = f"Change under corruption, of the clean value; bars: {tree['level']:.0%} intervals, {PAIRED}"
         drawn["robustness"] = _in_all_forms(title, partial(robustness_figure, tree["robustness"]))

@@ -11,7 +11,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.samples import INTERVALS, JACKKNIFE, PERCENTILE
-from evaluation.report.comparison import add_holm, differences_from
+from evaluation.report.comparison import add_holm, differences_from, sign_of
 from evaluation.scores.score import Scored
 
 SCHEMA_VERSION = 1
@@ -107,7 +107,9 @@ def text_rows(tree: Mapping[str, Any]) -> list[Row]:
                 interval=span(own),
                 baselines={name: number(found[metric]["value"]) for name, found in tree["baselines"].items()},
                 difference=f"{number(delta['value'], sign=True)} {_ends(delta, sign=True)}" if delta else "–",
-                verdict=_verdict(delta),
+                verdict=sign_of(metric, delta["low"], delta["high"])
+                if delta and delta["low"] is not None
+                else "unclear",
                 n=own["n"],
                 convention=own["convention"],
             )
@@ -164,7 +166,5 @@ def _ends(row: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"[{number(row['low'], sign=sign)}, {number(row['high'], sign=sign)}]"
 
 
-def _verdict(delta: Mapping[str, Any] | None) -> str:
-    if not delta or delta["low"] is None:
-        return "unclear"
-    return "better" if delta["low"] > 0 else "worse" if delta["high"] < 0 else "unclear"
+def _verdict(metric: str, delta: Mapping[str, Any] | None) -> str:
+    return sign_of(metric, delta["low"], delta["high"]) if delta and delta["low"] is not None else "unclear"

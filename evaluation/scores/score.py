@@ -5,15 +5,18 @@ Shape suffixes: S seeds, K test clips, k neighbours, C tags or classes, E encode
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.config import Task
+from evaluation.encoders.towers import TextTower
 from evaluation.kinds import answerable
 from evaluation.kinds.kind import Values
+from evaluation.kinds.text import Question, TextKind, TextModel, Vectors, constant_model, random_model
 from evaluation.metrics.confidence import Resamples
-from evaluation.metrics.neighbours import neighbours
+from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, by_width, fit_probe
 from evaluation.scores.task_inputs import TaskInputs, test_resamples
@@ -56,6 +59,8 @@ def score_task(inputs: TaskInputs) -> Scored:
     notes = answerable.notes(name, task, test, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
+    if isinstance(inputs.kind, TextKind):
+        return _score_texts(inputs, inputs.kind, resamples, notes)
     metrics: ByModel = {}
     probes: tuple[Probe, ...] = ()
     if task.probe:
@@ -84,6 +89,31 @@ def score_task(inputs: TaskInputs) -> Scored:
         notes=tuple(notes),
         probes=probes,
     )
+
+
+def _score_texts(inputs: TaskInputs, kind: TextKind, resamples: Resamples, notes: list[str]) -> Scored:
+    """Metrics of every model's two towers, of random vectors and of a constant."""
+    question = Question(inputs.name, inputs.task, inputs.test, inputs.config, resamples, inputs.generator)
+    models = {
+        model: TextModel(unit_rows(table.h_KE[question.test.rows_K]), partial(_embed, inputs.towers[model]))
+        for model, table in inputs.tables.items()
+    }
+    models |= {"random": random_model(question), "constant": constant_model(question)}
+    metrics = _by_metric({name: kind.score(question, model) for name, model in models.items()})
+    return Scored(
+        metrics=metrics,
+        conventions={metric: kind.convention(question, metric) for metric in metrics},
+        n=len(question.test),
+        clusters=resamples.clusters,
+        counts={split: len(part) for split, part in inputs.parts.items()},
+        classes=question.test.classes,
+        masked=(),
+        notes=(*notes, *kind.notes(question)),
+    )
+
+
+def _embed(tower: TextTower, texts: Sequence[str]) -> Vectors:
+    return np.asarray(tower.embed_text(list(texts)).float().cpu().numpy())
 
 
 def _capped(name: str, task: Task, probes: Sequence[Probe]) -> Iterator[str]:

@@ -24,8 +24,9 @@ from cluster.provenance import provenance
 from cluster.settings import to_tree
 from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.encoders.towers import text_towers
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import TaskKind
+from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, Scale
 from evaluation.probes.training import Head, TrainedHeads
@@ -44,18 +45,27 @@ PLAIN = ("conventions", "n", "clusters", "counts", "classes", "masked", "notes")
 _log = logging.getLogger(__name__)
 
 
-def score_tasks(inputs: EvaluationInputs, tables: Mapping[str, EmbeddingTable], folder: Path) -> dict[str, Scored]:
+def score_tasks(
+    inputs: EvaluationInputs,
+    tables: Mapping[str, EmbeddingTable],
+    joint: Mapping[str, EmbeddingTable],
+    folder: Path,
+) -> dict[str, Scored]:
     """Scores of all tasks, one after another; a task whose scores are on disk already is read.
 
     Args:
         inputs: targets, tasks and settings.
         tables: embeddings of the whole set by model.
+        joint: the same in the space that texts share, of the models that have a text tower.
         folder: of the files, one a task.
     """
     scored, config = {}, inputs.config
+    towers = text_towers(inputs.encoders)
     with inputs.progress.stage("scoring", len(inputs.targets)) as bar:
         for done, (name, target) in enumerate(inputs.targets.items(), 1):
-            scored[name] = scored_once(TaskInputs(name, config.tasks[name], target, tables, config), folder)
+            task = config.tasks[name]
+            read = joint if kind_of(task).reads_texts else tables
+            scored[name] = scored_once(TaskInputs(name, task, target, read, config, towers), folder)
             bar(done, name)
     return scored
 
@@ -83,7 +93,7 @@ def score_key(inputs: TaskInputs) -> str:
         "settings": settings,
         "weights": config.robustness.enabled,
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
-        + json.dumps(target.classes),
+        + json.dumps([target.classes, target.texts_K]),
         "tables": [
             (model, table.encoder, table.manifest, _hash(table.h_KE[rows_K], table.chunks_PE, table.counts_K[rows_K]))
             for model, table in inputs.tables.items()

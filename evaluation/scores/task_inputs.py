@@ -4,13 +4,14 @@ Shape suffix: K test clips.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.encoders.towers import TextTower
 from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.metrics.confidence import Resamples, draw_resamples
 from evaluation.targets.target import Target, parts_of
@@ -26,8 +27,10 @@ class TaskInputs:
     target: Target
     """Its known targets, which the task can answer (`evaluation.kinds.answerable`)."""
     tables: Mapping[str, EmbeddingTable]
-    """Embeddings of the whole set by model."""
+    """Embeddings of the whole set by model; for a task about texts, in the space of the text tower."""
     config: EvaluationConfig
+    towers: Mapping[str, TextTower] = field(default_factory=dict)
+    """What embeds texts, by model."""
 
     @cached_property
     def kind(self) -> TaskKind:

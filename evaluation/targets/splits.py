@@ -122,6 +122,7 @@ def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -
         track_K=target.track_K[at],
         artist_K=target.artist_K[at],
         values=target.values[at],
+        texts_K=tuple(target.texts_K[k] for k in at) if target.texts_K else (),
     )
     check_leaks(f"task {name}", held.track_K.tolist(), held.split_K.tolist())
     return held

@@ -30,6 +30,8 @@ class Target:
     """Tags (K, C), classes (K,) or numbers (K,)."""
     classes: tuple[str, ...]
     """Names of the C tags or classes; empty for numbers."""
+    texts_K: tuple[tuple[str, ...], ...] = ()
+    """Texts of each clip, for a task that reads texts; else none at all."""
 
     def only(self, split: str) -> "Target":
         """The part of one split."""
@@ -44,6 +46,7 @@ class Target:
             artist_K=self.artist_K[here],
             values=self.values[here],
             classes=self.classes,
+            texts_K=tuple(self.texts_K[k] for k in np.flatnonzero(here)) if self.texts_K else (),
         )
 
     def __len__(self) -> int:

@@ -3,7 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import Config, UserError, flatten, leaf_paths, load_config, read_yaml, to_tree, validate
+from cluster.settings import (
+    Config,
+    UserError,
+    flatten,
+    leaf_paths,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    to_tree,
+    validate,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,3 +127,22 @@ def test_a_missing_preset_names_the_nearest_one(tmp_path: Path) -> None:
 def test_an_oversized_preset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at most"):
         read_yaml(preset(tmp_path, "# " + "x" * (1 << 20)))
+
+
+def test_a_list_of_words_on_the_command_line_needs_no_quotes() -> None:
+    words = [
+        "a=[pitch,stretch]",
+        'b=["pitch", "stretch"]',
+        "c=[ pitch , 2 ]",
+        "d=[pitch",
+        "e=a,b",
+        "f=[a,[b]]",
+    ]
+    assert parse_overrides(words) == {
+        "a": ["pitch", "stretch"],
+        "b": ["pitch", "stretch"],
+        "c": ["pitch", 2],
+        "d": "[pitch",
+        "e": "a,b",
+        "f": "[a,[b]]",
+    }

@@ -13,7 +13,8 @@ import pytest
 
 from data_shards.build.index_writer import index_shards
 from data_shards.format.entries import scan_shard
-from data_shards.format.index import id_hash, manifest_hash, read_index
+from data_shards.format.index import id_hash, read_index
+from data_shards.format.index_file import manifest_hash
 from data_shards.format.problems import ShardError
 from data_shards.inspect.verify import verify
 from data_shards.read.reader import ShardSet
@@ -237,11 +238,11 @@ def test_a_duplicate_key_is_refused_with_both_places(make_set: MakeSet, tmp_path
 
 def test_an_index_that_was_changed_is_refused(make_set: MakeSet) -> None:
     folder = make_set()
-    index_file, manifest_file = folder / "index.parquet", folder / "manifest.json"
+    index_file, manifest_file = folder / "index.arrow", folder / "manifest.json"
     flip(index_file, index_file.stat().st_size // 2)
-    with pytest.raises(ShardError, match=r"index\.parquet.*checksum"):
+    with pytest.raises(ShardError, match=r"index\.arrow.*checksum"):
         ShardSet.open(folder)
-    assert verify(folder)[0].shard == "index.parquet"
+    assert verify(folder)[0].shard == "index.arrow"
     flip(index_file, index_file.stat().st_size // 2)
     text = manifest_file.read_text()
     manifest_file.write_text(text.replace('"clips": 8', '"clips": 9', 1))

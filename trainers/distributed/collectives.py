@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -236,7 +236,21 @@ def gather_rows(tensor: Tensor, group: Group = None) -> Tensor:
     return gathered
 
 
-def data_parallel(model: torch.nn.Module, example: Tensor | None = None, group: Group = None) -> torch.nn.Module:
+class Example(Protocol):
+    """An input of a model: a tensor, or several under one name."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        ...
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether that is a GPU."""
+        ...
+
+
+def data_parallel(model: torch.nn.Module, example: Example | None = None, group: Group = None) -> torch.nn.Module:
     """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
 
     DDP rebuilds its buckets after the first backward, which changes the order of sums for three ranks and more: a
@@ -263,7 +277,7 @@ def data_parallel(model: torch.nn.Module, example: Tensor | None = None, group: 
     return wrapped
 
 
-def _without_gradient(model: torch.nn.Module, example: Tensor) -> list[str]:
+def _without_gradient(model: torch.nn.Module, example: Example) -> list[str]:
     """Names of the parameters that one backward of an example leaves without a gradient."""
     devices = [example.device] if example.is_cuda else []
     with torch.random.fork_rng(devices=devices):

@@ -11,9 +11,9 @@ Shape suffixes: N rows of this rank (row m·clips + b), n of a chunk, D projecti
 Source: Gao et al. 2021 (arXiv:2101.06983).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,34 @@ from torch import Tensor, nn
 from trainers.distributed.batch_norm import GlobalNorm, MicroBatchNorm, running_statistics
 
 
+class Chunk(NamedTuple):
+    """A part of what a model reads, and the rows of its output that come of it."""
+
+    features: Any
+    rows_n: Tensor
+    """int64; the embeddings are those of the first of them."""
+
+
+class Chunked(Protocol):
+    """What a model reads, where that is more than one tensor."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of all of it."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def split(self, num_chunks: int) -> list[Chunk]:
+        """Chunk k holds the clips k::K."""
+        ...
+
+
 def backward_in_chunks(
     model: nn.Module,
-    features: Tensor,
+    features: Tensor | Chunked,
     loss: Callable[[Tensor], Tensor],
     *,
     num_clips: int,
@@ -36,7 +61,7 @@ def backward_in_chunks(
 
     Args:
         model: views (N, …) to projections z_ND and embeddings h_NE; plain or wrapped in DDP.
-        features: the views of this rank, view-major.
+        features: the views of this rank, view-major, or what is split by a method of its own.
         loss: z_ND to a scalar; gradients of its own parameters are accumulated too.
         num_clips: clips of this rank; it divides N.
         num_chunks: K, which divides ``num_clips``.
@@ -52,17 +77,17 @@ def backward_in_chunks(
             f"{len(features)} rows of {num_clips} clips cannot be split into {num_chunks} chunks of whole clips"
         )
     _refuse_mixing_layers(model)
-    chunks = [features[k::num_chunks] for k in range(num_chunks)]
+    chunks = _split(features, num_chunks) if isinstance(features, Tensor) else features.split(num_chunks)
     states: list[_RandomState] = []
     projected: list[Tensor] = []
     embedded: list[Tensor] = []
     with torch.no_grad(), running_statistics(model, "hold"), _without_sync(model):
         for chunk in chunks:
             states.append(_RandomState(features.device))
-            z_nD, h_nE = model(chunk)
+            z_nD, h_nE = model(chunk.features)
             projected.append(z_nD)
             embedded.append(h_nE)
-    z_ND = _interleaved(projected).requires_grad_()
+    z_ND = _together(projected, chunks).requires_grad_()
     value = loss(z_ND)
     torch.autograd.backward(value)
     assert z_ND.grad is not None
@@ -71,14 +96,22 @@ def backward_in_chunks(
         for k, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             state.restore()
             with nullcontext() if k == num_chunks - 1 else _without_sync(model):
-                torch.autograd.backward(model(chunk)[0], z_ND.grad[k::num_chunks])
+                torch.autograd.backward(model(chunk.features)[0], z_ND.grad[chunk.rows_n])
     after.restore()
-    return value.detach(), z_ND.detach(), _interleaved(embedded)
+    return value.detach(), z_ND.detach(), _together(embedded, chunks)
 
 
-def _interleaved(chunks: list[Tensor]) -> Tensor:
-    """Rows of chunk k of K go back to k::K."""
-    return torch.stack(chunks, 1).flatten(0, 1)
+def _split(features: Tensor, num_chunks: int) -> list[Chunk]:
+    row_N = torch.arange(len(features), device=features.device)
+    return [Chunk(features[k::num_chunks], row_N[k::num_chunks]) for k in range(num_chunks)]
+
+
+def _together(parts: list[Tensor], chunks: Sequence[Chunk]) -> Tensor:
+    """The rows of all chunks where they belong."""
+    whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    for part, chunk in zip(parts, chunks, strict=True):
+        whole[chunk.rows_n[: len(part)]] = part
+    return whole
 
 
 def _refuse_mixing_layers(model: nn.Module) -> None:

@@ -49,6 +49,9 @@ class EncoderConfig(Config):
     own_blocks: int = 0
     """Last blocks that every head of ``head.variant`` has of its own (LOEV++, docs/loev.md): the embedding is then one
     part a head, ``invariant`` first. 0: heads alone differ (LOEV)."""
+    locked: bool = False
+    """Of loss.objective=music_text: keep the encoder of ``init_from`` as it is, in evaluation mode, and train the text
+    tower and both projections towards it."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name, FRONTENDS, self.settings)

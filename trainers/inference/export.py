@@ -8,7 +8,7 @@ Shape suffixes: N views, T samples, E encoder width.
 import importlib.util
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,17 @@ from torch import Tensor, nn
 from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import RunError, UserError, first_line
-from trainers.inference.frozen import SCHEMA_VERSION, WEIGHTS, EncoderFiles, FrozenEncoder, load_encoder, open_encoder
+from trainers.inference.frozen import (
+    HEADS,
+    SCHEMA_VERSION,
+    WEIGHTS,
+    EncoderFiles,
+    FrozenEncoder,
+    load_encoder,
+    open_encoder,
+)
 from trainers.inference.model_card import ONNX, PROGRAM, model_card, read_metrics
+from trainers.inference.spaces import head_names, spaces_tree
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS
 
@@ -76,8 +85,10 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
             WEIGHTS: "weights of the encoder, safetensors",
             ABOUT: "input, configuration, provenance",
         }
-        # Not save_file: its files are readable by their owner alone.
-        (partial / WEIGHTS).write_bytes(save({name: tensor.contiguous() for name, tensor in found.state.items()}))
+        _write_weights(partial / WEIGHTS, found.state)
+        if found.heads:
+            files[HEADS] = "weights of the heads, whose outputs are spaces (`with_heads()`), safetensors"
+            _write_weights(partial / HEADS, found.heads)
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
         differences, left_out = _write_programs(found, encoder, partial)
         files |= {name: words for name, words in PROGRAMS.items() if name in differences}
@@ -87,6 +98,11 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
     made = {name: out / file for name, file in names.items() if file not in left_out}
     return Exported(out, made, left_out, differences)
+
+
+def _write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
+    # Not save_file: its files are readable by their owner alone.
+    file.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}))
 
 
 def _write_programs(
@@ -174,8 +190,18 @@ def _write_onnx(program: torch.export.ExportedProgram, encoder: FrozenEncoder, f
             raise _NoOnnxError(
                 f"not exportable with torch {torch.__version__}: {first.strip()}; use {PROGRAM}"
             ) from None
+    _name_columns(file, encoder)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return _difference(encoder, lambda wave: torch.from_numpy(session.run(None, {"wave": wave.numpy()})[0]), file.name)
+
+
+def _name_columns(file: Path, encoder: FrozenEncoder) -> None:
+    """Metadata of the graph: the columns of every space as JSON, and the encoder's hash."""
+    import onnx
+
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, {"spaces": json.dumps(spaces_tree(encoder.spaces)), "encoder": encoder.hash})
+    onnx.save(model, file)
 
 
 def _difference(encoder: FrozenEncoder, run: Run, name: str) -> float:
@@ -203,6 +229,8 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
         "width": encoder.width,
+        "spaces": spaces_tree(encoder.spaces),
+        "head_spaces": list(head_names(found.experiment)),
         "step": found.step,
         "data_hash": found.data_hash,
         "config": found.config,

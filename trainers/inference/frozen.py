@@ -11,7 +11,8 @@ Shape suffixes: N clips or chunks, T samples, E encoder width.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,15 @@ from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.inference.cpu.build import CpuPath
+from trainers.inference.heads import EncoderWithHeads, heads_of_snapshot
+from trainers.inference.spaces import head_names
 from trainers.model import build_encoder
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 
-WEIGHTS = "encoder.safetensors"
-"""What an exported folder is loaded from: weights of the encoder alone, and everything else there is to know of it."""
+WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
+"""What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
+the heads of LOEV, whose outputs are spaces."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."
 """Of an encoder's weights in a snapshot."""
@@ -54,6 +58,8 @@ class EncoderFiles:
     """Of the checksums: its name in reports and caches."""
     state: dict[str, Tensor]
     """Weights and BatchNorm statistics of the encoder by name."""
+    heads: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of LOEV's heads by ``NAME.PLACE.weight``; none for any other encoder."""
 
     @property
     def experiment(self) -> ExperimentConfig:
@@ -82,10 +88,17 @@ class FrozenEncoder(nn.Module):
         state: weights of the encoder by name, or None for the first weights of ``config.seed``.
         hash: name of these weights in caches and reports.
         provenance: plain JSON types.
+        heads: weights of LOEV's heads, for `with_heads`; they are no part of the encoder.
     """
 
     def __init__(
-        self, config: ExperimentConfig, state: dict[str, Tensor] | None, *, hash: str, provenance: dict[str, Any]
+        self,
+        config: ExperimentConfig,
+        state: dict[str, Tensor] | None,
+        *,
+        hash: str,
+        provenance: dict[str, Any],
+        heads: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -95,6 +108,8 @@ class FrozenEncoder(nn.Module):
             self.encoder.load_state_dict(state)
         self.frontend = build_frontend(config.frontend, SAMPLE_RATE)
         self.width = self.encoder.width
+        self.spaces: Mapping[str, slice] = dict(self.encoder.spaces)
+        self._heads = (head_names(config), heads) if heads else None
         self.rate = SAMPLE_RATE
         self.samples = config.views.samples
         self.hash = hash
@@ -111,6 +126,14 @@ class FrozenEncoder(nn.Module):
         if mode:
             raise RuntimeError("a frozen encoder stays in evaluation mode")
         return self
+
+    def with_heads(self) -> nn.Module:
+        """The same encoder with the outputs of LOEV's heads behind its embedding, as further spaces; else itself."""
+        if self._heads is None:
+            return self
+        names, state = self._heads
+        device = next(self.encoder.parameters()).device
+        return EncoderWithHeads(self, state, names).to(device)
 
     @torch.inference_mode()
     def forward(self, wave_NT: Tensor) -> Tensor:
@@ -145,7 +168,7 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
     found = open_encoder(source, trust_code=trust_code)
     about = {**found.provenance, "snapshot": str(found.path), "step": found.step, "config": found.config}
     try:
-        encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about)
+        encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about, heads=found.heads)
     except RuntimeError as error:
         raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
     return encoder.to(device)
@@ -178,7 +201,7 @@ def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFile
 def _from_snapshot(source: Path | str) -> EncoderFiles:
     found = open_snapshot(source)
     state = found.evaluation_state()
-    return EncoderFiles(
+    files = EncoderFiles(
         path=found.path,
         config=found.config,
         step=found.step,
@@ -187,11 +210,13 @@ def _from_snapshot(source: Path | str) -> EncoderFiles:
         hash=found.hash,
         state={name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)},
     )
+    return replace(files, heads=heads_of_snapshot(state, head_names(files.experiment)))
 
 
 def _open_exported(folder: Path) -> EncoderFiles:
     try:
-        sums = {name: str(json.loads(_small(folder / CHECKSUMS))[name]) for name in (WEIGHTS, ABOUT)}
+        listed = json.loads(_small(folder / CHECKSUMS))
+        sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *([HEADS] if HEADS in listed else []))}
         for name, digest in sums.items():
             if sha256(folder / name) != digest:
                 raise UserError(f"{folder / name}: its checksum disagrees; export the snapshot again")
@@ -200,11 +225,12 @@ def _open_exported(folder: Path) -> EncoderFiles:
             found = about["schema_version"]
             raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
         state = load_file(folder / WEIGHTS)
+        heads = load_file(folder / HEADS) if HEADS in sums else {}
         fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a whole exported encoder ({error!r}); export the snapshot again") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return EncoderFiles(path=folder, hash=digest, state=state, **fields)
+    return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, **fields)
 
 
 def _small(file: Path) -> str:

@@ -16,7 +16,8 @@ from data_shards.format.problems import ShardError
 from data_shards.sampling.sampler import Sampler
 from trainers.augment.parameters import AugmentConfig
 from trainers.config import ExperimentConfig
-from trainers.inference.frozen import EncoderFiles, FrozenEncoder
+from trainers.inference.frozen import HEADS, EncoderFiles, FrozenEncoder
+from trainers.inference.spaces import head_names
 from trainers.views.views import window_frames
 
 PROGRAM, ONNX = "encoder.pt2", "encoder.onnx"
@@ -168,6 +169,7 @@ def model_card(
     head = f"# {config.encoder.name}, {encoder.width}-dimensional embeddings of music\n"
     parts = [
         head + _about(found, encoder, config),
+        *([_spaces(encoder, config)] if config.head.variant else []),
         _loading(found, encoder, files),
         _training(found, config),
         _evaluation(metrics),
@@ -194,6 +196,30 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder, config: ExperimentConfig
         "snapshot": f"`{found.hash}`, step {found.step:,}",
     }
     return "\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def _spaces(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
+    """The columns by name, and what the spaces of an encoder with variant heads are for."""
+    effects = ", ".join(config.head.variant)
+    rows = [f"| {name} | {place.start}…{place.stop - 1} |" for name, place in encoder.spaces.items()]
+    lines = ["## Spaces", "", "| space | columns of the embedding |", "|---|---|", *rows, ""]
+    lines.append(
+        f"`invariant` is trained to ignore every augmentation, each other space all but the one it is called after "
+        f"({effects}; LOEV, arXiv:2412.18955): key is to be looked for in `pitch`, tempo in `stretch`."
+    )
+    if head_names(config):
+        names = ", ".join(f"`{name}`" for name in head_names(config))
+        lines.append(
+            f"The outputs of the heads are the spaces {names}, in `{HEADS}`: "
+            f"`load_encoder(…).with_heads()` gives them behind the embedding. The programs give the embedding alone."
+        )
+    else:
+        lines.append(
+            "Bring a space to unit norm before you compare it. The spaces differ in norm, so the cosine of the whole "
+            "vector is ruled by the longest; `counterpoint search --by all` takes the mean of the spaces' cosines "
+            "instead."
+        )
+    return "\n".join(lines)
 
 
 def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, str]) -> str:

@@ -1,24 +1,32 @@
 """Names of the spaces of an encoder, from its configuration alone. No torch here: a wrong name is refused at once."""
 
-from trainers.config import ExperimentConfig
+from collections.abc import Mapping
 
-WHOLE, INVARIANT = "embedding", "invariant"
-"""The whole embedding; and the space, or head, that is invariant to every effect."""
+from trainers.config import ExperimentConfig
+from trainers.encoders.config import INVARIANT
+
+WHOLE = "embedding"
+"""The space that is the whole embedding."""
+JOINT = "music_text"
+"""The space that texts share, of two towers: unit vectors of every chunk."""
 
 
 def head_names(config: ExperimentConfig) -> tuple[str, ...]:
     """Heads of LOEV in their order, whose outputs are spaces beside the embedding; none for any other encoder."""
-    effects, own_blocks = _effects(config)
-    return (INVARIANT, *effects) if effects and not own_blocks else ()
+    return (INVARIANT, *config.head.variant) if config.head.variant and not config.encoder.own_blocks else ()
 
 
 def space_names(config: ExperimentConfig) -> tuple[str, ...] | None:
     """Spaces of the encoder that a configuration trains; None where a network of the user's own decides."""
-    effects, own_blocks = _effects(config)
-    if own_blocks:
-        return (INVARIANT, *effects)
+    if config.encoder.own_blocks:
+        return (INVARIANT, *config.head.variant)
     return None if config.encoder.is_own else (WHOLE, *head_names(config))
 
 
-def _effects(config: ExperimentConfig) -> tuple[tuple[str, ...], int]:
-    return getattr(config.head, "variant", ()), getattr(config.encoder, "own_blocks", 0)
+def spaces_tree(spaces: Mapping[str, slice]) -> dict[str, list[int]]:
+    """Columns of every space as JSON has them: first, and one behind the last.
+
+    >>> spaces_tree({"embedding": slice(0, 512)})
+    {'embedding': [0, 512]}
+    """
+    return {name: [place.start, place.stop] for name, place in spaces.items()}

@@ -15,10 +15,34 @@ from trainers.losses.contrastive.settings import (
     VariantPositives,
     check_temperature,
 )
+from trainers.losses.two_tower.settings import PairsName, SameText, TowerSettings
 
 Outputs = Literal["projections", "tags"]
-OUTPUTS: dict[str, Outputs] = {"contrastive": "projections", "bce": "tags", "cross_entropy": "tags"}
+LARGEST_SCALE = 1e4
+"""1/τ above which the rounding of a float32 cosine, 1e-7, moves a score by a thousandth."""
+OF_MUSIC_TEXT = ("max_scale", "pairs", "same_text", "audio_share")
+OF_BOTH = ("temperature", "learnable", "tile", "exchange")
+"""Settings that the contrastive and the two-tower loss share."""
+OUTPUTS: dict[str, Outputs] = {
+    "contrastive": "projections",
+    "music_text": "projections",
+    "bce": "tags",
+    "cross_entropy": "tags",
+}
 """What the head ends in under each objective: projections to compare, or an output a tag."""
+
+
+def owners_of(name: str) -> tuple[str, ...]:
+    """Built-in objectives that a key ``loss.NAME`` is a setting of; none for what every objective has.
+
+    >>> owners_of("epsilon"), owners_of("tile"), owners_of("objective")
+    (('contrastive',), ('contrastive', 'music_text'), ())
+    """
+    if name in ("objective", "settings"):
+        return ()
+    if name in OF_MUSIC_TEXT:
+        return ("music_text",)
+    return ("contrastive", "music_text") if name in OF_BOTH else ("contrastive",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +50,11 @@ class LossConfig(Config):
     """What is learned, and which pairs are positives; the defaults are the paper's (arXiv:2407.13840, Eq. 3)."""
 
     objective: str = "contrastive"
-    """contrastive; an end-to-end baseline: bce (tags by binary cross-entropy) or cross_entropy (one class), which take
-    the labelled stream alone (``data.b_s=1``) and one output a tag; or ``module:factory``, a loss of your own
-    (docs/extending.md). All but contrastive take none of the settings below."""
+    """contrastive; music_text, an audio and a text tower (docs/music_and_text.md); an end-to-end baseline: bce (tags by
+    binary cross-entropy) or cross_entropy (one class), which take the labelled stream alone (``data.b_s=1``) and one
+    output a tag; or ``module:factory``, a loss of your own (docs/extending.md). The settings below are those of
+    contrastive; music_text takes temperature, learnable, tile and exchange of them, and the last four; the others take
+    none."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of a loss of your own, checked against its factory's signature."""
     temperature: float = 0.1
@@ -57,6 +83,17 @@ class LossConfig(Config):
     """Rows that the loss of a head of ``head.variant`` is the mean over: all, as the released code has it, or those
     that have a positive there, so that a head with few of them weighs as much as the first."""
 
+    max_scale: float = 100.0
+    """music_text: the largest 1/τ. A learnable temperature is clamped after each update, never inside the loss."""
+    pairs: PairsName = "softmax"
+    """music_text: softmax over all pairs of a row (CLIP), or sigmoid of each pair (SigLIP), with a bias that is
+    learnable where the temperature is."""
+    same_text: SameText = "positive"
+    """music_text: what the audio of a clip and a text are to each other that belongs to another clip and says the same
+    as its own: positive, ignored (left out), or negative."""
+    audio_share: float = 0.5
+    """music_text: weight of the audio side, which looks for texts, in [0, 1]; the text side has the rest."""
+
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OUTPUTS, self.settings)
         check_temperature(self.temperature)
@@ -65,13 +102,34 @@ class LossConfig(Config):
             raise ValueError("kernel=fused cannot compute epsilon > 0; set kernel to auto or tiles")
         if self.kernel == "fused" and self.tile != type(self).tile:
             raise ValueError("tile is a setting of kernel=tiles; kernel=fused chooses tiles of its own")
-        if self.objective == "contrastive":
-            return
-        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        for name in given:
-            if name in ("objective", "settings"):
-                continue
-            raise ValueError(f"{name} is a setting of objective=contrastive; leave it out for {self.objective}")
+        for key in fields(self):
+            owners = owners_of(key.name)
+            if owners and self.objective not in owners and getattr(self, key.name) != key.default:
+                raise ValueError(f"{key.name} is a setting of objective={owners[0]}; leave it out for {self.objective}")
+        if self.objective == "music_text":
+            _ = self.towers  # checks its ranges
+            self._check_scale()
+
+    def _check_scale(self) -> None:
+        """The largest 1/τ is one at which float32 scores mean something, and the first is not above it."""
+        if not 1 <= self.max_scale <= LARGEST_SCALE:
+            raise ValueError(f"max_scale must be from 1 to {LARGEST_SCALE:g}, got {self.max_scale:g}")
+        if 1 / self.temperature > self.max_scale * (1 + 1e-6):
+            raise ValueError(
+                f"temperature={self.temperature:g} starts at a scale 1/τ of {1 / self.temperature:g}, above "
+                f"max_scale={self.max_scale:g}; take temperature >= {1 / self.max_scale:g}"
+            )
+
+    @property
+    def towers(self) -> TowerSettings:
+        """The settings of the two-tower loss, in range; the scope of hard texts is a key of theirs."""
+        return TowerSettings(
+            pairs=self.pairs,
+            same_text=self.same_text,
+            audio_share=self.audio_share,
+            tile=self.tile,
+            exchange=self.exchange,
+        )
 
     @property
     def contrast(self) -> ContrastSettings:

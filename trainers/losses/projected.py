@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from data_shards.format.records import TextRows
 from trainers.distributed.collectives import Group
 
 
@@ -24,6 +25,8 @@ class Projected:
     """bool; an all-False row is unlabelled."""
     num_views: int = 1
     """M: row m·(N/M) + b is view m of clip b."""
+    texts: TextRows | None = None
+    """Texts of the clips, for a loss of two towers; ``z_ND`` then ends with the rows of those that are there."""
     received: Mapping[str, Tensor] = field(default_factory=dict)
     """Which rows got which effect, bool (N,) on the host, by the effect's name."""
     group: Group = None

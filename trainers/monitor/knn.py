@@ -127,7 +127,7 @@ def _choose(shards: ShardSet, vocabulary: str, count: int) -> tuple[NDArray[np.i
     index = shards.index
     rows = index.rows("valid")
     try:
-        labels_KC = index.labels(vocabulary)[rows]
+        labels_KC = index.labels(vocabulary, rows)
     except KeyError as error:
         raise UserError(f"data.vocabulary = {vocabulary}: {error.args[0]}") from None
     labelled = labels_KC.any(1)

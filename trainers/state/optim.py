@@ -1,11 +1,15 @@
 """How weights move: Adam as in the paper, its rate as a pure function of the step, and what a step may cost."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from trainers.state.optim_config import OptimConfig
+
+SHARE = "rate_share"
+"""Key of an optimiser's group: its learning rate as a share of the step's."""
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
@@ -25,15 +29,36 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Fused Adam: one kernel, and it can skip an update on the device (``found_inf``).
 
-    Weight decay would pull what scales and shifts towards 0, and a learnable temperature, kept as its logarithm,
-    towards 1; so it spares all that has fewer than two dimensions.
+    Weight decay would pull what scales and shifts towards 0, a learnable temperature, kept as its logarithm, towards 1,
+    and vectors of tokens that a step does not read towards 0; so it spares embeddings and all that has fewer than two
+    dimensions.
+
+    Args:
+        model: its parameters that require a gradient are trained.
+        config: keys ``optim.*``.
+        rates: shares of the learning rate by prefix of parameters' names; of all others it is 1. `set_rate` reads them.
     """
-    if config.weight_decay == 0:
-        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    spared = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = next((share for prefix, share in (rates or {}).items() if name.startswith(prefix)), 1.0)
+            decays = config.weight_decay > 0 and parameter.ndim >= 2 and id(parameter) not in spared
+            groups.setdefault((share, decays), []).append(parameter)
+    given = [
+        {"params": parameters, SHARE: share, "weight_decay": config.weight_decay if decays else 0.0}
+        for (share, decays), parameters in sorted(groups.items(), key=lambda group: not group[0][1])
+    ]
+    kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
+    return kind(given, lr=config.learning_rate, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of a step, in every group by its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[SHARE]

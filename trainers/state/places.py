@@ -34,3 +34,27 @@ def check_encoder(path: Path) -> None:
     """
     if not (path / ABOUT).is_file():
         find_snapshot(path)
+
+
+def check_order(source: Path, catalogue: Path, command: str) -> None:
+    """Refuse a model that is none; a message of its own where the catalogue is the model.
+
+    Args:
+        source: given as the model.
+        catalogue: given as the folder of music.
+        command: that takes the two in this order.
+
+    Raises:
+        UserError: names the nearest, or the right order.
+    """
+    try:
+        check_encoder(source)
+    except UserError:
+        try:
+            check_encoder(catalogue)
+        except UserError:
+            pass
+        else:
+            right = f"counterpoint {command} {catalogue} {source}"
+            raise UserError(f"{source} is no model, and {catalogue} is one; give the model first: {right}") from None
+        raise

@@ -32,7 +32,16 @@ def open_batches(
     """
     frames = frames or window_frames(config.views, config.augment)
     pinned = device is not None and device.type == "cuda"
-    loader = BatchLoader(config.data, frames=frames, seed=config.seed, rank=rank, world=world, pin_memory=pinned)
+    loader = BatchLoader(
+        config.data,
+        frames=frames,
+        seed=config.seed,
+        rank=rank,
+        world=world,
+        pin_memory=pinned,
+        text=config.text if config.reads_texts else None,
+        steps=config.optim.steps,
+    )
     if (rate := loader.rate) != SAMPLE_RATE:
         given = zip(
             ("labelled", "unlabelled"), (config.data.labelled, config.data.unlabelled), loader.sets, strict=True

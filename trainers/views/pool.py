@@ -19,7 +19,7 @@ from torch import Tensor
 from cluster.machine.resources import uses_gpu
 from cluster.ray_runtime.session import Session
 from cluster.settings import RunError, UserError
-from data_shards.format.records import Batch
+from data_shards.format.records import Batch, TextRows, Windows
 from trainers.augment.drawing import ViewParameters
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import last_line
@@ -47,17 +47,17 @@ class ViewPool:
                 ``resources.max_failures``.
         """
         actors = self._start()
-        pending: deque[Any] = deque()
+        pending: deque[tuple[Any, TextRows | None]] = deque()
         try:
             for number, (step, batch) in enumerate(batches):
                 # Ray sends the batch again to an actor that it restarts.
                 made = actors[number % len(actors)].make.remote(ray.put(_arrays(batch)), step, seed)
-                pending.append(made)
+                pending.append((made, batch.texts))  # texts need no actor
                 del made  # else the object store would keep these views as long as the next ones
                 if len(pending) > len(actors):
-                    yield self._take(pending.popleft(), maker.device)
+                    yield self._next(pending, maker.device)
             while pending:
-                yield self._take(pending.popleft(), maker.device)
+                yield self._next(pending, maker.device)
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -72,6 +72,10 @@ class ViewPool:
         }
         actor = ray.remote(**options)(ViewActor)  # type: ignore[call-overload]  # made for literal options
         return [actor.remote(self.config, torch.get_num_threads()) for _ in range(views.pool_workers)]
+
+    def _next(self, pending: deque[tuple[Any, TextRows | None]], device: torch.device) -> Views:
+        made, texts = pending.popleft()
+        return self._take(made, device)._replace(texts=texts)
 
     def _take(self, made: Any, device: torch.device) -> Views:
         resources = self.config.resources
@@ -105,7 +109,7 @@ class ViewActor:
 
     def make(self, batch: Arrays, step: int, seed: int) -> Arrays:
         """All views of a step's batch."""
-        made = self.maker.make(Batch(*(_tensor(values) for values in batch)), step=step, seed=seed)
+        made = self.maker.make(Batch(*Windows._make(_tensor(values) for values in batch)), step=step, seed=seed)
         own = [made.received[name] for name in self.maker.own.names]
         return _arrays((*made[:3], *made.parameters, *own))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError
-from data_shards.format.records import SAMPLE_RATE, Batch
+from data_shards.format.records import SAMPLE_RATE, Batch, Windows
 from data_shards.inspect.data_uris import png, spectrogram_db
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
@@ -110,7 +110,7 @@ def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
     batch, names = _read(config, step, read_frames(views, sure))
-    clip = Batch(*(values[:1] for values in batch))
+    clip = Batch(*Windows._make(values[:1] for values in batch))
     maker = ViewMaker(views, sure, config.frontend)
     before_1L = maker.segments(clip, step=step, seed=config.seed).float() / FULL_SCALE
     drawn = _single_draws(config, clip.slot_B, step)
@@ -201,9 +201,13 @@ def _read(config: ExperimentConfig, step: int, frames: int) -> tuple[Batch, list
     world = max(1, config.resources.num_workers)
     with open_batches(config, world=world, frames=frames) as loader:
         batch = next(loader.batches(step, step + 1))
-        rows = {int(h): (s.index, row) for s in loader.sets if s for row, h in enumerate(s.index.id_hash)}
         # By its hash, not by the plan: a damaged clip was replaced.
-        places = [rows[clip_id] for clip_id in batch.clip_id_B.tolist()]
+        ids = batch.clip_id_B.numpy()
+        found = {s.index: s.index.rows_of(ids).tolist() for s in loader.sets if s}
+        places = [
+            next((index, rows[place]) for index, rows in reversed(found.items()) if rows[place] >= 0)
+            for place in range(len(ids))
+        ]
         return batch, [(str(index.key[row]), _labels(index.labels_of(row))) for index, row in places]
 
 

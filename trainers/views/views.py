@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_shards.format.records import SAMPLE_RATE, Batch
+from data_shards.format.records import SAMPLE_RATE, Batch, TextRows
 from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters, join
 from trainers.augment.own import ExtraDraws, OwnAugmentations
@@ -65,6 +65,8 @@ class Views(NamedTuple):
     """What was drawn, on the host."""
     received: dict[str, Tensor]
     """Which views received which effect, bool (N,) on the host, own augmentations included."""
+    texts: TextRows | None = None
+    """Of the clips, on the host; None where the loader reads none."""
 
 
 class ViewMaker:
@@ -118,6 +120,7 @@ class ViewMaker:
             labels_NC=batch.labels_BC.to(self.device, non_blocking=True).repeat(M, 1),
             parameters=parameters,
             received=parameters.received | dict(zip(self.own.names, extra.received_nE.unbind(1), strict=True)),
+            texts=batch.texts,
         )
 
     def segments(self, batch: Batch, *, step: int, seed: int) -> Tensor:

@@ -16,8 +16,8 @@ from data_shards.sources.synthetic.traits import (
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon
+from data_shards.text.parts import partial_tags
 from data_shards.text.templates import Templates
-from data_shards.text.text_views import partial_tags
 
 TEMPOS = ("slow", "mid-tempo", "fast")
 MODES = ("major", "minor")

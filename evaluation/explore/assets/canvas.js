@@ -7,8 +7,11 @@ const COUNT = data.paths.length;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let queued = false;
 
-const screenX = (point) => view.width / 2 + view.x + (data.x[point] - 0.5) * view.side * view.zoom;
-const screenY = (point) => view.height / 2 + view.y - (data.y[point] - 0.5) * view.side * view.zoom;
+const extent = (of) => of.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [1, 0]);
+const [lowX, highX, lowY, highY] = [...extent(data.x), ...extent(data.y)];
+const middle = { x: (lowX + highX) / 2, y: (lowY + highY) / 2, wide: highX - lowX || 1, high: highY - lowY || 1 };
+const screenX = (point) => view.width / 2 + view.x + (data.x[point] - middle.x) * view.side * view.zoom;
+const screenY = (point) => (view.height + 40) / 2 + view.y - (data.y[point] - middle.y) * view.side * view.zoom;
 const radius = () => Math.min(9, Math.max(2.4, 46 / Math.sqrt(COUNT) + 1.5) * view.zoom ** 0.4);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -22,7 +25,7 @@ function resize() {
   const box = canvas.parentElement.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
   [view.width, view.height] = [box.width, box.height];
-  view.side = Math.max(80, Math.min(box.width - 48, box.height - 110));
+  view.side = Math.max(80, Math.min((box.width - 56) / middle.wide, (box.height - 120) / middle.high));
   [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
   paint.setTransform(ratio, 0, 0, ratio, 0, 0);
   redraw();
@@ -124,22 +127,21 @@ function pointAt(x, y, reach) {
   return found;
 }
 
-// The nearest point in a direction: what lies aside counts three times.
-function pointBeside(from, dx, dy) {
+// The nearest point in a quarter of the directions: left, right, above or below; in the half where that is empty.
+function pointBeside(from, dx, dy, wide = 1) {
   let [best, found] = [Infinity, -1];
   for (let point = 0; point < COUNT; point++) {
     if (point === from || (shown.only && !shown.only(point))) continue;
     const [x, y] = [screenX(point) - screenX(from), screenY(point) - screenY(from)];
-    const ahead = x * dx + y * dy;
-    const aside = Math.abs(x * dy - y * dx);
-    if (ahead > 0 && aside < 2 * ahead && ahead + 3 * aside < best) [best, found] = [ahead + 3 * aside, point];
+    const [ahead, aside, distance] = [x * dx + y * dy, Math.abs(x * dy - y * dx), Math.hypot(x, y)];
+    if (ahead > 0 && aside <= wide * ahead && distance < best) [best, found] = [distance, point];
   }
-  return found;
+  return found < 0 && wide === 1 ? pointBeside(from, dx, dy, Infinity) : found;
 }
 
 function zoomAt(x, y, factor) {
   const zoom = Math.min(60, Math.max(1, view.zoom * factor));
-  const [fromX, fromY] = [x - view.width / 2, y - view.height / 2];
+  const [fromX, fromY] = [x - view.width / 2, y - (view.height + 40) / 2];
   view.x = fromX - ((fromX - view.x) * zoom) / view.zoom;
   view.y = fromY - ((fromY - view.y) * zoom) / view.zoom;
   view.zoom = zoom;

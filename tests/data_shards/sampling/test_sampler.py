@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
+from data_shards.format.columns import TextColumn
 from data_shards.format.index import ShardIndex, id_hash
 from data_shards.sampling.config import DataConfig
 from data_shards.sampling.permutation import permute
@@ -24,33 +25,23 @@ def make_index() -> MakeIndex:
     """An index of clips that have no files: ``make_index(1000, labelled=0.5, shards=10, first=0)``."""
 
     def make(count: int, *, labelled: float = 1.0, shards: int = 10, first: int = 0, train: float = 1.0) -> ShardIndex:
-        keys = np.array([f"clip-{number}" for number in range(first, first + count)], object)
-        zeros: NDArray[Any] = np.zeros(count, np.int64)
+        keys = [f"clip-{number}" for number in range(first, first + count)]
         num_labelled = round(labelled * count)
         ends = np.minimum(np.arange(count + 1), num_labelled)
+        ids = np.array([id_hash(key) for key in keys])
+        split = np.where(np.arange(count) < train * count, "train", "test")
         return ShardIndex(
             manifest={"hash": "", "rate": 22_050, "vocabularies": {"tags": ["a"]}, "classes": {}, "numeric": []},
             shards=(),
-            key=keys,
-            shard=(np.arange(count) * shards // count).astype(np.int32),
-            offset=zeros,
-            size=zeros,
-            frames=zeros + 100_000,
-            rate=zeros.astype(np.int32),
-            codec=keys,
-            pcm_offset=zeros.astype(np.int32),
-            id_hash=np.array([id_hash(key) for key in keys]),
-            track=keys,
-            artist=keys,
-            split=np.where(np.arange(count) < train * count, "train", "test").astype(object),
-            licence=keys,
-            label_offset=zeros,
-            label_size=zeros.astype(np.int32),
-            label_crc=zeros.astype(np.uint32),
-            crc=zeros.astype(np.uint32),
-            crc_end=zeros,
-            captions=((),) * count,
-            targets={"multilabel.tags": (np.zeros(num_labelled, np.int32), ends)},
+            columns={
+                "key": TextColumn.of(keys),
+                "split": TextColumn.of(split.tolist()),
+                "shard": (np.arange(count) * shards // count).astype(np.int32),
+                "frames": np.full(count, 100_000),
+                "id_hash": ids,
+                "id_order": np.argsort(ids),
+                "multilabel.tags": (np.zeros(num_labelled, np.int32), ends),
+            },
         )
 
     return make

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet
+import pyarrow
+import pyarrow.ipc
 import pytest
 
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.build.index_writer import index_shards
-from data_shards.format.index import manifest_hash, read_index
+from data_shards.format.index import read_index
+from data_shards.format.index_file import manifest_hash
 from data_shards.format.labels import parse_labels
-from data_shards.format.paths import MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import ShardError
 from data_shards.inspect.show import describe, summarise
 from data_shards.inspect.verify import verify
@@ -63,7 +65,8 @@ def test_a_set_without_captions_has_the_bytes_it_had_before_there_were_any(
 ) -> None:
     build(read_folder(*make_folder(4)).clips, tmp_path / "set", INLINE)
     assert "captions" not in json.loads((tmp_path / "set" / MANIFEST_NAME).read_text())
-    assert "captions" not in pyarrow.parquet.read_schema(tmp_path / "set/index.parquet").names
+    with pyarrow.memory_map(str(tmp_path / "set" / INDEX_NAME)) as file:
+        assert "captions" not in pyarrow.ipc.open_file(file).schema.names
     index = read_index(tmp_path / "set")
     assert index.captions == ((),) * 4
     assert summarise(index)["captions"] == {"texts": 0, "clips": 0}

@@ -15,7 +15,8 @@ from data_shards.sampling.config import DataConfig
 from data_shards.text.config import SwapConfig, TextViewsConfig
 from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon
-from data_shards.text.text_views import TextViews, partial_tags
+from data_shards.text.parts import partial_tags
+from data_shards.text.text_views import TextViews
 
 SURE = SwapConfig(ramp=0.0)
 
@@ -110,7 +111,7 @@ def test_full_views_show_all_tags_and_mixed_ones_both(index: ShardIndex) -> None
     words = make_views(index).sets[0]
     assert words is not None
     full, mixed = make_views(index, views="full"), make_views(index, views="mixed", captions="both")
-    sizes = Counter()
+    sizes: Counter[bool] = Counter()
     for step in range(400):
         assert set(full.read(step, 0, 0, 3).text.shown) == set(words.tags(3))
         sizes[set(mixed.read(step, 0, 0, 3).text.shown) == set(words.tags(3))] += 1

@@ -242,6 +242,7 @@ def test_an_index_answers_query_vectors_wherever_they_come_from(tmp_path: Path) 
 def test_a_slice_of_zeros_is_equally_far_from_all() -> None:
     h = np.array([[0, 0, 3, 4], [1, 0, 0, 2]], np.float32)
     spaces = {"a": slice(0, 2), "b": slice(2, 4)}
-    np.testing.assert_allclose(unit_slices(h, spaces), [[0, 0, 0.6, 0.8], [1, 0, 0, 1]], atol=1e-7)
+    expected = np.array([[0, 0, 0.6, 0.8], [1, 0, 0, 1]])
+    np.testing.assert_allclose(unit_slices(h, spaces), expected, atol=1e-7)
     np.testing.assert_allclose(query_rows(h, spaces, {"a": 1, "b": 3})[0], [0, 0, 0.45, 0.6], atol=1e-7)
     assert resolve(parse_by("all"), ["embedding", "pitch"], "x") == {"embedding": 1.0}

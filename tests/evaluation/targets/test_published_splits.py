@@ -139,7 +139,7 @@ def test_clips_of_no_tag_count_only_where_a_task_says_so(make_shards: MakeShards
     with ShardSet.open(shards) as opened:
         flat, ends = opened.index.targets["multilabel.tags"]
         bare = (flat[ends[8] :], np.maximum(ends - ends[8], 0))  # the first eight clips lose their tags
-        index = replace(opened.index, targets={**opened.index.targets, "multilabel.tags": bare})
+        index = replace(opened.index, columns={**opened.index.columns, "multilabel.tags": bare})
         assert len(read_target(index, "tags", task)) == 16
         every = read_target(index, "tags", replace(task, untagged=True))
     assert len(every) == 24
