@@ -10,8 +10,9 @@ from typing import Any, Literal
 from cluster.settings import Config
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 
-COLUMNS = "columns"
-"""As a plot's x: the table's columns along the bottom, a curve a row."""
+COLUMNS, SPACES = "columns", "spaces"
+"""As a plot's x: the table's columns along the bottom, a curve a row; or a panel a metric, with the spaces of the
+encoder along the bottom and a dot a row."""
 Overrides = dict[str, Any]
 """Dotted keys of an experiment (or an evaluation) and their values; ``$NAME`` stands for a set of shards."""
 
@@ -93,7 +94,7 @@ class Plot(Config):
     """Columns as curves over an axis; without it every row is a dot."""
 
     x: str
-    """Axis along the bottom, or ``columns``."""
+    """Axis along the bottom, ``columns``, or ``spaces``: a panel a metric, in each space that has a column."""
     lines: str | None = None
     """Axis with a curve for each level."""
 

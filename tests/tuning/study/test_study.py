@@ -161,3 +161,16 @@ def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_
     assert verdicts["training beats the untrained towers"]["holds"]
     # Swaps show nothing at this size, and the table says so; a large harm would be a fault.
     assert abs(verdicts["swapped attributes raise the accuracy of swaps"]["value"]) < 0.1
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_of_loev_each_space_keeps_what_the_other_throws_away(tmp_path: Path) -> None:
+    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
+    plan, settings = plan_study("evidence_loev", "tiny", own)
+    tree = run_study(plan, settings, progress=SILENT).tree
+    assert not tree["failed"]
+    assert not tree["missing"]
+    holds = {(claim["metric"], claim["over_metric"]): claim["holds"] for claim in tree["claims"]}
+    assert holds["key@10 in pitch", "key@10 in stretch"] is True
+    assert holds["tempo acc1@10 in stretch", "tempo acc1@10 in pitch"] is True
+    assert len(holds) == 6
