@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from cluster.settings import ROOT, UserError, load_config
-from tuning.study.config import Axis, Claim, Evaluation, Scale, Study, StudySettings
+from tuning.study.config import Axis, Claim, Evaluation, Scale, Start, Study, StudySettings
 from tuning.study.plan import make_plan, read_study, rows_of, scaled, slug
 
 STUDIES = sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml"))
 REQUIRED = {
     *("table2", "table3", "table4", "table6", "table7", "figure2", "figure3", "figure6"),
     *("locality", "evidence", "batch_size", "views", "world_size"),
+    *("loev", "loev_retrieval", "loev_curves", "loev_views", "evidence_loev"),
 }
 
 
@@ -149,7 +150,7 @@ def test_two_axes_may_not_set_the_same_key() -> None:
 
 
 def test_an_unknown_study_or_scale_names_those_that_are_there() -> None:
-    with pytest.raises(UserError, match="no study table5; known are batch_size, evidence"):
+    with pytest.raises(UserError, match="no study table5; known are ads_ladder, batch_size"):
         read_study("table5")
     with pytest.raises(UserError, match="no scale huge; this study has paper, tiny"):
         scaled(study(), "huge")
@@ -176,3 +177,80 @@ def test_rows_that_would_share_a_folder_are_refused() -> None:
     rows: dict[str, dict[str, Any]] = {"α = 0.5, Adam": {"data.b_s": 0.5}, "β = 0.5, adam": {"data.b_s": 0}}
     with pytest.raises(UserError, match=r"rows 'α = 0.5, Adam', 'β = 0.5, adam' would share a folder"):
         rows_of(study(rows=rows))
+
+
+LOEV = {"head.variant": ["pitch"], "data.b_s": 0}
+SPACED = Evaluation(
+    preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap", "AP in pitch": "tags/ap in pitch"}, rows=("loev",)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, r"column AP in pitch: its evaluation has spaces none; add it: set: \{spaces: \[pitch\]\}"),
+        ({"set": {"spaces": ["stretch"]}}, "column AP in pitch: its evaluation has spaces stretch; add it"),
+        (
+            {"set": {"spaces": ["pitch", "stretch"]}},
+            "evaluates the space stretch, its encoder has embedding, invariant, pitch; set the evaluation's rows",
+        ),
+        (
+            {"set": {"spaces": ["pitch"]}, "rows": ()},
+            "row plain: conf/evaluation/tiny.yaml evaluates the space pitch, its encoder has embedding; set the "
+            "evaluation's rows, or head.variant",
+        ),
+    ],
+)
+def test_a_space_that_a_row_will_not_have_is_refused_before_it_is_trained(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    one = study(axes=(), rows={"plain": {"data.b_s": 0}, "loev": LOEV}, evaluations=(replace(SPACED, **changes),))
+    with pytest.raises(UserError, match=words):
+        make_plan(one, "paper", settings(tmp_path), {})
+
+
+def test_a_claim_compares_columns_that_its_rows_have(tmp_path: Path) -> None:
+    plain = Evaluation(preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap"}, rows=("plain",))
+    evaluations = (replace(SPACED, set={"spaces": ["pitch"]}), plain)
+    of: dict[str, Any] = {"statement": "s", "metric": "AP in pitch", "row": "loev", "sign": "higher"}
+
+    def planned(**changes: str) -> None:
+        rows = {"plain": {"data.b_s": 0}, "loev": LOEV}
+        one = study(axes=(), rows=rows, evaluations=evaluations, claims=(Claim(**of | changes),))
+        make_plan(one, "paper", settings(tmp_path), {})
+
+    planned(over="plain", over_metric="AP")  # one column of two evaluations has the rows of both
+    planned(over="loev", over_metric="AP")
+    with pytest.raises(UserError, match="no row plain; AP in pitch has loev, untrained"):
+        planned(over="plain")
+    with pytest.raises(UserError, match="no column AP in tempo; there are AP, AP in pitch"):
+        planned(over="loev", over_metric="AP in tempo")
+
+
+def test_a_row_starts_from_the_run_of_its_own_seed(tmp_path: Path) -> None:
+    start = Start(pretrain="conf/pretrain/tiny.yaml", set={"optim.steps": 2, "data.labelled": "$unlabelled"})
+    rows = {"cold": {}, "warm": {"init_from": "$audio"}}
+    one = study(axes=(), rows=rows, starts={"audio": start}, seeds=2)
+    plan = make_plan(one, "paper", settings(tmp_path), {"optim.learning_rate": 0.5})
+    assert [(run.seed, run.evaluations) for run in plan.starts] == [(0, ()), (1, ())]
+    assert plan.starts[0].experiment.data.labelled == "/sets/unlabelled"
+    assert plan.starts[0].experiment.optim.learning_rate != 0.5, "keys of the command line are of rows"
+    by_row = {(run.row, run.seed): run.experiment.init_from for run in plan.runs}
+    assert by_row == {
+        ("cold", 0): None,
+        ("cold", 1): None,
+        ("warm", 0): str(plan.starts[0].folder),
+        ("warm", 1): str(plan.starts[1].folder),
+    }
+
+
+def test_a_start_that_the_study_has_not_is_named(tmp_path: Path) -> None:
+    one = study(rows={"warm": {"init_from": "$audio"}})
+    with pytest.raises(UserError, match="needs the shards of audio"):
+        make_plan(one, "paper", settings(tmp_path), {})
+
+
+def test_a_wrong_key_of_a_start_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    start = Start(pretrain="conf/pretrain/tiny.yaml", set={"optim.stepps": 2})
+    with pytest.raises(UserError, match=r"optim\.stepps"):
+        make_plan(study(starts={"audio": start}), "paper", settings(tmp_path), {})
