@@ -154,6 +154,8 @@ class StepTrainer:
             return result.loss
 
         given = read_step(self.model, views)
+        if isinstance(given, TowerInput):
+            metrics["texts/truncated"] = torch.tensor(given.truncated, device=self.device)
         if self.optim.micro_batch is None:
             z_ND, h_NE = self.network(given)
             loss = evaluate_loss(z_ND)

@@ -6,7 +6,7 @@ Shape suffixes: N audio rows of this rank (row m·clips + b), B clips, R = B + H
 beside each other), P texts that are there, E width of an encoder, D width of the joint space, k rows of a chunk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -41,6 +41,8 @@ class TowerInput(NamedTuple):
     """The texts, for an encoder that is trained."""
     vectors_PE: Tensor | None
     """Their embeddings, of one that is not."""
+    truncated: float = 0.0
+    """Share of the texts of which a part was cut off."""
 
     @property
     def device(self) -> torch.device:
@@ -86,10 +88,18 @@ class TowerProjector(Network):
         hidden: widths of the hidden layers of the audio and the text projection; 0 is a linear projection.
         width: D of the joint space.
         locked: the audio encoder is not trained.
+        cache: folder where vectors of a text encoder that is not trained are kept.
     """
 
     def __init__(
-        self, encoder: Encoder, text: TextEncoder, *, hidden: tuple[int, int], width: int, locked: bool = False
+        self,
+        encoder: Encoder,
+        text: TextEncoder,
+        *,
+        hidden: tuple[int, int],
+        width: int,
+        locked: bool = False,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -97,8 +107,9 @@ class TowerProjector(Network):
         self.audio_projection = _projection(encoder.width, hidden[0], width)
         self.text_projection = _projection(text.width, hidden[1], width)
         self.locked = locked
-        self.kept: SentenceVectors | None = None
+        self.kept = SentenceVectors(text, cache) if text.is_locked else None
         """Vectors of a text encoder that is not trained."""
+        self._truncated: dict[str, bool] = {}
         if locked:
             encoder.requires_grad_(False)
         self.train()
@@ -116,15 +127,17 @@ class TowerProjector(Network):
         clips, each = len(texts.text), len(texts.hard) // max(len(texts.text), 1)
         clip_R = torch.cat([torch.arange(clips), torch.arange(clips).repeat_interleave(each)])
         clip_P = clip_R[texts.present_R.cpu()]
-        tokens, vectors_PE = self._embedded(there)
-        return TowerInput(views_N, clip_P, clips, tokens, vectors_PE)
-
-    def _embedded(self, texts: Sequence[str]) -> tuple[Tokens | None, Tensor | None]:
-        if not self.text.is_locked:
-            return self.text.tokenize(texts).to(self.text.device), None
         if self.kept is None:
-            self.kept = SentenceVectors(self.text)
-        return None, self.kept.encode(texts)
+            tokens = self.text.tokenize(there).to(self.text.device)
+            return TowerInput(views_N, clip_P, clips, tokens, None, tokens.truncated / len(there))
+        truncated = sum(map(self._is_truncated, there)) / len(there)
+        return TowerInput(views_N, clip_P, clips, None, self.kept.encode(there), truncated)
+
+    def _is_truncated(self, text: str) -> bool:
+        """Of a text whose vector is kept: it is cut into tokens when it is first seen."""
+        if text not in self._truncated:
+            self._truncated[text] = self.text.tokenize([text]).truncated > 0
+        return self._truncated[text]
 
     def forward(self, given: TowerInput) -> Outputs:
         """Project both: the audio rows, and behind them the texts that are there; all comes back as float32."""
@@ -161,10 +174,13 @@ def build_towers(config: ExperimentConfig) -> ContrastiveModel:
         torch.manual_seed(config.seed)
         encoder = build_encoder(config.encoder, config.micro_rows, frontend=config.frontend)
         projector = TowerProjector(
-            encoder, text, hidden=(config.head.hidden, config.text.hidden), width=width, locked=config.encoder.locked
+            encoder,
+            text,
+            hidden=(config.head.hidden, config.text.hidden),
+            width=width,
+            locked=config.encoder.locked,
+            cache=config.text.cache,
         )
-    if text.is_locked:
-        projector.kept = SentenceVectors(text, config.text.cache)
     clips = config.data.batch
     loss = MusicTextLoss(config.loss, scope=config.text.swap.scope, num_texts=clips * (1 + config.text.swap.each))
     return ContrastiveModel(projector, loss)

@@ -81,20 +81,6 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
     return weights
 
 
-def whole_columns(widths: Mapping[str, int]) -> slice:
-    """Columns of an index that `ALL` compares: the whole embedding's without the outputs of heads, or all.
-
-    >>> whole_columns({"embedding": 512, "pitch": 128}), whole_columns({"invariant": 512, "pitch": 512})
-    (slice(0, 512, None), slice(0, 1024, None))
-    """
-    first = 0
-    for name, width in widths.items():
-        if name == WHOLE:
-            return slice(first, first + width)
-        first += width
-    return slice(0, first)
-
-
 def unit_slices(h_KE: NDArray[np.float32], spaces: Mapping[str, slice]) -> NDArray[np.float32]:
     """The unit slices of embeddings side by side, in the order of their spaces, shape (K, W)."""
     return np.concatenate([unit_rows(h_KE[:, place]) for place in spaces.values()], 1)

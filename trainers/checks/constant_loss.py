@@ -25,6 +25,8 @@ SMALLEST_RATE = 1e-9
 """Adam moves a weight by about the learning rate a step; float32 weights of 0.03 are 2e-9 apart."""
 ADAM_EPSILON = 1e-8
 """torch's default: a gradient smaller than this no longer moves a weight by the learning rate."""
+COMPARING = ("contrastive", "music_text")
+"""Objectives whose rows are told apart from the other rows of the batch."""
 BLOCK = 1024
 """Distinct label vectors that are compared at once with all others."""
 
@@ -37,18 +39,23 @@ def check_settings_can_learn(config: "ExperimentConfig") -> None:
     """
     _check_optimiser(config)
     _check_statistics(config)
-    if config.loss.objective == "contrastive":
-        _check_positives_and_negatives(config)
+    if config.loss.objective in COMPARING:
+        _check_negatives(config)
+        if config.loss.objective == "contrastive":
+            _check_positives(config)
         _check_projections(config)
 
 
-def _check_positives_and_negatives(config: "ExperimentConfig") -> None:
-    data, count = config.data, config.views.count
-    if data.batch < 2:
+def _check_negatives(config: "ExperimentConfig") -> None:
+    if config.data.batch < 2:
         raise ValueError(
-            f"data.batch={data.batch} with loss.objective=contrastive: a global batch of one clip has no negatives and "
-            "nothing to learn; take data.batch >= 2"
+            f"data.batch={config.data.batch} with loss.objective={config.loss.objective}: a global batch of one clip "
+            "has no negatives and nothing to learn; take data.batch >= 2"
         )
+
+
+def _check_positives(config: "ExperimentConfig") -> None:
+    data, count = config.data, config.views.count
     if count > 1:
         return
     if data.num_labelled == 0:
@@ -67,7 +74,7 @@ def _check_projections(config: "ExperimentConfig") -> None:
     loss, head = config.loss, config.head
     if not SMALLEST_TEMPERATURE <= loss.temperature <= LARGEST_TEMPERATURE:
         raise ValueError(
-            f"loss.temperature={loss.temperature:g} with loss.objective=contrastive: outside of "
+            f"loss.temperature={loss.temperature:g} with loss.objective={loss.objective}: outside of "
             f"[{SMALLEST_TEMPERATURE:g}, {LARGEST_TEMPERATURE:g}] the softmax is constant in float32; take 0.1"
         )
     if loss.epsilon > 1:
@@ -78,8 +85,8 @@ def _check_projections(config: "ExperimentConfig") -> None:
     for key, width in (("head.width", head.width), ("head.hidden", head.hidden)):
         if width == 1:
             raise ValueError(
-                f"{key}=1 with loss.objective=contrastive: projections then lie on one line, and their cosines, ±1, "
-                f"have no gradient; take {key} >= 2"
+                f"{key}=1 with loss.objective={loss.objective}: projections then lie on one line, and their cosines, "
+                f"±1, have no gradient; take {key} >= 2"
             )
 
 
@@ -126,8 +133,9 @@ def check_data_can_be_learned(config: "ExperimentConfig", loader: "BatchLoader")
         UserError: names the set and the keys, and what to change.
     """
     labels_KC, sizes = loader.drawn_labels(), loader.sampler.sizes
-    if config.loss.objective == "contrastive":
+    if config.loss.objective in COMPARING:
         _check_clips(config, sizes)
+    if config.loss.objective == "contrastive":
         if config.views.count == 1:
             _check_some_pair_is_positive(config, labels_KC)
         if config.data.b_s == 1:

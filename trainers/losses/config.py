@@ -105,8 +105,7 @@ class LossConfig(Config):
         for key in fields(self):
             owners = owners_of(key.name)
             if owners and self.objective not in owners and getattr(self, key.name) != key.default:
-                named = " or ".join(owners)
-                raise ValueError(f"{key.name} is a setting of objective={named}; leave it out for {self.objective}")
+                raise ValueError(f"{key.name} is a setting of objective={owners[0]}; leave it out for {self.objective}")
         if self.objective == "music_text":
             _ = self.towers  # checks its ranges
             self._check_scale()

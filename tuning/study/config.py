@@ -32,6 +32,16 @@ class Axis(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start(Config):
+    """A run that rows start from: trained once a seed, before them, and no row itself."""
+
+    pretrain: str
+    """A preset of conf/pretrain."""
+    set: Overrides = field(default_factory=dict)
+    """Its keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(Config):
     """One evaluation of every row."""
 
@@ -104,6 +114,7 @@ class Scale(Config):
     """Other rows beside those of the axes."""
     evaluations: tuple[Evaluation, ...] | None = None
     claims: tuple[Claim, ...] | None = None
+    starts: dict[str, Start] | None = None
     seeds: int | None = None
     """Another number of runs a row."""
     corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
@@ -126,6 +137,8 @@ class Study(Config):
     """Rows are all combinations of their levels, the last axis fastest."""
     rows: dict[str, Overrides] = field(default_factory=dict)
     """Rows beside those of the axes."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """Runs that rows start from, by name: ``init_from: $NAME`` in a row is the one of its seed."""
     evaluations: tuple[Evaluation, ...] = ()
     metrics: dict[str, str] = field(default_factory=dict)
     """Column → metric of metrics.jsonl; the median of the second half of the run's steps."""

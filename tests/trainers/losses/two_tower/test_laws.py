@@ -41,7 +41,8 @@ def gradients(given: Keys, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, and the gradients of both towers."""
     z = [given[name].clone().requires_grad_() for name in ("z_audio", "z_text")]
     loss = two_tower_loss(**(given | {"z_audio": z[0], "z_text": z[1]}), **settings)
-    return (loss.detach(), *torch.autograd.grad(loss, z))
+    audio, text = torch.autograd.grad(loss, z)
+    return loss.detach(), audio, text
 
 
 def clip_formula(given: Keys, tau: float) -> Tensor:
@@ -195,11 +196,11 @@ def test_tiles_change_nothing_for_the_sigmoid_either(tile: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-15)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Records the most numbers that any tensor of a computation holds."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
