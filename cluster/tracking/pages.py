@@ -55,7 +55,8 @@ def evaluation_name(metric: str, preset: str | None = None, *, against: str | No
     >>> evaluation_name("tags/ap"), evaluation_name("tags/ap", "mtat", against="trained/pitch")
     ('6 evaluation/tags.ap', '6 evaluation-mtat-against-trained.pitch/tags.ap')
     """
-    group = "-".join([EVALUATION, *([preset] if preset else []), *(["against", against.replace("/", ".")] if against else [])])
+    other = ["against", against.replace("/", ".")] if against else []
+    group = "-".join([EVALUATION, *([preset] if preset else []), *other])
     return f"{group}/{metric.replace('/', '.')}"
 
 
