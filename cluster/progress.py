@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -21,6 +22,25 @@ class Progress(Protocol):
     def stage(self, name: str, total: int, /) -> AbstractContextManager[Bar]:
         """Open a stage of ``total`` units; the bar it yields is called as they are done."""
         ...
+
+
+@contextmanager
+def alive(bar: Bar, words: str, every_s: float = 5.0) -> Iterator[None]:
+    """Call a bar at 0 again and again while a library works that says nothing itself, so that time is seen to pass."""
+    bar(0, words)
+    ended = Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_s):
+            bar(0, "")
+
+    thread = Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Silent:

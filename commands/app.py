@@ -36,6 +36,7 @@ for _command in (
     commands.evaluate.evaluate,
     commands.evaluate.embed,
     commands.evaluate.search,
+    commands.evaluate.tag,
     commands.explore.map,
     commands.tune.sweep,
     commands.tune.study,

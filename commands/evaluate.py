@@ -138,7 +138,21 @@ def search(
             show_default=False,
         ),
     ],
-    queries: Annotated[list[Path], typer.Argument(help="Audio files.", metavar="QUERIES...", show_default=False)],
+    queries: Annotated[
+        list[Path] | None, typer.Argument(help="Audio files.", metavar="[QUERIES]...", show_default=False)
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            help="Words that describe the music, for a snapshot with a text tower; may be repeated. With audio files, "
+            "words and sound together.",
+            show_default=False,
+        ),
+    ] = None,
+    text_share: Annotated[
+        float, typer.Option(help="Share of the words where a query has audio as well.", min=0, max=1)
+    ] = 0.5,
     k: Annotated[int, typer.Option("-k", help="Tracks for each query.", min=1)] = 10,
     by: Annotated[
         str,
@@ -170,7 +184,7 @@ def search(
     trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Nearest tracks of a catalogue, by cosine, from an index that is built once and kept."""
+    """Nearest tracks of a catalogue to audio files or words, by cosine, from an index that is built once and kept."""
     _check_device(workers, device)
     _check_places([snapshot])
     from evaluation.search.query import search as run
@@ -184,8 +198,8 @@ def search(
         raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
     leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
     found = run(
-        snapshot, catalogue, queries, k=k, by=by, index=index, leave_out=leave_out, workers=workers, device=device,
-        trust_code=trust_code, progress=progress(as_json=as_json),
+        snapshot, catalogue, queries or (), texts=text or (), text_share=text_share, k=k, by=by, index=index,
+        leave_out=leave_out, workers=workers, device=device, trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
     for line in found.folder.report() if found.folder else ():
         errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
@@ -212,6 +226,59 @@ def search(
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
     _end(result, files, again, as_json=as_json)
+
+
+def tag(
+    snapshot: Source,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Audio files, folders of them, or both.", metavar="FILES...", show_default=False),
+    ],
+    tags: Annotated[str, typer.Option(help='Names of the tags: "jazz,rock,flute".', show_default=False)],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            help='A sentence with {} where the tag stands; may be repeated, the mean of all counts. By default "{}", '
+            '"{} music", "this sounds like {}" and "A {} track".',
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Parquet file: path, and the cosine with each tag.", show_default=False)
+    ] = None,
+    top: Annotated[int, typer.Option(help="Tags that the table shows of each file.", min=1)] = 5,
+    workers: Workers = 0,
+    device: Device = None,
+    trust_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tag audio files by the names of the tags alone, for a snapshot with a text tower: nothing is trained."""
+    _check_device(workers, device)
+    _check_places([snapshot])
+    from evaluation.search.tagging import tag_files
+    from evaluation.text_task import PROMPTS
+
+    names = [name.strip() for name in tags.split(",")]
+    done = tag_files(
+        snapshot, files, names, prompts=prompt or PROMPTS, out=out, workers=workers, device=device,
+        trust_code=trust_code, progress=progress(as_json=as_json),
+    )  # fmt: skip
+    for line in done.inputs.report():
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
+    for path, reason in done.rejected.items():
+        errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    for file in () if as_json else done.files:
+        best = "  ".join(f"{cosine:6.3f} {name}" for name, cosine in list(file.cosine.items())[:top])
+        console.print(f"{escape(file.path)}\n  {escape(best)}", highlight=False, soft_wrap=True)
+    made_files: dict[str, Path | str] = {} if out is None else {"tags": out}
+    result = {
+        "files": [asdict(file) for file in done.files],
+        "rejected": done.rejected,
+        "passed_over": done.inputs.passed_over(),
+    }
+    find = ("counterpoint", "search", snapshot, "FOLDER", "--text", f"{names[0]} music", *_trusted(trust_code))
+    _end(result, made_files, find, as_json=as_json)
 
 
 def _trusted(trust_code: bool) -> tuple[str, ...]:

@@ -33,6 +33,13 @@ def map(
     ] = None,
     sounds: Annotated[SOUNDS, typer.Option(help="Previews inside of the page, links to the files, or none.")] = "embed",
     sounds_mb: Annotated[float, typer.Option("--sounds-mb", help="Size of all previews, MB.")] = 50.0,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What lays tracks close to each other: a space of the encoder, or a mixture, as in `search`.",
+            metavar="SPACE[:WEIGHT],…",
+        ),
+    ] = "all",
     perplexity: Annotated[float | None, typer.Option(help="Of t-SNE.", show_default="30")] = None,
     most: Annotated[int, typer.Option(help="Tracks on the map; of more, so many are drawn by chance.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of t-SNE, and of that draw.")] = 0,
@@ -57,6 +64,7 @@ def map(
     options = MapOptions(
         labels=labels,
         colour=colour,
+        by=by,
         sounds=SoundOptions(kind=sounds, megabytes=sounds_mb),
         perplexity=perplexity,
         most=most,

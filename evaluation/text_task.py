@@ -1,5 +1,6 @@
 """Keys of tasks that compare clips with texts, in the space of a text tower."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -56,8 +57,26 @@ class TextTask(Config):
             raise ValueError(f"pool must be 0 (all) or >= 2, and pools >= 1, got {self.pool} and {self.pools}")
         if self.tags < 1:
             raise ValueError(f"tags must be >= 1, got {self.tags}")
-        if not self.prompts or len(set(self.prompts)) < len(self.prompts):
-            raise ValueError("prompts must be different, at least one")
-        for prompt in self.prompts:
-            if prompt.count("{}") != 1:
-                raise ValueError(f"prompts must have one {{}} where the class stands, got {prompt!r}")
+        check_prompts(self.prompts)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Refuse prompts without one place for a class.
+
+    Raises:
+        ValueError: names the prompt.
+    """
+    if not prompts or len(set(prompts)) < len(prompts):
+        raise ValueError("prompts must be different, at least one")
+    for prompt in prompts:
+        if prompt.count("{}") != 1:
+            raise ValueError(f"prompts must have one {{}} where the class stands, got {prompt!r}")
+
+
+def in_prompts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Every name in every prompt, prompt after prompt; ``hip_hop`` is spoken "hip hop".
+
+    >>> in_prompts(["hip_hop", "folk"], ["{}", "{} music"])
+    ['hip hop', 'folk', 'hip hop music', 'folk music']
+    """
+    return [prompt.replace("{}", name.replace("_", " ").strip()) for prompt in prompts for name in names]

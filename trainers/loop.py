@@ -27,8 +27,9 @@ from trainers.distributed import collectives
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.objective import ContrastiveLoss
 from trainers.monitor.knn import QuickScore
+from trainers.state.background import SnapshotWriter
 from trainers.state.metrics_log import MetricsLog
-from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot, save_snapshot
+from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot
 from trainers.step import StepResult, StepTrainer
 from trainers.views.batches import open_batches
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
@@ -100,7 +101,12 @@ def train(
     with opened if loader is None else nullcontext():
         trainer = _Run(config, world, opened)
         start = trainer.resume(verified)
-        return trainer.run(start, reporter, make_views)
+        try:
+            code = trainer.run(start, reporter, make_views)
+            trainer.snapshots.wait()
+            return code
+        finally:
+            trainer.snapshots.close()
 
 
 def reads_on(config: ExperimentConfig, world: World) -> torch.device:
@@ -124,6 +130,8 @@ class _Run:
         """Steps without a gradient so far; None after the first with one."""
         self.replaced_before: list[Any] = []
         self.log = MetricsLog(self.folder / "metrics.jsonl") if world.rank == 0 else None
+        run = config.run
+        self.snapshots = SnapshotWriter(self.folder / "snapshots", keep=run.keep, background=run.background_snapshots)
 
     def resume(self, verified: Sequence[Snapshot]) -> int:
         """Load the last snapshot, or the warm start, and return the number of steps that are done."""
@@ -220,7 +228,8 @@ class _Run:
         if pending.quick is not None:
             row[QUICK] = pending.quick
         if self.log:
-            self.log.write(row)
+            self.snapshots.check()
+            self.log.write(row | self.snapshots.take_metrics())
         if pending.reported:
             reporter.report(row)
         return bool(stop > 0)
@@ -231,11 +240,10 @@ class _Run:
         replaced = [*self.replaced_before, *(one for rank in here for one in rank)][:MAX_NAMED]
         if self.world.rank != 0:
             return
-        save_snapshot(
-            self.folder / "snapshots",
-            step=done,
-            model=self.trainer.model,
-            optimizer=self.trainer.optimizer,
+        self.snapshots.save(
+            done,
+            self.trainer.model,
+            self.trainer.optimizer,
             average=self.trainer.average.state if self.trainer.average else None,
             state={
                 "config": to_tree(self.config),
@@ -244,7 +252,6 @@ class _Run:
                 "score": score,
                 "provenance": provenance() | {"world_size": self.world.size, "replaced": replaced, "kernels": kernels},
             },
-            keep=self.config.run.keep,
         )
 
     def _refuse_standstill(self, step: int, metrics: Mapping[str, float]) -> None:

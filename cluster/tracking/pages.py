@@ -41,10 +41,11 @@ _ATTRIBUTES = ("attributes.`Source`", "attributes.`Models`", "attributes.`Datase
 def curve_name(column: str) -> str:
     """A column of metrics.jsonl as MLflow's curve; what an objective of one's own reports stands beside `positives`.
 
-    >>> curve_name("loss"), curve_name("share/encoder"), curve_name("hardness")
-    ('1 train/loss', '5 time/share.encoder', '4 views/hardness')
+    >>> curve_name("loss"), curve_name("share/encoder"), curve_name("hardness"), curve_name("loss/pitch")
+    ('1 train/loss', '5 time/share.encoder', '4 views/hardness', '1 train/loss.pitch')
     """
-    group = "5 time" if column.startswith("share/") else _GROUP_OF.get(column, OTHER)
+    family = column.partition("/")[0]  # a figure of one head stands beside that of the first
+    group = "5 time" if family == "share" else _GROUP_OF.get(column, _GROUP_OF.get(family, OTHER))
     return f"{group}/{column.replace('/', '.')}"
 
 

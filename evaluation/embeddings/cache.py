@@ -5,6 +5,8 @@ Shape suffixes: K clips, P chunks, E encoder width.
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,18 @@ from evaluation.embeddings.embed import EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import Encoder, alike
 from evaluation.encoders.spaces import WHOLE, spaces_of
 from evaluation.inputs import EvaluationInputs
+from evaluation.targets.target import parts_of
 
 SCHEMA_VERSION = 1
 
 
 def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, EmbeddingTable]:
-    """Tables of all encoders: read where they were computed before, computed and kept otherwise."""
+    """Tables of all encoders: clips that were embedded before are read, the others that a task reads are embedded.
+
+    Returns:
+        A row for every clip of the set; NaN, without chunks, where no task reads it.
+    """
+    rows, keys = rows_read(inputs), [str(key) for key in inputs.shards.index.key]
     paths = {
         name: table_path(
             folder, _identity(encoder), inputs.shards.manifest_hash, inputs.config.chunking, encoder.samples
@@ -32,15 +40,73 @@ def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, Embedding
         for name, encoder in inputs.encoders.items()
     }
     tables = {name: load_table(path) for name, path in paths.items()}
-    missing = {name: encoder for name, encoder in inputs.encoders.items() if tables[name] is None}
-    if missing:
-        for names in alike(missing):
-            encoders = inputs.encoders.only(names)
-            fresh = embed_shards(inputs.shards, encoders, inputs.config, progress=inputs.progress)
-            for name, table in fresh.items():
-                save_table(table, paths[name])
-            tables |= fresh
-    return {name: table for name, table in tables.items() if table is not None}
+    missing = {name: _not_in(rows, table, keys) for name, table in tables.items()}
+    for names in _together(inputs, missing):
+        encoders = inputs.encoders.only(names)
+        fresh = embed_shards(inputs.shards, encoders, inputs.config, rows=missing[names[0]], progress=inputs.progress)
+        for name, table in fresh.items():
+            tables[name] = _merged(tables[name], table, keys)
+            save_table(tables[name], paths[name])
+    return {name: _spread(table, keys) for name, table in tables.items() if table is not None}
+
+
+def rows_read(inputs: EvaluationInputs) -> NDArray[np.int64]:
+    """Rows of the index that a task reads, ascending: what is reported, and what probes are trained and stopped on."""
+    read = []
+    for name, target in inputs.targets.items():
+        parts = parts_of(target, inputs.config.split)
+        read += [part.rows_K for part in (parts.values() if inputs.config.tasks[name].probe else [parts["test"]])]
+        if name == inputs.config.projection.task:
+            read.append(target.only("test").rows_K)
+    return np.unique(np.concatenate(read))
+
+
+def _together(inputs: EvaluationInputs, missing: Mapping[str, NDArray[np.int64]]) -> list[list[str]]:
+    """Encoders that read the same chunks of the same clips, without those that miss none."""
+    groups: dict[tuple[int, bytes], list[str]] = {}
+    for place, names in enumerate(alike(inputs.encoders)):
+        for name in names:
+            if len(missing[name]):
+                groups.setdefault((place, missing[name].tobytes()), []).append(name)
+    return list(groups.values())
+
+
+def _not_in(rows: NDArray[np.int64], table: EmbeddingTable | None, keys: Sequence[str]) -> NDArray[np.int64]:
+    return rows if table is None else np.setdiff1d(rows, _places(table, keys))
+
+
+def _places(table: EmbeddingTable, keys: Sequence[str]) -> NDArray[np.int64]:
+    row = {key: place for place, key in enumerate(keys)}
+    return np.array([row[key] for key in table.keys], np.int64)
+
+
+def _merged(kept: EmbeddingTable | None, fresh: EmbeddingTable, keys: Sequence[str]) -> EmbeddingTable:
+    """Both tables' clips in the order of the index."""
+    if kept is None:
+        return fresh
+    order_K = np.argsort(np.concatenate([_places(kept, keys), _places(fresh, keys)]))
+    counts_K = np.concatenate([kept.counts_K, fresh.counts_K])
+    chunks_PE = np.concatenate([kept.chunks_PE, fresh.chunks_PE])
+    if len(chunks_PE):
+        ends_K = np.cumsum(counts_K)
+        chunks_PE = np.concatenate([chunks_PE[ends_K[k] - counts_K[k] : ends_K[k]] for k in order_K])
+    both = kept.keys + fresh.keys
+    return replace(
+        fresh,
+        h_KE=np.concatenate([kept.h_KE, fresh.h_KE])[order_K],
+        keys=tuple(both[k] for k in order_K),
+        chunks_PE=chunks_PE,
+        counts_K=counts_K[order_K],
+    )
+
+
+def _spread(table: EmbeddingTable, keys: Sequence[str]) -> EmbeddingTable:
+    """The same table with a row for every clip of the set."""
+    rows_K = _places(table, keys)
+    h_KE = np.full((len(keys), table.h_KE.shape[1]), np.nan, np.float32)
+    counts_K = np.zeros(len(keys), np.int64)
+    h_KE[rows_K], counts_K[rows_K] = table.h_KE, table.counts_K
+    return replace(table, h_KE=h_KE, counts_K=counts_K, keys=tuple(keys))
 
 
 def table_path(folder: Path, encoder: str, manifest: str, chunking: Chunking, samples: int) -> Path:

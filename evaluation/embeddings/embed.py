@@ -136,8 +136,8 @@ class ShardWork:
             wave_NT = torch.from_numpy(np.stack(group))
             if self.alter is not None:
                 wave_NT = self.alter(wave_NT, torch.tensor(list(islice(slots, len(group)))))
-            for name, encoder in encoders.items():
-                parts[name].append(run_encoder(encoder, wave_NT))
+            for name, h_NE in run_encoders(encoders, wave_NT).items():
+                parts[name].append(h_NE)
         found = {}
         for name, of_model in parts.items():
             chunks_PE = torch.cat(of_model).cpu().numpy()  # only here is a GPU waited for
@@ -243,16 +243,43 @@ def embed_shards(
     }
 
 
+def run_encoders(encoders: Mapping[str, Encoder], wave_NT: Tensor) -> dict[str, Tensor]:
+    """`run_encoder` of several; those of one front-end, which is computed once for them, read the same views."""
+    groups: dict[tuple[Any, str], list[str]] = {}
+    for name, encoder in encoders.items():
+        groups.setdefault((getattr(encoder, "frontend_key", name), str(device_of(encoder))), []).append(name)
+    found: dict[str, Tensor] = {}
+    for names in groups.values():
+        if len(names) == 1:
+            found[names[0]] = run_encoder(encoders[names[0]], wave_NT)
+            continue
+        alike_: list[Any] = [encoders[name] for name in names]
+        device = device_of(alike_[0])
+        parts: list[list[Tensor]] = []
+        with torch.no_grad():
+            for part_nT in torch.split(wave_NT, _rows(device, wave_NT)):
+                views = alike_[0].frontend(sent(part_nT, device))
+                parts.append([encoder.embed_views(views) for encoder in alike_])
+        for name, of_model in zip(names, zip(*parts, strict=True), strict=True):
+            found[name] = _checked(encoders[name], torch.cat(of_model), len(wave_NT))
+    return {name: found[name] for name in encoders}
+
+
 def run_encoder(encoder: Encoder, wave_NT: Tensor) -> Tensor:
     """One batch through an encoder without gradients: (N, E) float32 on the encoder's own device, not waited for."""
     device = device_of(encoder)
-    rows = CPU_ROWS if device.type == "cpu" else len(wave_NT)
+    parts = torch.split(wave_NT, _rows(device, wave_NT))
     with torch.no_grad():
-        h_NE = torch.cat([encoder(sent(part_nT, device)) for part_nT in torch.split(wave_NT, rows)])
-    if h_NE.shape != (len(wave_NT), encoder.width):
-        raise RunError(
-            f"the encoder gave {tuple(h_NE.shape)} for {len(wave_NT)} chunks; its width should be {encoder.width}"
-        )
+        return _checked(encoder, torch.cat([encoder(sent(part_nT, device)) for part_nT in parts]), len(wave_NT))
+
+
+def _rows(device: torch.device, wave_NT: Tensor) -> int:
+    return CPU_ROWS if device.type == "cpu" else len(wave_NT)
+
+
+def _checked(encoder: Encoder, h_NE: Tensor, chunks: int) -> Tensor:
+    if h_NE.shape != (chunks, encoder.width):
+        raise RunError(f"the encoder gave {tuple(h_NE.shape)} for {chunks} chunks; its width should be {encoder.width}")
     return h_NE.float()
 
 

@@ -4,6 +4,7 @@ Shape suffixes: N chunks of a batch, P chunks of a file, T samples of a chunk, E
 """
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +64,8 @@ class EmbeddedFile:
     starts_s: list[float]
     h_PE: NDArray[np.float32]
     reason: str | None = None
+    seconds: float = 0.0
+    """Of audio."""
 
     @property
     def mean_E(self) -> NDArray[np.float32]:
@@ -144,10 +147,12 @@ def _write(
     timeline = "start_s" in schema.names
     rejected: dict[str, str] = {}
     rows, count = _Rows(), 0
+    heard_s, began = 0.0, time.monotonic()
     with atomic_file(out) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
             for done, file in enumerate(stream, 1):
-                bar(done, file.path)
+                heard_s += file.seconds
+                bar(done, f"{heard_s / 3600 / max(1e-9, time.monotonic() - began):.2f} hours of music a second")
                 if file.reason is None:
                     rows.add(file, timeline=timeline)
                 elif skip_unreadable:
@@ -192,7 +197,8 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
     h: list[list[NDArray[np.float32]]] = [[] for _ in paths]
     places: list[tuple[int, int]] = []
     parts: list[Tensor] = []
-    for group in in_batches(_read(paths, encoder, reasons), BATCH):
+    seconds = [0.0] * len(paths)
+    for group in in_batches(_read(paths, encoder, reasons, seconds), BATCH):
         places += [(file, start) for file, start, _ in group]
         parts.append(run_encoder(encoder, torch.from_numpy(np.stack([wave_T for _, _, wave_T in group]))))
     embedded = torch.cat(parts).cpu().numpy() if parts else ()
@@ -206,20 +212,21 @@ def _embed_job(encoders: Mapping[str, Encoder], paths: list[str]) -> list[Embedd
             raise RunError(
                 f"{as_text(path)}: its embedding is not finite; the encoder is broken, take an earlier snapshot"
             )
-        done.append(EmbeddedFile(as_text(path), starts_s[file], h_PE, reasons.get(file)))
+        done.append(EmbeddedFile(as_text(path), starts_s[file], h_PE, reasons.get(file), seconds[file]))
     return done
 
 
 def _read(
-    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str]
+    paths: Sequence[str], encoder: Encoder, reasons: dict[int, str], seconds: list[float]
 ) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Number of the file, first sample and wave of every chunk; reasons where there is none."""
+    """Number of the file, first sample and wave of every chunk; reasons where there is none, and lengths."""
     for number, path in enumerate(paths):
         try:
             wave_T = read_clip(Path(path), encoder.rate)
         except AudioError as error:
             reasons[number] = str(error)
             continue
+        seconds[number] = len(wave_T) / encoder.rate
         spans = chunk_spans(len(wave_T), encoder.samples, Chunking().min_tail)
         for span in spans:
             yield number, span[0], make_chunk(wave_T, span, encoder.samples, alone=len(spans) == 1)

@@ -1,11 +1,15 @@
 """Encoders that work through jobs in order: in this process, or in Ray actors on the cores and GPUs of a cluster.
 
+In this process built-in encoders on a CPU work through as many jobs at a time as torch has threads, each on one:
+reading one job goes on beside the products of another, and no core waits for the small steps of a network.
+
 Jobs are cut the same way whatever the number of workers, so every worker sees the batches that one process would.
 Jobs are drawn as they are needed and results handed out in order, so nothing waits in memory but a few of each.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +18,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from cluster.machine.memory import keep_freed_memory
 from cluster.machine.resources import ResourcesConfig, uses_gpu
 from cluster.settings import RunError
 from evaluation.config import WorkersConfig
+from evaluation.encoders.devices import device_of
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -53,8 +59,24 @@ class Pool(Mapping[str, Any]):
             work: picklable, like the jobs.
             jobs: drawn as they are needed.
         """
-        for job in jobs:
-            yield work(self, job)
+        threads = torch.get_num_threads() if all(map(_may_share, self._encoders.values())) else 1
+        keep_freed_memory()
+        if threads == 1:
+            for job in jobs:
+                yield work(self, job)
+            return
+        waiting: deque[Future[Result]] = deque()
+        with ThreadPoolExecutor(threads, "encoder", torch.set_num_threads, (1,)) as workers:
+            try:
+                for job in jobs:
+                    if len(waiting) >= AHEAD * threads:
+                        yield waiting.popleft().result()
+                    waiting.append(workers.submit(work, self, job))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                workers.shutdown(cancel_futures=True)
+                torch.set_num_threads(threads)  # MKL has one number for all threads
 
 
 class RayPool(Pool):
@@ -132,6 +154,7 @@ class _Worker:
 
     def __init__(self, encoders: Encoders, threads: int, gpu: bool) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         device = "cuda" if gpu else "cpu"
         self._encoders = {n: e.to(device) if isinstance(e, nn.Module) else e for n, e in encoders.items()}
         self._kept: tuple[str, Any] = ("", None)
@@ -141,6 +164,11 @@ class _Worker:
         if self._kept[0] != key:
             self._kept = (key, work)
         return self._kept[1]({name: self._encoders[name] for name in names}, job)
+
+
+def _may_share(encoder: Any) -> bool:
+    """Whether several threads may call an encoder at a time: nobody knows that of a user's own."""
+    return getattr(encoder, "may_be_shared", False) and device_of(encoder).type == "cpu"
 
 
 def _by_value(encoders: Encoders) -> None:

@@ -30,7 +30,7 @@ def text_towers(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
 def no_text_tower(source: object) -> str:
     """Why an encoder cannot be asked by text, with the remedy."""
     return (
-        f"{source} has no text tower; train one on it with `counterpoint pretrain music_text "
+        f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
         f"data.labelled=SHARDS init_from={source}`"
     )
 

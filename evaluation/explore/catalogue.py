@@ -1,6 +1,6 @@
 """What a catalogue is before it is embedded: how many tracks, and what is known of them.
 
-Shape suffixes: D tracks, E encoder width.
+Shape suffixes: D tracks, W width of the index.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from data_shards.format.text import as_text
 from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
-from evaluation.metrics.neighbours import unit_rows
+from evaluation.search.mixture import Weights
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
 from trainers.state.places import check_order
@@ -100,8 +100,21 @@ def known_of(place: Place, table: Path | None) -> Known:
         raise UserError(f"{error}; correct it, or name another table with --labels FILE") from None
 
 
-def drawn(index: TrackIndex, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:
-    """At most so many tracks of an index, in its order, and their unit vectors (D, E); one part is read at a time."""
+def drawn(index: TrackIndex, weights: Weights, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:
+    """At most so many tracks of an index, in its order, and their vectors (D, W); one part is read at a time.
+
+    The product of two vectors is the cosine that `search` compares: the weighted mean over spaces.
+
+    Args:
+        index: of the catalogue.
+        weights: of its spaces, see `evaluation.search.mixture.resolve`.
+        most: tracks.
+        seed: of the draw, where there are more.
+    """
+    total = sum(weights.values())
+    scale_W = np.concatenate(
+        [np.full(width, np.sqrt(weights.get(name, 0) / total), np.float32) for name, width in index.spaces.items()]
+    )
     rows = np.arange(len(index))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
@@ -112,7 +125,7 @@ def drawn(index: TrackIndex, most: int, seed: int) -> tuple[list[Track], NDArray
         if len(here):
             of_part = index.tracks(part)
             tracks += [of_part[row] for row in here]
-            parts.append(unit_rows(index.searchable(part).reconstruct_n(0, part.rows)[here]))
+            parts.append(index.searchable(part).reconstruct_n(0, part.rows)[here] * scale_W)
         first += part.rows
     return tracks, np.concatenate(parts)
 

@@ -1,6 +1,6 @@
 """A catalogue as a map: similar tracks lie close to each other, and a click plays one (`counterpoint map`).
 
-Shape suffixes: D tracks of the map, E encoder width, k neighbours.
+Shape suffixes: D tracks of the map, W width of the index, k neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.progress import SILENT, Progress
+from cluster.progress import SILENT, Progress, alive
 from cluster.settings import UserError
 from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
 from data_shards.read.reader import ShardSet
 from evaluation.analyses.projection import MIN_CLIPS
-from evaluation.encoders.encoder import Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
+from evaluation.encoders.spaces import spaces_of
 from evaluation.explore import labels
 from evaluation.explore.catalogue import Place, drawn, files_of, find_place, known_of
 from evaluation.explore.labels import Known
@@ -28,7 +29,9 @@ from evaluation.explore.layout import check_perplexity, nearest, positions
 from evaluation.explore.page import Page, check_page, write_page
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, clip_sounds, file_sounds
 from evaluation.search.index_update import follow_catalogue
+from evaluation.search.mixture import ALL, Weights, parse_by, resolve
 from evaluation.search.track_index import TrackIndex
+from trainers.inference.spaces import WHOLE
 
 NEIGHBOURS = 24
 """Of each track in the page; clips of its own track may be among them."""
@@ -43,6 +46,8 @@ class MapOptions:
     """Table of labels; None reads labels.csv or labels.parquet in the folder of audio, where there is one."""
     colour: str | None = None
     """Column that gives the points their colours at first; None takes the one that is known of most tracks."""
+    by: str | Weights = ALL
+    """The space that lays tracks close to each other, or a mixture of several, as in `search`."""
     sounds: SoundOptions = field(default_factory=SoundOptions)
     perplexity: float | None = None
     """Of t-SNE; None is 30, or less where tracks are few."""
@@ -113,7 +118,9 @@ def map_catalogue(
     check_perplexity(min(place.tracks, options.most), options.perplexity, str(catalogue))
     if options.sounds.kind == "link" and (place.shards or place.of_keys):
         raise UserError(f"--sounds link: {catalogue} is of shards, which have no files to link to; give embed or none")
-    with open_encoder(source, workers=workers, device=device, trust_code=trust_code) as pool:
+    asked = parse_by(options.by) if isinstance(options.by, str) else options.by
+    with open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool:
+        resolve(asked, list(spaces_of(pool[ENCODER])), "the encoder")
         found, folder = follow_catalogue(pool, catalogue, index, progress=progress)
     if len(found) < MIN_CLIPS and found.rejected:
         track, why = found.rejected[0]
@@ -122,28 +129,30 @@ def map_catalogue(
             f"that cannot: {track.path}: {why}"
         )
     check_perplexity(min(len(found), options.most), options.perplexity, str(catalogue))
-    return _write(found, folder, (place, known), out, options, progress)
+    weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
+    return _write(found, folder, (place, known, weights), out, options, progress)
 
 
 def _write(
     index: TrackIndex,
     folder: AudioFolder | None,
-    about: tuple[Place, Known],
+    about: tuple[Place, Known, Weights],
     out: Path,
     options: MapOptions,
     progress: Progress,
 ) -> CatalogueMap:
-    place, known = about
-    tracks, h_DE = drawn(index, options.most, options.seed)
+    place, known, weights = about
+    tracks, h_DW = drawn(index, weights, options.most, options.seed)
     files = files_of(index, tracks, folder)
     names = [track.path if index.of_shards else str(index.file(track).absolute()) for track in tracks]
     columns = known.columns or labels.of_folders(names, Path(index.root)).columns
     colours = sorted(Known(columns).colours(), key=lambda name: name != options.colour)
-    data = {"paths": [track.path for track in tracks], "colours": colours} | _geometry(h_DE, options, progress)
+    data = {"paths": [track.path for track in tracks], "colours": colours} | _geometry(h_DW, options, progress)
     data["columns"] = [labels.encoded(column, names) for column in columns]
     data["track"] = _codes([known.groups.get(name, name) for name in names]) if known.groups else None
     facts = [f"{len(tracks):,} of {len(index):,} tracks" if len(tracks) < len(index) else f"{len(tracks):,} tracks"]
     facts += [f"{len(index.rejected):,} could not be read"] * bool(index.rejected)
+    facts += [f"by {', '.join(weights)}"] * (WHOLE not in weights)
     page = Page("map", as_text(place.name), (*facts, f"encoder {index.encoder[:12]}"))
     with ExitStack() as opened:
         sounds: list[Sound] = []
@@ -155,13 +164,13 @@ def _write(
     return CatalogueMap(out, len(tracks), tuple(colours), counts, index, folder, tuple(_notes(known, names, index)))
 
 
-def _geometry(h_DE: NDArray[np.float32], options: MapOptions, progress: Progress) -> dict[str, Any]:
+def _geometry(h_DW: NDArray[np.float32], options: MapOptions, progress: Progress) -> dict[str, Any]:
     """Where the tracks lie, and their neighbours, as JSON types."""
-    with progress.stage("placing", len(h_DE)) as bar:
-        bar(0, "t-SNE")
-        where_D2 = positions(h_DE, perplexity=options.perplexity, seed=options.seed)
-        row_Dk, cosine_Dk = nearest(h_DE, NEIGHBOURS)
-        bar(len(h_DE), "t-SNE")
+    with progress.stage("placing", len(h_DW)) as bar:
+        with alive(bar, "t-SNE"):
+            where_D2 = positions(h_DW, perplexity=options.perplexity, seed=options.seed)
+            row_Dk, cosine_Dk = nearest(h_DW, NEIGHBOURS)
+        bar(len(h_DW), "")
     cosine = np.round(cosine_Dk.astype(np.float64), 3).tolist()
     return {"x": where_D2[:, 0].tolist(), "y": where_D2[:, 1].tolist(), "near": row_Dk.tolist(), "cosine": cosine}
 

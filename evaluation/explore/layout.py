@@ -1,6 +1,6 @@
 """Where tracks lie on a map, and which are nearest to each.
 
-Shape suffixes: D tracks, E encoder width, k neighbours.
+Shape suffixes: D tracks, W width of the vectors, k neighbours.
 """
 
 import numpy as np
@@ -39,11 +39,11 @@ def check_perplexity(tracks: int, perplexity: float | None, what: str) -> None:
         )
 
 
-def positions(h_DE: NDArray[np.float32], *, perplexity: float | None, seed: int) -> NDArray[np.float64]:
+def positions(h_DW: NDArray[np.float32], *, perplexity: float | None, seed: int) -> NDArray[np.float64]:
     """t-SNE of unit vectors, brought into the unit square with its proportions kept.
 
     Args:
-        h_DE: unit rows, D ≥ `MIN_CLIPS`.
+        h_DW: unit rows, D ≥ `MIN_CLIPS`.
         perplexity: about how many neighbours matter; None takes `PERPLEXITY`, or (D − 1) / 3 where that is less.
         seed: of their random numbers. With one thread (OMP_NUM_THREADS=1) the map is the same every time; several add
             the forces up in any order.
@@ -56,27 +56,27 @@ def positions(h_DE: NDArray[np.float32], *, perplexity: float | None, seed: int)
     """
     from sklearn.manifold import TSNE
 
-    if np.ptp(h_DE, axis=0).max() == 0:
+    if np.ptp(h_DW, axis=0).max() == 0:
         raise RunError("all tracks have the same embedding: the encoder has collapsed; take another snapshot")
-    wanted = min(PERPLEXITY if perplexity is None else perplexity, (len(h_DE) - 1) / 3)
+    wanted = min(PERPLEXITY if perplexity is None else perplexity, (len(h_DW) - 1) / 3)
     tsne = TSNE(init="pca", perplexity=wanted, random_state=seed)
-    found_D2: NDArray[np.float64] = tsne.fit_transform(h_DE).astype(np.float64)
+    found_D2: NDArray[np.float64] = tsne.fit_transform(h_DW).astype(np.float64)
     low_2, high_2 = found_D2.min(0), found_D2.max(0)
     centred_D2 = (found_D2 - (low_2 + high_2) / 2) / (high_2 - low_2).max() + 0.5
     return np.asarray(np.round(np.clip(centred_D2, 0, 1), DECIMALS), np.float64)
 
 
-def nearest(h_DE: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def nearest(h_DW: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k nearest other tracks of each by cosine, nearest first, and the cosines: both (D, min(k, D − 1)).
 
     Args:
-        h_DE: unit rows.
+        h_DW: unit rows.
         k: ≥ 1.
     """
-    k = min(k, len(h_DE) - 1)
-    cosine_Dk, row_Dk = search_parts(h_DE, [flat(h_DE)], k + 1)
+    k = min(k, len(h_DW) - 1)
+    cosine_Dk, row_Dk = search_parts(h_DW, [flat(h_DW)], k + 1)
     # A track is not always its own nearest: a duplicate may come first. Where it is not among k + 1, the last goes.
-    own_Dk = row_Dk == np.arange(len(h_DE))[:, None]
+    own_Dk = row_Dk == np.arange(len(h_DW))[:, None]
     own_Dk[~own_Dk.any(1), -1] = True
-    shape = (len(h_DE), k)
+    shape = (len(h_DW), k)
     return row_Dk[~own_Dk].reshape(shape), cosine_Dk[~own_Dk].reshape(shape)

@@ -11,6 +11,7 @@ from evaluation.explore.page import Page, write_page
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, clip_sounds, file_sounds
 from evaluation.search.query import SearchResult
 from evaluation.search.shard_catalogue import is_shard_set
+from trainers.inference.spaces import WHOLE
 
 NO_SOUND = -1
 
@@ -45,7 +46,8 @@ def write_results(
         numbers = dict(zip(queries, range(len(queries)), strict=True))
         of_hit = dict(zip(hits[: len(of_hits)], range(len(queries), len(queries) + len(of_hits)), strict=True))
         data = {"answers": _answers(found, numbers, of_hit)}
-        facts = (f"in {as_text(catalogue.resolve().name)}", f"{len(found.index):,} tracks", "by cosine")
+        compared = ", ".join(found.weights) if WHOLE not in found.weights else "cosine"
+        facts = (f"in {as_text(catalogue.resolve().name)}", f"{len(found.index):,} tracks", f"by {compared}")
         page = Page("results", "Nearest tracks", facts)
         return write_page(out, page, data, [*sounds, *of_hits], options or SoundOptions(), progress)
 
@@ -57,9 +59,18 @@ def _answers(found: SearchResult, of_query: dict[str, int], of_hit: dict[str, in
             "query": answer.query,
             "sound": of_query.get(answer.query, NO_SOUND),
             "nearest": [
-                {"path": hit.path, "score": hit.cosine, "sound": of_hit.get(hit.path, NO_SOUND)}
+                {
+                    "path": _below(hit.path, found.index.root),
+                    "score": hit.cosine,
+                    "sound": of_hit.get(hit.path, NO_SOUND),
+                }
                 for hit in answer.nearest
             ],
         }
         for answer in found.answers
     ]
+
+
+def _below(path: str, root: str) -> str:
+    """A path below the catalogue's folder, where it lies there."""
+    return str(Path(path).relative_to(root)) if root and Path(path).is_relative_to(root) else path

@@ -24,6 +24,7 @@ from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.targets.index_columns import require_column
 from evaluation.targets.target import Target
+from evaluation.text_task import in_prompts
 
 ACCURACY = "accuracy"
 
@@ -60,8 +61,7 @@ class ZeroShot(TextKind):
     def score(self, question: Question, model: TextModel) -> dict[str, MetricSamples]:
         """Metrics of the ensemble and of each prompt."""
         test, prompts = question.test, question.task.prompts
-        sentences = [prompt.replace("{}", spoken(name)) for prompt in prompts for name in test.classes]
-        texts_PCd = model.embed(sentences).reshape(len(prompts), len(test.classes), -1)
+        texts_PCd = model.embed(in_prompts(test.classes, prompts)).reshape(len(prompts), len(test.classes), -1)
         ensemble_Cd = unit_rows(np.ascontiguousarray(texts_PCd.mean(0)))
         samples: dict[str, MetricSamples] = {}
         for suffix, texts_Cd in zip(_suffixes(question.task), (ensemble_Cd, *texts_PCd), strict=False):
@@ -91,15 +91,6 @@ class ZeroShot(TextKind):
         best_KC = score_KC == score_KC.max(1, keepdims=True)
         right_K = best_KC[np.arange(len(test)), test.values] / best_KC.sum(1)  # a tie is broken at random
         return {ACCURACY: mean_over_clips(right_K, np.ones(len(test)), resamples)}
-
-
-def spoken(name: str) -> str:
-    """A class as text: ``hip_hop`` is "hip hop".
-
-    >>> spoken("hip_hop")
-    'hip hop'
-    """
-    return name.replace("_", " ").strip()
 
 
 def _suffixes(task: Task) -> list[str]:

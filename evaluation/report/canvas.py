@@ -1,5 +1,6 @@
 """Colours and axes that the report's figures share."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,10 +38,19 @@ DARK = Theme(
 )
 
 
-def canvas(height_in: float, theme: Theme, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width with bare axes side by side."""
-    figure = Figure(figsize=(7.6, max(2.0, height_in)), layout="constrained")
-    row = [figure.add_subplot(1, columns, 1 + place) for place in range(columns)]
+def canvas(height_in: float, theme: Theme, panels: int = 1, *, across: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of the page's width with bare axes side by side.
+
+    Args:
+        height_in: inches of a row of panels.
+        theme: colours.
+        panels: axes wanted.
+        across: at most so many stand in a row; all by default.
+    """
+    columns = min(panels, across or panels)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(7.6, max(2.0, height_in) * rows), layout="constrained")
+    row = [figure.add_subplot(rows, columns, 1 + place) for place in range(panels)]
     for axes in row:
         axes.patch.set_alpha(0)
         axes.grid(color=theme.grid, linewidth=0.8)

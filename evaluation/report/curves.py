@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from evaluation.analyses.robustness import CLEAN, SEVERITY
 from evaluation.report.canvas import Theme, canvas, legend, plain
 
+PANELS_ACROSS = 3
+"""Models of a projection side by side; the spaces of an encoder fill further rows."""
 MAX_COLOURS = 12
 """Classes with a colour of their own; the rest share the grid's."""
 
@@ -57,7 +59,7 @@ def equivariance_figure(curves: Mapping[str, Any], theme: Theme) -> Figure:
 
 def projection_figure(projection: Mapping[str, Any], theme: Theme) -> Figure:
     """A panel a model; of notes the pitch class is a hue of the circle, and the octave the size of a dot."""
-    figure, panels = canvas(4.2, theme, len(projection["points"]))
+    figure, panels = canvas(4.2, theme, len(projection["points"]), across=PANELS_ACROSS)
     colour, octave = np.array(projection["colour"]), np.array(projection["octave"])
     notes, size = bool((octave >= 0).any()), np.where(octave < 0, 14, _size(octave))
     codes, counts = np.unique(colour, return_counts=True)

@@ -84,6 +84,7 @@ def score_key(inputs: TaskInputs) -> str:
     """SHA-256 of everything that determines a task's scores."""
     target, config = inputs.target, inputs.config
     settings = {key: value for key, value in to_tree(config).items() if key not in ELSEWHERE}
+    rows_K = np.concatenate([part.rows_K for part in inputs.parts.values()])
     content = {
         "code": _code(inputs.kind),
         "packages": provenance()["packages"],
@@ -94,7 +95,7 @@ def score_key(inputs: TaskInputs) -> str:
         "target": _hash(target.rows_K, target.split_K, target.track_K, target.artist_K, target.values)
         + json.dumps([target.classes, target.texts_K]),
         "tables": [
-            (model, table.encoder, table.manifest, _hash(table.h_KE, table.chunks_PE, table.counts_K))
+            (model, table.encoder, table.manifest, _hash(table.h_KE[rows_K], table.chunks_PE, table.counts_K[rows_K]))
             for model, table in inputs.tables.items()
         ],
     }

@@ -1,4 +1,7 @@
-"""The tracks of a catalogue that are nearest to a query, in one space of the encoder or all: `counterpoint search`."""
+"""The tracks of a catalogue that are nearest to a query, in one space of the encoder or all: `counterpoint search`.
+
+A query is an audio file, a text in the space that two towers share, or an audio file and texts together there.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +19,12 @@ from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
 from evaluation.encoders.spaces import spaces_of
+from evaluation.encoders.towers import TextTower, no_text_tower
 from evaluation.search.index_update import follow_catalogue
 from evaluation.search.mixture import ALL, Weights, parse_by, query_rows, resolve
 from evaluation.search.same_track import LeaveOut, own_rows
 from evaluation.search.track_index import TrackIndex
+from trainers.inference.spaces import JOINT
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,10 @@ class SearchResult:
 def search(
     source: Path | str | Encoder | Pool,
     catalogue: Path | str,
-    queries: Sequence[Path | str] | Path | str,
+    queries: Sequence[Path | str] | Path | str = (),
     *,
+    texts: Sequence[str] = (),
+    text_share: float = 0.5,
     k: int = 10,
     by: str | Weights = ALL,
     index: Path | None = None,
@@ -70,7 +77,9 @@ def search(
     Args:
         source: a snapshot, a run's folder or ``module:factory``; or an encoder, or a pool that holds it as `ENCODER`.
         catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
-        queries: audio files, or one.
+        queries: audio files, or one; none where texts are the queries.
+        texts: each a query; beside audio files, all of them together are mixed into every file's query.
+        text_share: of the texts in such a mixture, in [0, 1]: the cosine is Σ share·cos.
         k: tracks wanted for each, ≥ 1.
         by: the space that is compared, by name or by what it tells (tempo, key, sound), a mixture such as
             ``pitch:2,stretch``, or all: the mean over the embedding's spaces.
@@ -83,36 +92,92 @@ def search(
         progress: counts what is embedded.
 
     Raises:
-        UserError: for a catalogue or a query that cannot be read, a space that is not there, or an index of another
-            encoder.
+        UserError: for a catalogue or a query that cannot be read, a space that is not there, texts without a text
+            tower, or an index of another encoder.
     """
-    asked = parse_by(by) if isinstance(by, str) else by
     files = [Path(query) for query in ([queries] if isinstance(queries, Path | str) else queries)]
     if k < 1:
         raise UserError(f"-k must be ≥ 1, got {k}")
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: {'is a folder; a query is an audio file' if file.is_dir() else 'no such file'}")
+    check_queries(files, texts, text_share, by)
+    asked = {JOINT: 1.0} if texts else parse_by(by) if isinstance(by, str) else by
     with open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool:
-        spaces = spaces_of(pool[ENCODER])
+        encoder: Encoder = pool[ENCODER]
+        spaces = spaces_of(encoder)
+        if texts and not isinstance(encoder, TextTower):
+            raise UserError(f"--text: {no_text_tower(source if isinstance(source, Path | str) else 'the encoder')}")
         resolve(asked, list(spaces), "the encoder")  # before anything is embedded
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
         if not len(found):
             why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
             raise UserError(f"{catalogue}: no track in it can be embedded{why}")
+        if texts and JOINT not in found.spaces:
+            raise UserError(
+                f"{found.folder}: the index was built without a text tower; delete it and search again, or give "
+                "another --index"
+            )
         weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
         embedded = list(embed_stream(pool, files))
+        text_kd = _embed_texts(encoder, texts)
     for one in embedded:
         if one.reason:
             raise UserError(f"{one.path}: {one.reason}")
     held = {name: spaces[name] for name in found.spaces}
-    query_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
-    answers = tuple(_answers(found, files, query_QW, k, own_rows(found, files, leave_out)))
+    names = [as_text(str(file)) for file in files] or list(texts)
+    if not files:
+        query_QW = _in_joint(text_kd, held)
+    else:
+        query_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
+        if texts:
+            query_QW = (1 - text_share) * query_QW + text_share * _in_joint(text_kd, held).mean(0)
+            names = [f"{name} + {' + '.join(texts)}" for name in names]
+    left_out = own_rows(found, files, leave_out) if files else [set()] * len(texts)
+    answers = tuple(_answers(found, names, query_QW.astype(np.float32), k, left_out))
     return SearchResult(answers, found, folder, weights)
 
 
+def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights) -> None:
+    """Refuse queries that are not there, before anything is loaded.
+
+    Raises:
+        UserError: names the query or option.
+    """
+    if not files and not texts:
+        raise UserError('nothing to search for: give an audio file, or --text "words"')
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: {'is a folder; a query is an audio file' if file.is_dir() else 'no such file'}")
+    check_texts(texts)
+    if not 0 <= text_share <= 1:
+        raise UserError(f"--text-share must be in [0, 1], got {text_share:g}")
+    if texts and by != ALL:
+        raise UserError(f"--by {by}: texts are compared in the one space that they share with music; leave --by out")
+
+
+def check_texts(texts: Sequence[str], option: str = "--text") -> None:
+    """Refuse texts without a letter or other sign.
+
+    Raises:
+        UserError: names the option.
+    """
+    for text in texts:
+        if not text.strip():
+            raise UserError(f"{option}: an empty text; describe the music in a few words")
+
+
+def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    if not texts or not isinstance(encoder, TextTower):
+        return np.empty((0, 0), np.float32)
+    return np.asarray(encoder.embed_text(texts).float().cpu().numpy())
+
+
+def _in_joint(text_kd: NDArray[np.float32], held: Mapping[str, slice]) -> NDArray[np.float32]:
+    """Vectors of texts as queries of an index; its other spaces add nothing."""
+    blank = {name: np.zeros((len(text_kd), place.stop - place.start), np.float32) for name, place in held.items()}
+    return np.concatenate([text_kd if name == JOINT else rows for name, rows in blank.items()], 1)
+
+
 def _answers(
-    index: TrackIndex, queries: Sequence[Path], query_QW: NDArray[np.float32], k: int, left_out: Sequence[set[int]]
+    index: TrackIndex, queries: Sequence[str], query_QW: NDArray[np.float32], k: int, left_out: Sequence[set[int]]
 ) -> Iterator[Answer]:
     """The k nearest rows of each query that are not left out."""
     cosine_Qk, row_Qk = index.search(query_QW, k + max(map(len, left_out)))
@@ -121,4 +186,4 @@ def _answers(
     for i, query in enumerate(queries):
         near = dict(zip(row_Qk[i].tolist(), cosine_Qk[i].tolist(), strict=True))
         hits = (Hit(str(index.file(tracks[row])), round(near[row], 6)) for row in rows[i])
-        yield Answer(as_text(str(query)), tuple(hits))
+        yield Answer(query, tuple(hits))

@@ -1,10 +1,11 @@
 """Progress in a log: a plain line every half minute, and one at the end."""
 
 import io
+from threading import Event
 
 from rich.console import Console
 
-from cluster.progress import LINE_EVERY_S, TerminalProgress
+from cluster.progress import LINE_EVERY_S, TerminalProgress, alive
 
 
 class Clock:
@@ -46,3 +47,20 @@ def test_a_terminal_has_bars() -> None:
         bar(2, "done")
     assert "2/2" in output.getvalue()
     assert "\x1b[" in output.getvalue()
+
+
+def test_a_library_that_says_nothing_is_seen_to_be_alive() -> None:
+    called: list[tuple[int, str]] = []
+    again = Event()
+
+    def bar(done: int, words: str) -> None:
+        called.append((done, words))
+        if len(called) > 2:
+            again.set()
+
+    with alive(bar, "t-SNE", every_s=0.001):
+        assert again.wait(60)
+    count = len(called)
+    assert called[0] == (0, "t-SNE")
+    assert set(called[1:]) == {(0, "")}
+    assert len(called) == count  # nothing after the block

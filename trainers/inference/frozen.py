@@ -121,6 +121,9 @@ class FrozenEncoder(nn.Module):
         self.requires_grad_(False)
         super().train(False)
         self.cpu_path = CpuPath(self.encoder)
+        self.may_be_shared = not config.own_parts()
+        # Encoders with the same key make the same views of a wave, and one may embed those of another.
+        self.frontend_key = repr(config.frontend)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Refuses training mode: BatchNorm's statistics must not move while probes learn."""
@@ -146,7 +149,11 @@ class FrozenEncoder(nn.Module):
         Returns:
             h_NE, shape (N, ``width``), float32.
         """
-        views = self.frontend(wave_NT)
+        return self.embed_views(self.frontend(wave_NT))
+
+    @torch.inference_mode()
+    def embed_views(self, views: Tensor) -> Tensor:
+        """Embed what ``frontend`` made of audio; shape (N, ``width``), float32."""
         h_NE: Tensor = self.cpu_path.network(views)(views).float()
         return h_NE
 

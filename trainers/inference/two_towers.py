@@ -86,7 +86,7 @@ class TwoTowers(nn.Module):
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (k, d) of texts; a text's vector does not depend on the others."""
+        """Unit vectors (k, d) of texts; but for rounding, a text's vector does not depend on the others."""
         parts = [list(texts[at : at + TEXTS_AT_ONCE]) for at in range(0, len(texts), TEXTS_AT_ONCE)]
         h_kE = torch.cat([self.text.encode(part) for part in parts or [[]]])
         return F.normalize(self.text_projection(h_kE).float(), dim=1)
@@ -110,7 +110,7 @@ def load_two_towers(
     found = open_encoder(source, trust_code=trust_code)
     if not found.towers:
         raise UserError(
-            f"{source} has no text tower; train one on it with `counterpoint pretrain music_text "
+            f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
             f"data.labelled=SHARDS init_from={source}`"
         )
     state = {f"{PREFIX}encoder.{name}": value for name, value in found.state.items()}

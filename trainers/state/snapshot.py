@@ -7,7 +7,6 @@ Every random draw of a run is keyed by (seed, step, slot), so the step replaces 
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster.files.storage import atomic_folder, remove_partials, replace_link, sha256, write_atomic
@@ -28,6 +26,11 @@ SCHEMA_VERSION = 1
 MODEL, OPTIMIZER, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "checksums.json"
 AVERAGE = "average.safetensors"
 MAX_STATE_BYTES = 4 << 20
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""Names of the format; a tensor of another type is a KeyError that names it."""
 _ANOTHER = "take another step-N beside it (a run goes on from the one that snapshots/last links to)"
 
 
@@ -103,12 +106,31 @@ def save_snapshot(
     Raises:
         RunError: if the disk is full; earlier snapshots are untouched.
     """
+    files = snapshot_files(model, optimizer, average)
+    return write_snapshot(folder, files, step=step, state=state, keep=keep)
+
+
+def snapshot_files(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None = None
+) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a snapshot by file and name: the live ones, no copies."""
+    files: dict[str, Mapping[str, Tensor]] = {MODEL: model.state_dict()}
+    files[OPTIMIZER] = _optimizer_tensors(optimizer, model)
+    return files if average is None else files | {AVERAGE: average}
+
+
+def write_snapshot(
+    folder: Path, files: Mapping[str, Mapping[str, Tensor]], *, step: int, state: Mapping[str, Any], keep: int
+) -> Path:
+    """`save_snapshot` of tensors from `snapshot_files`.
+
+    Raises:
+        RunError: if the disk is full; earlier snapshots are untouched.
+    """
     target = folder / f"step-{step}"
     with atomic_folder(target) as partial:
-        save_tensors(model.state_dict(), partial / MODEL)
-        save_tensors(_optimizer_tensors(optimizer, model), partial / OPTIMIZER)
-        if average is not None:
-            save_tensors(average, partial / AVERAGE)
+        for name, tensors in files.items():
+            save_tensors(tensors, partial / name)
         record = {"schema_version": SCHEMA_VERSION, "step": step, **state}
         write_atomic(partial / STATE, json.dumps(record, indent=1, sort_keys=True))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
@@ -124,18 +146,25 @@ def save_snapshot(
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file, tensor by tensor.
 
-    Raises:
-        OSError: where safetensors, with an exception of its own, could not write: so that a full disk is recognised.
+    safetensors' own `save_file` copies every tensor to a Python object and holds the interpreter's lock while it
+    writes: a second for each GB in which no other thread, such as the training loop's, can run.
     """
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so all stay aligned
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as opened:
+        opened.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in ordered:
+            if tensor.numel():
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                opened.write(flat.view(torch.uint8).numpy().data)
 
 
 def link_best(folder: Path, candidate: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from cluster.settings import Config
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 
-COLUMNS = "columns"
-"""As a plot's x: the table's columns along the bottom, a curve a row."""
+COLUMNS, SPACES = "columns", "spaces"
+"""As a plot's x: the table's columns along the bottom, a curve a row; or a panel a metric, with the spaces of the
+encoder along the bottom and a dot a row."""
 Overrides = dict[str, Any]
 """Dotted keys of an experiment (or an evaluation) and their values; ``$NAME`` stands for a set of shards."""
 
@@ -28,6 +29,16 @@ class Axis(Config):
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError(f"axis {self.name} has no levels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Config):
+    """A run that rows start from: trained once a seed, before them, and no row itself."""
+
+    pretrain: str
+    """A preset of conf/pretrain."""
+    set: Overrides = field(default_factory=dict)
+    """Its keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +94,7 @@ class Plot(Config):
     """Columns as curves over an axis; without it every row is a dot."""
 
     x: str
-    """Axis along the bottom, or ``columns``."""
+    """Axis along the bottom, ``columns``, or ``spaces``: a panel a metric, in each space that has a column."""
     lines: str | None = None
     """Axis with a curve for each level."""
 
@@ -103,6 +114,7 @@ class Scale(Config):
     """Other rows beside those of the axes."""
     evaluations: tuple[Evaluation, ...] | None = None
     claims: tuple[Claim, ...] | None = None
+    starts: dict[str, Start] | None = None
     seeds: int | None = None
     """Another number of runs a row."""
     corpora: dict[str, SyntheticConfig] = field(default_factory=dict)
@@ -125,6 +137,8 @@ class Study(Config):
     """Rows are all combinations of their levels, the last axis fastest."""
     rows: dict[str, Overrides] = field(default_factory=dict)
     """Rows beside those of the axes."""
+    starts: dict[str, Start] = field(default_factory=dict)
+    """Runs that rows start from, by name: ``init_from: $NAME`` in a row is the one of its seed."""
     evaluations: tuple[Evaluation, ...] = ()
     metrics: dict[str, str] = field(default_factory=dict)
     """Column → metric of metrics.jsonl; the median of the second half of the run's steps."""

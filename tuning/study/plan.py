@@ -67,6 +67,8 @@ class Plan:
     rows: tuple[Row, ...]
     runs: tuple[Run, ...]
     """Row by row, seed by seed."""
+    starts: tuple[Run, ...]
+    """Runs that rows start from; they are trained before the rows, and not evaluated."""
     reduced: dict[str, tuple[Any, Any]]
     """What the scale changes: key → the paper's value, this one's."""
 
@@ -105,7 +107,7 @@ def scaled(study: Study, scale: str) -> Study:
     chosen = study.scales[scale]
     given = {
         name: getattr(chosen, name)
-        for name in ("pretrain", "axes", "rows", "evaluations", "claims", "seeds")
+        for name in ("pretrain", "axes", "rows", "starts", "evaluations", "claims", "seeds")
         if getattr(chosen, name) is not None
     }
     return replace(study, **given, set=study.set | chosen.set)
@@ -156,7 +158,10 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
         if new := new_name("StudySettings", f"sets.{name}"):
             refusals.add(f"unknown key study.sets.{name}; it is called study.{new} now")
     seeds = settings.seeds or here.seeds
-    runs = []
+    runs, starts = [], []
+    for name, seed in itertools.product(here.starts, range(seeds)):
+        with refusals.noted():
+            starts.append(_start(here, name, seed, settings=settings, sets=sets))
     for row, seed in itertools.product(rows, range(seeds)):
         with refusals.noted():
             runs.append(_run(here, row, seed, settings=settings, sets=sets, overrides=overrides))
@@ -167,6 +172,7 @@ def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapp
         about=study.scales[scale].about,
         rows=tuple(rows),
         runs=tuple(runs),
+        starts=tuple(starts),
         reduced=_reduced(study, scale, seeds, overrides),
     )
 
@@ -188,6 +194,19 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.+]+", "-", name.lower().replace("≥", "ge")).strip("-") or "row"
 
 
+def _start(study: Study, name: str, seed: int, *, settings: StudySettings, sets: Mapping[str, str]) -> Run:
+    """A run that rows of one seed start from."""
+    folder = _start_folder(settings, name, seed)
+    own = {"seed": seed, "run.dir": str(folder), "tracking.name": f"start {name}, seed {seed}"}
+    start = study.starts[name]
+    experiment = load_config(ExperimentConfig, ROOT / start.pretrain, _filled(PLACES | start.set | own, sets))
+    return Run(row=f"start {name}", seed=seed, folder=folder, experiment=experiment, evaluations=())
+
+
+def _start_folder(settings: StudySettings, name: str, seed: int) -> Path:
+    return Path(settings.dir).absolute() / "starts" / slug(name) / f"seed-{seed}"
+
+
 def _run(
     study: Study,
     row: Row,
@@ -199,10 +218,13 @@ def _run(
 ) -> Run:
     folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
     own = {"seed": seed, "run.dir": str(folder)}
+    started = {
+        name: str(Path(settings.dir).absolute() / "starts" / slug(name) / f"seed-{seed}") for name in study.starts
+    }
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
     refusals = Refusals()
     with refusals.noted():
-        experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, sets))
+        experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, {**sets, **started}))
         if experiment.own_parts():
             from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
 
@@ -253,8 +275,9 @@ def _is_set(value: Any) -> bool:
 
 def _check_sets(study: Study, rows: list[Row], sets: Mapping[str, str], refusals: Refusals) -> None:
     values = [PLACES | study.set | row.overrides for row in rows]
+    values += [PLACES | start.set for start in study.starts.values()]
     asked = [value for keys in values for value in keys.values()] + [one.shards for one in study.evaluations]
-    missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets))
+    missing = sorted({value[1:] for value in asked if _is_set(value)} - set(sets) - set(study.starts))
     if missing:
         refusals.add(
             f"this study needs the shards of {', '.join(missing)}: "

@@ -14,10 +14,15 @@ from cluster.files.storage import write_atomic
 from evaluation.metrics.samples import JACKKNIFE
 from evaluation.report.canvas import LIGHT, canvas, legend, plain
 from evaluation.report.rows import number, span
-from tuning.study.config import COLUMNS, Plot
+from trainers.inference.spaces import WHOLE
+from tuning.study.config import COLUMNS, SPACES, Plot
 
 ASIDE = 0.08
 """Curves stand so far beside each other, in levels, that their intervals can be told apart."""
+MAX_TILTED = 12
+"""Names of columns along the bottom that are tilted; more stand upright."""
+PANELS_ACROSS = 4
+"""Metrics side by side where the spaces stand along the bottom."""
 MAX_SHOWN = 8
 """Names of a list that the table of reductions spells out."""
 
@@ -86,6 +91,8 @@ def draw(tree: Mapping[str, Any], plot: Plot | None) -> Figure:
         _profiles(panels[0], rows, columns)
         legend(panels[0], LIGHT)
         return figure
+    if plot is not None and plot.x == SPACES:
+        return _by_space(tree)
     if plot is None:
         figure, panels = canvas(1.0 + 0.28 * len(rows), LIGHT, len(columns))
         for axes, column in zip(panels, columns, strict=True):
@@ -145,13 +152,41 @@ def _curves(axes: Axes, rows: list[Mapping[str, Any]], column: str, plot: Plot) 
     axes.set_xlabel(plain(plot.x))
 
 
+def _by_space(tree: Mapping[str, Any]) -> Figure:
+    """A panel a metric, the whole embedding and the spaces along the bottom, a dot and an interval a row."""
+    groups: dict[str, dict[str, str]] = {}
+    for column in tree["columns"]:
+        space = tree["spaces"].get(column, "")
+        groups.setdefault(column.removesuffix(f" in {space}"), {})[space or WHOLE] = column
+    figure, panels = canvas(3.0, LIGHT, len(groups), across=PANELS_ACROSS)
+    for axes, (metric, by_space) in zip(panels, groups.items(), strict=True):
+        for place, row in enumerate(tree["rows"]):
+            aside = ASIDE * (place - (len(tree["rows"]) - 1) / 2)
+            found = {x: row["values"].get(column) for x, column in enumerate(by_space.values())}
+            drawn = {x: one for x, one in found.items() if one and one["value"] is not None}
+            low, high = (
+                [max(0.0, s * (one[e] - one["value"])) if one[e] is not None else 0.0 for one in drawn.values()]
+                for s, e in ((-1, "low"), (1, "high"))
+            )
+            x, y = [at + aside for at in drawn], [one["value"] for one in drawn.values()]
+            colour = LIGHT.colour(row["name"], place)
+            axes.errorbar(x, y, [low, high], fmt="o", color=colour, label=plain(row["name"]), markersize=4)
+        axes.set_xticks(range(len(by_space)), [plain(space) for space in by_space], rotation=30, ha="right")
+        axes.set_title(plain(metric), fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, labelcolor=LIGHT.ink)
+    return figure
+
+
 def _profiles(axes: Axes, rows: list[Mapping[str, Any]], columns: list[str]) -> None:
     """A curve a row over the columns."""
     for place, row in enumerate(rows):
         found = [row["values"].get(column, {"value": None}) for column in columns]
         values = [one["value"] if one["value"] is not None else float("nan") for one in found]
         axes.plot(range(len(columns)), values, "o-", color=LIGHT.colour(row["name"], place), label=plain(row["name"]))
-    axes.set_xticks(range(len(columns)), [plain(column) for column in columns], rotation=30, ha="right")
+    many = len(columns) > MAX_TILTED
+    turn: dict[str, Any] = {"rotation": 90, "fontsize": 7} if many else {"rotation": 30, "ha": "right"}
+    axes.set_xticks(range(len(columns)), [plain(column) for column in columns], **turn)
 
 
 def _png(figure: Figure) -> bytes:

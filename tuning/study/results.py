@@ -78,6 +78,9 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
         "about": plan.about,
         "reduced": {key: {"paper": there, "here": here} for key, (there, here) in plan.reduced.items()},
         "columns": columns,
+        "spaces": {
+            column: parse_metric(text).space for one in study.evaluations for column, text in one.metrics.items()
+        },
         "rows": [
             {
                 "name": name,

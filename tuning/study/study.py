@@ -23,7 +23,7 @@ from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.inference.frozen import load_encoder
 from tuning.study.config import StudySettings
 from tuning.study.metric import parse_metric
-from tuning.study.plan import Plan
+from tuning.study.plan import Plan, Run
 from tuning.study.report import write_study
 from tuning.study.results import collect, late_median, study_tree
 from tuning.study.runs import Ended, is_done, run_all
@@ -69,10 +69,11 @@ def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Prog
         tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
         tracker.view(*columns_of(plan))
         tracker.tags({NOTE: COMPARE})
-        ended = run_all(plan, folder, parallel=settings.parallel, progress=progress)
+        before = run_all(replace(plan, runs=plan.starts), folder, parallel=settings.parallel, progress=progress)
+        ended = before if before.stopped else run_all(plan, folder, parallel=settings.parallel, progress=progress)
         if ended.stopped:
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
-        tree = study_tree(plan, collect(plan), _reasons(plan, ended))
+        tree = study_tree(plan, collect(plan), _reasons(plan, before) | _reasons(plan, ended))
         if plan.study.project and tree["rows"]:
             tree["projection"] = project(measured_steps(plan), places=num_gpus() or num_cores())
         if not tree["rows"]:
@@ -104,8 +105,7 @@ def outline(plan: Plan) -> dict[str, Any]:
     from trainers.checks.dry_run import plan as plan_run
 
     first = plan.runs[0].experiment
-    read = {first.data.labelled: first.data.b_s > 0, first.data.unlabelled: first.data.b_s < 1}
-    places = [place for place, used in read.items() if used and place is not None]
+    places = [place for name in first.data.drawn_from if (place := getattr(first.data, name)) is not None]
     tree: dict[str, Any] = {
         "title": plan.study.title,
         "source": plan.study.source,
@@ -159,7 +159,8 @@ def measured_steps(plan: Plan) -> list[Step]:
 def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
     """Shards of the music that a scale brings along and that a run asks for."""
     asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
-    asked |= {place for run in plan.runs for place in (run.experiment.data.labelled, run.experiment.data.unlabelled)}
+    trained = [run.experiment.data for run in (*plan.starts, *plan.runs)]
+    asked |= {place for data in trained for place in (data.labelled, data.unlabelled)}
     for name, config in plan.study.scales[plan.scale].corpora.items():
         if str(folder / name) in asked:
             build_corpus(config, folder / name, progress)
@@ -179,9 +180,12 @@ def _tracked(plan: Plan, folder: Path) -> Plan:
         tracking: TrackingConfig = replace(config.tracking, uri=store_uri(config.tracking, folder))
         return replace(config, tracking=tracking)
 
-    return replace(plan, runs=tuple(replace(run, experiment=here(run.experiment)) for run in plan.runs))
+    def tracked(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+        return tuple(replace(run, experiment=here(run.experiment)) for run in runs)
+
+    return replace(plan, runs=tracked(plan.runs), starts=tracked(plan.starts))
 
 
 def _reasons(plan: Plan, ended: Ended) -> dict[str, str]:
-    runs = {run.folder: f"{run.row}, seed {run.seed}" for run in plan.runs}
+    runs = {run.folder: f"{run.row}, seed {run.seed}" for run in (*plan.starts, *plan.runs)}
     return {runs[folder]: reason for folder, reason in ended.failed.items()}

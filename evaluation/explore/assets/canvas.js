@@ -7,8 +7,11 @@ const COUNT = data.paths.length;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let queued = false;
 
-const screenX = (point) => view.width / 2 + view.x + (data.x[point] - 0.5) * view.side * view.zoom;
-const screenY = (point) => view.height / 2 + view.y - (data.y[point] - 0.5) * view.side * view.zoom;
+const extent = (of) => of.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [1, 0]);
+const [lowX, highX, lowY, highY] = [...extent(data.x), ...extent(data.y)];
+const middle = { x: (lowX + highX) / 2, y: (lowY + highY) / 2, wide: highX - lowX || 1, high: highY - lowY || 1 };
+const screenX = (point) => view.width / 2 + view.x + (data.x[point] - middle.x) * view.side * view.zoom;
+const screenY = (point) => (view.height + 40) / 2 + view.y - (data.y[point] - middle.y) * view.side * view.zoom;
 const radius = () => Math.min(9, Math.max(2.4, 46 / Math.sqrt(COUNT) + 1.5) * view.zoom ** 0.4);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -22,7 +25,7 @@ function resize() {
   const box = canvas.parentElement.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
   [view.width, view.height] = [box.width, box.height];
-  view.side = Math.max(80, Math.min(box.width - 48, box.height - 110));
+  view.side = Math.max(80, Math.min((box.width - 56) / middle.wide, (box.height - 120) / middle.high));
   [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
   paint.setTransform(ratio, 0, 0, ratio, 0, 0);
   redraw();
@@ -138,7 +141,7 @@ function pointBeside(from, dx, dy, wide = 1) {
 
 function zoomAt(x, y, factor) {
   const zoom = Math.min(60, Math.max(1, view.zoom * factor));
-  const [fromX, fromY] = [x - view.width / 2, y - view.height / 2];
+  const [fromX, fromY] = [x - view.width / 2, y - (view.height + 40) / 2];
   view.x = fromX - ((fromX - view.x) * zoom) / view.zoom;
   view.y = fromY - ((fromY - view.y) * zoom) / view.zoom;
   view.zoom = zoom;

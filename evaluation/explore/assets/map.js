@@ -1,6 +1,7 @@
 // What the pointer, the keys and the panel do.
 const NEAREST = 10;
 const FOUND = 40;
+const below = matchMedia("(max-width: 52rem)"); // the panel is below the map, and what was chosen at its top
 const columns = new Map(data.columns.map((column) => [column.name, column]));
 const title = columns.get("title");
 const nameAt = (point) => (title && title.of[point]) || nameOf(data.paths[point]);
@@ -30,6 +31,7 @@ function choose(point, play) {
   get("help").hidden = point >= 0;
   if (point >= 0) {
     describe(point);
+    if (below.matches) document.querySelector(".side").scrollTop = 0;
     reveal(point);
     if (play) player.play(point);
   } else player.stop();
@@ -163,6 +165,9 @@ canvas.addEventListener("keydown", (event) => {
   if (arrow) {
     const next = shown.chosen < 0 ? pointAt(view.width / 2, view.height / 2, Infinity) : pointBeside(shown.chosen, ...arrow);
     if (next >= 0) choose(next, player.playing());
+  } else if (event.key === "PageDown" || event.key === "PageUp") {
+    const step = event.key === "PageDown" ? 1 : COUNT - 1;
+    choose((Math.max(0, shown.chosen) + step) % COUNT, player.playing());
   } else if (event.key === "Enter" || event.key === " ") {
     if (shown.chosen >= 0) player.toggle(shown.chosen);
   } else if (event.key === "+" || event.key === "=") zoomBy(1.4);

@@ -1,5 +1,6 @@
 """One process, many workers: the same embeddings in the same order, and only a few of them in memory."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from cluster.settings import ROOT, RunError, UserError, load_config
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig, EvaluationData, WorkersConfig
-from evaluation.embeddings.embed import embed_shards
+from evaluation.embeddings.embed import embed_shards, run_encoder, run_encoders
 from evaluation.embeddings.files import FILES_A_JOB, ROWS_A_GROUP, embed_files, embed_stream
 from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import AHEAD, Pool, RayPool, open_pool
 from evaluation.evaluate import evaluate_encoders
+from trainers.config import ExperimentConfig
+from trainers.inference.frozen import FrozenEncoder
 
 MakeShards = Callable[..., Path]
 RATE = 22_050
@@ -173,3 +176,53 @@ def dies(encoders: Mapping[str, Any], job: int) -> int:
     import os
 
     os._exit(1)
+
+
+def test_threads_share_a_built_in_encoder_and_change_nothing(make_shards: MakeShards) -> None:
+    config = load_config(ExperimentConfig, None, ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel"])
+    both = {name: FrozenEncoder(config, None, hash=name, provenance={}) for name in ("one", "other")}
+    before = torch.get_num_threads()
+    tables = {}
+    try:
+        with ShardSet.open(make_shards(12, frames=70_000)) as shards:
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                tables[threads] = embed_shards(shards, both, EvaluationConfig(batch=2))
+                assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name in both:
+        np.testing.assert_array_equal(tables[1][name].h_KE, tables[3][name].h_KE)
+    np.testing.assert_array_equal(tables[1]["one"].h_KE, tables[1]["other"].h_KE)
+
+
+def test_views_that_are_shared_are_those_that_an_encoder_makes_itself() -> None:
+    config = load_config(ExperimentConfig, None, ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel"])
+    wide = load_config(ExperimentConfig, None, ["encoder.name=mel_cnn", "frontend.kind=mel", "frontend.num_mels=80"])
+    made = {"a": config, "b": wide, "c": config}
+    encoders = {name: FrozenEncoder(c, None, hash=name, provenance={}) for name, c in made.items()}
+    wave_NT = 0.1 * torch.randn(5, 59_049, generator=torch.Generator().manual_seed(0))
+    found = run_encoders(encoders, wave_NT)
+    assert list(found) == ["a", "b", "c"]
+    for name, encoder in encoders.items():
+        assert torch.equal(found[name], run_encoder(encoder, wave_NT))
+
+
+def test_a_failing_job_ends_all_threads(make_shards: MakeShards) -> None:
+    config = load_config(ExperimentConfig, None, ["encoder.name=mel_cnn", "encoder.channels=4", "frontend.kind=mel"])
+    pool, before = Pool({ENCODER: FrozenEncoder(config, None, hash="", provenance={})}), torch.get_num_threads()
+
+    def work(_: object, job: int) -> int:
+        if job == 3:
+            raise RunError("job 3")
+        return job
+
+    torch.set_num_threads(2)
+    try:
+        results = pool.map(work, range(1_000))
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(RunError, match="job 3"):
+            next(results)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("encoder")]
+    finally:
+        torch.set_num_threads(before)

@@ -134,7 +134,10 @@ def opened_tab(chromium: str) -> Iterator[Tab]:
         words = [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         shell = f'exec 3<&{to_chromium} 4>&{from_chromium}; exec "$@"'
         process = subprocess.Popen(
-            ["bash", "-c", shell, "bash", *words], pass_fds=(to_chromium, from_chromium), stderr=subprocess.DEVNULL
+            ["bash", "-c", shell, "bash", *words],
+            pass_fds=(to_chromium, from_chromium),
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": profile},
         )
         os.close(to_chromium)
         os.close(from_chromium)

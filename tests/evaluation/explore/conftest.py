@@ -26,6 +26,7 @@ class Bands:
 
     def __init__(self) -> None:
         self.chunks = 0
+        self.spaces = {"embedding": slice(0, 24)}
 
     def __call__(self, wave_NT: Tensor, /) -> Tensor:
         self.chunks += len(wave_NT)

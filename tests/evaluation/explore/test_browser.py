@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cluster.progress import SILENT
 from evaluation.encoders.pool import Pool
 from evaluation.explore.catalogue_map import MapOptions, map_catalogue
+from evaluation.explore.labels import Labels, encoded
+from evaluation.explore.page import Page, write_page
 from evaluation.explore.results import write_results
 from evaluation.explore.sounds import SoundOptions
 from evaluation.search.query import search
@@ -179,10 +183,42 @@ def test_answers_of_a_search_are_listed_with_their_scores_and_play(
     assert (counts.silent, counts.linked) == (0, 0)
     tab.open(tmp_path / "results.html")
     assert texts(tab, "h3") == [query.stem, "9"]
-    assert texts(tab, "article .row small") == [hit.path for answer in found.answers for hit in answer.nearest]
+    hits = [hit.path for answer in found.answers for hit in answer.nearest]
+    assert texts(tab, "article .row small") == [str(Path(hit).relative_to(music)) for hit in hits]
     scores = [f"{hit.cosine:.3f}" for answer in found.answers for hit in answer.nearest]
     assert texts(tab, ".score span") == scores
     tab.run("document.querySelector('article .row .play').click()")
     assert tab.run(PLAYED)[0]
     assert tab.run("document.querySelector('article .row .play').getAttribute('aria-pressed')") == "true"
     assert (tab.complaints(), tab.requests()) == ([], [(tmp_path / "results.html").as_uri()])
+
+
+def test_a_map_of_five_thousand_points_is_drawn_and_clicked(tab: Tab, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    count = 5_000
+    where = rng.random((count, 2)).round(4)
+    genre = Labels("genre", "class", {f"{i}.wav": f"genre {i % 7}" for i in range(count)})
+    paths = [f"{i}.wav" for i in range(count)]
+    data = {
+        "paths": paths,
+        "x": where[:, 0].tolist(),
+        "y": where[:, 1].tolist(),
+        "near": [[(i + step) % count for step in range(1, 25)] for i in range(count)],
+        "cosine": [[0.9] * 24] * count,
+        "track": None,
+        "columns": [encoded(genre, paths)],
+        "colours": ["genre"],
+    }
+    page = tmp_path / "map.html"
+    write_page(page, Page("map", "Many"), data, [], SoundOptions(kind="none"), SILENT)
+    tab.open(page)
+    assert texts(tab, "#legend span") == [f"genre {i}" for i in range(7)]
+    tab.key("+")
+    for point in (0, 1_234, 4_999):
+        tab.run(f"choose({point}, false); hover(-1)")
+        assert texts(tab, "#name") == [str(point)]
+        x, y = tab.run(f"[screenX({point}), screenY({point})]")
+        assert tab.run(f"Math.hypot(screenX(pointAt({x}, {y}, 14)) - {x}, screenY(pointAt({x}, {y}, 14)) - {y}) < 1")
+    pixels = "[...paint.getImageData(0, 0, canvas.width, canvas.height).data].filter((v, i) => i % 4 === 3 && v).length"
+    assert tab.run(pixels) > 20_000
+    assert tab.complaints() == []

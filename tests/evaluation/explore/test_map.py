@@ -15,6 +15,7 @@ from cluster.settings import RunError, UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.folder import read_folder
 from evaluation.embeddings.files import embed_files
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
 from evaluation.explore.catalogue_map import CatalogueMap, MapOptions, map_catalogue
 from evaluation.explore.layout import nearest, positions
@@ -135,6 +136,21 @@ def test_the_same_seed_gives_the_same_page(music: Path, pool: Pool, tmp_path: Pa
         map_catalogue(pool, music, page, MapOptions(sounds=SILENT, most=8, seed=seed))
     first, again, other = (page.read_bytes() for page in pages)
     assert first == again != other
+
+
+def test_a_space_or_a_mixture_lays_the_tracks(music: Path, bands: Bands, tmp_path: Path) -> None:
+    bands.spaces = {"low": slice(0, 12), "high": slice(12, 24)}
+    pool = Pool({ENCODER: bands})
+    found = {}
+    for by in ("low", "high", "low:3,high:1"):
+        made = map_catalogue(pool, music, tmp_path / "map.html", MapOptions(sounds=SILENT, by=by))
+        data = data_of(made.page)
+        pairs = zip(data["near"], data["cosine"], strict=True)
+        found[by] = np.array([[dict(zip(*row, strict=True)).get(i, 1) for i in range(15)] for row in pairs])
+    assert found["low:3,high:1"] == pytest.approx((3 * found["low"] + found["high"]) / 4, abs=2e-3)
+    assert "by low, high" in made.page.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="--by tempo: the encoder has no space stretch"):
+        map_catalogue(pool, music, tmp_path / "map.html", MapOptions(by="tempo"))
 
 
 def test_of_a_larger_catalogue_as_many_as_wanted_are_drawn(music: Path, pool: Pool, tmp_path: Path) -> None:

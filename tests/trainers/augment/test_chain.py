@@ -16,10 +16,11 @@ from trainers.augment.parameters import PRESETS, AugmentConfig
 RATE = 22_050
 
 
+@pytest.mark.parametrize("vocoded", [False, True])
 @pytest.mark.parametrize("name", PRESETS)
-def test_severity_zero_is_the_identity_bit_for_bit(name: str, music: Callable[..., Tensor]) -> None:
+def test_severity_zero_is_the_identity_bit_for_bit(name: str, vocoded: bool, music: Callable[..., Tensor]) -> None:
     wave = music(6)
-    chain = AugmentChain(PRESETS[name].scaled(0), RATE)
+    chain = AugmentChain(replace(PRESETS[name], identity_through_vocoder=vocoded).scaled(0), RATE)
     assert torch.equal(chain.apply(wave, chain.draw(torch.arange(6), step=0, seed=0, view=0)), wave)
 
 
@@ -31,6 +32,28 @@ def test_a_row_without_effects_is_untouched_among_others(music: Callable[..., Te
     assert 0 < spared.sum() < 64
     assert torch.equal(chain.apply(wave, drawn)[spared], wave[spared])
     assert torch.equal(chain.apply(wave, drawn, num_samples=4000)[spared], wave[spared, :4000])
+
+
+def test_rows_without_pitch_and_tempo_go_through_the_vocoder_where_they_are_asked_to(
+    music: Callable[..., Tensor], snr_db: Callable[[Tensor, Tensor], float]
+) -> None:
+    wave = music(24, 8000)
+    plain, through = (
+        AugmentChain(replace(PRESETS["loev"], identity_through_vocoder=value), RATE) for value in (False, True)
+    )
+    drawn = plain.draw(torch.arange(24), step=0, seed=0, view=0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(drawn, through.draw(torch.arange(24), step=0, seed=0, view=0), strict=True)
+    )
+    spared = ~(drawn.received["pitch"] | drawn.received["stretch"])
+    assert 0 < spared.sum() < 24
+    before, after = plain.apply(wave, drawn, num_samples=6000), through.apply(wave, drawn, num_samples=6000)
+    moved = [snr_db(a, b) for a, b in zip(before[~spared], after[~spared], strict=True)]
+    assert min(moved) > 40, "a chunk of other rows moves the last digits alone"
+    ones = torch.ones(int(spared.sum()), dtype=torch.float64)
+    expected = pitch_time(wave[spared, :6000], ones, ones)
+    assert not torch.equal(after[spared], before[spared])
+    assert min(snr_db(a, b) for a, b in zip(expected, after[spared], strict=True)) > 40
 
 
 @pytest.mark.parametrize("name", ["paper", "as_released", "mule_both", "mule_eq"])

@@ -269,6 +269,16 @@ class TestChain:
         out, expected = self.apply(run, chain, wave, drawn, 900), chain.apply(wave, drawn, 900)
         assert min(snr_db(a, b) for a, b in zip(expected, out, strict=True)) > 40
 
+    def test_rows_without_pitch_and_tempo_go_through_the_vocoder_too(
+        self, run: Run, music: Callable[..., Tensor], snr_db: Callable[[Tensor, Tensor], float]
+    ) -> None:
+        wave = music(3, 1500)
+        chain = AugmentChain(replace(PRESETS["none"], identity_through_vocoder=True), RATE)
+        drawn = chain.draw(torch.arange(3), step=0, seed=0, view=0)
+        out, expected = self.apply(run, chain, wave, drawn, 1200), chain.apply(wave, drawn, 1200)
+        assert not torch.equal(out, wave[:, :1200])
+        assert min(snr_db(a, b) for a, b in zip(expected, out, strict=True)) > 40
+
     @pytest.mark.parametrize("name", ["paper", "as_released"])
     def test_severity_zero_is_the_identity_bit_for_bit(self, run: Run, name: str, music: Callable[..., Tensor]) -> None:
         wave = music(5, 3000)

@@ -14,6 +14,7 @@ STUDIES = sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml"))
 REQUIRED = {
     *("table2", "table3", "table4", "table6", "table7", "figure2", "figure3", "figure6"),
     *("locality", "evidence", "batch_size", "views", "world_size"),
+    *("loev", "loev_retrieval", "loev_curves", "loev_views", "evidence_loev"),
 }
 
 
@@ -149,7 +150,7 @@ def test_two_axes_may_not_set_the_same_key() -> None:
 
 
 def test_an_unknown_study_or_scale_names_those_that_are_there() -> None:
-    with pytest.raises(UserError, match="no study table5; known are batch_size, evidence"):
+    with pytest.raises(UserError, match="no study table5; known are ads_ladder, batch_size"):
         read_study("table5")
     with pytest.raises(UserError, match="no scale huge; this study has paper, tiny"):
         scaled(study(), "huge")
@@ -176,3 +177,51 @@ def test_rows_that_would_share_a_folder_are_refused() -> None:
     rows: dict[str, dict[str, Any]] = {"α = 0.5, Adam": {"data.b_s": 0.5}, "β = 0.5, adam": {"data.b_s": 0}}
     with pytest.raises(UserError, match=r"rows 'α = 0.5, Adam', 'β = 0.5, adam' would share a folder"):
         rows_of(study(rows=rows))
+
+
+LOEV = {"head.variant": ["pitch"], "data.b_s": 0}
+SPACED = Evaluation(
+    preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap", "AP in pitch": "tags/ap in pitch"}, rows=("loev",)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, r"column AP in pitch: its evaluation has spaces none; add it: set: \{spaces: \[pitch\]\}"),
+        ({"set": {"spaces": ["stretch"]}}, "column AP in pitch: its evaluation has spaces stretch; add it"),
+        (
+            {"set": {"spaces": ["pitch", "stretch"]}},
+            "evaluates the space stretch, its encoder has embedding, invariant, pitch; set the evaluation's rows",
+        ),
+        (
+            {"set": {"spaces": ["pitch"]}, "rows": ()},
+            "row plain: conf/evaluation/tiny.yaml evaluates the space pitch, its encoder has embedding; set the "
+            "evaluation's rows, or head.variant",
+        ),
+    ],
+)
+def test_a_space_that_a_row_will_not_have_is_refused_before_it_is_trained(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    one = study(axes=(), rows={"plain": {"data.b_s": 0}, "loev": LOEV}, evaluations=(replace(SPACED, **changes),))
+    with pytest.raises(UserError, match=words):
+        make_plan(one, "paper", settings(tmp_path), {})
+
+
+def test_a_claim_compares_columns_that_its_rows_have(tmp_path: Path) -> None:
+    plain = Evaluation(preset="conf/evaluation/tiny.yaml", metrics={"AP": "tags/ap"}, rows=("plain",))
+    evaluations = (replace(SPACED, set={"spaces": ["pitch"]}), plain)
+    of: dict[str, Any] = {"statement": "s", "metric": "AP in pitch", "row": "loev", "sign": "higher"}
+
+    def planned(**changes: str) -> None:
+        rows = {"plain": {"data.b_s": 0}, "loev": LOEV}
+        one = study(axes=(), rows=rows, evaluations=evaluations, claims=(Claim(**of | changes),))
+        make_plan(one, "paper", settings(tmp_path), {})
+
+    planned(over="plain", over_metric="AP")  # one column of two evaluations has the rows of both
+    planned(over="loev", over_metric="AP")
+    with pytest.raises(UserError, match="no row plain; AP in pitch has loev, untrained"):
+        planned(over="plain")
+    with pytest.raises(UserError, match="no column AP in tempo; there are AP, AP in pitch"):
+        planned(over="loev", over_metric="AP in tempo")

@@ -320,6 +320,23 @@ def test_a_column_in_a_space_reads_that_model_and_the_baselines_as_they_are(tmp_
     assert found_claim["holds"] is True
 
 
+def test_a_panel_a_metric_has_its_spaces_along_the_bottom() -> None:
+    cells = {name: {"value": x, "low": x - 0.1, "high": x + 0.1} for name, x in (("AP", 0.4), ("AP in pitch", 0.5))}
+    undefined = {"value": None, "low": None, "high": None}
+    rows = [
+        {"name": "loev", "values": cells | {"key": undefined}},
+        {"name": "plain", "values": {"AP": cells["AP"], "key": cells["AP"]}},
+    ]
+    tree = {"columns": ["AP", "AP in pitch", "key"], "spaces": {"AP in pitch": "pitch"}, "rows": rows}
+    figure = draw(tree, Plot(x="spaces"))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["AP", "key"]
+    assert [[one.get_text() for one in axes.get_xticklabels()] for axes in panels] == [
+        ["embedding", "pitch"],
+        ["embedding"],
+    ]
+
+
 @pytest.mark.parametrize("text", ["tags/ap under reverb in pitch", "tags/ap in a in b", "tags/ap in "])
 def test_a_metric_in_another_order_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="the order is NAME in SPACE change under CONDITION"):

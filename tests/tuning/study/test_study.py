@@ -137,3 +137,16 @@ def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_
     )
     for claim in tree["claims"]:
         assert claim["low"] <= claim["value"] <= claim["high"]
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_of_loev_each_space_keeps_what_the_other_throws_away(tmp_path: Path) -> None:
+    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
+    plan, settings = plan_study("evidence_loev", "tiny", own)
+    tree = run_study(plan, settings, progress=SILENT).tree
+    assert not tree["failed"]
+    assert not tree["missing"]
+    holds = {(claim["metric"], claim["over_metric"]): claim["holds"] for claim in tree["claims"]}
+    assert holds["key@10 in pitch", "key@10 in stretch"] is True
+    assert holds["tempo acc1@10 in stretch", "tempo acc1@10 in pitch"] is True
+    assert len(holds) == 6

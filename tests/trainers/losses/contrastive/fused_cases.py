@@ -18,9 +18,9 @@ from torch import Tensor
 
 from trainers.losses.contrastive import launch
 from trainers.losses.contrastive import loss as loss_module
-from trainers.losses.contrastive.agreement import Rows
-from trainers.losses.contrastive.loss import contrast, contrastive_loss
-from trainers.losses.contrastive.settings import ContrastSettings
+from trainers.losses.contrastive.agreement import Rows, Variants
+from trainers.losses.contrastive.loss import contrast, contrast_heads, contrastive_loss
+from trainers.losses.contrastive.settings import ContrastSettings, VariantSettings
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -117,6 +117,25 @@ def test_any_number_of_rows(num_rows: int, temperature: float) -> None:
 )
 def test_any_labels_and_clips(rows: Rows) -> None:
     assert_equal_to_tiles(rows)
+
+
+@pytest.mark.parametrize("rule", ["untreated", "alike", "all"])
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_heads_that_leave_an_effect_out_are_those_of_the_tiles(rule: Any, temperature: float) -> None:
+    rows = make_rows(150, tags=5, clips=40)
+    g = torch.Generator().manual_seed(1)
+    heads = torch.randn(150, 3, 20, generator=g).to(DEVICE)
+    variants = Variants((torch.rand(150, 2, generator=g) < 0.4).to(DEVICE), VariantSettings(positives=rule))
+    found = []
+    for kernel, dtype in (("fused", torch.float32), ("tiles", torch.float64)):
+        z = heads.to(dtype).requires_grad_()
+        settings = ContrastSettings(tile=32, kernel=kernel)  # type: ignore[arg-type]  # one of its names
+        result = contrast_heads(rows._replace(z=z), variants, temperature, settings)
+        found.append((result, *torch.autograd.grad(result.loss_H.mean(), z)))
+    (ours, gradient), (exact, expected) = found
+    assert torch.equal(ours.positives_Hn, exact.positives_Hn), "counts are whole numbers"
+    torch.testing.assert_close(ours.loss_H.double(), exact.loss_H, rtol=2e-6, atol=1e-7)
+    assert error(gradient, expected) < 2e-5
 
 
 def test_one_program_a_row_tile_finds_what_several_find(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,96 @@
+"""The code of release 0.1 beside this one, and all CPU-seconds of a command: what later code is measured against.
+
+0.1 was never tagged; its last commit is `BASE`. It is checked out as a git worktree in a temporary folder, and runs in
+this environment.
+"""
+
+import ctypes
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+BASE = "7657548"
+"""The last commit of 0.1."""
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = "import sys; sys.argv[0] = 'counterpoint'; from counterpoint import main; sys.exit(main())"
+_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of linux/prctl.h."""
+
+
+class Cost(NamedTuple):
+    """Of a command with everything that it started."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    """Of its largest process."""
+    output: str
+
+
+@contextmanager
+def base_tree() -> Iterator[Path]:
+    """0.1's checkout, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="counterpoint-0.1-") as folder:
+        tree = Path(folder) / "tree"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), BASE], check=True)
+        try:
+            yield tree
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def counterpoint(tree: Path, arguments: Sequence[str], **environment: str) -> Cost:
+    """Run the command line of a checkout to its end.
+
+    Raises:
+        RuntimeError: if it fails, with the end of what it printed.
+    """
+    return run([sys.executable, "-c", MAIN, *arguments], tree, **environment)
+
+
+def run(command: Sequence[str], tree: Path, *, may_fail: bool = False, **environment: str) -> Cost:
+    """Run Python on a checkout's code; children that outlive their parents are waited for and counted.
+
+    Raises:
+        RuntimeError: if it fails, unless it may.
+    """
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+    before, began = _children(), time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)} | environment, stdout=output, stderr=output
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.perf_counter() - began
+        _wait_for_orphans()
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if process.returncode and not may_fail:
+        raise RuntimeError(f"{command} in {tree} ended with {process.returncode}: {text[-3000:]}")
+    return Cost(wall_s, _children() - before, usage.ru_maxrss / 1024, text)
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _wait_for_orphans(seconds: float = 30) -> None:
+    """Those of a service end a moment after it."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            time.sleep(0.2)

@@ -1,0 +1,131 @@
+"""Snapshots while training goes on: the state is copied to memory of the host, and a thread writes the copy.
+
+At most one copy is written at a time: the next one waits for it. What a kill leaves is what it leaves of a snapshot
+that is written in line, since the same code writes it. Copying takes the state's size once more in host memory, which
+is kept, page-locked where the state is on a GPU.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.settings import RunError
+from trainers.state.snapshot import save_snapshot, snapshot_files, write_snapshot
+
+_log = logging.getLogger(__name__)
+GIB = 1 << 30
+Files = dict[str, dict[str, Tensor]]
+
+
+class SnapshotWriter:
+    """Writes a run's snapshots, in a thread or in line."""
+
+    def __init__(self, folder: Path, *, keep: int, background: bool) -> None:
+        """A writer.
+
+        Args:
+            folder: the run's snapshots/.
+            keep: snapshots to keep, ≥ 1.
+            background: write in a thread; False: `save` returns when the snapshot is on disk.
+        """
+        self._folder, self._keep, self._background = folder, keep, background
+        self._copies: Files = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._row: dict[str, float] = {}
+
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        average: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Save what these are now; they may change as soon as this returns. Arguments as of `save_snapshot`.
+
+        Raises:
+            RunError: this snapshot, or the one before it, could not be written.
+        """
+        began = time.perf_counter()
+        self.wait()
+        waited = time.perf_counter()
+        if not self._background:
+            save_snapshot(
+                self._folder, step=step, model=model, optimizer=optimizer, state=state, keep=self._keep, average=average
+            )
+            self._row = {"snapshot/wait_s": time.perf_counter() - began}
+            return
+        num_bytes = self._copy(snapshot_files(model, optimizer, average))
+        self._row = {
+            "snapshot/wait_s": waited - began,
+            "snapshot/copy_s": time.perf_counter() - waited,
+            "snapshot/memory_gib": num_bytes / GIB,
+        }
+        self._thread = threading.Thread(target=self._write, args=(step, dict(state)), name="snapshot")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what a finished write failed with; returns at once while one goes on.
+
+        Raises:
+            RunError: the snapshot could not be written; earlier ones are untouched.
+        """
+        if self._thread and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the snapshot that is being written.
+
+        Raises:
+            RunError: it could not be written; earlier ones are untouched.
+        """
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error:
+            raise error
+
+    def take_metrics(self) -> dict[str, float]:
+        """Of the last snapshot, once: seconds that the step waited for an earlier one and for the copy, and its size.
+
+        In line, ``snapshot/wait_s`` is the time of writing.
+        """
+        row, self._row = self._row, {}
+        return row
+
+    def close(self) -> None:
+        """Wait, and log instead of raising: another error is on its way up."""
+        try:
+            self.wait()
+        except RunError as error:
+            _log.warning("%s", error)
+
+    def _copy(self, files: Mapping[str, Mapping[str, Tensor]]) -> int:
+        """The state in memory of the host, in the place of the last copy; returns its bytes."""
+        copies: Files = {}
+        for file, tensors in files.items():
+            before, copies[file] = self._copies.get(file, {}), {}
+            for name, tensor in tensors.items():
+                copy = before.get(name)
+                if copy is None or (copy.shape, copy.dtype) != (tensor.shape, tensor.dtype):
+                    pinned = tensor.device.type == "cuda"
+                    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+                copies[file][name] = copy.copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.device.type == "cuda" for tensors in files.values() for tensor in tensors.values()):
+            torch.cuda.current_stream().synchronize()  # the next step may change the state
+        self._copies = copies
+        return sum(copy.nbytes for tensors in copies.values() for copy in tensors.values())
+
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
+        try:
+            write_snapshot(self._folder, self._copies, step=step, state=state, keep=self._keep)
+        except BaseException as error:  # the training thread raises it
+            self._error = error
