@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
+    from evaluation.search.tagging import tag_files
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
     from trainers.config import ExperimentConfig
     from trainers.distributed.collectives import gather_rows
     from trainers.inference.frozen import load_encoder
+    from trainers.inference.two_towers import load_two_towers
     from trainers.losses.contrastive.loss import contrastive_loss
     from trainers.losses.projected import LossResult, Projected
     from trainers.losses.two_tower.loss import two_tower_loss
@@ -62,9 +64,11 @@ __all__ = [
     "gather_rows",
     "load_config",
     "load_encoder",
+    "load_two_towers",
     "map_catalogue",
     "pretrain",
     "search",
+    "tag_files",
     "two_tower_loss",
     "variant_contrastive_loss",
     "window_frames",
@@ -94,9 +98,11 @@ _PLACES = {
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
+    "load_two_towers": "trainers.inference.two_towers",
     "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
+    "tag_files": "evaluation.search.tagging",
     "two_tower_loss": "trainers.losses.two_tower.loss",
     "variant_contrastive_loss": "trainers.losses.variants",
     "window_frames": "trainers.views.views",

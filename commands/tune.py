@@ -24,12 +24,11 @@ def quickstart(
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
-        spent = {"seconds": dict(result.seconds), "cpu_seconds": result.cpu_s}
-        print_json({**files, "tracking": result.tracking, **spent})
+        print_json({**files, "tracking": result.tracking, "seconds": dict(result.seconds)})
         return
     console.print(result.report.table())
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
-    console.print(f"Time: {stages}; {result.cpu_s:.0f} s of processor time in all processes.", highlight=False)
+    console.print(f"Time: {stages}.", highlight=False)
     made(**files, tracking=result.tracking)
     trusted = ["--trust-code"] * bool(config.own_parts())
     then(

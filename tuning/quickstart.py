@@ -1,6 +1,5 @@
 """The main job end to end on music it composes itself: what a newcomer runs first, and what CI proves."""
 
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,8 +36,6 @@ class QuickstartResult:
     """The run in MLflow, or its store."""
     seconds: Mapping[str, float]
     """Of the clock, by stage."""
-    cpu_s: float
-    """Processor time of this process and of all that ended below it."""
 
 
 def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progress) -> QuickstartResult:
@@ -64,10 +61,17 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     seconds: dict[str, float] = {}
     with timed(seconds, "shards"):
         build_sets(out / "shards", progress)
+    steps: list[float] = []
+
+    def watch(row: Mapping[str, Any]) -> None:
+        steps.append(float(row["step_s"]))
+        bar(int(row["step"]), f"loss {row['loss']:.3f}")
+
     with timed(seconds, "pretraining"), progress.stage("pretraining", config.optim.steps) as bar:
-        code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+        code = pretrain(config, watch=watch)
         if not code:
             bar(config.optim.steps, "")  # of a run that was finished before, no step was watched
+    seconds["of which steps"] = sum(steps)
     if code:
         raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
@@ -76,7 +80,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     with timed(seconds, "MLflow"):
         tracking = log_report(report) or "off"
     snapshot = (out / "snapshots/last").resolve()
-    return QuickstartResult(report=report, snapshot=snapshot, tracking=tracking, seconds=seconds, cpu_s=cpu_seconds())
+    return QuickstartResult(report=report, snapshot=snapshot, tracking=tracking, seconds=seconds)
 
 
 @contextmanager
@@ -85,12 +89,6 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     seconds[stage] = time.monotonic() - began
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of its children that were waited for."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def build_sets(out: Path, progress: Progress) -> None:

@@ -82,7 +82,8 @@ class TwoTowers(nn.Module):
 
     def embed_audio(self, wave_NT: Tensor) -> Tensor:
         """Unit vectors (N, d) of mono audio, as for `forward`."""
-        return self(wave_NT)[:, self.spaces[JOINT]]
+        both_NE: Tensor = self(wave_NT)
+        return both_NE[:, self.spaces[JOINT]]
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
