@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon, Span, plural
 from data_shards.text.templates import article
+from data_shards.text.tokens import tokens_of
 
 
 class Swapped(NamedTuple):
@@ -58,9 +59,8 @@ class Swapper:
             times[meaning] = times.get(meaning, 0) + 1
         for span in draws.shuffled(spans):
             group = self._groups[span.code]
-            total = sum(self._weights[code] for code in group)
             once = times[self.lexicon.words[span.code].meaning] == 1  # twice: the text would contradict itself
-            if span.negated or not once or total == 0:
+            if not once or not self._may_leave(text, span):
                 continue
             new = draws.weighted(group, [self._weights[code] for code in group])
             if new not in excluded:
@@ -69,10 +69,22 @@ class Swapper:
 
     def can_swap(self, text: str, holds: Collection[int]) -> bool:
         """Whether any draw would swap a word of the text."""
-        spans = [span for span in self.lexicon.find(text) if not span.negated]
+        spans = self.lexicon.find(text)
         excluded = self.lexicon.may_hold({*holds, *(span.code for span in spans)})
-        candidates = (code for span in spans for code in self._groups[span.code])
+        candidates = (code for span in spans if self._may_leave(text, span) for code in self._groups[span.code])
         return any(self._weights[code] > 0 and code not in excluded for code in candidates)
+
+    def _may_leave(self, text: str, span: Span) -> bool:
+        """Whether a word may be replaced: one that would be swapped in as well, as it is spelt, and is not denied.
+
+        A word that is only ever replaced, such as a synonym or one that no clip is tagged with, would mark a text that
+        was not swapped.
+        """
+        if span.negated or not self._groups[span.code] or not self._weights[span.code]:
+            return False
+        spelt = tokens_of(text[span.start : span.end])
+        name = self.lexicon.words[span.code].name
+        return spelt in (tokens_of(name), tokens_of(plural(name)))
 
 
 def replace_word(text: str, span: Span, name: str) -> str:

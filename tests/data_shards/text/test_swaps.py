@@ -92,6 +92,15 @@ def test_a_word_that_no_clip_has_is_never_drawn(lexicon: Lexicon) -> None:
     assert swapper.swap("a flute", lexicon.codes(["bell"]), Draws(0)) is None
 
 
+def test_a_word_that_is_never_swapped_in_is_never_swapped_out(lexicon: Lexicon, swapper: Swapper) -> None:
+    """A synonym, or a word that no clip is tagged with, would mark a text as not swapped."""
+    assert all(swapper.swap("soothing bossa nova", (), Draws(number)) is None for number in range(20))
+    weights = np.ones(len(lexicon))
+    weights[list(lexicon.codes(["flute"]))] = 0
+    assert all(Swapper(lexicon, weights).swap("a flute", (), Draws(number)) is None for number in range(20))
+    assert not Swapper(lexicon, weights).can_swap("a flute", ())
+
+
 @pytest.mark.parametrize(
     "how", [{"views": "full", "p_cap": 1.0}, {"captions": "templates", "p_cap": 1.0}, {"p_cap": 0.0}]
 )
