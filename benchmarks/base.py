@@ -19,7 +19,7 @@ BASE = "7657548"
 """The last commit of 0.1."""
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = "import sys; sys.argv[0] = 'counterpoint'; from counterpoint import main; sys.exit(main())"
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of linux/prctl.h."""
 
@@ -69,10 +69,9 @@ def run(command: Sequence[str], tree: Path, *, may_fail: bool = False, **environ
             command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)} | environment, stdout=output, stderr=output
         )
         seen: dict[tuple[int, int], float] = {}
-        while (ended := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             _look(seen)
-            time.sleep(LOOK_EVERY_S)
-        del ended
+            time.sleep(min(LOOK_EVERY_S, 0.02 + (time.perf_counter() - began) / 20))
         wall_s = time.perf_counter() - began
         _look(seen)
         _, status, usage = os.wait4(process.pid, 0)

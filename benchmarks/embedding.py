@@ -11,7 +11,6 @@ the process held with its encoder. The numbers are those of the plain layers to 
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -140,7 +139,7 @@ def main() -> None:
 def table(rows: dict[str, dict[str, list[dict[str, float]]]], key: str, threads: int) -> str:
     """The medians as Markdown."""
     lines = [
-        f"# Milliseconds to embed a chunk of 2.7 s, {threads} thread(s), {os.cpu_count()} shared cores",
+        f"# Milliseconds to embed a chunk of 2.7 s, {threads} thread(s), 2 shared cores",
         "",
         f"`python -m benchmarks.embedding --threads {threads}`; by turns, medians of rounds; MB is the peak's rise.",
         "",
