@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.refusals import Refusals
-from cluster.settings import PreemptedError, load_config
+from cluster.settings import PreemptedError, UserError, load_config
 from commands.console import (
     AsJson,
     DryRun,
@@ -46,13 +46,34 @@ def _experiment(preset: Path, overrides: list[str] | None) -> "ExperimentConfig"
     return config
 
 
-def pretrain(preset: Preset, overrides: Overrides = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+World = Annotated[
+    int | None,
+    typer.Option(help="With --dry-run: what a step on so many GPUs would cost.", min=1, show_default=False),
+]
+Gpu = Annotated[str | None, typer.Option(help="With --world: a100, h100 or h200.", show_default="h100")]
+Link = Annotated[str | None, typer.Option(help="With --world: network rate of each GPU.", show_default="400Gb")]
+
+
+def pretrain(
+    preset: Preset,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    world: World = None,
+    gpu: Gpu = None,
+    link: Link = None,
+    as_json: AsJson = False,
+) -> None:
     """Contrastive pretraining with Ray Train. The same command again resumes; a finished run exits 0."""
+    for option, value, needed in (("world", world, dry_run), ("gpu", gpu, world), ("link", link, world)):
+        if value is not None and not needed:
+            raise UserError(f"--{option} {value}: belongs to --{'dry-run' if option == 'world' else 'world N'}; add it")
     config = _experiment(preset, overrides)
     if dry_run:
+        from trainers.checks.cost import Asked
         from trainers.checks.dry_run import plan
 
-        show(plan(config, progress=progress(as_json=as_json)), as_json=as_json)
+        asked = Asked(world=world, gpu=gpu or "h100", link=link or "400Gb") if world else None
+        show(plan(config, asked=asked, progress=progress(as_json=as_json)), as_json=as_json)
         return
     from trainers.checks.start_up import checked
     from trainers.pretrain import pretrain_checked

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainers.distributed import collectives
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive.loss import contrastive_loss
+from trainers.losses.contrastive.schedule import RowShape, covered, gather_cost, ring_cost
 from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.projected import Projected
 
@@ -151,6 +153,38 @@ def test_bytes_sent_are_the_formula(ranks: Ranks, world_size: int, exchange: str
     for forward, backward in ranks(world_size, bytes_sent, exchange):
         assert forward == expected
         assert backward == 0
+
+
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8])
+def test_the_simulated_schedule_sends_what_ranks_send(ranks: Ranks, world_size: int, exchange: str) -> None:
+    rows = NUM_ROWS // 4 if world_size <= 4 else NUM_ROWS // 8
+    shape = RowShape(rows=rows, width=5, tags=TAGS)
+    costs = [gather_cost(shape, world_size)] * world_size
+    if exchange == "ring":
+        costs = [ring_cost(shape, rank, world_size) for rank in range(world_size)]
+    for cost, (sent, messages) in zip(costs, ranks(world_size, sent_in_a_step, exchange, rows), strict=True):
+        assert sent == cost.bytes_sent
+        if exchange == "ring":  # of an all-gather torch alone sees the messages
+            assert messages == cost.messages - 2 * (world_size - 1)
+
+
+def sent_in_a_step(exchange: Any, rows: int) -> tuple[int, int]:
+    mine = [part[:rows].contiguous() for part in global_batch(torch.float32)]
+    z, messages = mine[0].requires_grad_(), []
+    plain = dist.batch_isend_irecv
+    dist.batch_isend_irecv = lambda works: messages.append(len(works) // 2) or plain(works)  # type: ignore[func-returns-value]
+    try:
+        with collectives.counted() as traffic:
+            contrastive_loss(z, mine[1], mine[2], exchange=exchange).backward()
+    finally:
+        dist.batch_isend_irecv = plain
+    return traffic.total, sum(messages)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7, 8, 64, 257, 512])
+def test_a_ring_of_any_size_computes_every_pair_of_ranks_once(world: int) -> None:
+    assert covered(world) == world * (world - 1) // 2
 
 
 def refusal(rows_by_rank: list[int], tags_by_rank: list[int], exchange: Any) -> str:

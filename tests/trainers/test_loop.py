@@ -112,6 +112,7 @@ from cluster.settings import validate
 from trainers import loop
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
+from trainers.state import background
 
 def die_after(owner, name, kind, step_of):
     original = getattr(owner, name)
@@ -122,7 +123,7 @@ def die_after(owner, name, kind, step_of):
     setattr(owner, name, wrapped)
 
 die_after(loop.MetricsLog, "write", "row", lambda args, options: args[1]["step"])
-die_after(loop, "save_snapshot", "snapshot", lambda args, options: options["step"])
+die_after(background, "write_snapshot", "snapshot", lambda args, options: options["step"])
 sys.exit(pretrain(validate(ExperimentConfig, json.loads({json.dumps(json.dumps(to_tree(config)))}), "test")))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280)

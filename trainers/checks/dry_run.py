@@ -8,6 +8,7 @@ import psutil
 from cluster.machine.resources import num_gpus, threads_per_worker, uses_gpu
 from cluster.progress import SILENT, Progress
 from cluster.settings import to_tree
+from trainers.checks.cost import Asked, table
 from trainers.checks.footprint import Step, extrapolate, measure_steps
 from trainers.checks.resume import rate_change
 from trainers.checks.start_up import check
@@ -34,22 +35,27 @@ DATA = (
 """Keys of the sampler's summary that a dry run shows; the others repeat the configuration, which comes last."""
 
 
-def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: float = BUDGET_S) -> dict[str, Any]:
+def plan(
+    config: ExperimentConfig, *, asked: Asked | None = None, progress: Progress = SILENT, budget_s: float = BUDGET_S
+) -> dict[str, Any]:
     """What follows from a configuration; small steps of one worker are measured on this machine in another process.
 
     Args:
         config: validated; relative folders count from here.
+        asked: ranks, GPU and link whose costs are wanted besides; None: none.
         progress: shows the sizes that are measured.
         budget_s: seconds that measuring may take, about.
 
     Returns:
-        Plain JSON types: ``warnings``, ``estimate``, ``worker``, ``data`` and, last, ``config``.
+        Plain JSON types: ``warnings``, ``estimate``, ``worker``, ``data``, ``cost`` where asked and, last, ``config``.
 
     Raises:
         UserError: if the data, the batch or the run's folder do not allow the run.
         RunError: if not even a small step could be measured.
     """
     config = world_of_torchrun(config)
+    if asked:
+        asked.check(config)
     start = check(config)
     shares, last = start.summary, start.last
     world = world_sizes(config)[-1]
@@ -80,6 +86,7 @@ def plan(config: ExperimentConfig, *, progress: Progress = SILENT, budget_s: flo
         "estimate": estimate,
         "worker": worker,
         "data": {key: shares[key] for key in DATA},
+        **({"cost": table(config, asked, steps, shares["num_tags"])} if asked else {}),
         "config": to_tree(config),
     }
 

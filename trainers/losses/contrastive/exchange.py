@@ -23,6 +23,7 @@ from trainers.losses.contrastive.pairs import (
     sort_rows,
     variant_codes,
 )
+from trainers.losses.contrastive.schedule import Hop, ring_hops
 from trainers.losses.contrastive.settings import ResolvedSettings, VariantPositives
 
 _BIT = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -192,10 +193,8 @@ class Ring:
         yield ScaledPairs([Pair(own, own, mirrored=True) for own in self.own], (own_scalars, own_scalars))
         bits = [part for part in (local.labels_RC, local.treated_RK) if part is not None]
         sent = [local.z_HRD, local.clip_id_R, own_scalars, *map(pack_bits, bits)]
-        for hop in range(1, self.world // 2 + 1):
-            ahead, behind = (self.rank + 1) % self.world, (self.rank - 1) % self.world
-            sent = collectives.exchange(sent, to=ahead, source=behind, group=self.group)
-            home = (self.rank - hop) % self.world
+        for hop in ring_hops(self.rank, self.world):
+            sent = collectives.exchange(sent, to=hop.to, source=hop.source, group=self.group)
             arrived = [unpack_bits(packed, own.shape[1]) for packed, own in zip(sent[3:], bits, strict=True)]
             foreign = local._replace(
                 z_HRD=sent[0],
@@ -204,15 +203,15 @@ class Ring:
                 treated_RK=None if local.treated_RK is None else arrived[-1],
             )
             codes = clip_codes(sent[1], self.known, sent[0].dtype)
-            blocks = _blocks(foreign, codes, local.num_labelled[home], own=False)
-            pairs = [self._part(own, block, hop, home) for own, block in zip(self.own, blocks, strict=True)]
-            yield ScaledPairs(pairs, (own_scalars, sent[2]), hop)
+            blocks = _blocks(foreign, codes, local.num_labelled[hop.home], own=False)
+            pairs = [self._part(own, block, hop) for own, block in zip(self.own, blocks, strict=True)]
+            yield ScaledPairs(pairs, (own_scalars, sent[2]), hop.number)
 
-    def _part(self, own: Block, block: Block, hop: int, home: int) -> Pair:
+    def _part(self, own: Block, block: Block, hop: Hop) -> Pair:
         half = len(block.z_RD) // 2
-        if 2 * hop != self.world:
+        if not hop.shared:
             return Pair(own, block)
-        if self.rank < home:
+        if self.rank < hop.home:
             return Pair(own, block, row_stop=half)
         return Pair(own, block, col_start=half)
 
