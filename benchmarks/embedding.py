@@ -126,7 +126,7 @@ def main() -> None:
                     script = CHILD.format(here=str(ROOT), way=way, name=name, threads=asked.threads, onnx=files[name])
                     if way == "0.1":
                         script = script.replace("sys.path.insert(0,", "sys.path.append(")
-                    cost = run([sys.executable, "-c", script], tree, OMP_NUM_THREADS=str(asked.threads))
+                    cost = run([sys.executable, "-c", script], tree, {"OMP_NUM_THREADS": str(asked.threads)})
                     rows.setdefault(name, {}).setdefault(way, []).append(json.loads(cost.output.splitlines()[-1]))
     key = "cpu_ms" if asked.threads == 1 else "clock_ms"
     text = table(rows, key, asked.threads)
