@@ -102,7 +102,13 @@ def test_a_word_that_is_never_swapped_in_is_never_swapped_out(lexicon: Lexicon, 
 
 
 @pytest.mark.parametrize(
-    "how", [{"views": "full", "p_cap": 1.0}, {"captions": "templates", "p_cap": 1.0}, {"p_cap": 0.0}]
+    "how",
+    [
+        {"views": "full", "p_cap": 1.0},
+        {"views": "full", "captions": "templates", "p_cap": 1.0},
+        {"captions": "templates", "p_cap": 1.0},
+        {"p_cap": 0.0},
+    ],
 )
 def test_a_text_alone_does_not_betray_its_swap(index: ShardIndex, how: dict[str, object]) -> None:
     config = TextViewsConfig(**how, swap=SwapConfig(ramp=0.0))  # type: ignore[arg-type]

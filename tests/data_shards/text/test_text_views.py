@@ -96,6 +96,17 @@ def test_captions_are_drawn_with_probability_p_cap(index: ShardIndex, p_cap: flo
     assert share == p_cap if p_cap in (0, 1) else abs(share - p_cap) < 3 * (p_cap * (1 - p_cap) / 4000) ** 0.5
 
 
+def test_the_slots_of_a_step_draw_independently(index: ShardIndex) -> None:
+    views = make_views(index, p_cap=0.5, swap=SwapConfig(start=0.5, share=0.5))
+    captions = set(index.captions[7])
+    for step in range(5):
+        read = [views.read(step, slot, 0, 7) for slot in range(400)]
+        shares = [np.mean([one.text.text in captions for one in read]), np.mean([bool(one.hard[0]) for one in read])]
+        assert 0.35 < shares[0] < 0.65
+        assert 0.3 < shares[1] < 0.65
+        assert len({one.text.text for one in read}) > 10
+
+
 @pytest.mark.parametrize("captions", ["stored", "templates"])
 def test_a_partial_text_shows_some_of_the_clips_tags_and_nothing_else(index: ShardIndex, captions: str) -> None:
     views = make_views(index, captions=captions)
