@@ -283,11 +283,12 @@ def test_a_table_names_the_jackknife_where_a_row_has_it(tmp_path: Path) -> None:
     assert ", bias-corrected ." in text
 
 
-def test_the_tiny_evidence_study_has_what_three_seeds_gave_for_every_claim() -> None:
-    tiny = scaled(read_study("evidence"), "tiny")
+@pytest.mark.parametrize("name", ["evidence", "evidence_loev"])
+def test_a_tiny_evidence_study_has_what_three_seeds_gave_for_every_claim(name: str) -> None:
+    tiny = scaled(read_study(name), "tiny")
     assert tiny.seeds == 1
     assert all(claim.more_seeds.startswith("three: ") for claim in tiny.claims)
-    assert not any(claim.more_seeds for claim in scaled(read_study("evidence"), "small").claims)
+    assert not any(claim.more_seeds for claim in scaled(read_study(name), "small").claims)
 
 
 def test_a_column_in_a_space_reads_that_model_and_the_baselines_as_they_are(tmp_path: Path) -> None:

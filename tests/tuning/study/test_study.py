@@ -164,13 +164,10 @@ def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_
 
 
 @pytest.mark.timeout(900)
-def test_the_evidence_of_loev_each_space_keeps_what_the_other_throws_away(tmp_path: Path) -> None:
+def test_the_evidence_of_loev_each_space_keeps_the_property_that_it_varies_with(tmp_path: Path) -> None:
     own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
     plan, settings = plan_study("evidence_loev", "tiny", own)
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
     assert not tree["missing"]
-    holds = {(claim["metric"], claim["over_metric"]): claim["holds"] for claim in tree["claims"]}
-    assert holds["key@10 in pitch", "key@10 in stretch"] is True
-    assert holds["tempo acc1@10 in stretch", "tempo acc1@10 in pitch"] is True
-    assert len(holds) == 6
+    assert [claim["holds"] for claim in tree["claims"]] == [True] * 6
