@@ -75,7 +75,7 @@ class TextRetrieval(TextKind):
         what = {
             "recall": f"share of queries whose right answer is among the first {k}",
             "median_rank": "median rank of the right answer, from 1; lower is better",
-            "normalised_rank": "mean of rank over pool; lower is better, .5 is chance",
+            "normalised_rank": "mean of rank over pool; lower is better, chance is the constant's",
         }[base.removeprefix(f"{DIRECTIONS[0 if to_music else 1]}_")]
         queries = "every caption queries clips" if to_music else "every clip queries captions, any of its own is right"
         task, clips = question.task, len(question.test)

@@ -20,24 +20,33 @@ class Ranks(NamedTuple):
     """Where the first right answer of each query stands among the wrong ones."""
 
     above_Q: Floats
-    """Wrong answers with a higher score."""
+    """Wrong answers with a higher score than the best right one."""
     tied_Q: Floats
     """Wrong answers with the same score."""
+    right_Q: Floats
+    """Right answers with that score, at least one."""
     pool_Q: Floats
-    """Wrong answers and the right one."""
+    """Wrong answers and a right one."""
 
     @property
     def rank(self) -> Floats:
-        """From 1; ties share the mean of their ranks."""
-        return np.asarray(1 + self.above_Q + self.tied_Q / 2)
+        """From 1; of a tie the mean over its orders."""
+        return np.asarray(self.above_Q + (self.tied_Q + self.right_Q + 1) / (self.right_Q + 1))
 
     def hits(self, k: int) -> Floats:
-        """Whether the right answer is among the first k; of a tie the probability, in random order.
+        """Whether a right answer is among the first k; of a tie the probability, in random order.
 
-        >>> Ranks(np.array([0.0, 2.0]), np.array([3.0, 0.0]), np.array([4.0, 4.0])).hits(1).tolist()
-        [0.25, 0.0]
+        >>> ranks = Ranks(np.array([0.0, 2.0, 0.0]), np.array([3.0, 0.0, 2.0]), np.array([1.0, 1.0, 2.0]), np.ones(3))
+        >>> ranks.hits(1).round(6).tolist()
+        [0.25, 0.0, 0.5]
         """
-        return np.clip((k - self.above_Q) / (self.tied_Q + 1), 0, 1)
+        missed_Q = np.ones_like(self.above_Q)
+        for place in range(k):  # the next of a tie is wrong as well
+            there = place >= self.above_Q
+            drawn_Q = place - self.above_Q
+            left_Q = np.maximum(self.tied_Q - drawn_Q, 0)
+            missed_Q = np.where(there, missed_Q * left_Q / np.maximum(left_Q + self.right_Q, 1), missed_Q)
+        return 1 - missed_Q
 
 
 def first_right(score_QD: NDArray[np.floating], right_QD: Bools, ignored_QD: Bools) -> Ranks:
@@ -57,9 +66,10 @@ def first_right(score_QD: NDArray[np.floating], right_QD: Bools, ignored_QD: Boo
         raise ValueError(f"query {int(np.argmin(right_QD.any(1)))} has no right answer")
     best_Q1 = np.where(right_QD, score_QD, -np.inf).max(1, keepdims=True)
     wrong_QD = ~right_QD & ~ignored_QD
-    counts = ((score_QD > best_Q1) & wrong_QD, (score_QD == best_Q1) & wrong_QD, wrong_QD)
-    above_Q, tied_Q, wrong_Q = (part.sum(1).astype(np.float64) for part in counts)
-    return Ranks(above_Q, tied_Q, wrong_Q + 1)
+    equal_QD = score_QD == best_Q1
+    counts = ((score_QD > best_Q1) & wrong_QD, equal_QD & wrong_QD, equal_QD & right_QD, wrong_QD)
+    above_Q, tied_Q, ours_Q, wrong_Q = (part.sum(1).astype(np.float64) for part in counts)
+    return Ranks(above_Q, tied_Q, ours_Q, wrong_Q + 1)
 
 
 def both_directions(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.files.locks import LOCK_NAME
 from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import sha256
 from cluster.progress import SILENT, Bar, Progress
@@ -91,7 +92,7 @@ def default_place(catalogue: Path, encoder: str) -> Path:
 def _require_place(place: Path) -> None:
     """Refuse a place where the index could not be written, or where it would take the place of something else."""
     require_replaceable_folder(place, "--index")
-    if place.is_dir() and not is_index(place) and any(place.iterdir()):
+    if place.is_dir() and not is_index(place) and any(path.name != LOCK_NAME for path in place.iterdir()):
         raise UserError(f"--index {place}: holds something that is no index; give a folder of its own")
 
 

@@ -155,3 +155,11 @@ def test_a_long_file_is_the_mean_of_its_unit_chunks(tmp_path: Path) -> None:
     mean = vector(" ".join(traits(3))) + vector(" ".join(traits(8)))
     cosine = float(vector("slow piano") @ mean / mean.norm())
     assert found.answers[0].nearest[0].cosine == pytest.approx(cosine, abs=1e-4)
+
+
+def test_a_search_that_was_killed_before_its_first_part_starts_again(music: Path, tmp_path: Path) -> None:
+    """Its lock, which the kernel freed, is all that it left."""
+    place = tmp_path / "index"
+    place.mkdir()
+    (place / "lock").write_text("another machine, process 1")
+    assert len(search(Towers(), music, texts=["slow"], index=place).index) == 24
