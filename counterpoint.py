@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
+    from data_shards.text.config import TextViewsConfig
     from evaluation.config import EvaluationConfig
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
+    from evaluation.search.tagging import tag_files
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
     from trainers.config import ExperimentConfig
     from trainers.distributed.collectives import gather_rows
     from trainers.inference.frozen import load_encoder
+    from trainers.inference.two_towers import load_two_towers
     from trainers.losses.contrastive.loss import contrastive_loss
     from trainers.losses.projected import LossResult, Projected
     from trainers.losses.two_tower.loss import two_tower_loss
@@ -51,6 +54,7 @@ __all__ = [
     "MapOptions",
     "Projected",
     "TaskKind",
+    "TextViewsConfig",
     "UserError",
     "ViewMaker",
     "ViewsConfig",
@@ -62,9 +66,11 @@ __all__ = [
     "gather_rows",
     "load_config",
     "load_encoder",
+    "load_two_towers",
     "map_catalogue",
     "pretrain",
     "search",
+    "tag_files",
     "two_tower_loss",
     "variant_contrastive_loss",
     "window_frames",
@@ -83,6 +89,7 @@ _PLACES = {
     "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
     "TaskKind": "evaluation.kinds.kind",
+    "TextViewsConfig": "data_shards.text.config",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",
@@ -94,9 +101,11 @@ _PLACES = {
     "gather_rows": "trainers.distributed.collectives",
     "load_config": "cluster.settings",
     "load_encoder": "trainers.inference.frozen",
+    "load_two_towers": "trainers.inference.two_towers",
     "map_catalogue": "evaluation.explore.catalogue_map",
     "pretrain": "trainers.pretrain",
     "search": "evaluation.search.query",
+    "tag_files": "evaluation.search.tagging",
     "two_tower_loss": "trainers.losses.two_tower.loss",
     "variant_contrastive_loss": "trainers.losses.variants",
     "window_frames": "trainers.views.views",

@@ -225,6 +225,9 @@ def search(
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
+    if len(found.index.spaces) > 1:
+        files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
+        again = (*again, "--by", next(reversed(found.index.spaces)))
     _end(result, files, again, as_json=as_json)
 
 

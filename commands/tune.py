@@ -24,9 +24,11 @@ def quickstart(
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
-        print_json({**files, "tracking": result.tracking})
+        print_json({**files, "tracking": result.tracking, "seconds": dict(result.seconds)})
         return
     console.print(result.report.table())
+    stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
+    console.print(f"Time: {stages}.", highlight=False)
     made(**files, tracking=result.tracking)
     trusted = ["--trust-code"] * bool(config.own_parts())
     then(

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.entry_points import is_entry_point
 from cluster.machine.resources import ResourcesConfig
@@ -101,7 +101,7 @@ class ExperimentConfig(Config):
                 "encoder.batch_norm=micro and optim.micro_batch=CLIPS go together: the statistics of a micro-batch are "
                 "the method, and must not depend on the number of workers"
             )
-        if self.optim.channels_last and "wave" in self.encoder.frontends:
+        if self.optim.channels_last is True and "wave" in self.encoder.frontends:
             raise ValueError(
                 f"optim.channels_last is for 2-d convolutions; encoder.name={self.encoder.name} has none, leave it out"
             )
@@ -200,6 +200,16 @@ have moved: their manifest hash identifies them."""
 
 MANIFEST = "data.manifest"
 """What `RunConfig.may_differ` calls the shards' hash, which is no setting."""
+
+
+def without_ray_train(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment in the process that starts it, if it is of one worker and nothing else in it needs Ray.
+
+    A trial or a row of a study is a process of its own already; Ray Train would start two more for the same numbers.
+    """
+    resources = config.resources
+    needs_ray = resources.num_workers != 1 or resources.min_workers is not None or config.views.placement == "pool"
+    return config if needs_ray else replace(config, resources=replace(resources, num_workers=0))
 
 
 def may_differ_on_resume(key: str, rules: Sequence[str] = ()) -> bool:

@@ -1,6 +1,8 @@
 """The main job end to end on music it composes itself: what a newcomer runs first, and what CI proves."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from evaluation.report.write import Report
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
 
-LABELLED = SyntheticConfig(tracks=400, valid_share=0.15, test_share=0.45, seed=0)
+LABELLED = SyntheticConfig(tracks=400, seconds=12.0, valid_share=0.15, test_share=0.45, seed=0)
 """160 tracks to learn from with their tags, 60 to stop probes on, 180 for evaluation."""
-UNLABELLED = SyntheticConfig(tracks=160, valid_share=0.0, test_share=0.0, seed=1)
+UNLABELLED = SyntheticConfig(tracks=160, seconds=12.0, valid_share=0.0, test_share=0.0, seed=1)
 """Tracks of another seed, to learn from without their tags."""
 
 
@@ -32,6 +34,8 @@ class QuickstartResult:
     snapshot: Path
     tracking: str
     """The run in MLflow, or its store."""
+    seconds: Mapping[str, float]
+    """Of the clock, by stage."""
 
 
 def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progress) -> QuickstartResult:
@@ -54,17 +58,37 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
-    build_sets(out / "shards", progress)
-    with progress.stage("pretraining", config.optim.steps) as bar:
-        code = pretrain(config, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
+    seconds: dict[str, float] = {}
+    with timed(seconds, "shards"):
+        build_sets(out / "shards", progress)
+    steps: list[float] = []
+
+    def watch(row: Mapping[str, Any]) -> None:
+        steps.append(float(row["step_s"]))
+        bar(int(row["step"]), f"loss {row['loss']:.3f}")
+
+    with timed(seconds, "pretraining"), progress.stage("pretraining", config.optim.steps) as bar:
+        code = pretrain(config, watch=watch)
         if not code:
             bar(config.optim.steps, "")  # of a run that was finished before, no step was watched
+    seconds["of which steps"] = sum(steps)
     if code:
         raise PreemptedError(f"stopped with a snapshot in {out}/snapshots/last; the same command resumes")
     tasks = load_config(EvaluationConfig, ROOT / "conf/evaluation/quickstart.yaml", {"data.shards": str(labelled)})
-    report = evaluate(out, tasks, out, trust_code=True, progress=progress)  # the overrides named its code
-    tracking = log_report(report) or "off"
-    return QuickstartResult(report=report, snapshot=(out / "snapshots/last").resolve(), tracking=tracking)
+    with timed(seconds, "evaluation"):
+        report = evaluate(out, tasks, out, trust_code=True, progress=progress)  # the overrides named its code
+    with timed(seconds, "MLflow"):
+        tracking = log_report(report) or "off"
+    snapshot = (out / "snapshots/last").resolve()
+    return QuickstartResult(report=report, snapshot=snapshot, tracking=tracking, seconds=seconds)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note how long the block took."""
+    began = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - began
 
 
 def build_sets(out: Path, progress: Progress) -> None:

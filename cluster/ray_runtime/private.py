@@ -36,6 +36,10 @@ USED = (
     PrivateName(
         "ray.train.torch:TorchTrainer._initialize_and_run_controller", _TRAIN, "worker counts that divide the batch"
     ),
+    PrivateName("ray.train.v2.api.data_parallel_trainer:DatasetsCallback", _TRAIN, "an actor that nothing uses"),
+    PrivateName(
+        "ray.train.v2.api.data_parallel_trainer:PlacementGroupCleanerCallback", _TRAIN, "an actor that nothing uses"
+    ),
     PrivateName("ray.train.torch:TorchTrainer._register_sigint_handler", _TRAIN, "a snapshot at Ctrl-C", ("self",)),
     PrivateName(
         "ray.train.v2._internal.execution.scaling_policy:ElasticScalingPolicy._count_possible_workers",

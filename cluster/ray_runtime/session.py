@@ -51,7 +51,9 @@ class Session:
 
 
 @contextmanager
-def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str | None = None) -> Iterator[Session]:
+def ray_session(
+    *, workers: int = 1, cpus_per_worker: float = 1.0, address: str | None = None, dashboard: bool = True
+) -> Iterator[Session]:
     """Enter Ray: the job's own, the cluster asked for, else a local one with token authentication.
 
     Where Ray is already running in this process it is used and left running.
@@ -61,6 +63,7 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
         cpus_per_worker: cores each of them reserves, > 0.
         address: host:port of a cluster, "auto" for one on this machine, "local" for none;
             None = RAY_ADDRESS, else local.
+        dashboard: a local Ray has its whole dashboard, eight processes; needed where runs are nested.
 
     Raises:
         UserError: if the cluster is not there, refuses the token, or has nodes with other versions than this process.
@@ -77,7 +80,7 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
     if in_job:
         context = _start({})  # Ray hands the job its cluster, its token and its working directory
     elif address == "local":
-        context = _start_local(math.ceil(workers * cpus_per_worker) + 1)
+        context = _start_local(math.ceil(workers * cpus_per_worker) + 1, dashboard=dashboard)
     else:
         context = _join(address)
     local = not in_job and address == "local"
@@ -89,7 +92,7 @@ def ray_session(*, workers: int = 1, cpus_per_worker: float = 1.0, address: str 
         ray.shutdown()
 
 
-def _start_local(needed_cpus: int) -> Any:
+def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise UserError("RAY_AUTH_MODE=disabled would let anyone who reaches this machine run code; unset it")
     folder = ray_folder()
@@ -100,8 +103,8 @@ def _start_local(needed_cpus: int) -> Any:
     os.environ.setdefault(NICENESS, "0")
     set_dashboard_timeout(DASHBOARD_S)  # Ray would give up after a minute on a busy machine
     try:
-        # The dashboard stays: without it a nested run stopped early leaks its placement group.
-        options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": True}
+        # Without its dashboard a nested run stopped early leaks its placement group.
+        options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": dashboard}
         return _start(options | ({"_temp_dir": str(folder)} if folder else {}) | _own_code())
     except Exception as error:  # Ray raises no class of its own
         raise RunError(f"a local Ray did not start: {first_line(error)}; {_remedy(str(error))}") from error

@@ -50,12 +50,13 @@ def curve_name(column: str) -> str:
 
 
 def evaluation_name(metric: str, preset: str | None = None, *, against: str | None = None) -> str:
-    """A report's metric as MLflow's curve, or its difference from that of the encoder ``against``.
+    """A report's metric as MLflow's curve, or its difference from that of the encoder or space ``against``.
 
-    >>> evaluation_name("tags/ap"), evaluation_name("tags/ap", "mtat", against="mert")
-    ('6 evaluation/tags.ap', '6 evaluation-mtat-against-mert/tags.ap')
+    >>> evaluation_name("tags/ap"), evaluation_name("tags/ap", "mtat", against="trained/pitch")
+    ('6 evaluation/tags.ap', '6 evaluation-mtat-against-trained.pitch/tags.ap')
     """
-    group = "-".join([EVALUATION, *([preset] if preset else []), *(["against", against] if against else [])])
+    other = ["against", against.replace("/", ".")] if against else []
+    group = "-".join([EVALUATION, *([preset] if preset else []), *other])
     return f"{group}/{metric.replace('/', '.')}"
 
 

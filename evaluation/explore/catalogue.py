@@ -97,7 +97,7 @@ def known_of(place: Place, table: Path | None) -> Known:
     try:
         return labels.of_table(there, place.root)
     except UserError as error:  # nobody asked for it by name
-        raise UserError(f"{error}; correct it, or name another table with --labels FILE") from None
+        raise UserError(f"{error}; correct or rename it, or name another table with --labels FILE") from None
 
 
 def drawn(index: TrackIndex, weights: Weights, most: int, seed: int) -> tuple[list[Track], NDArray[np.float32]]:

@@ -34,10 +34,11 @@ def write_results(
         progress: counts the previews.
     """
     catalogue, out = Path(catalogue), Path(out)
-    queries = list(dict.fromkeys(answer.query for answer in found.answers if Path(answer.query).is_file()))
+    files = {answer.query: _file_of(answer.query) for answer in found.answers}
+    queries = {query: file for query, file in files.items() if file}
     hits = list(dict.fromkeys(hit.path for answer in found.answers for hit in answer.nearest))
     with ExitStack() as opened:
-        sounds = file_sounds([Path(query) for query in queries], out)
+        sounds = file_sounds(list(queries.values()), out)
         of_hits: list[Sound] = []
         if not found.index.of_shards:
             of_hits = file_sounds([Path(hit) for hit in hits], out)
@@ -60,7 +61,7 @@ def _answers(found: SearchResult, of_query: dict[str, int], of_hit: dict[str, in
             "sound": of_query.get(answer.query, NO_SOUND),
             "nearest": [
                 {
-                    "path": _below(hit.path, found.index.root),
+                    "path": as_text(_below(hit.path, found.index.root)),
                     "score": hit.cosine,
                     "sound": of_hit.get(hit.path, NO_SOUND),
                 }
@@ -69,6 +70,17 @@ def _answers(found: SearchResult, of_query: dict[str, int], of_hit: dict[str, in
         }
         for answer in found.answers
     ]
+
+
+def _file_of(query: str) -> Path | None:
+    """The file of a query: of one alone, or of one mixed with words (``song.mp3 + calm``); None of words alone."""
+    for name in (query, query.partition(" + ")[0]):
+        try:
+            if Path(name).is_file():
+                return Path(name)
+        except (OSError, ValueError):  # words that no file system takes as a name
+            continue
+    return None
 
 
 def _below(path: str, root: str) -> str:

@@ -124,7 +124,7 @@ def calls(exchange: Any) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     sent: list[tuple[str, int]] = []
     found = []
     count = collectives._count
-    collectives._count = lambda kind, size: sent.append((kind, size))
+    collectives._count = lambda kind, num_bytes: sent.append((kind, num_bytes))
     try:
         for heads in (False, True):
             if heads:

@@ -22,7 +22,7 @@ def test_trust_code_is_what_the_command_line_gave(
 ) -> None:
     asked: list[bool] = []
 
-    def load(*_: Any, trust_code: bool) -> Any:
+    def load(*_: Any, trust_code: bool, **__: Any) -> Any:
         asked.append(trust_code)
         raise UserError("loaded")
 

@@ -103,6 +103,9 @@ def test_channels_last_changes_the_order_of_sums_and_nothing_else(make_config: M
         make_config(
             encoder__name="sample_cnn", encoder__channels=None, frontend__kind="wave", optim__channels_last=True
         )
+    assert steps(make_config(optim__channels_last="auto"))[1] == found
+    wave = {"encoder__name": "sample_cnn", "encoder__channels": None, "frontend__kind": "wave"}
+    assert make_config(**wave, views__samples=59_049, optim__channels_last="auto").optim.channels_last == "auto"
 
 
 def test_a_resumed_run_with_channels_last_keeps_its_bits(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def test_the_quickstart_leaves_a_report_a_snapshot_and_an_mlflow_run(
             assert metric["convention"]
     assert report["provenance"]["step"] == 4
     assert result.snapshot == out / "snapshots" / "step-4"
+    assert list(result.seconds) == ["shards", "pretraining", "of which steps", "evaluation", "MLflow"]
+    assert 0 < result.seconds["of which steps"] < result.seconds["pretraining"]
     _check_mlflow(result.tracking)
 
 

@@ -27,9 +27,9 @@ class OptimConfig(Config):
     ``encoder.batch_norm=micro``, whose statistics are those of so many clips; none: all at once."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder's and head's products (autocast); weights, loss and optimiser stay float32."""
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = False
     """Keep the images of 2-d convolutions with channels last in memory: Mel-CNN took 0.63 times the CPU time. It does
-    not exist for the 1-d convolutions of encoders that read waveforms."""
+    not exist for the 1-d convolutions of encoders that read waveforms; ``auto`` is for either kind."""
     compile: bool = False
     """Let torch.compile fuse the encoder and head; it needs a C++ compiler and minutes at the start. SampleCNN on a CPU
     has faster kernels of its own."""

@@ -5,6 +5,7 @@ others go on. A request to stop reaches the running ones as a file, so that each
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from cluster.files.storage import write_atomic
 from cluster.processes.map import WorkerLostError, local_map
 from cluster.progress import Bar, Progress
 from cluster.settings import RunError, UserError, first_line
+from trainers.config import without_ray_train
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
 from trainers.state.metrics_log import MetricsTail
 from tuning.stopping import asked_to_stop
@@ -99,7 +101,8 @@ def work(run: Run, parent: Path) -> int:
 
     if (parent / STOP_FILE).exists():
         return EXIT_PREEMPTED
-    code = pretrain(run.experiment, parent=parent)
+    on_cluster = os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    code = pretrain(run.experiment if on_cluster else without_ray_train(run.experiment), parent=parent)
     if code != EXIT_DONE:
         return code
     for number, (one, config) in enumerate(run.evaluations):

@@ -13,7 +13,7 @@ from cluster.tracking_config import store_uri
 from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
-from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.config import ExperimentConfig, may_differ_on_resume, without_ray_train
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job, need, wanted
 from tuning.sweep.objective import check_targets, objective_evaluation, on_split
@@ -39,8 +39,8 @@ class SweepPlan:
 
     @property
     def resources(self) -> ResourcesConfig:
-        """Of a trial."""
-        return self.experiment.resources
+        """Of a trial; one of a single worker trains in its own actor."""
+        return without_ray_train(self.experiment).resources
 
     @property
     def first(self) -> dict[str, Value] | None:
@@ -64,6 +64,7 @@ class SweepPlan:
         home = replace(self.config.tracking, uri=store_uri(self.config.tracking, self.folder), system_metrics_s=0.0)
         put(tree, "tracking", to_tree(replace(home, name=name)))
         put(tree, "resources.threads_per_worker", threads)
+        put(tree, "resources.num_workers", resources.num_workers)
         put(tree, "run.dir", str(folder))
         put(tree, "run.keep", 1)
         if seed is not None:

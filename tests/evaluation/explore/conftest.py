@@ -79,7 +79,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tab(chromium: str) -> Iterator[Tab]:
     with opened_tab(chromium) as tab:
         yield tab

@@ -1,6 +1,7 @@
 """The pages as a person meets them: pointed at, clicked, typed into and heard, in Chromium where it is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from evaluation.explore.labels import Labels, encoded
 from evaluation.explore.page import Page, write_page
 from evaluation.explore.results import write_results
 from evaluation.explore.sounds import SoundOptions
-from evaluation.search.query import search
+from evaluation.search.query import Answer, search
 from tests.evaluation.explore.chromium import Tab
 from tests.evaluation.explore.conftest import HOSTILE, write_tone
 
+pytestmark = pytest.mark.medium
 PLAYED = "new Promise(done => {const wait = () => player.audio.currentTime > 0.02 || player.audio.error ? " \
     "done([player.audio.currentTime > 0.02, player.audio.duration]) : setTimeout(wait, 10); wait()})"  # fmt: skip
 
@@ -191,6 +193,29 @@ def test_answers_of_a_search_are_listed_with_their_scores_and_play(
     assert tab.run(PLAYED)[0]
     assert tab.run("document.querySelector('article .row .play').getAttribute('aria-pressed')") == "true"
     assert (tab.complaints(), tab.requests()) == ([], [(tmp_path / "results.html").as_uri()])
+
+
+def test_words_are_queries_without_a_sound_and_words_beside_a_file_keep_it(
+    tab: Tab, music: Path, pool: Pool, tmp_path: Path
+) -> None:
+    found = search(pool, music, music / "low" / "0.wav", k=2)
+    song, (hit, *_) = found.answers[0].query, found.answers[0].nearest
+    queries = ("calm </script> music " * 30, f"{song} + calm", "calm\0")
+    answers = tuple(Answer(query, (hit,)) for query in queries)
+    write_results(replace(found, answers=answers), music, tmp_path / "results.html")
+    tab.open(tmp_path / "results.html")
+    assert texts(tab, "h3") == [queries[0], "0.wav + calm", queries[2]]
+    assert tab.run("data.answers.map(answer => answer.sound)") == [-1, 0, -1]
+    tab.run("document.querySelector('article .track .play').click()")
+    assert tab.run(PLAYED)[0]
+
+
+def test_a_title_is_text(tab: Tab, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    write_page(page, Page("results", HOSTILE, (HOSTILE,)), {"answers": []}, [], SoundOptions(), SILENT)
+    tab.open(page)
+    assert (tab.run("document.title"), texts(tab, "h1"), texts(tab, "header p")) == (HOSTILE, [HOSTILE], [HOSTILE])
+    assert tab.complaints() == []
 
 
 def test_a_map_of_five_thousand_points_is_drawn_and_clicked(tab: Tab, tmp_path: Path) -> None:

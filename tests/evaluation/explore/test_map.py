@@ -263,6 +263,9 @@ def test_a_table_needs_only_paths_and_names_a_duplicate(music: Path, pool: Pool,
     (music / "labels.csv").write_text("path;mood\nlow/0.wav;dark\nlow/0.wav;bright\n")
     with pytest.raises(UserError, match=r"labels\.csv, row 3, column path: low/0\.wav is a duplicate of row 2"):
         map_catalogue(pool, music, tmp_path / "map.html")
+    (music / "labels.csv").write_text("song,mood\nlow/0.wav,dark\n")
+    with pytest.raises(UserError, match=r"row 1: no column path; there are song, mood; correct or rename it, or name"):
+        map_catalogue(pool, music, tmp_path / "map.html")
     (music / "labels.csv").write_text("path;mood\nlow/0.wav;dark\nhigh/7.wav;bright\ngone.wav;dark\n")
     made = map_catalogue(pool, music, tmp_path / "map.html", MapOptions(sounds=SILENT))
     assert made.columns == ("mood",)

@@ -11,7 +11,8 @@ import soundfile
 from cluster.settings import UserError
 from evaluation.search.query import search
 from evaluation.search.tagging import tag_files
-from tests.evaluation.test_text_tasks import RATE, Deaf, Towers, traits, vector
+from tests.evaluation.conftest import RATE
+from tests.evaluation.test_text_tasks import Deaf, Towers, traits, vector
 
 
 @pytest.fixture

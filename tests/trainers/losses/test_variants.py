@@ -94,7 +94,8 @@ def with_gradients(rows: Rows, **how: Any) -> tuple[Tensor, Tensor, Tensor]:
         loss = dense(rows._replace(z=z), tau, **how)
     else:
         loss = variant_contrastive_loss(z, rows.clip_id, rows.received, temperature=tau, **how)
-    return (loss.detach(), *torch.autograd.grad(loss, (z, tau)))
+    by_z, by_tau = torch.autograd.grad(loss, (z, tau))
+    return loss.detach(), by_z, by_tau
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
@@ -155,7 +156,8 @@ def figures(rows: Rows, **settings: Any) -> dict[str, Tensor]:
     loss = VariantLoss(LossConfig(temperature=TAU, **settings), ("pitch", "stretch"))
     received = dict(zip(("pitch", "stretch"), rows.received.T, strict=True))
     found = loss(Projected(z_ND=rows.z.flatten(1), clip_id_N=rows.clip_id, received=received))
-    return {"loss": found.loss} | found.metrics
+    metrics: dict[str, Tensor] = found.metrics
+    return {"loss": found.loss} | metrics
 
 
 def test_the_figures_name_the_loss_and_the_anchors_of_each_head() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.settings import ROOT, UserError, load_config
-from tuning.study.config import Axis, Claim, Evaluation, Scale, Study, StudySettings
+from tuning.study.config import Axis, Claim, Evaluation, Scale, Start, Study, StudySettings
 from tuning.study.plan import make_plan, read_study, rows_of, scaled, slug
 
 STUDIES = sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml"))
@@ -150,7 +150,7 @@ def test_two_axes_may_not_set_the_same_key() -> None:
 
 
 def test_an_unknown_study_or_scale_names_those_that_are_there() -> None:
-    with pytest.raises(UserError, match="no study table5; known are batch_size, evidence"):
+    with pytest.raises(UserError, match="no study table5; known are ads_ladder, batch_size"):
         read_study("table5")
     with pytest.raises(UserError, match="no scale huge; this study has paper, tiny"):
         scaled(study(), "huge")
@@ -225,3 +225,32 @@ def test_a_claim_compares_columns_that_its_rows_have(tmp_path: Path) -> None:
         planned(over="plain")
     with pytest.raises(UserError, match="no column AP in tempo; there are AP, AP in pitch"):
         planned(over="loev", over_metric="AP in tempo")
+
+
+def test_a_row_starts_from_the_run_of_its_own_seed(tmp_path: Path) -> None:
+    start = Start(pretrain="conf/pretrain/tiny.yaml", set={"optim.steps": 2, "data.labelled": "$unlabelled"})
+    rows = {"cold": {}, "warm": {"init_from": "$audio"}}
+    one = study(axes=(), rows=rows, starts={"audio": start}, seeds=2)
+    plan = make_plan(one, "paper", settings(tmp_path), {"optim.learning_rate": 0.5})
+    assert [(run.seed, run.evaluations) for run in plan.starts] == [(0, ()), (1, ())]
+    assert plan.starts[0].experiment.data.labelled == "/sets/unlabelled"
+    assert plan.starts[0].experiment.optim.learning_rate != 0.5, "keys of the command line are of rows"
+    by_row = {(run.row, run.seed): run.experiment.init_from for run in plan.runs}
+    assert by_row == {
+        ("cold", 0): None,
+        ("cold", 1): None,
+        ("warm", 0): str(plan.starts[0].folder),
+        ("warm", 1): str(plan.starts[1].folder),
+    }
+
+
+def test_a_start_that_the_study_has_not_is_named(tmp_path: Path) -> None:
+    one = study(rows={"warm": {"init_from": "$audio"}})
+    with pytest.raises(UserError, match="needs the shards of audio"):
+        make_plan(one, "paper", settings(tmp_path), {})
+
+
+def test_a_wrong_key_of_a_start_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    start = Start(pretrain="conf/pretrain/tiny.yaml", set={"optim.stepps": 2})
+    with pytest.raises(UserError, match=r"optim\.stepps"):
+        make_plan(study(starts={"audio": start}), "paper", settings(tmp_path), {})

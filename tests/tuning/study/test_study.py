@@ -137,3 +137,40 @@ def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_
     )
     for claim in tree["claims"]:
         assert claim["low"] <= claim["value"] <= claim["high"]
+
+
+@pytest.mark.timeout(1200)
+def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_queries_of_few_tags(
+    tmp_path: Path,
+) -> None:
+    plan, settings = plan_study(
+        "ads_ladder", "tiny", {"study.dir": str(tmp_path), "study.parallel": 2, "study.seeds": 1}
+    )
+    tree = run_study(plan, settings, progress=SILENT).tree
+    assert not tree["failed"]
+    by_row = {name: {column: one["value"] for column, one in row.items()} for name, row in values(tree).items()}
+    chance = by_row.pop("constant")
+    untrained = by_row.pop("untrained")
+    assert len(by_row) == 5
+    for name, row in by_row.items():
+        assert row["R@10"] >= 4 * chance["R@10"], name
+        assert row["R@10"] > untrained["R@10"], name
+        assert row["mAP of 3 tags"] > 2 * chance["mAP of 3 tags"], name
+    assert by_row["+ dropped views"]["mAP of 3 tags"] > by_row["+ captions"]["mAP of 3 tags"]
+    verdicts = {claim["statement"]: claim for claim in tree["claims"]}
+    assert verdicts["training beats the untrained towers"]["holds"]
+    # Swaps show nothing at this size, and the table says so; a large harm would be a fault.
+    assert abs(verdicts["swapped attributes raise the accuracy of swaps"]["value"]) < 0.1
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_of_loev_each_space_keeps_what_the_other_throws_away(tmp_path: Path) -> None:
+    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
+    plan, settings = plan_study("evidence_loev", "tiny", own)
+    tree = run_study(plan, settings, progress=SILENT).tree
+    assert not tree["failed"]
+    assert not tree["missing"]
+    holds = {(claim["metric"], claim["over_metric"]): claim["holds"] for claim in tree["claims"]}
+    assert holds["key@10 in pitch", "key@10 in stretch"] is True
+    assert holds["tempo acc1@10 in stretch", "tempo acc1@10 in pitch"] is True
+    assert len(holds) == 6

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from cluster.settings import ROOT, UserError, load_config, to_tree
-from trainers.config import ExperimentConfig
+from trainers.config import ExperimentConfig, without_ray_train
 from tuning.sweep.config import experiment_tree, load_sweep
+from tuning.sweep.jobs import need
 from tuning.sweep.journal import SweepJournal
 from tuning.sweep.outcome import best_preset, importances, note, rows_of, shown
 from tuning.sweep.plan import SweepPlan, describe_plan
@@ -69,6 +71,33 @@ def test_a_dry_run_shows_the_space_a_sample_the_trials_and_the_time(make_plan: M
     assert reported["first"] == "the preset"
     assert reported["estimate"]["hours"] > 0
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_trial_of_one_worker_trains_in_its_actor_and_of_two_under_ray_train(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    one, two = (make_plan(f"resources.num_workers={count}") for count in (1, 2))
+    jobs = [plan.job("trial", tmp_path / "trial", {}, gpus=0) for plan in (one, two)]
+    assert [job.experiment["resources"]["num_workers"] for job in jobs] == [0, 2]
+    assert need(one.resources, 0).actor == {"cpu": 1.0}
+    assert [job.evaluation_cpus for job in jobs] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "without"),
+    [
+        (["resources.num_workers=1"], True),
+        (["resources.num_workers=2"], False),
+        (["resources.num_workers=0"], True),
+        (["resources.num_workers=1", "resources.min_workers=1"], False),
+        (["resources.num_workers=1", "views.placement=pool"], False),
+    ],
+)
+def test_only_one_fixed_worker_that_needs_nothing_of_ray_does_without_ray_train(keys: list[str], without: bool) -> None:
+    config = load_config(ExperimentConfig, None, keys)
+    found = without_ray_train(config)
+    assert (found.resources.num_workers == 0) == without
+    assert replace(found, resources=config.resources) == config
 
 
 def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan: MakePlan, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from trainers.losses.contrastive import launch
 from trainers.losses.contrastive import loss as loss_module
 from trainers.losses.contrastive.agreement import Rows, Variants
-from trainers.losses.contrastive.loss import contrast, contrast_heads, contrastive_loss
+from trainers.losses.contrastive.loss import HeadsContrast, contrast, contrast_heads, contrastive_loss
 from trainers.losses.contrastive.settings import ContrastSettings, VariantSettings
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -126,13 +126,15 @@ def test_heads_that_leave_an_effect_out_are_those_of_the_tiles(rule: Any, temper
     g = torch.Generator().manual_seed(1)
     heads = torch.randn(150, 3, 20, generator=g).to(DEVICE)
     variants = Variants((torch.rand(150, 2, generator=g) < 0.4).to(DEVICE), VariantSettings(positives=rule))
-    found = []
-    for kernel, dtype in (("fused", torch.float32), ("tiles", torch.float64)):
+
+    def learn_heads(kernel: Any, dtype: torch.dtype) -> tuple[HeadsContrast, Tensor]:
         z = heads.to(dtype).requires_grad_()
-        settings = ContrastSettings(tile=32, kernel=kernel)  # type: ignore[arg-type]  # one of its names
+        settings = ContrastSettings(tile=32, kernel=kernel)
         result = contrast_heads(rows._replace(z=z), variants, temperature, settings)
-        found.append((result, *torch.autograd.grad(result.loss_H.mean(), z)))
-    (ours, gradient), (exact, expected) = found
+        (gradient,) = torch.autograd.grad(result.loss_H.mean(), z)
+        return result, gradient
+
+    (ours, gradient), (exact, expected) = learn_heads("fused", torch.float32), learn_heads("tiles", torch.float64)
     assert torch.equal(ours.positives_Hn, exact.positives_Hn), "counts are whole numbers"
     torch.testing.assert_close(ours.loss_H.double(), exact.loss_H, rtol=2e-6, atol=1e-7)
     assert error(gradient, expected) < 2e-5

@@ -1,0 +1,86 @@
+"""Every command of docs/tutorial.md does what the page says, in its order, on rendered music and with few steps."""
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cluster.settings import ROOT
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FEW = {
+    "pretrain": ["optim.steps=2", "optim.warmup_steps=1", "data.batch=4", "run.snapshot_every=2"],
+    "views": ["data.batch=4"],
+    "evaluate": ["seeds=1", "confidence.resamples=100"],
+}
+"""What is added to commands so that they take seconds; the rest is as it is printed."""
+OF_THE_CHECKOUT = ("make", "source")
+MADE = (
+    "outputs/mine.html",
+    "outputs/views/step-0.html",
+    "outputs/mine/snapshots/last/state.json",
+    "outputs/found.html",
+    "outputs/map.html",
+    "outputs/mine/songs.parquet",
+    "outputs/mine-encoder/encoder.json",
+    "outputs/report/report.html",
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with ~/Music, its labels, and a working directory with the presets."""
+    music = tmp_path / "Music"
+    music.mkdir()
+    clips = corpus(SyntheticConfig(tracks=24, seconds=6.0, valid_share=0.25, test_share=0.25, seed=5))
+    with (music / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "split", "track_id", "tags", "bpm"])
+        for clip in clips:
+            wave, rate = clip.audio.read()
+            soundfile.write(music / f"{clip.key}.flac", np.clip(wave, -1, 1), rate)
+            tags = "|".join(clip.multilabel["tags"])
+            table.writerow([f"{clip.key}.flac", clip.split, clip.track, tags, clip.numeric.get("bpm", "")])
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "conf").symlink_to(ROOT / "conf")
+    wave, rate = clips[0].audio.read()
+    soundfile.write(work / "song.mp3", np.clip(wave, -1, 1), rate)
+    return tmp_path
+
+
+def blocks(kind: str) -> list[str]:
+    """Fenced blocks of the tutorial."""
+    return [text for of, text in FENCE.findall((ROOT / "docs/tutorial.md").read_text(encoding="utf-8")) if of == kind]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_tutorial_runs(home: Path) -> None:
+    lines = [line for block in blocks("") for line in block.splitlines() if not line.startswith(OF_THE_CHECKOUT)]
+    assert len(lines) > 10
+    environment = os.environ | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+    for line in lines:
+        program, *words = [str(home / word[2:]) if word.startswith("~/") else word for word in shlex.split(line)]
+        assert program == "counterpoint", line
+        words += FEW.get(words[0], [])
+        run = [sys.executable, "-m", "counterpoint", *words]
+        done = subprocess.run(run, cwd=home / "work", env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0 or words == ["doctor"], f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    for name in MADE:
+        assert (home / "work" / name).is_file(), name
+    report = (home / "work/outputs/report/report.html").read_text(encoding="utf-8")
+    assert "contrastive" in report
+    (snippet,) = blocks("python")
+    wave = "import torch\nwave = 0.1 * torch.randn(2, 59049)\n"
+    shape = "assert h.shape == (2, 512), h.shape"
+    run = [sys.executable, "-c", f"{wave}{snippet}\n{shape}"]
+    done = subprocess.run(run, cwd=home / "work", env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
