@@ -212,7 +212,7 @@ def test_all_machines_together_fetch_the_set_once_an_epoch(counted: str, tmp_pat
 
 
 def test_a_cache_smaller_than_the_working_set_is_refused_with_the_size_that_fits(counted: str, tmp_path: Path) -> None:
-    config = DataConfig(unlabelled=counted, b_s=0, batch=32, stripes=8, cache=str(tmp_path), cache_gb=2e-5)
+    config = DataConfig(unlabelled=counted, b_s=0, batch=32, stripes=8, cache=str(tmp_path), cache_gb=6e-5)
     with pytest.raises(
         UserError, match=r"the stripes of a rank draw from [\d,]+ bytes.*data\.cache_gb >= .*block_shards"
     ):
