@@ -6,7 +6,7 @@ replaced by the sampler's substitute, named and counted; no clip is skipped, so 
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from data_shards.format.records import Batch
 from data_shards.read.reader import ShardSet
 from data_shards.sampling.config import DataConfig
 from data_shards.sampling.sampler import LABELLED, UNLABELLED, BatchPlan, Sampler, check_world
+from data_shards.sampling.stripes import check_stripes
 from data_shards.text.checks import check_texts
 from data_shards.text.config import TextViewsConfig
 from data_shards.text.text_views import Reading, TextViews
@@ -85,12 +86,14 @@ class BatchLoader:
             UserError: for a set, share or number of ranks that does not work, or texts that the sets do not have.
         """
         check_world(config.batch, world)
+        check_stripes(config.stripes, world)
         if frames < 1 or num_threads < 1 or prefetch < 1:
             raise ValueError(f"frames, num_threads and prefetch must be > 0, got {frames}, {num_threads}, {prefetch}")
         self.config, self.frames, self.rank, self.world = config, frames, rank, world
         self.sets = open_sets(config)
         labelled, unlabelled = (opened.index if opened else None for opened in self.sets)
         self.sampler = Sampler(config, labelled, unlabelled, seed=seed, frames=frames)
+        _check_cache(config, self.sampler, self.sets, range(rank, config.batch, world))
         self.replaced: list[Replaced] = []
         """The first `MAX_NAMED` replacements, in order."""
         self.num_drawn = self.num_replaced = 0
@@ -209,7 +212,7 @@ class BatchLoader:
                 opened.read_into(row, self.sampler.window_start(step, slot, last_start), wave_T[:frames])
             except ClipError as error:
                 epoch, position = int(plan.epoch_B[place]), int(plan.position_B[place])
-                bad, row = row, self.sampler.substitute(stream, epoch, position, attempt)
+                bad, row = row, self.sampler.substitute(stream, epoch, position, attempt, slot)
                 keys = opened.index.key
                 replaced.append(Replaced(step, slot, str(keys[bad]), str(error), str(keys[row])))
                 continue
@@ -264,3 +267,25 @@ def open_sets(config: DataConfig) -> tuple[ShardSet | None, ShardSet | None]:
         labelled, unlabelled = (one.rate if one else 0 for one in (opened[LABELLED], opened[UNLABELLED]))
         raise UserError(f"labelled shards have {labelled:,} Hz, unlabelled {unlabelled:,} Hz; build one of them again")
     return opened[0], opened[1]
+
+
+def _check_cache(config: DataConfig, sampler: Sampler, sets: Sequence[ShardSet | None], slots: range) -> None:
+    """Refuse a cache that cannot hold what a rank's stripes draw from at once: it would fetch shards again and again.
+
+    Raises:
+        UserError: with the size that fits.
+    """
+    needed = 0
+    for opened, striped in zip(sets, sampler.stripes, strict=True):
+        if opened is None or striped is None or not opened.is_cached:
+            continue
+        size = np.array([shard.size for shard in opened.index.shards])
+        for number in sorted({slot % striped.count for slot in slots}):
+            of_stripe = np.sort(size[np.unique(opened.index.shard[striped.streams[number].rows])])
+            needed += int(of_stripe[-config.block_shards or None :].sum())
+    if needed > config.cache_gb * 1e9:
+        raise UserError(
+            f"data.cache_gb={config.cache_gb:g}: the stripes of a rank draw from {needed:,} bytes of shards at once; "
+            f"take data.cache_gb >= {needed / 1e9:.3g} for each rank of a machine, or data.block_shards=N, which draws "
+            "from N shards of a stripe at a time"
+        )

@@ -21,7 +21,7 @@ from cluster.settings import RunError
 from data_shards.format.entries import CRC_BLOCK_BYTES
 from data_shards.format.index import ShardIndex
 from data_shards.format.problems import ClipError, Problem
-from data_shards.read.stores import ShardStore, open_store
+from data_shards.read.stores import FolderStore, ShardStore, open_store
 
 MAX_OPEN_SHARDS = 256
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
@@ -69,6 +69,11 @@ class ShardSet:
     def rate(self) -> int:
         """Hz, of every clip."""
         return int(self.index.manifest["rate"])
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether shards are fetched to a bounded cache."""
+        return not isinstance(self._store, FolderStore)
 
     @property
     def manifest_hash(self) -> str:

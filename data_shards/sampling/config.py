@@ -35,6 +35,10 @@ class DataConfig(Config):
     """Check every block that is read."""
     block_shards: int = 0
     """Shuffle within blocks of so many shards, for sets larger than the cache; 0 shuffles the whole set."""
+    stripes: int = 1
+    """Slot s of a batch draws only from the shards of stripe s mod stripes, so that machines fetch different shards;
+    take the largest number of ranks that the run will have. 1 draws from all. Two clips of one stripe meet in a batch
+    about 1 − stripes/batch times as often as others."""
     cache: str | None = None
     """Folder for copies of remote shards, shared by the processes of a machine; needed for URIs."""
     cache_gb: float = 50.0
@@ -51,6 +55,7 @@ class DataConfig(Config):
             raise ValueError(f"max_replaced must lie in [0, 1], got {self.max_replaced}")
         if self.block_shards < 0:
             raise ValueError(f"block_shards must be >= 0, got {self.block_shards}")
+        self._check_stripes()
         if not self.cache_gb > 0:
             raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
         for name, uri in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
@@ -67,6 +72,17 @@ class DataConfig(Config):
     def num_labelled(self) -> int:
         """B_l, labelled clips in every global batch: b_s·B to the nearest whole, halves up."""
         return num_labelled(self.b_s, self.batch)
+
+    def _check_stripes(self) -> None:
+        if self.stripes < 1:
+            raise ValueError(f"stripes must be >= 1, got {self.stripes}")
+        counts = {"labelled": self.num_labelled, "unlabelled": self.batch - self.num_labelled}
+        for name, count in counts.items():
+            if 0 < count < self.stripes:
+                raise ValueError(
+                    f"stripes = {self.stripes}: a batch of {self.batch} with b_s = {self.b_s:g} has {count} {name} "
+                    f"clips, and every stripe needs one; take stripes <= {count}, or a larger batch"
+                )
 
     def _check_share(self) -> None:
         """Refuse a share that rounds to nothing: the experiment would be another one."""

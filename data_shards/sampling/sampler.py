@@ -15,6 +15,7 @@ from data_shards.format.index import ShardIndex
 from data_shards.sampling.config import DataConfig
 from data_shards.sampling.permutation import hash_key, scramble
 from data_shards.sampling.stream import Stream
+from data_shards.sampling.stripes import Stripes, check_stripes
 
 LABELLED, UNLABELLED = 0, 1
 """Codes in `BatchPlan.stream_B`."""
@@ -73,6 +74,13 @@ class Sampler:
             rows = self._unlabelled_rows(unlabelled, ids, frames)
             self.streams[UNLABELLED] = self._stream("unlabelled", unlabelled, rows)
         self._counts = counts
+        self.stripes: list[Stripes | None] = [None, None]
+        """Of both streams, where `config.stripes` > 1."""
+        if config.stripes > 1:
+            first = counts[LABELLED]
+            slots = (range(first), range(first, config.batch))
+            for code, index in enumerate((labelled, unlabelled)):
+                self.stripes[code] = self._stripes(code, index, slots[code])
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -87,6 +95,7 @@ class Sampler:
             UserError: if the ranks do not divide the batch.
         """
         check_world(self.config.batch, world)
+        check_stripes(self.config.stripes, world)
         if step < 0 or not 0 <= rank < world:
             raise ValueError(f"step {step}, rank {rank} of {world}")
         slot_B = np.arange(rank, self.config.batch, world, dtype=np.int64)
@@ -97,14 +106,21 @@ class Sampler:
             if stream is None:
                 continue
             here = stream_B == code
+            if striped := self.stripes[code]:
+                row_B[here], epoch_B[here], position_B[here] = striped.draw(step, slot_B[here])
+                continue
             place = step * self._counts[code] + slot_B[here] - first_slot[code]
             epoch_B[here], position_B[here] = np.divmod(place, len(stream))
             row_B[here] = stream.rows_at(epoch_B[here], position_B[here])
         return BatchPlan(step, slot_B, stream_B, row_B, epoch_B, position_B)
 
-    def substitute(self, stream: int, epoch: int, position: int, attempt: int) -> int:
-        """The row that takes the place of a clip that cannot be read; the same after every restart."""
-        drawn = self.streams[stream]
+    def substitute(self, stream: int, epoch: int, position: int, attempt: int, slot: int = 0) -> int:
+        """The row that takes the place of a clip that cannot be read; the same after every restart.
+
+        With stripes it is of the slot's own.
+        """
+        striped = self.stripes[stream]
+        drawn = striped.stream_of(slot) if striped else self.streams[stream]
         assert drawn is not None
         return drawn.substitute(epoch, position, attempt)
 
@@ -189,6 +205,15 @@ class Sampler:
             return rows
         self.num_short += len(short)
         return rows[index.frames[rows] >= frames]
+
+    def _stripes(self, code: int, index: ShardIndex | None, slots: range) -> Stripes | None:
+        stream, config = self.streams[code], self.config
+        if stream is None or index is None:
+            return None
+        shards = index.shard[stream.rows]
+        return Stripes(
+            stream.name, stream.rows, shards, slots, config.stripes, seed=self.seed, block_shards=config.block_shards
+        )
 
     def _stream(self, name: str, index: ShardIndex | None, rows: NDArray[np.int64]) -> Stream:
         assert index is not None
