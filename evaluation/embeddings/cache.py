@@ -46,8 +46,8 @@ def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, Embedding
         encoders = inputs.encoders.only(names)
         fresh = embed_shards(inputs.shards, encoders, inputs.config, rows=missing[names[0]], progress=inputs.progress)
         for name, table in fresh.items():
-            tables[name] = _merged(tables[name], table, keys)
-            save_table(tables[name], paths[name])
+            merged = tables[name] = _merged(tables[name], table, keys)
+            save_table(merged, paths[name])
     return {name: _spread(table, keys) for name, table in tables.items() if table is not None}
 
 

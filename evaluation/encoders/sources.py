@@ -111,12 +111,16 @@ def untrained_any(
 
 
 def _two_towers(source: Path | str, device: str, *, untrained: bool, trust_code: bool) -> Any | None:
+    from trainers.inference.frozen import TOWERS
     from trainers.state.places import ABOUT
     from trainers.state.snapshot import open_snapshot
 
-    if is_factory(source) or (Path(source) / ABOUT).is_file():
+    if is_factory(source):
         return None
-    if open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
+    if (Path(source) / ABOUT).is_file():
+        if not (Path(source) / TOWERS).is_file():
+            return None
+    elif open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
         return None
     from trainers.inference.two_towers import load_two_towers
 

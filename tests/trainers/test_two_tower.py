@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from cluster.settings import UserError
-from data_shards.build.build import BuildConfig, build
-from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.checks.start_up import check
 from trainers.config import ExperimentConfig
 from trainers.distributed.gradient_cache import backward_in_chunks
@@ -31,36 +29,6 @@ CPU = torch.device("cpu")
 class Quiet:
     def report(self, metrics: Any) -> None:
         pass
-
-
-@pytest.fixture(scope="session")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dozen six-second tracks with captions of all and of parts of their tags."""
-    folder = tmp_path_factory.mktemp("captioned") / "set"
-    clips = corpus(SyntheticConfig(tracks=12, seconds=6.0, valid_share=0.0, test_share=0.0, captions=10, seed=0))
-    build(clips, folder, BuildConfig(workers=1))
-    return folder
-
-
-@pytest.fixture
-def make_towers(make_config: MakeConfig, captioned: Path) -> MakeConfig:
-    def make(**overrides: object) -> ExperimentConfig:
-        given = {
-            "data__labelled": str(captioned),
-            "data__unlabelled": None,
-            "data__b_s": 1.0,
-            "views__count": 1,
-            "augment__preset": "none",
-            "loss__objective": "music_text",
-            "loss__learnable": True,
-            "loss__temperature": 0.07,
-            "text__encoder": "words",
-            "text__hidden": 16,
-            "text__swap__start": 1.0,
-        }
-        return make_config(**{name: value for name, value in (given | overrides).items() if value is not None})
-
-    return make
 
 
 def run(config: ExperimentConfig, steps: int | None = None, **where: Any) -> Path:

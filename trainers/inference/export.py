@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import RunError, UserError, first_line
+from trainers.inference.export_towers import TOWERS_FILES, TOWERS_ONNX, NoTowersOnnxError, write_towers_onnx
 from trainers.inference.frozen import (
     HEADS,
     SCHEMA_VERSION,
+    TOWERS,
     WEIGHTS,
     EncoderFiles,
     FrozenEncoder,
@@ -31,6 +33,7 @@ from trainers.inference.frozen import (
 )
 from trainers.inference.model_card import ONNX, PROGRAM, model_card, read_metrics
 from trainers.inference.spaces import head_names, spaces_tree
+from trainers.inference.two_towers import load_two_towers
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS
 
@@ -54,7 +57,7 @@ class Exported:
 
     folder: Path
     files: dict[str, Path]
-    """By name: weights, card, program, onnx."""
+    """By name: weights, card, program, onnx; of two towers also towers and towers_onnx."""
     left_out: dict[str, str]
     """Files that could not be made, and what to do about it."""
     differences: dict[str, float]
@@ -89,15 +92,33 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
         if found.heads:
             files[HEADS] = "weights of the heads, whose outputs are spaces (`with_heads()`), safetensors"
             _write_weights(partial / HEADS, found.heads)
+        if found.towers:
+            _write_weights(partial / TOWERS, found.towers)
         write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
         differences, left_out = _write_programs(found, encoder, partial)
         files |= {name: words for name, words in PROGRAMS.items() if name in differences}
+        if found.towers:
+            _add_towers_onnx(source, partial, differences, left_out, trust_code=trust_code)
+            files |= {name: words for name, words in TOWERS_FILES.items() if name not in left_out}
         write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, metrics=metrics))
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
+    names |= {"towers": TOWERS, "towers_onnx": TOWERS_ONNX} if found.towers else {}
     made = {name: out / file for name, file in names.items() if file not in left_out}
     return Exported(out, made, left_out, differences)
+
+
+def _add_towers_onnx(
+    source: Path | str, folder: Path, differences: dict[str, float], left_out: dict[str, str], *, trust_code: bool
+) -> None:
+    """The graph of both towers: how far it is from them, or why there is none."""
+    try:
+        with _quiet("torch.onnx._internal.exporter._registration"):
+            towers = load_two_towers(source, trust_code=trust_code)
+            differences[TOWERS_ONNX] = write_towers_onnx(towers, folder / TOWERS_ONNX)
+    except NoTowersOnnxError as reason:
+        left_out[TOWERS_ONNX] = str(reason)
 
 
 def _write_weights(file: Path, state: Mapping[str, Tensor]) -> None:

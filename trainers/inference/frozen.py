@@ -37,6 +37,8 @@ from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
 """What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
 the heads of LOEV, whose outputs are spaces."""
+TOWERS = "towers.safetensors"
+"""Of a text tower and both projections."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."
 """Of an encoder's weights in a snapshot."""
@@ -60,6 +62,8 @@ class EncoderFiles:
     """Weights and BatchNorm statistics of the encoder by name."""
     heads: dict[str, Tensor] = field(default_factory=dict)
     """Weights of LOEV's heads by ``NAME.PLACE.weight``; none for any other encoder."""
+    towers: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of a text tower and of both projections, as a snapshot names them behind ``projector.``."""
 
     @property
     def experiment(self) -> ExperimentConfig:
@@ -210,13 +214,22 @@ def _from_snapshot(source: Path | str) -> EncoderFiles:
         hash=found.hash,
         state={name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)},
     )
-    return replace(files, heads=heads_of_snapshot(state, head_names(files.experiment)))
+    heads = heads_of_snapshot(state, head_names(files.experiment))
+    return replace(files, heads=heads, towers=_towers_of_snapshot(state))
+
+
+def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All but the audio encoder, of a snapshot with a text tower."""
+    if not any(name.startswith("projector.text_projection.") for name in state):
+        return {}
+    rest = {name for name in state if name.startswith("projector.") and not name.startswith(PREFIX)}
+    return {name.removeprefix("projector."): state[name] for name in sorted(rest)}
 
 
 def _open_exported(folder: Path) -> EncoderFiles:
     try:
         listed = json.loads(_small(folder / CHECKSUMS))
-        sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *([HEADS] if HEADS in listed else []))}
+        sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *(x for x in (HEADS, TOWERS) if x in listed))}
         for name, digest in sums.items():
             if sha256(folder / name) != digest:
                 raise UserError(f"{folder / name}: its checksum disagrees; export the snapshot again")
@@ -225,12 +238,12 @@ def _open_exported(folder: Path) -> EncoderFiles:
             found = about["schema_version"]
             raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
         state = load_file(folder / WEIGHTS)
-        heads = load_file(folder / HEADS) if HEADS in sums else {}
+        heads, towers = (load_file(folder / name) if name in sums else {} for name in (HEADS, TOWERS))
         fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a whole exported encoder ({error!r}); export the snapshot again") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, **fields)
+    return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, towers=towers, **fields)
 
 
 def _small(file: Path) -> str:

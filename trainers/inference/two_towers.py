@@ -20,13 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cluster.entry_points import require_trust
-from cluster.settings import UserError, validate
+from cluster.settings import UserError
 from trainers.config import ExperimentConfig
-from trainers.inference.frozen import FrozenEncoder
+from trainers.inference.frozen import FrozenEncoder, open_encoder
 from trainers.inference.spaces import JOINT, WHOLE
-from trainers.state.places import ABOUT
-from trainers.state.snapshot import open_snapshot
-from trainers.two_tower import PREFIX, TowerProjector, build_towers, has_towers
+from trainers.two_tower import PREFIX, TowerProjector, build_towers
 
 TEXTS_AT_ONCE = 256
 
@@ -101,7 +99,7 @@ def load_two_towers(
     """Both towers of a snapshot, verified. No pickle is read.
 
     Args:
-        source: a step-N folder, the link last, or a run's folder.
+        source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
         device: torch device that they run on.
         untrained: the same networks at the first weights of their run, a pretrained text encoder at its own.
         trust_code: import the user's own code that it names.
@@ -110,16 +108,15 @@ def load_two_towers(
         UserError: if it is missing or damaged, has no text tower, needs code that is not trusted, or files of its text
             encoder are missing or others.
     """
-    if (Path(source) / ABOUT).is_file():
-        raise UserError(f"{source}: an exported folder holds the audio tower; give the run's folder or its snapshot")
-    found = open_snapshot(source)
-    state = found.evaluation_state()
-    if not has_towers(state):
+    found = open_encoder(source, trust_code=trust_code)
+    if not found.towers:
         raise UserError(
             f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
             f"data.labelled=SHARDS init_from={source}`"
         )
-    config = validate(ExperimentConfig, found.config, str(found.path))
+    state = {f"{PREFIX}encoder.{name}": value for name, value in found.state.items()}
+    state |= {f"{PREFIX}{name}": value for name, value in found.towers.items()}
+    config = found.experiment
     require_trust(config.own_parts(), source, trust_code=trust_code)
     about: dict[str, Any] = {**found.provenance, "snapshot": str(found.path), "step": found.step}
     about |= {"config": found.config} | ({"untrained": True} if untrained else {})

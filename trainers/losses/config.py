@@ -82,7 +82,6 @@ class LossConfig(Config):
     variant_anchors: VariantAnchors = "all"
     """Rows that the loss of a head of ``head.variant`` is the mean over: all, as the released code has it, or those
     that have a positive there, so that a head with few of them weighs as much as the first."""
-
     max_scale: float = 100.0
     """music_text: the largest 1/τ. A learnable temperature is clamped after each update, never inside the loss."""
     pairs: PairsName = "softmax"
