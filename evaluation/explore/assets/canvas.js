@@ -2,7 +2,7 @@
 const canvas = get("canvas");
 const paint = canvas.getContext("2d");
 const view = { width: 0, height: 0, side: 0, zoom: 1, x: 0, y: 0 }; // x, y: shift in pixels of the screen
-const shown = { colours: colouring(null), only: null, chosen: -1, near: [], over: -1 };
+const shown = { colours: colouring(null), only: null, mark: null, chosen: -1, near: [], over: -1 };
 const COUNT = data.paths.length;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let queued = false;
@@ -51,6 +51,14 @@ function dot(x, y, size, colours) {
   });
 }
 
+// Colours of a point now: none where it is grey. What is shown alone is never grey, and of one class it has its colour.
+function coloursAt(point) {
+  const own = shown.colours.of[point];
+  if (!shown.only) return own;
+  if (!shown.only(point)) return [];
+  return shown.mark ? [shown.mark] : own.length ? own : [css("--accent")];
+}
+
 function draw() {
   const [ink, faint, halo] = [css("--ink"), css("--faint"), css("--halo")];
   const size = radius();
@@ -60,7 +68,7 @@ function draw() {
   for (let point = 0; point < COUNT; point++) {
     const [x, y] = [screenX(point), screenY(point)];
     if (x < -size || y < -size || x > view.width + size || y > view.height + size) continue;
-    const colours = !shown.only || shown.only(point) ? shown.colours.of[point] : [];
+    const colours = coloursAt(point);
     if (colours.length > 1) parted.push([x, y, size, colours]);
     else {
       const colour = colours[0] || faint;
@@ -104,7 +112,7 @@ function drawChosen(size, ink, halo) {
   if (player.playing() && !calm.matches) redraw();
 }
 
-const colourOf = (point) => (shown.colours.of[point].length ? shown.colours.of[point] : [css("--faint")]);
+const colourOf = (point) => (coloursAt(point).length ? coloursAt(point) : [css("--faint")]);
 
 function ring(point, size, ink, width, halo) {
   for (const [colour, wide] of [[halo, width + 2], [ink, width]]) {

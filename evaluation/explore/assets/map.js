@@ -13,6 +13,7 @@ let matches = null; // the points that the search finds, as a set
 
 function apply() {
   const alone = legend;
+  shown.mark = alone && !matches ? WHEEL[shown.colours.legend.indexOf(alone)] || css("--accent") : null;
   shown.only = matches ? (point) => matches.has(point) : alone ? (point) => alone.has(point) : null;
   redraw();
 }

@@ -222,7 +222,7 @@ def test_a_map_of_five_thousand_points_is_drawn_and_clicked(tab: Tab, tmp_path: 
     rng = np.random.default_rng(0)
     count = 5_000
     where = rng.random((count, 2)).round(4)
-    genre = Labels("genre", "class", {f"{i}.wav": f"genre {i % 7}" for i in range(count)})
+    genre = Labels("genre", "class", {f"{i}.wav": f"genre {i % 14:02d}" for i in range(count)})
     paths = [f"{i}.wav" for i in range(count)]
     data = {
         "paths": paths,
@@ -237,13 +237,16 @@ def test_a_map_of_five_thousand_points_is_drawn_and_clicked(tab: Tab, tmp_path: 
     page = tmp_path / "map.html"
     write_page(page, Page("map", "Many"), data, [], SoundOptions(kind="none"), SILENT)
     tab.open(page)
-    assert texts(tab, "#legend span") == [f"genre {i}" for i in range(7)]
+    assert texts(tab, "#legend span") == [f"genre {i:02d}" for i in range(14)]
     tab.key("+")
     for point in (0, 1_234, 4_999):
         tab.run(f"choose({point}, false); hover(-1)")
         assert texts(tab, "#name") == [str(point)]
         x, y = tab.run(f"[screenX({point}), screenY({point})]")
         assert tab.run(f"Math.hypot(screenX(pointAt({x}, {y}, 14)) - {x}, screenY(pointAt({x}, {y}, 14)) - {y}) < 1")
+    assert tab.run("[coloursAt(0).length, coloursAt(13).length]") == [1, 0]  # twelve classes have colours
+    tab.run("document.querySelectorAll('#legend button')[13].click()")
+    assert tab.run("[coloursAt(0).length, coloursAt(13).length]") == [0, 1]  # alone, the fourteenth has one as well
     pixels = "[...paint.getImageData(0, 0, canvas.width, canvas.height).data].filter((v, i) => i % 4 === 3 && v).length"
     assert tab.run(pixels) > 20_000
     assert tab.complaints() == []
