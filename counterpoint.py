@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from data_shards.format.records import Batch, Clip
     from data_shards.read.loader import BatchLoader
     from data_shards.sampling.config import DataConfig
+    from data_shards.text.config import TextViewsConfig
     from evaluation.config import EvaluationConfig
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
@@ -53,6 +54,7 @@ __all__ = [
     "MapOptions",
     "Projected",
     "TaskKind",
+    "TextViewsConfig",
     "UserError",
     "ViewMaker",
     "ViewsConfig",
@@ -87,6 +89,7 @@ _PLACES = {
     "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
     "TaskKind": "evaluation.kinds.kind",
+    "TextViewsConfig": "data_shards.text.config",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",
     "ViewsConfig": "trainers.views.config",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ BASE = "7657548"
 """The last commit of 0.1."""
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = "import sys; sys.argv[0] = 'counterpoint'; from counterpoint import main; sys.exit(main())"
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 1.0
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of linux/prctl.h."""
 
@@ -47,16 +47,16 @@ def base_tree() -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-def counterpoint(tree: Path, arguments: Sequence[str], **environment: str) -> Cost:
+def counterpoint(tree: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Cost:
     """Run the command line of a checkout to its end.
 
     Raises:
         RuntimeError: if it fails, with the end of what it printed.
     """
-    return run([sys.executable, "-c", MAIN, *arguments], tree, **environment)
+    return run([sys.executable, "-c", MAIN, *arguments], tree, environment)
 
 
-def run(command: Sequence[str], tree: Path, *, may_fail: bool = False, **environment: str) -> Cost:
+def run(command: Sequence[str], tree: Path, environment: Mapping[str, str], *, may_fail: bool = False) -> Cost:
     """Run Python on a checkout's code, and count whatever it starts, whoever waits for it.
 
     Raises:
@@ -66,13 +66,12 @@ def run(command: Sequence[str], tree: Path, *, may_fail: bool = False, **environ
     began = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)} | environment, stdout=output, stderr=output
+            command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree), **environment}, stdout=output, stderr=output
         )
         seen: dict[tuple[int, int], float] = {}
-        while (ended := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             _look(seen)
-            time.sleep(LOOK_EVERY_S)
-        del ended
+            time.sleep(min(LOOK_EVERY_S, 0.02 + (time.perf_counter() - began) / 20))
         wall_s = time.perf_counter() - began
         _look(seen)
         _, status, usage = os.wait4(process.pid, 0)

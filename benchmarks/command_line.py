@@ -35,7 +35,7 @@ GOALS = {"--help": 0.3, "a misspelt key of pretrain": 1.0, "a misspelt key of sw
 
 def cpu_s(tree: Path, script: str, arguments: list[str]) -> float:
     """Of one run; a refusal is what some of them are about."""
-    return run([sys.executable, "-c", script, *arguments], tree, may_fail=True, PYTHONDONTWRITEBYTECODE="").cpu_s
+    return run([sys.executable, "-c", script, *arguments], tree, {"PYTHONDONTWRITEBYTECODE": ""}, may_fail=True).cpu_s
 
 
 def main() -> None:

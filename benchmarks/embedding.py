@@ -11,7 +11,6 @@ the process held with its encoder. The numbers are those of the plain layers to 
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -127,7 +126,7 @@ def main() -> None:
                     script = CHILD.format(here=str(ROOT), way=way, name=name, threads=asked.threads, onnx=files[name])
                     if way == "0.1":
                         script = script.replace("sys.path.insert(0,", "sys.path.append(")
-                    cost = run([sys.executable, "-c", script], tree, OMP_NUM_THREADS=str(asked.threads))
+                    cost = run([sys.executable, "-c", script], tree, {"OMP_NUM_THREADS": str(asked.threads)})
                     rows.setdefault(name, {}).setdefault(way, []).append(json.loads(cost.output.splitlines()[-1]))
     key = "cpu_ms" if asked.threads == 1 else "clock_ms"
     text = table(rows, key, asked.threads)
@@ -140,7 +139,7 @@ def main() -> None:
 def table(rows: dict[str, dict[str, list[dict[str, float]]]], key: str, threads: int) -> str:
     """The medians as Markdown."""
     lines = [
-        f"# Milliseconds to embed a chunk of 2.7 s, {threads} thread(s), {os.cpu_count()} shared cores",
+        f"# Milliseconds to embed a chunk of 2.7 s, {threads} thread(s), 2 shared cores",
         "",
         f"`python -m benchmarks.embedding --threads {threads}`; by turns, medians of rounds; MB is the peak's rise.",
         "",

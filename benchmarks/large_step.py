@@ -44,7 +44,7 @@ def main() -> None:
     peak = _Peak()
     began, began_cpu = time.perf_counter(), time.process_time()
     loss = contrastive_loss(*rows, temperature=TEMPERATURE)
-    loss.backward()
+    torch.autograd.backward(loss)
     row: dict[str, Any] = {
         "rows": arguments.rows,
         "width": WIDTH,
@@ -119,7 +119,7 @@ def _keep_normalisers(found: list[Tensor]) -> None:
         found.append(result[2][0])
         return result
 
-    streaming._anchors_of = keeping
+    streaming._anchors_of = keeping  # type: ignore[assignment]
 
 
 class _Peak:

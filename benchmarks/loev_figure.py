@@ -48,13 +48,13 @@ def _panel(axes: Axes, rows: Mapping[str, Any], column: str) -> None:
     if "untrained" in rows:
         chance = rows["untrained"]["values"][column]["value"]
         axes.axhline(chance, color=LIGHT.models["untrained"], linestyle="--", linewidth=1)
-        axes.annotate(
-            "untrained",
-            (len(found) - 0.5, chance),
+        axes.text(
+            *(len(found) - 0.5, chance, "untrained"),
             ha="right",
-            va="bottom",
+            va="center",
             fontsize=8,
             color=LIGHT.models["untrained"],
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
 
 

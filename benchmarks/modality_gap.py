@@ -1,7 +1,7 @@
 """A picture of where music and texts lie in the space of two towers: the modality gap, and the cosines of pairs.
 
-Run as ``python -m benchmarks.modality_gap RUN SHARDS [--out docs/images/modality_gap.png]``: the test clips of a set and their
-first captions, in their two first principal components, and the cosines of pairs of each kind.
+Run as ``python -m benchmarks.modality_gap RUN SHARDS [--out docs/images/modality_gap.png]``: the test clips of a set
+and their first captions, in their two first principal components, and the cosines of pairs of each kind.
 """
 
 import argparse

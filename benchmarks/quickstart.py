@@ -25,7 +25,7 @@ def measure(tree: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="counterpoint-quickstart-") as folder:
         store = f"sqlite:///{folder}/mlflow.db"
         words = ["quickstart", "--out", f"{folder}/out"]
-        cost = counterpoint(tree, words, PYTHONDONTWRITEBYTECODE="", MLFLOW_TRACKING_URI=store)
+        cost = counterpoint(tree, words, {"PYTHONDONTWRITEBYTECODE": "", "MLFLOW_TRACKING_URI": store})
         report = json.loads((Path(folder) / "out/report.json").read_text(encoding="utf-8"))
     metrics = {
         name: {key: report["metrics"][name][key] for key in ("value", "low", "high")}

@@ -227,7 +227,7 @@ def search(
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
     if len(found.index.spaces) > 1:
         files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
-        again = (*again, "--by", next(reversed(found.index.spaces)))
+        again = (*again, "--by", list(found.index.spaces)[-1])
     _end(result, files, again, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from data_shards.text.clip_words import ClipWords
+from data_shards.text.clip_words import ClipWords, evenly
 from data_shards.text.text_views import TextViews
 
 SAMPLED_CLIPS = 500
@@ -59,7 +59,7 @@ def _check_views(views: TextViews, stream: int, words: ClipWords, rows: NDArray[
     config = views.config
     if config.captions != "stored" or config.views != "partial" or not config.p_cap:
         return
-    captioned = [row for row in _spread(rows).tolist() if len(words.index.captions[row])]
+    captioned = [row for row in evenly(rows, SAMPLED_CLIPS).tolist() if len(words.index.captions[row])]
     fewest = min(captioned, key=lambda row: len(views.captions(stream, row)), default=None)
     if fewest is None or (count := len(views.captions(stream, fewest))) >= config.partial.each:
         return
@@ -73,7 +73,7 @@ def _check_views(views: TextViews, stream: int, words: ClipWords, rows: NDArray[
 def _check_swaps(views: TextViews) -> None:
     texts, swappable = [], 0
     for stream, rows in enumerate(views.rows):
-        for slot, row in enumerate(_spread(rows).tolist() if rows is not None else ()):
+        for slot, row in enumerate(evenly(rows, SAMPLED_CLIPS).tolist() if rows is not None else ()):
             text = views.read(0, slot, stream, row).text
             texts.append(text.text)
             swappable += views.can_swap(stream, row, text)
@@ -85,9 +85,3 @@ def _check_swaps(views: TextViews) -> None:
         f"that text.swap.dictionary={views.config.swap.dictionary} can swap, for example {named}; give a dictionary of "
         "your words, or set text.swap.each=0"
     )
-
-
-def _spread(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """At most `SAMPLED_CLIPS` of the rows, evenly spaced."""
-    places = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_CLIPS)).round().astype(np.int64)
-    return rows[places]

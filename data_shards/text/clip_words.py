@@ -13,8 +13,6 @@ from data_shards.format.index import ShardIndex
 from data_shards.text.dictionary import SwapDictionary, column_categories
 from data_shards.text.lexicon import Lexicon
 
-MAX_COUNTED_CAPTIONS = 10_000
-"""Captions in which words are counted; more would only take longer."""
 _CACHED_CLIPS = 1 << 12
 
 
@@ -91,10 +89,19 @@ class ClipWords:
     def matrix(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of some clips has which words by its tags, or by one caption where it has no tags: (K, C)."""
         has_KC = np.zeros((len(rows), len(self.lexicon)), np.bool_)
-        step = max(1, len(rows) // MAX_COUNTED_CAPTIONS)
         for place, row in enumerate(rows.tolist()):
             codes: Sequence[int] = self.tags(row)
-            if not codes and place % step == 0 and len(self.index.captions[row]):
+            if not codes and len(self.index.captions[row]):
                 codes = self.lexicon.says(self.index.captions[row][0])
             has_KC[place, list(codes)] = True
         return has_KC
+
+
+def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spaced.
+
+    >>> evenly(np.arange(10), 4).tolist(), evenly(np.arange(3), 4).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    places = np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(np.int64)
+    return rows[places]

@@ -61,8 +61,8 @@ class SwapConfig(Config):
     def share_at(self, step: int, steps: int) -> float:
         """Share of the clips with swapped texts at a step of a run of `steps`.
 
-        >>> [SwapConfig(start=0.2).share_at(step, 100) for step in (0, 25, 50, 99)]
-        [0.2, 0.6, 1.0, 1.0]
+        >>> [SwapConfig(start=0.5).share_at(step, 100) for step in (0, 25, 50, 99)]
+        [0.5, 0.75, 1.0, 1.0]
         """
         if not self.each:
             return 0.0

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from data_shards.format.records import TextRows
-from data_shards.text.clip_words import ClipWords, build_lexicon
+from data_shards.text.clip_words import ClipWords, build_lexicon, evenly
 from data_shards.text.config import TextViewsConfig
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
@@ -26,6 +26,8 @@ from data_shards.text.swaps import Swapper, corpus_weights
 from data_shards.text.templates import Templates
 
 _CACHED_TEXTS = 1 << 14
+MAX_COUNTED_CLIPS = 20_000
+"""Clips, evenly spaced, whose words are counted for swaps: shares to about one in a hundred, in a second."""
 ABSENT = -1
 """Hash of a hard text that a place has not."""
 
@@ -79,7 +81,7 @@ class TextViews:
         drawn = [(words, some) for words, some in zip(self.sets, rows, strict=True) if words and some is not None]
         self._swapper: Swapper | None = None
         if config.swap.each:
-            parts = [words.matrix(some) for words, some in drawn]
+            parts = [words.matrix(evenly(some, MAX_COUNTED_CLIPS)) for words, some in drawn]
             has_KC = np.concatenate([*parts, np.zeros((0, len(self.lexicon)), np.bool_)])
             self._swapper = Swapper(self.lexicon, corpus_weights(self.lexicon, has_KC))
 

@@ -19,9 +19,10 @@ from cluster.settings import RunError, to_tree
 from evaluation.config import Chunking
 from evaluation.embeddings.embed import EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import Encoder, alike
-from evaluation.encoders.spaces import WHOLE, spaces_of
+from evaluation.encoders.spaces import spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.targets.target import parts_of
+from trainers.inference.spaces import WHOLE
 
 SCHEMA_VERSION = 1
 
@@ -45,8 +46,8 @@ def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, Embedding
         encoders = inputs.encoders.only(names)
         fresh = embed_shards(inputs.shards, encoders, inputs.config, rows=missing[names[0]], progress=inputs.progress)
         for name, table in fresh.items():
-            tables[name] = _merged(tables[name], table, keys)
-            save_table(tables[name], paths[name])
+            merged = tables[name] = _merged(tables[name], table, keys)
+            save_table(merged, paths[name])
     return {name: _spread(table, keys) for name, table in tables.items() if table is not None}
 
 

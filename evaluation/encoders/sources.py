@@ -24,7 +24,7 @@ from evaluation.config import WorkersConfig
 from evaluation.encoders.devices import check_device
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool, open_pool
-from evaluation.encoders.spaces import with_heads
+from evaluation.encoders.spaces import check_spaces, spaces_of, with_heads
 
 SOURCE = "encoder"
 """What messages call the argument that names an encoder."""
@@ -46,6 +46,7 @@ class UserEncoder(nn.Module):
         super().__init__()
         self.inner = inner
         self.width, self.rate, self.samples = (int(getattr(inner, name)) for name in NEEDED)
+        self.spaces: dict[str, slice] = spaces_of(inner)
         self.hash = hash
         self.provenance = provenance
         if isinstance(inner, nn.Module):
@@ -110,12 +111,16 @@ def untrained_any(
 
 
 def _two_towers(source: Path | str, device: str, *, untrained: bool, trust_code: bool) -> Any | None:
+    from trainers.inference.frozen import TOWERS
     from trainers.state.places import ABOUT
     from trainers.state.snapshot import open_snapshot
 
-    if is_factory(source) or (Path(source) / ABOUT).is_file():
+    if is_factory(source):
         return None
-    if open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
+    if (Path(source) / ABOUT).is_file():
+        if not (Path(source) / TOWERS).is_file():
+            return None
+    elif open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
         return None
     from trainers.inference.two_towers import load_two_towers
 
@@ -175,6 +180,7 @@ def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) 
         value = getattr(inner, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{source}: {name} must be a whole number > 0, got {value!r}")
+    check_spaces(inner, source)
     provenance = {"source": source, "class": type(inner).__qualname__, **options}
     encoder = UserEncoder(inner, hash=_hash(source, inner), provenance=provenance)
     _try(source, encoder)

@@ -10,13 +10,41 @@ from typing import Any
 
 from cluster.settings import UserError
 from evaluation.encoders.encoder import SUBJECT, Encoder
-from trainers.inference.spaces import WHOLE as WHOLE
+from trainers.inference.spaces import WHOLE
+
+ALL = "all"
+"""Not a space: what a search calls all of them."""
 
 
 def spaces_of(encoder: Encoder) -> dict[str, slice]:
     """Columns of every space by name; `WHOLE` alone for an encoder that names none."""
     found: Mapping[str, slice] = getattr(encoder, "spaces", None) or {WHOLE: slice(0, encoder.width)}
     return dict(found)
+
+
+def check_spaces(encoder: Any, source: str) -> None:
+    """Refuse spaces of a user's encoder that are no columns of its embedding.
+
+    Args:
+        encoder: what the factory returned; `spaces` is optional.
+        source: ``module:factory``, for the message.
+
+    Raises:
+        UserError: names the space.
+    """
+    spaces = getattr(encoder, "spaces", None)
+    if spaces is None:
+        return
+    if not isinstance(spaces, Mapping):
+        raise UserError(f"{source}: spaces must map names to slices of the embedding, got {spaces!r}")
+    for name, place in spaces.items():
+        inside = isinstance(place, slice) and place.step is None and isinstance(place.start, int)
+        if not inside or not isinstance(place.stop, int) or not 0 <= place.start < place.stop <= encoder.width:
+            raise UserError(
+                f"{source}: space {name!r} must be a slice(first, end) within its width {encoder.width}, got {place!r}"
+            )
+        if not isinstance(name, str) or not all(sign.isalnum() or sign in "_-" for sign in name) or name == ALL:
+            raise UserError(f"{source}: a space's name is of letters, digits, _ and -, and not {ALL}, got {name!r}")
 
 
 def with_heads(encoder: Any) -> Any:

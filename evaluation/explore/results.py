@@ -61,7 +61,7 @@ def _answers(found: SearchResult, of_query: dict[str, int], of_hit: dict[str, in
             "sound": of_query.get(answer.query, NO_SOUND),
             "nearest": [
                 {
-                    "path": _below(hit.path, found.index.root),
+                    "path": as_text(_below(hit.path, found.index.root)),
                     "score": hit.cosine,
                     "sound": of_hit.get(hit.path, NO_SOUND),
                 }

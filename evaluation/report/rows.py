@@ -152,7 +152,8 @@ def span(row: Mapping[str, Any]) -> str:
 
 def intervals(tree: Mapping[str, Any]) -> str:
     """Which intervals a report shows, for a caption."""
-    kinds = {metric.partition("/")[2]: row["interval"] for metric, row in tree["metrics"].items()}
+    names = ((metric.partition("/")[2].partition("_prompt_")[0], row) for metric, row in tree["metrics"].items())
+    kinds = {name: row["interval"] for name, row in names}
     words = f"{tree['level']:.0%} intervals: paired {INTERVALS[PERCENTILE]}"
     jackknifed = [metric for metric, kind in kinds.items() if kind == JACKKNIFE]
     if jackknifed:

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from evaluation.encoders.spaces import WHOLE
+from evaluation.encoders.spaces import ALL
 from evaluation.metrics.neighbours import unit_rows
+from trainers.inference.spaces import WHOLE
 
-ALL = "all"
-"""The whole embedding: where it is made of spaces, the mean of their cosines."""
 ALIASES = {"tempo": "stretch", "key": "pitch", "sound": "invariant"}
 """What a listener calls a space: the property in which it tells tracks apart."""
 Weights = Mapping[str, float]

@@ -18,10 +18,10 @@ from evaluation.embeddings.files import embed_stream
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
+from evaluation.encoders.spaces import ALL, spaces_of
 from evaluation.encoders.towers import TextTower, no_text_tower
 from evaluation.search.index_update import follow_catalogue
-from evaluation.search.mixture import ALL, Weights, parse_by, query_rows, resolve
+from evaluation.search.mixture import Weights, parse_by, query_rows, resolve
 from evaluation.search.same_track import LeaveOut, own_rows
 from evaluation.search.track_index import TrackIndex
 from trainers.inference.spaces import JOINT

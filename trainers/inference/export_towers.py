@@ -82,25 +82,26 @@ def write_towers_onnx(towers: TwoTowers, file: Path) -> float:
     example = _given(towers, *PROBES[:1], views=2)
     batch, texts, tokens = (torch.export.Dim(name, min=1) for name in ("views", "texts", "tokens"))
     shapes = {"wave": {0: batch}, "ids": {0: texts, 1: tokens}, "mask": {0: texts, 1: tokens}}
-    names = {"input_names": ["wave", "ids", "mask"], "output_names": ["audio", "text"]}
+    inputs, outputs = ["wave", "ids", "mask"], ["audio", "text"]
     try:
         graph = torch.export.export(_Graph(towers), tuple(example), dynamic_shapes=shapes)
-        torch.onnx.export(graph, tuple(example), file, **names, external_data=False, verbose=False)
+        torch.onnx.export(
+            graph, tuple(example), file, input_names=inputs, output_names=outputs, external_data=False, verbose=False
+        )
     except Exception as error:  # whatever of a text encoder's operations cannot be traced
         file.unlink(missing_ok=True)
         raise NoTowersOnnxError(
             f"the text encoder cannot be traced ({first_line(error)}); load both towers by load_two_towers(FOLDER)"
         ) from None
     model = onnx.load(file)
-    onnx.helper.set_model_props(
-        model, {"towers": towers.hash, "rate_hz": str(towers.rate), "inputs": json.dumps(names)}
-    )
+    names = json.dumps({"input_names": inputs, "output_names": outputs})
+    onnx.helper.set_model_props(model, {"towers": towers.hash, "rate_hz": str(towers.rate), "inputs": names})
     onnx.save(model, file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     worst = 0.0
     for views, probe in zip((1, 3), PROBES, strict=True):
         given = _given(towers, probe, views=views)
-        found = session.run(None, {name: x.numpy() for name, x in zip(names["input_names"], given, strict=True)})
+        found = session.run(None, {name: x.numpy() for name, x in zip(inputs, given, strict=True)})
         own = towers.embed_audio(given.wave_NT), towers.embed_text(probe)
         worst = max(worst, *(float((torch.from_numpy(a) - b).abs().max()) for a, b in zip(found, own, strict=True)))
     if not worst <= TOLERANCE:

@@ -53,6 +53,7 @@ class EncoderWithHeads(nn.Module):
         self.heads = nn.ModuleDict(dict(zip(names, heads, strict=True)))
         self.heads.load_state_dict(dict(state))
         self.rate, self.samples, self.hash = frozen.rate, frozen.samples, frozen.hash
+        self.may_be_shared, self.frontend_key = frozen.may_be_shared, frozen.frontend_key
         self.provenance: dict[str, Any] = frozen.provenance
         spaces, end = dict(frozen.spaces), frozen.width
         for name, (_, width) in zip(names, sizes, strict=True):
@@ -64,5 +65,15 @@ class EncoderWithHeads(nn.Module):
     @torch.inference_mode()
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Embed mono audio; shape (N, E and D of every head)."""
-        h_NE: Tensor = self.frozen(wave_NT)
+        return self.embed_views(self.frontend(wave_NT))
+
+    @property
+    def frontend(self) -> nn.Module:
+        """The encoder's."""
+        return self.frozen.frontend
+
+    @torch.inference_mode()
+    def embed_views(self, views: Tensor) -> Tensor:
+        """Embed what the front-end made of audio; shape (N, E and D of every head)."""
+        h_NE = self.frozen.embed_views(views)
         return torch.cat([h_NE, *(head(h_NE) for head in self.heads.values())], 1)

@@ -73,7 +73,7 @@ def test_every_column_is_what_the_entries_say(tmp_path: Path) -> None:
         assert index.id_hash[row] == id_hash(entry.key)
         assert index.shards[index.shard[row]].name == entry.shard
         assert tuple(index.crc[index.crc_end[row] : index.crc_end[row + 1]].tolist()) == entry.crc
-        known = {f"multilabel.{column}": tags for column, tags in entry.multilabel.items() if tags}
+        known: dict[str, Any] = {f"multilabel.{column}": tags for column, tags in entry.multilabel.items() if tags}
         known |= {f"categorical.{column}": value for column, value in entry.categorical.items() if value}
         assert index.labels_of(row) == {**known, **{f"numeric.{name}": value for name, value in entry.numeric.items()}}
     assert index.vocabularies == {"tags": TAGS}

@@ -90,6 +90,24 @@ def nan():
     return encoder
 
 
+def spaced(spaces=None):
+    encoder = Mfcc()
+    encoder.spaces = spaces or {"low": slice(0, 2), "high": slice(2, 6)}
+    return encoder
+
+
+def beyond():
+    return spaced({"low": slice(0, 2), "high": slice(2, 7)})
+
+
+def called_all():
+    return spaced({"all": slice(0, 6)})
+
+
+def listed():
+    return spaced(["low", "high"])
+
+
 not_a_function = 3
 '''
 
@@ -129,6 +147,11 @@ def test_a_handcrafted_encoder_needs_no_weights_but_a_hash(module: Path) -> None
     assert untrained_any("my_encoders:mfcc") is None
 
 
+def test_a_users_encoder_may_name_its_spaces(module: Path) -> None:
+    assert load_any("my_encoders:spaced").spaces == {"low": slice(0, 2), "high": slice(2, 6)}
+    assert load_any("my_encoders:mfcc").spaces == {"embedding": slice(0, 6)}
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -142,6 +165,9 @@ def test_a_handcrafted_encoder_needs_no_weights_but_a_hash(module: Path) -> None
         ("my_encoders:counted", r"rate must be a whole number > 0, got 22050\.5"),
         ("my_encoders:half", "Mfcc without weights needs a hash"),
         ("my_encoders:nan", "its embedding of quiet noise is not finite"),
+        ("my_encoders:beyond", r"space 'high' must be a slice\(first, end\) within its width 6, got slice\(2, 7"),
+        ("my_encoders:called_all", "a space's name is of letters, digits, _ and -, and not all, got 'all'"),
+        ("my_encoders:listed", "spaces must map names to slices of the embedding, got"),
     ],
 )
 def test_what_is_missing_is_named(module: Path, source: str, words: str) -> None:

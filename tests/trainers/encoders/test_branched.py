@@ -104,7 +104,7 @@ def test_heads_are_drawn_after_the_encoder_and_the_first_head(own_blocks: int) -
 def test_equal_branches_and_heads_without_treated_rows_are_one_branch(name: str) -> None:
     plain, branched = model(0, name, variant=()).double(), model(2, name).double()
     for head in branched.projector.variant_heads.children():
-        head.load_state_dict(plain.projector.head.state_dict())
+        head.load_state_dict(plain.get_submodule("projector.head").state_dict())
     clip_id = torch.arange(4).repeat(2)
     none = {effect: torch.zeros(8, dtype=torch.bool) for effect in EFFECTS}
     losses = []

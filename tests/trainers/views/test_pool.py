@@ -111,10 +111,16 @@ def test_actors_without_resources_are_an_error_and_no_endless_wait(ray: None, ma
         next(made)
 
 
+HEADS = {"head__variant": ("pitch", "stretch"), "augment__preset": "loev", "views__count": 3}
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_run_learns_the_same_from_a_pool(ray: None, make_config: MakeConfig, tmp_path: Path) -> None:
-    alone = make_config(resources__threads_per_worker=1, optim__steps=4, run__dir=str(tmp_path / "alone"))
+@pytest.mark.parametrize("heads", [{}, HEADS], ids=["one-head", "heads-that-leave-an-effect-out"])
+def test_a_run_learns_the_same_from_a_pool(
+    ray: None, make_config: MakeConfig, tmp_path: Path, heads: dict[str, object]
+) -> None:
+    alone = make_config(resources__threads_per_worker=1, optim__steps=4, run__dir=str(tmp_path / "alone"), **heads)
     resources = replace(alone.resources, num_workers=1)
     pooled = replace(
         alone,
@@ -124,7 +130,9 @@ def test_a_run_learns_the_same_from_a_pool(ray: None, make_config: MakeConfig, t
     )
     for config in (alone, pooled):
         assert pretrain(config) == 0
-    losses = [[row["loss"] for row in read_metrics(Path(c.run.dir) / "metrics.jsonl")] for c in (alone, pooled)]
+    rows = [list(read_metrics(Path(c.run.dir) / "metrics.jsonl")) for c in (alone, pooled)]
+    names = [name for name in rows[0][0] if name.split("/")[0] in ("loss", "anchors", "alignment")]
+    losses = [[[row[name] for name in names] for row in run] for run in rows]
     assert losses[0] == losses[1]
     one, other = (open_snapshot(c.run.dir).path / "model.safetensors" for c in (alone, pooled))
     assert one.read_bytes() == other.read_bytes()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_shards.format.records import Batch
+from data_shards.format.records import Batch, Windows
 from trainers.augment.parameters import PRESETS
 from trainers.frontends.config import FrontendConfig
 from trainers.views.config import ViewsConfig
@@ -130,7 +130,7 @@ def test_ranks_and_chunks_change_no_view(kind: str) -> None:
     expected = expected.view(2, 8, *expected.shape[1:])
     for rank in range(2):
         part = ViewMaker(replace(views, chunk=3), PRESETS["paper"], frontend).make(
-            Batch(*(values[rank::2] for values in whole)), step=3, seed=1
+            Batch(*Windows._make(values[rank::2] for values in whole)), step=3, seed=1
         )
         got = part.input_N.view(2, 4, *expected.shape[2:])
         error = (got - expected[:, rank::2]).square().sum() / expected[:, rank::2].square().sum()
