@@ -1,25 +1,16 @@
 """`counterpoint evaluate`, `embed` and `search`: metrics of a frozen encoder, its embeddings, and its neighbours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cluster.files.outputs import require_writable_file
-from cluster.refusals import Refusals
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, TrustCode, console, errors, escape, made, print_json, progress, quoted, then
-
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A snapshot, a run's folder, or your own module:factory.", metavar="SNAPSHOT", show_default=False
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]
-Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
+from commands.console import AsJson, TrustCode, console, errors, escape, progress
+from commands.encoder import Device, Source, Workers, check_device_option, check_places, end, trusted
 
 
 def evaluate(
@@ -56,7 +47,7 @@ def evaluate(
     from evaluation.outputs import check_outputs
 
     check_outputs(out, config)
-    _check_places([snapshot, *config.against.values()], config.data.shards)
+    check_places([snapshot, *config.against.values()], config.data.shards)
     from evaluation.encoders.sources import is_factory
     from evaluation.evaluate import evaluate as run
     from evaluation.report.comparison import compared
@@ -80,9 +71,9 @@ def evaluate(
         *[hand_on] * (not is_factory(snapshot)),
         ("search", snapshot, "FOLDER", "SONG.mp3"),
     ]
-    commands = [(*words, *_trusted(trust_code)) for words in commands]
+    commands = [(*words, *trusted(trust_code)) for words in commands]
     files["tracking"] = tracking or "off"
-    _end(report.tree, files, *(("counterpoint", *words) for words in commands), as_json=as_json)
+    end(report.tree, files, *(("counterpoint", *words) for words in commands), as_json=as_json)
 
 
 def embed(
@@ -109,9 +100,9 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Embed audio files: one row per file (path, embedding) or per chunk (path, start_s, embedding)."""
-    _check_device(workers, device)
+    check_device_option(workers, device)
     require_writable_file(out, "--out")
-    _check_places([snapshot])
+    check_places([snapshot])
     from evaluation.embeddings.files import embed_files
 
     done = embed_files(
@@ -123,9 +114,9 @@ def embed(
     for path, reason in done.rejected.items():
         errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
-    search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3", *_trusted(trust_code))] * (not timeline)
+    search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3", *trusted(trust_code))] * (not timeline)
     result = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": done.passed_over}
-    _end(result, {"embeddings": out}, look, *search_it, as_json=as_json)
+    end(result, {"embeddings": out}, look, *search_it, as_json=as_json)
 
 
 def search(
@@ -185,8 +176,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Nearest tracks of a catalogue to audio files or words, by cosine, from an index that is built once and kept."""
-    _check_device(workers, device)
-    _check_places([snapshot])
+    check_device_option(workers, device)
+    check_places([snapshot])
     from evaluation.search.query import search as run
     from evaluation.search.same_track import LeaveOut
 
@@ -224,11 +215,11 @@ def search(
         "rejected": {track.path: reason for track, reason in found.index.rejected},
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
-    again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *_trusted(trust_code))
+    again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *trusted(trust_code))
     if len(found.index.spaces) > 1:
         files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
         again = (*again, "--by", list(found.index.spaces)[-1])
-    _end(result, files, again, as_json=as_json)
+    end(result, files, again, as_json=as_json)
 
 
 def tag(
@@ -257,8 +248,8 @@ def tag(
     as_json: AsJson = False,
 ) -> None:
     """Tag audio files by the names of the tags alone, for a snapshot with a text tower: nothing is trained."""
-    _check_device(workers, device)
-    _check_places([snapshot])
+    check_device_option(workers, device)
+    check_places([snapshot])
     from evaluation.search.tagging import tag_files
     from evaluation.text_task import PROMPTS
 
@@ -280,13 +271,8 @@ def tag(
         "rejected": done.rejected,
         "passed_over": done.inputs.passed_over(),
     }
-    find = ("counterpoint", "search", snapshot, "FOLDER", "--text", f"{names[0]} music", *_trusted(trust_code))
-    _end(result, made_files, find, as_json=as_json)
-
-
-def _trusted(trust_code: bool) -> tuple[str, ...]:
-    """The option that the next command needs where this one needed it."""
-    return ("--trust-code",) if trust_code else ()
+    find = ("counterpoint", "search", snapshot, "FOLDER", "--text", f"{names[0]} music", *trusted(trust_code))
+    end(result, made_files, find, as_json=as_json)
 
 
 def _named(words: Sequence[str]) -> dict[str, str]:
@@ -302,41 +288,3 @@ def _named(words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--against {word}: {name} is taken; give every encoder a name of its own")
         found[f"against.{name}"] = place
     return found
-
-
-def _end(tree: Mapping[str, Any], files: Mapping[str, Path | str], *commands: Sequence[object], as_json: bool) -> None:
-    """What was made and the commands to try next, for a person, or in the one JSON document."""
-    following = [quoted(*words) for words in commands]
-    if as_json:
-        print_json({**tree, "files": files, "next": following})
-        return
-    made(**files)
-    then(*following)
-
-
-def _check_places(sources: Sequence[str], shards: str | None = None) -> None:
-    """Refuse encoders and shards that are not there before torch is imported, all at once."""
-    from data_shards.format.paths import check_set
-    from trainers.state.places import check_encoder
-
-    refusals = Refusals()
-    for source in sources:
-        if ":" not in source:  # a factory of the user's own is imported, not looked for
-            with refusals.noted():
-                check_encoder(Path(source))
-    if shards:
-        with refusals.noted():
-            check_set("data.shards", shards)
-    refusals.require_none()
-
-
-def _check_device(workers: int, device: str | None) -> None:
-    """Refuse a device that would not be used, before anything is looked for."""
-    if device is not None:
-        from evaluation.encoders.devices import check_device
-
-        if workers:
-            raise UserError(
-                "--device is of this process; --workers take a GPU each where there are enough: give one of them"
-            )
-        check_device(device)

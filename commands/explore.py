@@ -7,7 +7,7 @@ import typer
 
 from cluster.entry_points import is_entry_point
 from commands.console import AsJson, TrustCode, errors, escape, progress
-from commands.evaluate import Device, Source, Workers, _check_device, _end, _trusted
+from commands.encoder import Device, Source, Workers, check_device_option, end, trusted
 from trainers.state.places import check_order
 
 SOUNDS = Literal["embed", "link", "none"]
@@ -55,7 +55,7 @@ def map(
 
     Colours are by any column of the labels: those of a set of shards, or a table beside the audio.
     """
-    _check_device(workers, device)
+    check_device_option(workers, device)
     if not is_entry_point(snapshot):
         check_order(Path(snapshot), catalogue, "map")  # before torch is imported
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
@@ -91,5 +91,5 @@ def map(
         "passed_over": made.folder.passed_over() if made.folder else {},
     }
     files: dict[str, Path | str] = {"page": out, "tracks": f"{made.shown:,}", "sounds": made.sounds.line()}
-    again = ("counterpoint", "search", snapshot, made.index.folder, "SONG.mp3", *_trusted(trust_code))
-    _end(result, files | {"index": made.index.folder}, again, as_json=as_json)
+    again = ("counterpoint", "search", snapshot, made.index.folder, "SONG.mp3", *trusted(trust_code))
+    end(result, files | {"index": made.index.folder}, again, as_json=as_json)
