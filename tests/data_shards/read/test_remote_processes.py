@@ -134,7 +134,7 @@ def test_a_process_killed_in_mid_fetch_leaves_nothing_half_and_the_others_go_on(
     copies = list(cache.glob("*.tar"))
     assert 1 <= len(copies) <= 2
     assert all(hashlib.sha256(path.read_bytes()).hexdigest() == path.stem for path in copies)
-    assert {path.suffix for path in cache.iterdir()} == {".tar", ".lock"}
+    assert {path.suffix for path in cache.iterdir()} == {".tar", ".arrow", ".lock"}
 
 
 def test_the_half_of_a_killed_fetch_goes_even_where_its_shard_is_never_wanted_again(
