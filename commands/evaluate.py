@@ -254,6 +254,8 @@ def tag(
     from evaluation.text_task import PROMPTS
 
     names = [name.strip() for name in tags.split(",")]
+    if not all(names):
+        raise UserError(f"--tags {tags}: an empty tag between commas; leave it out")
     done = tag_files(
         snapshot, files, names, prompts=prompt or PROMPTS, out=out, workers=workers, device=device,
         trust_code=trust_code, progress=progress(as_json=as_json),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.machine.resources import multiplies_bfloat16
-from cluster.settings import UserError
+from cluster.settings import UserError, flatten, to_tree
 from data_shards.format.records import SAMPLE_RATE
 from trainers.augment.chain import obstacle as views_obstacle
 from trainers.config import ExperimentConfig
@@ -278,7 +278,17 @@ def _load(model: ContrastiveModel, snapshot: "Snapshot", *, assign: bool = False
         else:
             model.load_state_dict(state, assign=assign)
     except RuntimeError as error:
-        raise UserError(f"{snapshot.path}: does not fit this encoder and head ({error})") from None
+        raise UserError(
+            f"{snapshot.path}: does not fit this encoder and head; it was trained with {_trained_with(snapshot)} "
+            f"({str(error).splitlines()[1].strip() if chr(10) in str(error) else error})"
+        ) from None
+
+
+def _trained_with(snapshot: "Snapshot") -> str:
+    """The keys of a snapshot's network that are not the defaults."""
+    there, known = flatten(snapshot.config), flatten(to_tree(ExperimentConfig()))
+    of_network = [key for key in there if key.startswith(("encoder.", "frontend.", "head."))]
+    return " ".join(f"{key}={there[key]}" for key in of_network if there[key] != known.get(key)) or "the defaults"
 
 
 def _example(config: ExperimentConfig, model: ContrastiveModel, device: torch.device) -> Tensor | TowerInput | None:

@@ -161,7 +161,8 @@ class Sampler:
         if config.vocabulary not in (*index.vocabularies, *index.classes):
             known = ", ".join((*index.vocabularies, *index.classes)) or "none"
             raise UserError(
-                f"data.vocabulary = {config.vocabulary}: the labelled set has no such column; it has {known}"
+                f"data.vocabulary = {config.vocabulary}: the labelled set has no such column; it has {known}; name a "
+                "column of tags or classes, or draw from data.unlabelled alone with data.b_s=0"
             )
         self.vocabulary = index.label_names(config.vocabulary)
         train = self._long_enough(index, index.rows("train"), frames)

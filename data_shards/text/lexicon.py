@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from data_shards.text.dictionary import Form, SwapDictionary, column_categories
-from data_shards.text.tokens import Token, are_joined, tokenize, tokens_of
+from data_shards.text.tokens import Token, are_joined, spoken, tokenize, tokens_of
 
 Number = Literal["one", "many", "mass", "none"]
 NOUN_FORMS = ("instrument", "voice")
@@ -70,7 +70,7 @@ class Lexicon:
             for tag in tags:
                 key = tokens_of(tag)
                 if key and key not in words:
-                    words[key] = self._word(tag, key, named.get(column.casefold()), column)
+                    words[key] = self._word(spoken(tag), key, named.get(column.casefold()), column)
         for key, (category, name) in known.items():
             if key not in words:
                 words[key] = self._word(name, key, category, category)

@@ -1,5 +1,6 @@
 """Texts as words: what is compared when a tag is looked for in a sentence."""
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -40,6 +41,18 @@ def tokens_of(term: str) -> tuple[str, ...]:
     True
     """
     return tuple(token.word for token in tokenize(term))
+
+
+def spoken(term: str) -> str:
+    """A tag as it stands in a text, without the punctuation that would end it there.
+
+    >>> spoken("clarinet. percussion"), spoken("Drum & Bass")
+    ('clarinet percussion', 'Drum & Bass')
+    """
+    tokens = tokenize(term)
+    if all(are_joined(term, *pair) for pair in itertools.pairwise(tokens)):
+        return term
+    return " ".join(term[token.start : token.end] for token in tokens)
 
 
 def are_joined(text: str, left: Token, right: Token) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cluster.settings import UserError
 from evaluation.config import Task
 from evaluation.encoders.encoder import Encoder
+from trainers.inference.spaces import no_text_tower
 
 
 @runtime_checkable
@@ -25,14 +26,6 @@ class TextTower(Protocol):
 def text_towers(encoders: Mapping[str, Encoder]) -> dict[str, TextTower]:
     """The encoders that have a text tower, by name."""
     return {name: encoder for name, encoder in encoders.items() if isinstance(encoder, TextTower)}
-
-
-def no_text_tower(source: object) -> str:
-    """Why an encoder cannot be asked by text, with the remedy."""
-    return (
-        f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
-        f"data.labelled=SHARDS init_from={source}`"
-    )
 
 
 def without_towers(

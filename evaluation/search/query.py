@@ -19,12 +19,12 @@ from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
 from evaluation.encoders.spaces import ALL, spaces_of
-from evaluation.encoders.towers import TextTower, no_text_tower
+from evaluation.encoders.towers import TextTower
 from evaluation.search.index_update import follow_catalogue
 from evaluation.search.mixture import Weights, parse_by, query_rows, resolve
 from evaluation.search.same_track import LeaveOut, own_rows
 from evaluation.search.track_index import TrackIndex
-from trainers.inference.spaces import JOINT
+from trainers.inference.spaces import JOINT, no_text_tower
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
 from evaluation.encoders.spaces import spaces_of
-from evaluation.encoders.towers import TextTower, no_text_tower
+from evaluation.encoders.towers import TextTower
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.search.query import check_texts
 from evaluation.text_task import PROMPTS, check_prompts, in_prompts
-from trainers.inference.spaces import JOINT
+from trainers.inference.spaces import JOINT, no_text_tower
 
 SCHEMA_VERSION = 1
 

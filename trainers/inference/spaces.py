@@ -23,6 +23,14 @@ def space_names(config: ExperimentConfig) -> tuple[str, ...] | None:
     return None if config.encoder.is_own else (WHOLE, *head_names(config))
 
 
+def no_text_tower(source: object) -> str:
+    """Why an encoder cannot be asked by text, with the remedy."""
+    return (
+        f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
+        f"data.labelled=SHARDS init_from={source}`, its encoder.* and frontend.* as in {source}"
+    )
+
+
 def spaces_tree(spaces: Mapping[str, slice]) -> dict[str, list[int]]:
     """Columns of every space as JSON has them: first, and one behind the last.
 

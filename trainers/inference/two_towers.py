@@ -23,7 +23,7 @@ from cluster.entry_points import require_trust
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import FrozenEncoder, open_encoder
-from trainers.inference.spaces import JOINT, WHOLE
+from trainers.inference.spaces import JOINT, WHOLE, no_text_tower
 from trainers.two_tower import PREFIX, TowerProjector, build_towers
 
 TEXTS_AT_ONCE = 256
@@ -110,10 +110,7 @@ def load_two_towers(
     """
     found = open_encoder(source, trust_code=trust_code)
     if not found.towers:
-        raise UserError(
-            f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
-            f"data.labelled=SHARDS init_from={source}`"
-        )
+        raise UserError(no_text_tower(source))
     state = {f"{PREFIX}encoder.{name}": value for name, value in found.state.items()}
     state |= {f"{PREFIX}{name}": value for name, value in found.towers.items()}
     config = found.experiment

@@ -6,7 +6,9 @@ import pytest
 
 from cluster.settings import UserError
 from data_shards.text.dictionary import load_dictionary
+from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon
+from data_shards.text.templates import Templates
 
 
 def names(lexicon: Lexicon, text: str) -> list[str]:
@@ -81,3 +83,15 @@ def test_a_dictionary_that_contradicts_itself_is_refused_by_key(tmp_path: Path, 
 def test_a_dictionary_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(UserError, match=r"musik.*music"):
         load_dictionary("musik")
+
+
+def test_punctuation_inside_a_tag_does_not_keep_it_out_of_texts() -> None:
+    lexicon = Lexicon(
+        load_dictionary("music"), {"tags": ("clarinet. percussion", "unnerving", "soundtrack", "a; b", "a")}
+    )
+    templates, codes = Templates(lexicon), tuple(range(5))
+    assert templates.tags(templates.join(codes)) == codes
+    for number in range(20):
+        text = templates.write(codes[:3], Draws("punctuation", number))
+        assert sorted(templates.tags(text)) == [0, 1, 2]
+    assert lexicon.code("clarinet. percussion") == 0
