@@ -144,6 +144,7 @@ def test_a_trial_with_workers_takes_no_core_itself(
     monkeypatch.setattr(sweep_runner, "SweepTrial", Greedy)
     plan = make_plan(
         f"resources.num_workers={cores // 2}",
+        f"resources.min_workers={cores // 2}",  # with Ray Train, also where that is one worker
         f"data.batch={cores * 4}",
         "sweep.trials=2",
         "sweep.concurrency=2",
