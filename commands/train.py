@@ -90,10 +90,14 @@ def pretrain(
         print_json(files)
         return
     made(**files)
-    evaluate = ["counterpoint", "evaluate", folder, "conf/evaluation/NAME.yaml"]
-    evaluate += [f"data.shards={config.data.labelled or 'DIR'}", "--out", folder / "evaluation"]
-    evaluate += ["--trust-code"] * bool(config.own_parts())
-    then(quoted(*evaluate), quoted(*evaluate, "--against", "NAME=ANOTHER_RUN"))
+    trusted = ["--trust-code"] * bool(config.own_parts())
+    tasks = f"conf/evaluation/{'music_text' if config.reads_texts else 'NAME'}.yaml"
+    shards = f"data.shards={config.data.labelled or 'DIR'}"
+    evaluate = ["counterpoint", "evaluate", folder, tasks, shards, "--out", folder / "evaluation", *trusted]
+    search = ["counterpoint", "search", folder, "FOLDER"]
+    by_text = [quoted(*search, "--text", "a slow piece", *trusted)] * config.reads_texts
+    by_space = [quoted(*search, "SONG.mp3", "--by", effect, *trusted) for effect in config.head.variant]
+    then(quoted(*evaluate), quoted(*evaluate, "--against", "NAME=ANOTHER_RUN"), *by_text, *by_space)
 
 
 def views(

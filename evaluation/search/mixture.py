@@ -7,6 +7,7 @@ exactly. An index answers a query vector, wherever that comes from.
 Shape suffixes: K rows, E encoder width, W width of an index.
 """
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -71,7 +72,9 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
         if space not in spaces:
             known = [*spaces, ALL, *(alias for alias, meant in ALIASES.items() if meant in spaces)]
             meant = "" if space == name else f" ({name})"
-            raise UserError(f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}{hint}")
         if space in weights:
             raise UserError(f"{asked}: {name} is {space}, which comes twice; give it one weight")
         weights[space] = weight

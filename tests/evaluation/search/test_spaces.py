@@ -171,6 +171,7 @@ def test_the_parquet_of_one_space_is_a_catalogue_of_it_and_of_no_other(music: Pa
 @pytest.mark.parametrize(
     ("by", "words"),
     [
+        ("temop", r"has no space temop; it has .*; did you mean tempo\?"),
         ("gain", r"--by gain: the encoder has no space gain; it has invariant, pitch, stretch, all, tempo, key, sound"),
         ("pitch:two", r"'pitch:two' is no NAME or NAME:WEIGHT"),
         ("pitch:-1", r"'pitch:-1' is no NAME or NAME:WEIGHT with a weight ≥ 0"),
