@@ -22,14 +22,18 @@ def clips() -> list[Clip]:
     return corpus(SyntheticConfig(tracks=12, seconds=3.0, valid_share=0.0, test_share=0.0, captions=4))
 
 
-def load(folder: Path, clips: list[Clip], *, b_s: float = 1.0, **how: Any) -> None:
+def load(folder: Path, clips: list[Clip], *, b_s: float = 1.0, **how: Any) -> set[str]:
+    """The texts of two batches, none of them empty."""
     shards = folder / "shards"
     build(clips, shards, BuildConfig(workers=1, rate=4_000))
     data = DataConfig(labelled=str(shards) if b_s else None, unlabelled=None if b_s else str(shards), b_s=b_s, batch=4)
+    found: set[str] = set()
     with BatchLoader(data, frames=2_000, seed=0, text=TextViewsConfig(**how)) as loader:
         for batch in loader.batches(0, 2):
             assert batch.texts is not None
             assert all(batch.texts.text)
+            found |= set(batch.texts.text)
+    return found
 
 
 def test_captions_are_asked_for_and_there_are_none(tmp_path: Path, clips: list[Clip]) -> None:
@@ -74,4 +78,4 @@ def test_a_dictionary_that_does_not_exist_is_refused(tmp_path: Path, clips: list
 @pytest.mark.parametrize("text", ["Спокойная пьеса для флейты", "静かな音楽です", "🎸🔥", "é" * 5000, "la " * 9000])
 def test_texts_of_any_alphabet_and_length_are_read(tmp_path: Path, clips: list[Clip], text: str) -> None:
     odd = [replace(clip, captions=(text,), caption_tags=()) for clip in clips]
-    load(tmp_path, odd, views="full", p_cap=1.0, swap=NONE)
+    assert load(tmp_path, odd, views="full", p_cap=1.0, swap=NONE) == {text.strip()}

@@ -1,4 +1,4 @@
-"""The pages as a person meets them: pointed at, clicked, typed into and heard, in Chromium where it is there."""
+"""The pages in Chromium, where it is installed: hover, click, keys, search and playback."""
 
 import json
 from dataclasses import replace

@@ -51,7 +51,9 @@ def test_what_the_rules_allow_is_accepted(make_config: MakeConfig) -> None:
         {"head__variant": ("gain",), "augment__polarity__p": 0.5},
         {"encoder__own_blocks": 3},
     ):
-        make_config(**(LOEV | change))
+        config = make_config(**(LOEV | change))
+        assert config.head.variant == change.get("head__variant", LOEV["head__variant"])
+        assert config.encoder.own_blocks == change.get("encoder__own_blocks", 0)
 
 
 def test_no_key_of_the_heads_may_differ_on_resume() -> None:
