@@ -1,6 +1,6 @@
 """What the commands share that read an encoder: their options, what is refused at once, and how they end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ import typer
 
 from cluster.refusals import Refusals
 from cluster.settings import UserError
-from commands.console import made, print_json, quoted, then
+from commands.console import errors, escape, made, print_json, quoted, then
 
 Source = Annotated[
     str,
@@ -18,6 +18,30 @@ Source = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]
 Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
+
+Catalogue = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of audio or shards, Parquet of `counterpoint embed`, or saved index.",
+        metavar="CATALOGUE",
+        show_default=False,
+    ),
+]
+SavedIndex = Annotated[
+    Path | None, typer.Option("--index", help="Folder of the saved index.", show_default="below outputs/indexes")
+]
+
+
+def note(lines: Iterable[str]) -> None:
+    """What a scan of files reports, on stderr."""
+    for line in lines:
+        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def left_out(rejected: Iterable[tuple[str, str]], where: str) -> None:
+    """Files that could not be read, with the reason, on stderr."""
+    for path, reason in rejected:
+        errors.print(f"[yellow]{where}[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 def trusted(trust_code: bool) -> tuple[str, ...]:

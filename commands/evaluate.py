@@ -9,8 +9,20 @@ import typer
 
 from cluster.files.outputs import require_writable_file
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, TrustCode, console, errors, escape, progress
-from commands.encoder import Device, Source, Workers, check_device_option, check_places, end, trusted
+from commands.console import AsJson, TrustCode, console, escape, progress
+from commands.encoder import (
+    Catalogue,
+    Device,
+    SavedIndex,
+    Source,
+    Workers,
+    check_device_option,
+    check_places,
+    end,
+    left_out,
+    note,
+    trusted,
+)
 
 
 def evaluate(
@@ -109,10 +121,8 @@ def embed(
         snapshot, files, out, space=space, timeline=timeline, skip_unreadable=skip_unreadable, workers=workers,
         device=device, trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
-    for line in done.notes:
-        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    for path, reason in done.rejected.items():
-        errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    note(done.notes)
+    left_out(done.rejected.items(), "skipped")
     look = ("python", "-c", f"import pandas; print(pandas.read_parquet({str(out)!r}))")
     search_it = [("counterpoint", "search", snapshot, out, "SONG.mp3", *trusted(trust_code))] * (not timeline)
     result = {"embeddings": out, "rows": done.rows, "rejected": done.rejected, "passed_over": done.passed_over}
@@ -121,14 +131,7 @@ def embed(
 
 def search(
     snapshot: Source,
-    catalogue: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of audio or shards, Parquet of `counterpoint embed`, or saved index.",
-            metavar="CATALOGUE",
-            show_default=False,
-        ),
-    ],
+    catalogue: Catalogue,
     queries: Annotated[
         list[Path] | None, typer.Argument(help="Audio files.", metavar="[QUERIES]...", show_default=False)
     ] = None,
@@ -153,9 +156,7 @@ def search(
             metavar="SPACE[:WEIGHT],…",
         ),
     ] = "all",
-    index: Annotated[
-        Path | None, typer.Option(help="Folder of the saved index.", show_default="below outputs/indexes")
-    ] = None,
+    index: SavedIndex = None,
     keep_query: Annotated[
         bool, typer.Option("--keep-query", help="A query that is in the catalogue may be its own answer.")
     ] = False,
@@ -192,10 +193,9 @@ def search(
         snapshot, catalogue, queries or (), texts=text or (), text_share=text_share, k=k, by=by, index=index,
         leave_out=leave_out, workers=workers, device=device, trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
-    for line in found.folder.report() if found.folder else ():
-        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    for track, reason in found.index.rejected:
-        errors.print(f"[yellow]not indexed[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    rejected = {track.path: reason for track, reason in found.index.rejected}
+    note(found.folder.report() if found.folder else ())
+    left_out(rejected.items(), "not indexed")
     place, count = found.index.folder, len(found.index)
     for answer in () if as_json else found.answers:
         console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
@@ -212,7 +212,7 @@ def search(
         "tracks": count,
         "by": dict(found.weights),
         "answers": [asdict(answer) for answer in found.answers],
-        "rejected": {track.path: reason for track, reason in found.index.rejected},
+        "rejected": rejected,
         "passed_over": found.folder.passed_over() if found.folder else {},
     }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *trusted(trust_code))
@@ -260,10 +260,8 @@ def tag(
         snapshot, files, names, prompts=prompt or PROMPTS, out=out, workers=workers, device=device,
         trust_code=trust_code, progress=progress(as_json=as_json),
     )  # fmt: skip
-    for line in done.inputs.report():
-        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    for path, reason in done.rejected.items():
-        errors.print(f"[yellow]skipped[/] {escape(path)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    note(done.inputs.report())
+    left_out(done.rejected.items(), "skipped")
     for file in () if as_json else done.files:
         best = "  ".join(f"{cosine:6.3f} {name}" for name, cosine in list(file.cosine.items())[:top])
         console.print(f"{escape(file.path)}\n  {escape(best)}", highlight=False, soft_wrap=True)

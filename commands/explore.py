@@ -6,8 +6,19 @@ from typing import Annotated, Literal
 import typer
 
 from cluster.entry_points import is_entry_point
-from commands.console import AsJson, TrustCode, errors, escape, progress
-from commands.encoder import Device, Source, Workers, check_device_option, end, trusted
+from commands.console import AsJson, TrustCode, progress
+from commands.encoder import (
+    Catalogue,
+    Device,
+    SavedIndex,
+    Source,
+    Workers,
+    check_device_option,
+    end,
+    left_out,
+    note,
+    trusted,
+)
 from trainers.state.places import check_order
 
 SOUNDS = Literal["embed", "link", "none"]
@@ -15,14 +26,7 @@ SOUNDS = Literal["embed", "link", "none"]
 
 def map(
     snapshot: Source,
-    catalogue: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of audio or shards, Parquet of `counterpoint embed`, or saved index.",
-            metavar="CATALOGUE",
-            show_default=False,
-        ),
-    ],
+    catalogue: Catalogue,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("map.html"),
     labels: Annotated[
         Path | None,
@@ -43,9 +47,7 @@ def map(
     perplexity: Annotated[float | None, typer.Option(help="Of t-SNE.", show_default="30")] = None,
     most: Annotated[int, typer.Option(help="Tracks on the map; of more, so many are drawn by chance.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of t-SNE, and of that draw.")] = 0,
-    index: Annotated[
-        Path | None, typer.Option(help="Folder of the saved index.", show_default="below outputs/indexes")
-    ] = None,
+    index: SavedIndex = None,
     workers: Workers = 0,
     device: Device = None,
     trust_code: TrustCode = False,
@@ -74,12 +76,9 @@ def map(
         snapshot, catalogue, out, options, index=index, workers=workers, device=device, trust_code=trust_code,
         progress=progress(as_json=as_json),
     )  # fmt: skip
-    for line in (*(made.folder.report() if made.folder else ()), *made.notes):
-        errors.print(f"[yellow]note[/] {escape(line)}", highlight=False, soft_wrap=True)
-    for track, reason in made.index.rejected:
-        errors.print(
-            f"[yellow]not on the map[/] {escape(track.path)}: {escape(reason)}", highlight=False, soft_wrap=True
-        )
+    rejected = {track.path: reason for track, reason in made.index.rejected}
+    note((*(made.folder.report() if made.folder else ()), *made.notes))
+    left_out(rejected.items(), "not on the map")
     result = {
         "page": out,
         "tracks": len(made.index),
@@ -87,7 +86,7 @@ def map(
         "columns": made.columns,
         "sounds": vars(made.sounds),
         "notes": made.notes,
-        "rejected": {track.path: reason for track, reason in made.index.rejected},
+        "rejected": rejected,
         "passed_over": made.folder.passed_over() if made.folder else {},
     }
     files: dict[str, Path | str] = {"page": out, "tracks": f"{made.shown:,}", "sounds": made.sounds.line()}
