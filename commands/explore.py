@@ -60,6 +60,10 @@ def map(
     check_device_option(workers, device)
     if not is_entry_point(snapshot):
         check_order(Path(snapshot), catalogue, "map")  # before torch is imported
+    from evaluation.search.asked import check_catalogue, check_encoder_can_answer
+
+    check_catalogue(catalogue)
+    check_encoder_can_answer(snapshot, by)
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.explore.sounds import SoundOptions
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import kind_of
+from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.targets.target import Target, parts_of
 
 
@@ -27,7 +27,7 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
     kind = kind_of(task)
     if reason is None and kind.reads_texts:
         reason = kind.why_undefined(name, task, parts["test"], _held("test", config))
-    if reason is None and task.probe:
+    if reason is None and task.probe and isinstance(kind, TaskKind):
         reason = kind.why_untrainable(task, parts["train"], _held("train", config)) or kind.why_undefined(
             name, task, parts["test"], _held("test", config)
         )

@@ -78,7 +78,7 @@ def export_encoder(source: Path | str, out: Path, *, report: Path | None = None,
         RunError: if a program computes something else than the encoder.
     """
     require_replaceable_folder(out, "--out")
-    found = open_encoder(source, trust_code=trust_code)
+    found = open_encoder(source, trust_code=trust_code, texts=True)
     metrics = read_metrics(report, found.hash) if report else []
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
@@ -245,7 +245,7 @@ def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
 
 
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
-    parts = found.own_parts()
+    parts = found.own_parts(texts=bool(found.towers))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
