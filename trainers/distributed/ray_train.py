@@ -15,13 +15,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
-from cluster.machine.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
+from cluster.machine.resources import ResourcesConfig, train_environment, worker_environment
 from cluster.ray_runtime.session import Session, ray_session
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
+from trainers.distributed.placement import reserved
 from trainers.loop import DivergedError, NothingToLearnError, World, train
-from trainers.views.pool import ViewPool, num_processes, require_gpus
+from trainers.views.pool import ViewPool, num_processes
 from trainers.views.views import stream_views
 
 CLEANER = "PlacementGroupCleanerCallback"
@@ -46,8 +47,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     os.environ.update(train_environment(resources))
     cpus = resources.cpus_per_worker
     with ray_session(workers=num_processes(config), cpus_per_worker=cpus, dashboard=False) as session:
-        require_gpus(config, session)
-        trainer = _trainer(config, sizes, session)
+        worker = reserved(config, session.machines, workers=sizes[0], what="the run")[0]
+        trainer = _trainer(config, sizes, session, gpu=worker.gpus > 0)
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
         except Exception as error:  # Ray wraps what a worker raised in its own exceptions
@@ -57,9 +58,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     return int(outcome["code"])
 
 
-def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session) -> "_Trainer":
+def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session, *, gpu: bool) -> "_Trainer":
     resources = config.resources
-    gpu = uses_gpu(resources, session.gpus)
     environment = worker_environment(resources, cores=session.cores, nodes=session.nodes)
     trainer = _Trainer(
         _worker,  # type: ignore[arg-type]  # Ray's annotation forbids the return value that its docs describe
