@@ -5,14 +5,17 @@ Train places them) is driven by a process that reserves memory instead of a core
 the last worker of a full machine out (docs/decisions/014). Its evaluation reserves what one worker does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 from cluster.machine.cores import num_cores
 from cluster.machine.placement import Bundle, Machine, copies
 from cluster.machine.resources import ResourcesConfig
 from cluster.ray_runtime.session import Session
+from cluster.ray_runtime.shared import Places
+from cluster.tracking.config import TrackingConfig, store_file
 from trainers.config import ExperimentConfig, without_ray_train
 
 DRIVER_MEMORY = 1 << 28
@@ -85,6 +88,25 @@ def here(cpus: float) -> tuple[Machine, ...]:
     from cluster.machine.resources import num_gpus
 
     return (Machine(address="this machine", cpus=max(float(num_cores()), cpus), gpus=float(num_gpus())),)
+
+
+def places(key: str, folder: Path, read: Mapping[str, str | None], tracking: TrackingConfig) -> Places:
+    """What the machines of a sweep or study must have in common; what it builds itself lies in its folder.
+
+    Args:
+        key: of its folder.
+        folder: the same, absolute.
+        read: key → what runs read, absolute.
+        tracking: of its runs, its URI in place.
+    """
+    written, on = {key: folder}, tracking.enabled and tracking.uri is not None
+    if on and (file := store_file(tracking.uri or "")):
+        written["tracking.uri"] = file.parent
+    return Places(
+        written=written,
+        read={name: place for name, place in read.items() if place and not place.startswith(f"{folder}/")},
+        store=tracking.uri if on else None,
+    )
 
 
 def concurrent(asked: int, one: Need, session: Session) -> int:

@@ -81,20 +81,29 @@ def ray_session(
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if in_job:
+    if in_job():
         context = _start({})  # Ray hands the job its cluster, its token and its working directory
     elif address == "local":
         context = _start_local(math.ceil(workers * cpus_per_worker) + 1, dashboard=dashboard)
     else:
         context = _join(address)
-    local = not in_job and address == "local"
+    local = not in_job() and address == "local"
     try:
         if not local:
             require_same_versions()
         yield _describe(context, local=local)
     finally:
         ray.shutdown()
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def has_cluster() -> bool:
+    """Whether a session would join a cluster: the job's own, or that of RAY_ADDRESS."""
+    return in_job() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:

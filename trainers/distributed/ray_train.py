@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from cluster.machine.resources import ResourcesConfig, train_environment, worker_environment
 from cluster.ray_runtime.session import Session, ray_session
+from cluster.ray_runtime.shared import Places, require_shared
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
@@ -40,7 +41,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
         The loop's exit code.
 
     Raises:
-        UserError: for a fault of the configuration that only a worker could find.
+        UserError: if the cluster can never hold the workers, or a machine does not see the run's folder or shards; for
+            a fault of the configuration that only a worker could find.
         RunError: if training failed, with the remedy.
     """
     resources = config.resources
@@ -48,6 +50,10 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     cpus = resources.cpus_per_worker
     with ray_session(workers=num_processes(config), cpus_per_worker=cpus, dashboard=False) as session:
         worker = reserved(config, session.machines, workers=sizes[0], what="the run")[0]
+        if not (session.local or session.nested):
+            data = config.data
+            read = {f"data.{name}": getattr(data, name) for name in data.drawn_from}
+            require_shared(Places(written={"run.dir": Path(config.run.dir)}, read=read), session.machines)
         trainer = _trainer(config, sizes, session, gpu=worker.gpus > 0)
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result

@@ -13,12 +13,13 @@ from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import Session, ray_session
+from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
-from cluster.tracking_config import store_uri
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
-from tuning.placement import Need, concurrent, cores, need, wanted
+from tuning.placement import Need, concurrent, cores, need, places, wanted
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job
@@ -44,6 +45,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         RunError: if no trial could be evaluated.
     """
     config, folder = plan.config, plan.folder
+    refuse_own_folder_of_a_job("sweep.dir", folder)
     with sole_writer(folder, "choose another sweep.dir"):
         claim(folder, plan.identity())
         if plan.build:
@@ -63,6 +65,8 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
             at_a_time = wanted(config.sweep.concurrency, plan.experiment)
             with ray_session(workers=at_a_time * cores(plan.experiment)) as session:
                 one = need(plan.experiment, session.machines, "a trial")
+                if not session.local:
+                    require_shared(_places(plan, home), session.machines)
                 slots = _slots(plan, session, one)
                 complete = _trials(plan, journal, slots, tracker, progress)
                 confirmed: dict[str, Any] = {}
@@ -72,6 +76,12 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
             result = _conclude(plan, journal, tracker, confirmed, words, complete=complete)
             tracker.close("FINISHED" if complete else "KILLED")
         return result
+
+
+def _places(plan: SweepPlan, home: TrackingConfig) -> Places:
+    data = plan.experiment.data
+    read = {f"data.{name}": getattr(data, name) for name in data.drawn_from}
+    return places("sweep.dir", plan.folder, read | {"objective.shards": plan.evaluation.data.shards}, home)
 
 
 def _tracked_params(plan: SweepPlan) -> dict[str, Any]:
