@@ -36,6 +36,9 @@ class ResourcesConfig(Config):
     """Longest wait for a node that shall take a worker, seconds, > 0; then Ray looks again at who is there."""
     resize_every_s: float = 60.0
     """Time between looks for more nodes where ``min_workers`` lets the number change, seconds, > 0."""
+    autoscaling: bool = False
+    """The cluster adds machines on demand: what does not fit those that are there is waited for, not refused. Set
+    ``use_gpu`` to yes or no then; auto takes none."""
     network_interface: str = ""
     """Interface of gloo and NCCL between nodes, such as eth0; empty = they choose."""
 

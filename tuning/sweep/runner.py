@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 
 from cluster.settings import RunError
 from trainers.loop import STOP_FILE
+from tuning.placement import DRIVER_MEMORY, Need
 from tuning.stopping import asked_to_stop
 from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Curve, Job, Source
@@ -37,11 +38,18 @@ class Slots:
 
     storage: Path
     """Folder for what Tune writes; it is removed."""
-    actor: Mapping[str, float]
-    """What a trial's actor takes, in Tune's words."""
+    one: Need
+    """What a trial takes."""
     at_a_time: int
     retries: int
     """Restarts of a trial that crashed."""
+
+    @property
+    def actor(self) -> dict[str, float]:
+        """What a trial's actor takes, in Tune's words."""
+        if self.one.driver is None:
+            return {"memory": DRIVER_MEMORY}
+        return {"cpu": self.one.driver.cpus} | ({"gpu": self.one.driver.gpus} if self.one.driver.gpus else {})
 
 
 def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
@@ -87,7 +95,7 @@ def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialSchedu
 
 def _tuner(search: "_Search", slots: Slots, limit: int, scheduler: TrialScheduler | None) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(SweepTrial, dict(slots.actor)),
+        tune.with_resources(SweepTrial, slots.actor),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler or FIFOScheduler(),  # type: ignore[no-untyped-call]

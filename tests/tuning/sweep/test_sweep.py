@@ -15,10 +15,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.machine.placement import Bundle
 from cluster.progress import SILENT
 from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, load_config
 from trainers.config import ExperimentConfig
+from tuning.placement import Need
 from tuning.sweep import runner as sweep_runner
 from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Job
@@ -71,7 +73,9 @@ def test_an_actor_that_tune_drops_unused_has_started_nothing(
     fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     """Tune starts an actor for a waiting trial, and drops it where another becomes free: two would write one run."""
-    job = make_plan().job("trial-000", tmp_path / "trials/000", {"loss.temperature": 0.1}, gpus=0)
+    job = make_plan().job(
+        "trial-000", tmp_path / "trials/000", {"loss.temperature": 0.1}, one=Need(bundles=(Bundle(cpus=1),), alone=True)
+    )
     actor = fake_trials(job.packed())
     actor.cleanup()
     assert not job.folder.exists()
