@@ -10,7 +10,7 @@ from cluster.entry_points import is_entry_point
 from cluster.settings import UserError, validate
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import INVARIANT
-from trainers.state.places import ABOUT, STATE, find_snapshot
+from trainers.state.places import ABOUT, STATE, find_snapshot, locate
 
 WHOLE = "embedding"
 """The space that is the whole embedding."""
@@ -79,12 +79,13 @@ def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
 def on_disk(source: Path) -> OnDisk | None:
     """What can be known of a snapshot, a run's folder or an exported encoder without its weights; None: nothing."""
     try:
-        exported = (source / ABOUT).is_file()
-        file = source / ABOUT if exported else find_snapshot(source) / STATE
+        place = locate(source)
+        exported = (place / ABOUT).is_file()
+        file = place / ABOUT if exported else find_snapshot(place) / STATE
         config = validate(ExperimentConfig, json.loads(file.read_text(encoding="utf-8"))["config"], str(file))
     except (UserError, OSError, ValueError, TypeError, KeyError, RecursionError):  # who opens it says what is wrong
         return None
-    texts = config.reads_texts and (not exported or (source / TOWERS).is_file())
+    texts = config.reads_texts and (not exported or (place / TOWERS).is_file())
     return OnDisk((WHOLE, JOINT) if texts else space_names(config), texts)
 
 
