@@ -250,6 +250,8 @@ def search(
     if len(found.index.spaces) > 1:
         files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
         again = (*again, "--by", list(found.index.spaces)[-1])
+    if text and not queries:
+        again = ("counterpoint", "search", snapshot, place, "--text", "other words", *trusted(trust_code))
     end(result, files, again, as_json=as_json)
 
 
@@ -306,7 +308,7 @@ def tag(
         console.print(f"{escape(file.path)}\n  {escape(best)}", highlight=False, soft_wrap=True)
     made_files: dict[str, Path | str] = {} if out is None else {"tags": out}
     result = {
-        "files": [asdict(file) for file in done.files],
+        "tagged": [asdict(file) for file in done.files],
         "rejected": done.rejected,
         "passed_over": done.inputs.passed_over(),
     }

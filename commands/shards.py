@@ -229,6 +229,8 @@ def _build(
         quoted("counterpoint", "shards", "verify", out),
         quoted("counterpoint", "shards", "show", out, "--page", f"{out}.html"),
         quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *_use(index, out), "run.dir=DIR"),
+        *[quoted("counterpoint", "pretrain", "conf/pretrain/music_text.yaml", f"data.labelled={out}")]
+        * (index.captions.num_texts > 0),
     )
 
 

@@ -114,14 +114,7 @@ def search(
             raise UserError(f"--text: {no_text_tower(source if isinstance(source, Path | str) else 'the encoder')}")
         resolve(asked, list(spaces), "the encoder")  # before anything is embedded
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
-        if not len(found):
-            why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
-            raise UserError(f"{catalogue}: no track in it can be embedded{why}")
-        if texts and JOINT not in found.spaces:
-            raise UserError(
-                f"{found.folder}: the index was built without a text tower; delete it and search again, or give "
-                "another --index"
-            )
+        _check_index(found, catalogue, texts)
         weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
         embedded = list(embed_stream(pool, files))
         text_kd = _embed_texts(encoder, texts)
@@ -129,17 +122,32 @@ def search(
         if one.reason:
             raise UserError(f"{one.path}: {one.reason}")
     held = {name: spaces[name] for name in found.spaces}
-    names = [as_text(str(file)) for file in files] or list(texts)
-    if not files:
-        query_QW = _in_joint(text_kd, held)
-    else:
-        query_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
-        if texts:
-            query_QW = (1 - text_share) * query_QW + text_share * _in_joint(text_kd, held).mean(0)
-            names = [f"{name} + {' + '.join(texts)}" for name in names]
+    query_QW = _in_joint(text_kd, held)
+    if files:
+        sound_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
+        query_QW = (1 - text_share) * sound_QW + text_share * query_QW.mean(0) if texts else sound_QW
     left_out = own_rows(found, files, leave_out) if files else [set()] * len(texts)
+    names = _names(files, texts)
     answers = tuple(_answers(found, names, query_QW.astype(np.float32), k, left_out, one_a_track=one_a_track))
     return SearchResult(answers, found, folder, weights)
+
+
+def _check_index(found: TrackIndex, catalogue: Path | str, texts: Sequence[str]) -> None:
+    if not len(found):
+        why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
+        raise UserError(f"{catalogue}: no track in it can be embedded{why}")
+    if texts and JOINT not in found.spaces:
+        raise UserError(
+            f"{found.folder}: the index was built without a text tower; delete it and search again, or give another "
+            "--index"
+        )
+
+
+def _names(files: Sequence[Path], texts: Sequence[str]) -> list[str]:
+    """What each query is called."""
+    if not files:
+        return list(texts)
+    return [" + ".join((as_text(str(file)), *texts)) for file in files]
 
 
 def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -114,7 +114,8 @@ def test_search_tag_and_embed_read_texts_through_it(run: Path, songs: Path, tmp_
     cosine = dict(zip(table["path"].to_pylist(), (audio @ towers.embed_text(["slow"])[0]).tolist(), strict=True))
     for hit in search["answers"][0]["nearest"]:
         assert hit["cosine"] == pytest.approx(cosine[hit["path"]], abs=1e-4)
-    for file in tagged["files"]:
+    assert len(tagged["tagged"]) == len(search["answers"][0]["nearest"]) == 3
+    for file in tagged["tagged"]:
         assert file["cosine"]["slow"] == pytest.approx(cosine[file["path"]], abs=1e-4)
     assert any(command.endswith("--trust-code") for command in [*search["next"], *tagged["next"]])
 
@@ -154,7 +155,7 @@ def test_a_factory_whose_encoder_embeds_texts_is_searched_tagged_and_evaluated(t
     search = called("search", "own_towers:towers", music, "--text", "slow piano", "--index", tmp_path / "i", "--json")
     assert {Path(hit["path"]).stem for hit in json.loads(search.stdout)["answers"][0]["nearest"][:2]} == {"2", "3"}
     tagged = json.loads(called("tag", "own_towers:towers", music, "--tags", "flute,piano", "--json").stdout)
-    best = {Path(file["path"]).stem: next(iter(file["cosine"])) for file in tagged["files"]}
+    best = {Path(file["path"]).stem: next(iter(file["cosine"])) for file in tagged["tagged"]}
     assert (best["1"], best["2"]) == ("flute", "piano")
     from evaluation.evaluate import evaluate
 
