@@ -35,9 +35,9 @@ class FoldedTunePlus:
         ups: list[Any] = list(network.up)
         self.down = _narrow(network.down[:NARROW], dtype)
         self.down_wide = folded(network.down[NARROW:], dtype)
-        self.rises = [_Rise(up.rise, dtype) for up in ups]
+        self.rise = _Rise(ups[0].rise, dtype)
         (self.up_wide,) = folded([ups[0].block], dtype)
-        self.up = _narrow([up.block for up in ups[1:]], dtype)
+        self.up = [_Up(up.rise, up.block, dtype) for up in ups[1:]]
         self.again = _narrow(network.again[: NARROW - 1], dtype)
         self.again_wide = folded(network.again[NARROW - 1 :], dtype)
         tail, ends = (network.tail, branches) if branches else (network.tail[:-1], [network.tail[-1:]])
@@ -68,12 +68,12 @@ class FoldedTunePlus:
     def _go_up(self, skips: list[Tensor], skip: Frames, bottom: Frames) -> tuple[Frames, list[Tensor], Tensor]:
         """The wide level, with room before its channels; the narrow ones in the order of the way down; the top."""
         width, before = self.up_wide.width, self.down[-1].width
-        skip.part(0, width).fill(self.rises[0](bottom.part(width).linear()))
+        skip.part(0, width).fill(self.rise(bottom.part(width).linear()))
         level = empty_frames(len(bottom.planes_N3RC), skip.length, before + width, self.up_wide.bias_D)
         x_NLC = self.up_wide.full(skip, level.part(before)).linear()
         levels: list[Tensor] = []
-        for rise, block, skip_NLC in zip(self.rises[1:], self.up, skips[::-1], strict=True):
-            levels.append(block(torch.cat([rise(x_NLC), skip_NLC], 2)).relu_())
+        for up, skip_NLC in zip(self.up, skips[::-1], strict=True):
+            levels.append(up(x_NLC, skip_NLC))
             x_NLC = levels[-1]
         return level, levels[-2::-1], _pooled(x_NLC)
 
@@ -114,6 +114,37 @@ class _Rise:
         """(N, L, D) from (N, P, C)."""
         risen = torch.addmm(self.bias_X, x_NPC.flatten(0, 1), self.map_CX)
         return risen.view(len(x_NPC), 3 * x_NPC.shape[1], -1)
+
+
+class _Up:
+    """ReLU(convolution of what rises beside the skip), of a level of few channels.
+
+    A transposed convolution and the convolution of its result are one convolution of the coarse frames, with three
+    outputs a frame: fewer products, and nothing is joined. The convolution's zeros lie outside of what has risen, where
+    there is no bias of the transposed convolution either.
+    """
+
+    def __init__(self, rise: nn.ConvTranspose1d, block: nn.Module, dtype: torch.dtype) -> None:
+        assert rise.bias is not None
+        kernel_ED3, bias_E = fold(block)
+        taps_CD3, bias_D = rise.weight.detach().double(), rise.bias.detach().double()
+        risen_ED3, skip_ED3 = kernel_ED3.split(len(bias_D), 1)
+        coarse_3EC3 = risen_ED3.new_zeros(3, len(bias_E), len(taps_CD3), 3)
+        for output in range(3):
+            for tap in range(3):
+                place, fine = divmod(output + tap - 1, 3)
+                coarse_3EC3[output, :, :, 1 + place] += risen_ED3[:, :, tap] @ taps_CD3[:, :, fine].mT
+        of_bias_E3 = torch.einsum("edt,d->et", risen_ED3, bias_D)
+        self.coarse = _NarrowConv(coarse_3EC3.flatten(0, 1), (bias_E + of_bias_E3.sum(1)).repeat(3), dtype)
+        self.skip = _NarrowConv(skip_ED3, torch.zeros_like(bias_E), dtype)
+        self.first_E, self.last_E = constant(of_bias_E3[:, 0], dtype), constant(of_bias_E3[:, 2], dtype)
+
+    def __call__(self, x_NPC: Tensor, skip_NLD: Tensor) -> Tensor:
+        """(N, L, E) from P = L / 3 frames below."""
+        y_NLE = self.coarse(x_NPC).view(*skip_NLD.shape[:2], -1)
+        y_NLE[:, 0] -= self.first_E
+        y_NLE[:, -1] -= self.last_E
+        return y_NLE.add_(self.skip(skip_NLD)).relu_()
 
 
 def _narrow(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[_NarrowConv]:
