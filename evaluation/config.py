@@ -78,13 +78,9 @@ class Task(TextTask):
         self.check_texts(self.kind)
         if self.untagged and self.retrieval:
             raise ValueError("untagged is for probes: a clip of no tag has no neighbours to share one")
-        for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        self.require("> 0", "hidden", "patience", "max_epochs", "batch", "learning_rate")
+        self.require("in [0, 1)", "dropout")
+        self.require(">= 0", "weight_decay")
         if len(set(self.vocabulary)) < len(self.vocabulary):
             raise ValueError("vocabulary has a duplicate tag")
 
@@ -101,8 +97,7 @@ class EvaluationData(Config):
     """The copies are kept below this size, GB, > 0."""
 
     def __post_init__(self) -> None:
-        if self.cache_gb <= 0:
-            raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
+        self.require("> 0", "cache_gb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +112,7 @@ class Chunking(Config):
     """Shards of another rate than an encoder's are resampled (soxr HQ) to it; otherwise they are refused."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_tail <= 1:
-            raise ValueError(f"min_tail must be in (0, 1], got {self.min_tail}")
+        self.require("in (0, 1]", "min_tail")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +129,8 @@ class WorkersConfig(Config):
     """GPUs Ray reserves for a worker that uses one, > 0."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be ≥ 0, got {self.num_workers}")
-        for name in ("cpus_per_worker", "gpus_per_worker"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require(">= 0", "num_workers")
+        self.require("> 0", "cpus_per_worker", "gpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +145,8 @@ class ConfidenceConfig(Config):
     """What is drawn with replacement: artists (tracks where the artist is unknown), or tracks."""
 
     def __post_init__(self) -> None:
-        if self.resamples < 100:
-            raise ValueError(f"resamples must be ≥ 100, got {self.resamples}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must be in (0, 1), got {self.level}")
+        self.require(">= 100", "resamples")
+        self.require("in (0, 1)", "level")
 
 
 class AtEvaluationQuality:
@@ -221,8 +210,7 @@ class EquivarianceConfig(Config):
         for name in ("semitones", "rates"):
             if self.probe and len(set(getattr(self, name))) == 1:
                 raise ValueError(f"probe needs two different {name} to predict, got {getattr(self, name)}")
-        if self.clips < 2:
-            raise ValueError(f"clips must be ≥ 2, got {self.clips}")
+        self.require(">= 2", "clips")
 
     @property
     def enabled(self) -> bool:
@@ -246,10 +234,8 @@ class ProjectionConfig(Config):
     def __post_init__(self) -> None:
         if self.midi and self.task is None:
             raise ValueError("midi needs a task to colour the points by")
-        if self.perplexity <= 0:
-            raise ValueError(f"perplexity must be > 0, got {self.perplexity}")
-        if self.clips < 5:
-            raise ValueError(f"clips must be ≥ 5, got {self.clips}")
+        self.require("> 0", "perplexity")
+        self.require(">= 5", "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,9 +278,7 @@ class EvaluationConfig(Config):
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) <= 0 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different numbers > 0, got {self.ks}")
-        for name in ("seeds", "batch"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require("> 0", "seeds", "batch")
         if len(set(self.spaces)) < len(self.spaces):
             raise ValueError(f"spaces names one twice: {', '.join(self.spaces)}")
         extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)

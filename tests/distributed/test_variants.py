@@ -233,7 +233,7 @@ def run(ranks: Ranks, world: int, config: ExperimentConfig, folder: Path, steps:
     return list(read_metrics(folder / "metrics.jsonl"))
 
 
-FIGURES = ("loss", "loss/invariant", "loss/pitch", "loss/stretch", "anchors/pitch", "alignment/pitch")
+METRICS = ("loss", "loss/invariant", "loss/pitch", "loss/stretch", "anchors/pitch", "alignment/pitch")
 
 
 @pytest.mark.parametrize("own_blocks", [0, 2])
@@ -249,12 +249,12 @@ def test_any_number_of_ranks_trains_the_heads_of_one_and_a_resumed_run_keeps_its
         loss__variant_anchors="positive",
     )
     one, two = (run(ranks, world, config, tmp_path / str(world), 3) for world in (1, 2))
-    for name in FIGURES:
+    for name in METRICS:
         assert two[0][name] == pytest.approx(one[0][name], rel=5e-6), name
         # Later steps differ by how floating-point sums were ordered, which Adam's division amplifies.
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-2), name
     for steps in (1, 3):
         parts = run(ranks, 2, config, tmp_path / "parts", steps)
-    assert [[row[name] for name in FIGURES] for row in parts] == [[row[name] for name in FIGURES] for row in two]
+    assert [[row[name] for name in METRICS] for row in parts] == [[row[name] for name in METRICS] for row in two]
     files = [(open_snapshot(tmp_path / name).path / "model.safetensors").read_bytes() for name in ("parts", "2")]
     assert files[0] == files[1]

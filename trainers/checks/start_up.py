@@ -74,7 +74,7 @@ def checked(config: ExperimentConfig, *, train_here: bool = True) -> Iterator[Ch
     Raises:
         UserError: names what does not fit and the nearest value that does.
     """
-    absolute = _with_absolute_paths(world_of_torchrun(config))
+    absolute = with_absolute_paths(world_of_torchrun(config))
     config = replace(config, resources=absolute.resources)  # messages name the paths as the user gave them
     folder = Path(config.run.dir)
     if not os.path.isdir(folder):  # noqa: PTH112  # unlike Path's, it takes a name that is too long
@@ -124,7 +124,7 @@ def _check_micro_batch(config: ExperimentConfig, world: int) -> None:
         raise UserError(f"optim.micro_batch={micro} does not divide a worker's {share} clips; take {nearest}")
 
 
-def _with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """Make every path absolute: a worker's working directory is another.
 
     Raises:
