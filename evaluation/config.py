@@ -17,6 +17,7 @@ KINDS = {
     "key": "evaluation.kinds.key:Key",
     "tempo": "evaluation.kinds.tempo:Tempo",
     "number": "evaluation.kinds.number:Number",
+    "same_track": "evaluation.kinds.same_track:SameTrack",
     **TEXT_KINDS,
 }
 """Kinds of tasks, imported when a task is read; ``kind`` takes a ``module:Class`` of your own as well."""
@@ -30,9 +31,9 @@ class Task(TextTask):
     """Target column of the shards; ``artist`` names the index's own column. Tasks about captions need none."""
     kind: str
     """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
-    number: any value, with R²; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space
-    of a text tower (docs/music_and_text.md); or ``module:Class``, a kind of your own
-    (`evaluation.kinds.kind.TaskKind`)."""
+    number: any value, with R²; same_track: of ``column: track``, whether the nearest clips are of the query's own
+    track; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space of a text tower
+    (docs/music_and_text.md); or ``module:Class``, a kind of your own (`evaluation.kinds.kind.TaskKind`)."""
     probe: bool = False
     """Train heads on the train split, stop on valid, report test."""
     retrieval: bool = False

@@ -76,7 +76,8 @@ class ExperimentConfig(Config):
     seed: int = 0
     """Decides first weights, sampling and augmentation."""
     init_from: str | None = None
-    """Snapshot whose encoder and head a new run starts from."""
+    """Snapshot whose encoder and head a new run starts from; of an exported encoder, or a model that ships by its name
+    (open-mel), the encoder, and a text tower where both have one."""
 
     def __post_init__(self) -> None:
         self._check_may_differ()

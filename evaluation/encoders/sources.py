@@ -76,8 +76,8 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
     """The frozen encoder of a snapshot, or of a user's ``module:factory``.
 
     Args:
-        source: a step-N folder, the link last, a run's folder, or ``module:factory``; the module may lie in the
-            working directory.
+        source: a step-N folder, the link last, a run's folder, the name of a model that ships, or ``module:factory``;
+            the module may lie in the working directory.
         device: torch device it shall run on.
         trust_code: import the user's own code that a snapshot names.
         texts: with its text tower, where it has one.
@@ -112,13 +112,14 @@ def untrained_any(
 
 def _two_towers(source: Path | str, device: str, *, untrained: bool, trust_code: bool) -> Any | None:
     from trainers.inference.frozen import TOWERS
-    from trainers.state.places import ABOUT
+    from trainers.state.places import ABOUT, locate
     from trainers.state.snapshot import open_snapshot
 
     if is_factory(source):
         return None
-    if (Path(source) / ABOUT).is_file():
-        if not (Path(source) / TOWERS).is_file():
+    place = locate(source)
+    if (place / ABOUT).is_file():
+        if not (place / TOWERS).is_file():
             return None
     elif open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
         return None

@@ -39,6 +39,8 @@ class TaskKind(ABC):
     """Metric of retrieval, without its ``@k`` → its convention; none where neighbours have no metric."""
     reads_texts: ClassVar[bool] = False
     """Whether clips are compared with texts (`evaluation.kinds.text`): no probe, no neighbours."""
+    finds_own_track: ClassVar[bool] = False
+    """Whether the clips of the query's own track are what is looked for; else they are never its neighbours."""
     takes_untagged: ClassVar[bool] = False
     """Whether clips without a label may count as clips of none (``untagged``)."""
 
@@ -150,6 +152,26 @@ class TaskKind(ABC):
             f"build the shards with others in split {split}"
         )
 
+    def retrieval_convention(self, metric: str, k: int, split: str, exclude: str) -> str:
+        """How a metric of retrieval is computed, for the report."""
+        return (
+            f"{self.retrieval_metrics[metric]}; cosine, {k} nearest {split} clips of another {exclude}, mean over pairs"
+        )
+
+    def why_alone(self, test: Target, split: str, exclude: str) -> str | None:
+        """Why no clip of the split that is reported has a neighbour, with the remedy."""
+        if len(np.unique(test.track_K if exclude == "track" else test.artist_K)) > 1:
+            return None
+        other = " or exclude=track" if exclude == "artist" and len(np.unique(test.track_K)) > 1 else ""
+        return (
+            f"all {len(test)} {split} clips with a value are of one {exclude}, and clips of the query's own "
+            f"{exclude} are no neighbours; build the shards with more {exclude}s in that split{other}"
+        )
+
+    def retrieval_notes(self, name: str, test: Target) -> list[str]:
+        """What a reader must know of the task's clips."""
+        return []
+
     def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
         """Why a metric of the probe is undefined on the clips that are reported."""
         return None
@@ -167,7 +189,7 @@ def kind_of(task: Task) -> TaskKind:
             f"kind={task.kind}: gives a {type(kind).__name__}, not a kind of task; let the class extend "
             "counterpoint.TaskKind"
         )
-    if not kind.reads_texts and not getattr(kind, "probe_metrics", None):
+    if not (kind.reads_texts or kind.finds_own_track) and not getattr(kind, "probe_metrics", None):
         raise UserError(f"kind={task.kind}: probe_metrics is empty; name each metric with its convention")
     return kind
 

@@ -145,7 +145,8 @@ def _score_probes(inputs: TaskInputs, probes: Sequence[Probe], resamples: Resamp
 def _retrieve(inputs: TaskInputs) -> tuple[dict[str, Values], NDArray[np.bool_]]:
     """Targets of every query's neighbours by model, and which of them exist."""
     test, config = inputs.test, inputs.config
-    _, groups_K = np.unique(test.track_K if config.exclude == "track" else test.artist_K, return_inverse=True)
+    groups = test.track_K if config.exclude == "track" else test.artist_K
+    _, groups_K = np.unique(test.rows_K if inputs.kind.finds_own_track else groups, return_inverse=True)
     embedded = {model: table.h_KE[test.rows_K] for model, table in inputs.tables.items()}
     embedded["random"] = inputs.generator("random").standard_normal((len(test), 64)).astype(np.float32)
     near = {model: neighbours(h_KE, groups_K, max(config.ks), device=config.device) for model, h_KE in embedded.items()}
@@ -167,10 +168,7 @@ def _convention(inputs: TaskInputs, metric: str) -> str:
     task, config, kind = inputs.task, inputs.config, inputs.kind
     base, at, k = metric.partition("@")
     if at:
-        return (
-            f"{kind.retrieval_metrics[base]}; cosine, {k} nearest {config.split} clips of another {config.exclude}, "
-            "mean over pairs"
-        )
+        return kind.retrieval_convention(base, int(k), config.split, config.exclude)
     layers = "one linear layer" if task.head == "linear" else f"MLP of {task.hidden}"
     return (
         f"{kind.probe_metrics[base]}{kind.scope(inputs.test)}; {layers} on the frozen embedding, "

@@ -99,7 +99,8 @@ def load_two_towers(
     """Both towers of a snapshot, verified. No pickle is read.
 
     Args:
-        source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
+        source: a step-N folder, the link last, a run's folder, what `counterpoint export` wrote, or the name of a model
+            that ships.
         device: torch device that they run on.
         untrained: the same networks at the first weights of their run, a pretrained text encoder at its own.
         trust_code: import the user's own code that it names.
