@@ -171,10 +171,10 @@ def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> An
 def failures_named(what: str) -> Iterator[None]:
     """Whatever a user's own code raises becomes one message; a `UserError` is one already.
 
-    >>> with failures_named("encoder.name=mine:Net: its forward failed on 2 views"):
+    >>> with failures_named("encoder.name=mine:Net: its forward failed"):
     ...     [][0]
     Traceback (most recent call last):
-    cluster.settings.UserError: encoder.name=mine:Net: its forward failed on 2 views (IndexError: list index out of range)
+    cluster.settings.UserError: encoder.name=mine:Net: its forward failed (IndexError: list index out of range)
     """
     try:
         yield
