@@ -22,7 +22,8 @@ from trainers.models.shipped import MODELS, TABLE, shipped_models
 
 LICENCE = "CC BY-SA 4.0"
 """Of the weights: the strictest licence of the music."""
-ALLOWED = re.compile(r"CC0( 1\.0)?|CC BY(-SA)? \d\.\d")
+ALLOWED = re.compile(r"(\w+ )?CC(0( 1\.0)?|[ -]BY(-SA)?[ -]\d\.\d)")
+"""Of each part of a licence, such as ``MIDI CC BY 4.0; SoundFont CC BY 4.0`` of rendered music."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_MB = 12.0
 
@@ -73,12 +74,21 @@ def _check_licences(training: list[Training]) -> None:
                 f"{run.run}: {next(filter(None, unknown))}; a model ships with the licences of its music alone"
             )
         for one in run.sets:
-            other = [licence for licence in one.licences if not ALLOWED.fullmatch(licence)]
+            other = [licence for licence in one.licences if not _is_allowed(licence)]
             if other:
                 raise UserError(
                     f"{run.run}: {one.role} clips of {one.name} are under {', '.join(sorted(other))}; train on music "
                     "under CC0, CC BY or CC BY-SA alone"
                 )
+
+
+def _is_allowed(licence: str) -> bool:
+    """Whether all parts of it are.
+
+    >>> _is_allowed("CC-BY-SA-3.0"), _is_allowed("MIDI CC BY 4.0; SoundFont MIT"), _is_allowed("CC BY-NC 4.0")
+    (True, False, False)
+    """
+    return all(ALLOWED.fullmatch(part.strip()) for part in licence.split(";"))
 
 
 def main() -> None:
