@@ -15,7 +15,7 @@ from cluster.machine.placement import Bundle, Machine, copies
 from cluster.machine.resources import ResourcesConfig
 from cluster.ray_runtime.session import Session
 from cluster.ray_runtime.shared import Places
-from cluster.tracking.config import TrackingConfig, store_file
+from cluster.tracking_config import TrackingConfig, store_file
 from trainers.config import ExperimentConfig, without_ray_train
 
 DRIVER_MEMORY = 1 << 28

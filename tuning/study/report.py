@@ -18,7 +18,7 @@ from trainers.inference.spaces import WHOLE
 from tuning.study.config import COLUMNS, SPACES, Plot
 
 ASIDE = 0.08
-"""Curves stand so far beside each other, in levels, that their intervals can be told apart."""
+"""Curves stand so far beside each other, in levels, that their intervals can be distinguished."""
 MAX_TILTED = 12
 """Names of columns along the bottom that are tilted; more stand upright."""
 PANELS_ACROSS = 4

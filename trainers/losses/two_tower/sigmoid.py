@@ -1,4 +1,4 @@
-"""The pairwise sigmoid loss: every pair of the matrix is a yes or a no of its own, so that one walk is enough.
+"""The pairwise sigmoid loss: every pair of the matrix is a yes or a no of its own, so that one pass is enough.
 
 Shape suffixes: R rows of a block, D projection width, I and J rows and columns of a tile.
 
