@@ -277,7 +277,7 @@ def test_rows_that_lie_far_apart_in_their_best_scores_are_exact_too() -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("same_text", ["positive", "ignored"])
 def test_recall_in_the_batch_is_that_of_a_loop_over_pairs(seed: int, same_text: Any) -> None:
-    """It stands beside the loss in every step's figures: a loss that falls while recall falls to zero (open_clip #742)
+    """It stands beside the loss in every step's metrics: a loss that falls while recall falls to zero (open_clip #742)
     is seen at once.
     """
     case = make_case(seed, same_text=same_text)
@@ -289,8 +289,8 @@ def test_recall_in_the_batch_is_that_of_a_loop_over_pairs(seed: int, same_text: 
         TowerRows(case.z["z_audio"], case.z["z_text"], **case.numbers),
         0.3,
         TowerSettings(same_text=same_text, tile=4),
-        with_figures=True,
-    ).figures
+        with_metrics=True,
+    ).metrics
     for name, side, positive in (
         ("recall_audio_to_text", s, weight > 0),
         ("recall_text_to_audio", s.T[true], (weight > 0).T[true]),
