@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -50,6 +51,12 @@ PROBE_VIEWS = (1, 3)
 TOLERANCE = 1e-4
 """Largest difference from the encoder itself, relative to the largest value of its embeddings."""
 Run = Callable[[Tensor], Tensor]
+PLACES = (
+    ("data", "labelled"), ("data", "unlabelled"), ("data", "cache"), ("run", "dir"), ("", "init_from"),
+    ("text", "cache"), ("tracking", "uri"),
+)  # fmt: skip
+"""Settings of a run, by section and key, that name places of its own machine."""
+FORGOTTEN = ("cache", "uri")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +294,16 @@ def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
     return 0.1 * torch.randn(count, encoder.samples, generator=torch.Generator().manual_seed(count))
 
 
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration for others: of the folders of its machine the names alone, and no address of a tracker."""
+    tree: dict[str, Any] = json.loads(json.dumps(config))
+    for section, key in PLACES:
+        part = tree.get(section, {}) if section else tree
+        if isinstance(part.get(key), str):
+            part[key] = None if key in FORGOTTEN else Path(part[key]).name
+    return tree
+
+
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
     parts = found.own_parts(texts=bool(found.towers))
     return {
@@ -297,7 +314,7 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
         "head_spaces": list(head_names(found.experiment)),
         "step": found.step,
         "data_hash": found.data_hash,
-        "config": found.config,
+        "config": _without_places(found.config),
         "provenance": found.provenance | {"exported_from": found.hash},
         **({"own_code": {"included": False, "parts": parts}} if parts else {}),
     }

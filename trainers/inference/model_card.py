@@ -222,8 +222,8 @@ def _training(
         f"seed {config.seed}; git {found.provenance.get('git_revision', 'unknown')}",
     ]
     for one in before:
-        lines.append(f"started from `{one.run}`, step {one.steps:,}, objective {one.objective}, trained on:")
-        lines += [f"  {line}" for line in one.lines()]
+        start = f"started from `{one.run}`, step {one.steps:,}, objective {one.objective}, trained on:"
+        lines.append("\n  - ".join([start, *one.lines()]))
     if has_attribution:
         lines.append(f"attribution of the music: `{ATTRIBUTION}`")
     return (

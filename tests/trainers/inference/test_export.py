@@ -304,3 +304,15 @@ def test_a_card_goes_back_to_what_the_run_started_from(small: Made, tmp_path: Pa
     assert chain[1].sets[0].licences == trainings(open_encoder(small.snapshot))[0].sets[0].licences
     lost = write_snapshot(tmp_path / "lost", [*SMALL, f"init_from={tmp_path / 'gone'}"])
     assert "is gone, so what it was trained on is not known" in (trainings(open_encoder(lost))[1].unknown or "")
+
+
+def test_an_export_names_no_folder_of_the_machine_that_trained(small: Made, tmp_path: Path) -> None:
+    keys = [f"data.labelled={tmp_path}/set", f"run.dir={tmp_path}/run", f"data.cache={tmp_path}/cache"]
+    snapshot = write_snapshot(tmp_path / "here", [*SMALL, *keys, f"init_from={small.exported.folder}"])
+    made = export_encoder(snapshot, tmp_path / "out", ExportOptions(programs=False))
+    text = "".join((made.folder / name).read_text() for name in (ABOUT, FACTS, CARD))
+    assert str(tmp_path) not in text
+    assert str(small.exported.folder.parent) not in text
+    config = open_encoder(made.folder).config
+    assert (config["data"]["labelled"], config["run"]["dir"], config["init_from"]) == ("set", "run", "out")
+    assert config["data"]["cache"] is None
