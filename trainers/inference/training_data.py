@@ -163,14 +163,14 @@ def attributions(training: Sequence[Training], table: Path) -> str:
     Args:
         training: of the model, and of what it started from.
         table: CSV with the columns path and attribution, and licence where there is one; paths as the shards were
-            built from.
+            built from. A column key, with the clips' keys, replaces path where a set was not built from a folder.
 
     Raises:
         UserError: if the table cannot be read, or a clip is not in it.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = {key_of(row["path"]): row for row in csv.DictReader(file)}
+            rows = {row.get("key") or key_of(row["path"]): row for row in csv.DictReader(file)}
         listed = {key: (row["attribution"].strip(), (row.get("licence") or "").strip()) for key, row in rows.items()}
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
         raise UserError(f"--attribution {table}: no CSV with the columns {', '.join(COLUMNS)} ({error!r})") from None

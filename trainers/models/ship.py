@@ -22,7 +22,8 @@ from trainers.models.shipped import MODELS, TABLE, shipped_models
 
 LICENCE = "CC BY-SA 4.0"
 """Of the weights: the strictest licence of the music."""
-ALLOWED = re.compile(r"CC0( 1\.0)?|CC BY(-SA)? \d\.\d")
+ALLOWED = re.compile(r"(?:\w+ )?CC(?:0|[ -]BY(?:-SA)?)(?:[ -]\d\.\d)?")
+"""Of each part of a licence such as ``MIDI CC BY 4.0; SoundFont CC0``."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_MB = 12.0
 
@@ -64,6 +65,17 @@ def ship(source: Path | str, name: str, summary: str, options: ExportOptions, mo
     return made
 
 
+def may_ship(licence: str) -> bool:
+    """Whether weights trained on music under a licence may be under `LICENCE`.
+
+    >>> [may_ship(name) for name in ("CC0 1.0", "CC-BY-SA-3.0", "MIDI CC BY 4.0; SoundFont CC BY 4.0")]
+    [True, True, True]
+    >>> [may_ship(name) for name in ("CC BY-NC 4.0", "CC BY-ND 4.0", "GPL-2.0", "not stated", "MIDI CC0; SoundFont MIT")]
+    [False, False, False, False, False]
+    """
+    return all(ALLOWED.fullmatch(part.strip()) for part in licence.split(";"))
+
+
 def _check_licences(training: list[Training]) -> None:
     """Refuse music that is not known to be under a licence that allows derived weights under `LICENCE`."""
     for run in training:
@@ -73,7 +85,7 @@ def _check_licences(training: list[Training]) -> None:
                 f"{run.run}: {next(filter(None, unknown))}; a model ships with the licences of its music alone"
             )
         for one in run.sets:
-            other = [licence for licence in one.licences if not ALLOWED.fullmatch(licence)]
+            other = [licence for licence in one.licences if not may_ship(licence)]
             if other:
                 raise UserError(
                     f"{run.run}: {one.role} clips of {one.name} are under {', '.join(sorted(other))}; train on music "

@@ -277,8 +277,8 @@ def test_whose_music_it_was_trained_on_lies_beside_the_card(small: Made, tmp_pat
     keys = [key for run in training for one in run.sets for key in one.keys]
     assert len(keys) > 2
     table = tmp_path / "labels.csv"
-    rows = [f"{key}.flac,Piece {n % 2} by A,CC BY 4.0" for n, key in enumerate([*keys, "unused"])]
-    table.write_text("\n".join(["path,attribution,licence", *rows]))
+    rows = [f"{key},Piece {n % 2} by A,CC BY 4.0" for n, key in enumerate([*keys, "unused"])]
+    table.write_text("\n".join(["key,attribution,licence", *rows]))
     options = ExportOptions(programs=False, attribution=table)
     made = export_encoder(small.snapshot, tmp_path / "out", options)
     lines = (made.folder / "attribution.csv").read_text().splitlines()
@@ -286,7 +286,7 @@ def test_whose_music_it_was_trained_on_lies_beside_the_card(small: Made, tmp_pat
     assert lines[1:] == [f"Piece 0 by A,CC BY 4.0,{even}", f"Piece 1 by A,CC BY 4.0,{len(keys) - even}"]
     assert "attribution of the music: `attribution.csv`" in (made.folder / CARD).read_text()
     assert json.loads((made.folder / FACTS).read_text())["training"][0]["sets"][0]["licences"]
-    table.write_text("\n".join(["path,attribution,licence", *rows[1:]]))
+    table.write_text("\n".join(["key,attribution,licence", *rows[1:]]))
     with pytest.raises(UserError, match=rf"1 of the {len(keys)} clips of the training have none, such as {keys[0]}"):
         attributions(training, table)
     table.write_text("path\nx\n")

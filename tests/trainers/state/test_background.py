@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cluster.files.storage import sha256
 from cluster.settings import ROOT, RunError
 from tests.trainers.state.full_disk import check_full_disk
-from trainers.state import background
+from trainers.state import background, snapshot
 from trainers.state.background import SnapshotWriter
 from trainers.state.snapshot import MODEL, open_snapshot, save_snapshot, save_tensors, write_snapshot
 
@@ -91,6 +92,28 @@ def test_memory_of_a_copy_is_used_again(tmp_path: Path) -> None:
         writer.wait()
         places.append({copy.data_ptr() for copies in writer._copies.values() for copy in copies.values()})
     assert places[0] == places[1] == places[2]
+
+
+def test_memory_that_was_reserved_is_what_the_first_copy_takes(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    for background_ in (True, False):
+        writer = SnapshotWriter(tmp_path / str(background_), keep=1, background=background_)
+        writer.reserve(model, optimizer)
+        writer.wait()
+        reserved = {copy.data_ptr() for copies in writer._copies.values() for copy in copies.values()}
+        writer.save(1, model, optimizer, ABOUT)
+        writer.wait()
+        assert reserved == {copy.data_ptr() for copies in writer._copies.values() for copy in copies.values()}
+        assert bool(reserved) == background_
+        saved = open_snapshot(tmp_path / str(background_)).model_state()
+        assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_checksum_of_a_file_is_that_of_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "PART_BYTES", 64)  # parts end within a tensor
+    tensors = {"weight": torch.arange(100.0), "bias": torch.ones(3)}
+    assert save_tensors(tensors, tmp_path / MODEL) == sha256(tmp_path / MODEL)
+    assert torch.equal(load_file(tmp_path / MODEL)["weight"], tensors["weight"])
 
 
 def test_a_failed_write_is_raised_at_the_next_look_and_the_last_snapshot_stands(
