@@ -242,7 +242,9 @@ def _table(record: dict[str, Any]) -> str:
         f"A row of {KEYS} values in metrics.jsonl, which is all that a step waits for: "
         f"{record['row_of_metrics_jsonl_ms']:.3f} ms",
         "",
-        "| MLflow, SQLite | " + " | ".join(f"{one['runs']:,} runs, {one['rows']:,} rows" for one in record["mlflow"]),
+        "| MLflow, SQLite | "
+        + " | ".join(f"{one['runs']:,} runs, {one['rows']:,} rows" for one in record["mlflow"])
+        + " |",
         "|---" * (1 + len(record["mlflow"])) + "|",
     ]
     if record["mlflow"]:

@@ -55,9 +55,9 @@ def main() -> None:
             rows.append({"order": label, **_measure(_theirs(shuffle, arguments.shards, arguments.batch))})
     record = {"machine": platform.machine(), **vars(arguments), "machines": MACHINES, "epochs": EPOCHS, "rows": rows}
     RESULTS.mkdir(exist_ok=True)
-    name = RESULTS / "shuffles"
-    name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    name.with_suffix(".md").write_text(text := _table(rows), encoding="utf-8")
+    file = RESULTS / "shuffles"
+    file.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(text := _table(rows), encoding="utf-8")
     print(text)
 
 
@@ -116,7 +116,7 @@ def _measure(epochs: Epochs) -> dict[str, Any]:
     }
 
 
-def _successive(orders: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _successive(orders: list[NDArray[np.int64]]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Places of every clip that two successive epochs have, as shares of an epoch."""
     for one, other in pairwise(orders):
         places = [_places(order) for order in (one, other)]

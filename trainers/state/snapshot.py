@@ -173,7 +173,7 @@ def _parts(head: bytes, ordered: Iterable[tuple[str, Tensor]]) -> Iterator[bytes
     for _, tensor in ordered:
         if tensor.numel():
             flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            for part in flat.split(PART_BYTES):
+            for part in torch.split(flat, PART_BYTES):
                 yield part.numpy().data
 
 
