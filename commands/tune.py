@@ -98,6 +98,14 @@ def study(
         ),
     ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or tiny; the output lists what is reduced.")] = "paper",
+    ray: Annotated[
+        bool | None,
+        typer.Option(
+            "--ray/--no-ray",
+            help="Rows as Ray tasks, else in local processes. Default: where there is a cluster.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -105,12 +113,14 @@ def study(
     from tuning.study.plan import plan_study
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
+    from cluster.ray_runtime.session import has_cluster
     from tuning.study.study import outline, run_study
 
+    on_ray = has_cluster() if ray is None else ray
     if dry_run:
-        show(outline(plan), as_json=as_json)
+        show(outline(plan, settings, ray=on_ray), as_json=as_json)
         return
-    result = run_study(plan, settings, progress=progress(as_json=as_json))
+    result = run_study(plan, settings, progress=progress(as_json=as_json), ray=on_ray)
     if as_json:
         print_json(result.tree)
     else:
