@@ -152,10 +152,12 @@ def _narrow(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[_NarrowConv
 
 
 def _frames(x_NLC: Tensor) -> Frames:
-    return empty_frames(*x_NLC.shape, x_NLC).fill(x_NLC)
+    rows, length, channels = x_NLC.shape
+    return empty_frames(rows, length, channels, x_NLC).fill(x_NLC)
 
 
 def _pooled(x_NLC: Tensor) -> Tensor:
     """The greatest of every three frames, (N, P, C)."""
-    first, second, third = x_NLC.unflatten(1, (-1, 3)).unbind(2)
+    rows, length, channels = x_NLC.shape
+    first, second, third = x_NLC.view(rows, length // 3, 3, channels).unbind(2)
     return torch.maximum(torch.maximum(first, second), third)
