@@ -135,13 +135,18 @@ class _Store:
         _timed(times, "first request: find or make the run, its parameters", lambda: store.send([params]))
         batches = [list(self._records(range(begin, begin + 7))) for begin in range(0, 70, 7)]
         store.send(batches[0])
-        _timed(times, "send 63 steps", lambda: [store.send(batch) for batch in batches[1:]])
-        asked = {
-            "filter_string": f"tags.`{PARENT}` = '{self._parent}'",
-            "order_by": [f"metrics.`{objective_name(METRIC)}` DESC"],
-            "max_results": PAGE,
-        }
-        page = _timed(times, "page of the trials", lambda: self._client.search_runs([self._home], **asked))
+
+        def send() -> None:
+            for batch in batches[1:]:
+                store.send(batch)
+
+        _timed(times, "send 63 steps", send)
+        asked, order = f"tags.`{PARENT}` = '{self._parent}'", [f"metrics.`{objective_name(METRIC)}` DESC"]
+        page = _timed(
+            times,
+            "page of the trials",
+            lambda: self._client.search_runs([self._home], asked, max_results=PAGE, order_by=order),
+        )
         assert len(page) == min(PAGE, len(self._runs))
         _timed(times, "one run", lambda: self._client.get_run(self._runs[0]))
         self._client.delete_run(state["run_id"])

@@ -181,7 +181,7 @@ def environment(folder: Path) -> Path:
             raise SystemExit("musicnn needs TensorFlow 2.15 and so Python 3.11; name one with --python")
         partial = Path(tempfile.mkdtemp(prefix="musicnn-", dir=folder.parent))
         subprocess.run([found, "-m", "venv", partial], check=True)
-        pip = [partial / "bin/python", "-m", "pip", "install", "--quiet"]
+        pip: list[str | Path] = [partial / "bin/python", "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, *PACKAGES], check=True)
         subprocess.run([*pip, "--no-deps", "musicnn==0.1.0"], check=True)
         partial.rename(folder)  # its python is called by its path: nothing in it needs the old one

@@ -63,7 +63,7 @@ def parallel(rows: Sequence[Row], space: Space, metric: str) -> Figure:
         heights += [] if row[metric] is None else [scale(row[metric])]
         lines[row[metric] is not None].append(list(enumerate(heights)))
     axes.add_collection(LineCollection(lines[False], colors=LIGHT.models["constant"], linewidths=0.6, alpha=0.6))
-    inks = colours.to_rgba(sorted(row[metric] for row in evaluated))
+    inks = colours.to_rgba(np.sort([row[metric] for row in evaluated]))
     axes.add_collection(LineCollection(lines[True], colors=inks, linewidths=1.6, zorder=2.5))
     _scales(axes, space, paths)
     names = [plain(path.replace(".", ".\n", 1)) for path in paths]

@@ -266,6 +266,8 @@ def test_mel_cnn_s_pool_and_relu_commute_to_the_last_bit_of_value_and_gradient(l
     above = noise(*expected.shape, seed=1)
     torch.autograd.backward([(found * above).sum(), (expected * above).sum()])
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
         torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=0)
 
 

@@ -1,5 +1,6 @@
 """What a sweep leaves stays cheap to look at: importances are computed once, and from no more than so many trials."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,12 @@ def test_importances_are_computed_once_for_the_trials_that_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(outcome, "_fanova", lambda _study, found, _seed: calls.append(len(found)) or {"x": 1.0})
+
+    def counted(_study: object, found: Sequence[object], _seed: int) -> dict[str, float]:
+        calls.append(len(found))
+        return {"x": 1.0}
+
+    monkeypatch.setattr(outcome, "_fanova", counted)
     journal = evaluated(tmp_path, 5)
     assert importances(journal, 0, tmp_path) == importances(journal, 0, tmp_path) == {"x": 1.0}
     assert calls == [5]
