@@ -115,7 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=ENCODERS, nargs="+", default=list(ENCODERS), help="other rows stay as they are")
+    parser.add_argument(
+        "--only", choices=ENCODERS, nargs="+", default=list(ENCODERS), help="other rows stay as they are"
+    )
     asked = parser.parse_args()
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder, base_tree() as base:

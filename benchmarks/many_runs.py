@@ -9,8 +9,9 @@ of 1,000 steps are 256 million rows and some 80 GB, which was not made: the time
 the history. At each stage: one more run is found or made, and its rows are sent as the sender does; the page that
 compares the trials is asked for as MLflow's page asks.
 
-Journal: a sweep's ``study.journal`` is filled through Optuna, without waiting for the disk, and opened as a sweep that
-goes on does. Times are processor seconds of this process, and wall seconds beside them.
+Journal: a hundred trials of a sweep are written to its ``study.journal`` through Optuna, without waiting for the disk,
+then their lines again under other numbers. It is opened as a sweep that goes on does. Times are processor seconds of
+this process, and wall seconds beside them.
 """
 
 import argparse
@@ -41,6 +42,7 @@ from tuning.sweep.space import read_space
 RESULTS = Path(__file__).parent / "results"
 KEYS, PARAMS, TAGS = 128, 150, 12
 METRIC = "tags/ap"
+HUNDRED = 100
 PAGE = 100
 """Runs that MLflow's page asks for at a time."""
 Answer = TypeVar("Answer")
@@ -208,13 +210,13 @@ def _journal(folder: Path, trials: int) -> dict[str, Any]:
 
 
 def _fill_journal(folder: Path, trials: int, space: Any) -> None:
-    """Every other trial is stopped early, one of a hundred failed."""
+    """Every other trial is stopped early, one of a hundred failed; of a hundred, written again and again."""
     with mock.patch.object(os, "fsync", return_value=None):
-        settings = SettingsConfig(trials=trials, sampler="random", dir=str(folder))
+        settings = SettingsConfig(trials=HUNDRED, sampler="random", dir=str(folder))
         journal, draw = SweepJournal(folder, settings, space, objectives=1), random.Random(0)
         journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        for number in range(trials):
-            asked = journal._asked[number] = journal.study.ask(journal._space)
+        for number in range(HUNDRED):
+            journal._asked[number] = journal.study.ask(journal._space)
             curve = [(9 * (rung + 1), draw.random()) for rung in range(2 if number % 2 else 4)]
             journal.note(number, curve=curve)
             if number % 100 == 99:
@@ -224,7 +226,15 @@ def _fill_journal(folder: Path, trials: int, space: Any) -> None:
             else:
                 journal.note(number, step=36, seconds=100.0)
                 journal.done(number, [draw.random()])
-            journal._asked.pop(asked.number)
+    file = folder / "study.journal"
+    head, *lines = file.read_text(encoding="utf-8").splitlines()
+    with file.open("w", encoding="utf-8") as opened:
+        opened.write(head + "\n")
+        for first in range(0, trials, HUNDRED):
+            for record in map(json.loads, lines):
+                if "trial_id" in record:
+                    record["trial_id"] += first
+                opened.write(json.dumps(record, separators=(",", ":")) + "\n")
 
 
 def _table(record: dict[str, Any]) -> str:

@@ -95,7 +95,8 @@ def pretrain(
     shards = f"data.shards={config.data.labelled or 'DIR'}"
     evaluate = ["counterpoint", "evaluate", folder, tasks, shards, "--out", folder / "evaluation", *trusted]
     search = ["counterpoint", "search", folder, "FOLDER"]
-    by_text = [quoted(*search, "--text", "a slow piece", *trusted)] * config.reads_texts
+    tag = ["counterpoint", "tag", folder, "FOLDER", "--tags", "jazz,rock", *trusted]
+    by_text = [quoted(*search, "--text", "a slow piece", *trusted), quoted(*tag)] * config.reads_texts
     by_space = [quoted(*search, "SONG.mp3", "--by", effect, *trusted) for effect in config.head.variant]
     then(quoted(*evaluate), quoted(*evaluate, "--against", "NAME=ANOTHER_RUN"), *by_text, *by_space)
 

@@ -180,6 +180,8 @@ class _Run:
             launched = self._launch(step, views, wait_s, stream.taken_s() - wait_s)
             stop = pending is not None and self._finish(pending, reporter)
             pending, done = launched, step + 1
+            if step == start:
+                self._reserve()
             if done % self.config.run.snapshot_every == 0 or done == steps or stop:
                 # The row is written first: a run killed in between repeats the step and never loses the row.
                 stop = self._finish(pending, reporter) or stop
@@ -234,6 +236,13 @@ class _Run:
         if pending.reported:
             reporter.report(row)
         return bool(stop > 0)
+
+    def _reserve(self) -> None:
+        """Memory for snapshots, once the first step has made the optimiser's state."""
+        if self.world.rank == 0:
+            trainer = self.trainer
+            average = trainer.average.state if trainer.average else None
+            self.snapshots.reserve(trainer.model, trainer.optimizer, average)
 
     def _save(self, done: int, score: float | None) -> None:
         here = collectives.gather_json(self.loader.replaced)

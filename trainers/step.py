@@ -286,10 +286,14 @@ def _load(model: ContrastiveModel, snapshot: "Snapshot", *, assign: bool = False
         ) from None
 
 
+TEXT_KEYS = ("text.encoder", "text.path", "text.settings", "text.trained", "text.hidden")
+"""Keys of a text tower's network."""
+
+
 def _trained_with(snapshot: "Snapshot") -> str:
     """The keys of a snapshot's network that are not the defaults."""
     there, known = flatten(snapshot.config), flatten(to_tree(ExperimentConfig()))
-    of_network = [key for key in there if key.startswith(("encoder.", "frontend.", "head."))]
+    of_network = [key for key in there if key.startswith(("encoder.", "frontend.", "head.", *TEXT_KEYS))]
     return " ".join(f"{key}={there[key]}" for key in of_network if there[key] != known.get(key)) or "the defaults"
 
 

@@ -4,9 +4,7 @@ tests/cluster/test_private_names.py compares `USED` with the Ray that is install
 """
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,6 @@ USED = (
     PrivateName("ray._raylet:GcsClient", _SESSION, "trying a token before Ray waits a minute for a wrong one"),
     PrivateName(
         "ray._private.ray_constants:RAY_DASHBOARD_STARTUP_TIMEOUT_S", _SESSION, "the dashboard's time on a busy machine"
-    ),
-    PrivateName(
-        "ray._private.services:get_node", _SESSION, "a local Ray's time on a busy machine", ("gcs_address", "node_id")
     ),
     PrivateName(
         "ray._private.runtime_env.packaging:_dir_travel",
@@ -76,29 +71,6 @@ def set_dashboard_timeout(seconds: int) -> None:
     """Time for a local dashboard to start; Ray reads the variable of this name once, when it is imported."""
     constants: Any = import_module("ray._private.ray_constants")
     constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = seconds
-
-
-@contextmanager
-def patient_start(seconds: float) -> Iterator[None]:
-    """Give a local Ray that starts inside the block so long to register its node; Ray alone gives it 30 s."""
-    services: Any = import_module("ray._private.services")
-    ask = services.get_node
-
-    def get_node(*arguments: Any) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return ask(*arguments)
-            except RuntimeError:  # not registered yet
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.1)
-
-    services.get_node = get_node
-    try:
-        yield
-    finally:
-        services.get_node = ask
 
 
 def each_shipped(root: Path, excluded: Sequence[str], handle: Callable[[Path], None]) -> None:

@@ -18,11 +18,11 @@ from cluster.machine.placement import Machine
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
 from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
 from cluster.ray_runtime.environment import require_same_versions
-from cluster.ray_runtime.private import patient_start, set_dashboard_timeout, show_token
+from cluster.ray_runtime.private import set_dashboard_timeout, show_token
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
-"""As long a local Ray, its agents and its dashboard may take to start."""
+"""As long a local Ray's dashboard may take to start."""
 NICENESS = "RAY_worker_niceness"
 """Ray's own default of 15 lets a run starve beside anything else on the machine."""
 _QUIET = {
@@ -115,13 +115,11 @@ def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:
     ensure_token()
     use_token()
     os.environ.setdefault(NICENESS, "0")
-    os.environ.setdefault("RAY_agent_register_timeout_ms", f"{DASHBOARD_S}000")
     set_dashboard_timeout(DASHBOARD_S)  # Ray would give up after a minute on a busy machine
     try:
         # Without its dashboard a nested run stopped early leaks its placement group.
         options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": dashboard}
-        with patient_start(DASHBOARD_S):
-            return _start(options | ({"_temp_dir": str(folder)} if folder else {}) | _own_code())
+        return _start(options | ({"_temp_dir": str(folder)} if folder else {}) | _own_code())
     except Exception as error:  # Ray raises no class of its own
         raise RunError(f"a local Ray did not start: {first_line(error)}; {_remedy(str(error))}") from error
 

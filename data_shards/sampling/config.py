@@ -18,7 +18,8 @@ class DataConfig(Config):
     unlabelled: str | None = None
     """Folder or URI of the shards that are drawn from without their tags; needed when b_s < 1."""
     vocabulary: str = "tags"
-    """Multi-label column whose tags make a clip labelled, or categorical column whose classes do."""
+    """Multi-label column whose tags make a clip labelled, or categorical column whose classes do. For loss.objective=
+    music_text a set without a column tags will do: clips with a tag of any column, or a caption, are labelled then."""
     batch: int = 96
     """Clips a step over all ranks, before views are made of them."""
     b_s: float = 0.05

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import kind_of
+from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.targets.target import Target, parts_of
 
 
@@ -27,11 +27,11 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
     kind = kind_of(task)
     if reason is None and kind.reads_texts:
         reason = kind.why_undefined(name, task, parts["test"], _held("test", config))
-    if reason is None and task.probe:
+    if isinstance(kind, TaskKind) and reason is None and task.probe:
         reason = kind.why_untrainable(task, parts["train"], _held("train", config)) or kind.why_undefined(
             name, task, parts["test"], _held("test", config)
         )
-    if reason is None and task.retrieval:
+    if isinstance(kind, TaskKind) and reason is None and task.retrieval:
         reason = kind.why_alone(parts["test"], _held("test", config), config.exclude)
     if reason is None:
         return None
@@ -43,7 +43,7 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
 def notes(name: str, task: Task, test: Target, config: EvaluationConfig) -> list[str]:
     """What a reader must know of metrics that are defined and yet mean little."""
     kind = kind_of(task)
-    found = kind.retrieval_notes(name, test) if task.retrieval and not kind.reads_texts else []
+    found = kind.retrieval_notes(name, test) if isinstance(kind, TaskKind) and task.retrieval else []
     if not kind.reads_texts and len(np.unique(test.values, axis=0)) == 1:
         found.append(f"{name}: all {config.split} clips have one value of {task.column}: a constant answer is right")
     units = test.artist_K if config.confidence.cluster == "artist" else test.track_K

@@ -33,7 +33,8 @@ scales:
   paper:
     about: all there is
     corpora:
-      labelled: {{tracks: 24, seconds: 5.0}}
+      labelled: {{tracks: 24, seconds: 5.0, valid_share: 0.0, test_share: 0.0}}
+      unlabelled: {{tracks: 12, seconds: 5.0, valid_share: 0.0, test_share: 0.0, seed: 1}}
 """
 
 

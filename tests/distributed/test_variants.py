@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cluster.settings import to_tree, validate
+from cluster.settings import to_tree
+from tests.distributed.training import train_rank
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
-from trainers.loop import World, train
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive.loss import contrastive_loss
 from trainers.losses.objective import VariantLoss
@@ -213,16 +213,6 @@ def test_the_released_gather_is_the_mean_of_local_losses_and_not_the_loss_of_the
     assert abs(gathered.item() / whole.item() - 1) > 0.1, "half of the negatives are missing"
     for ours in ranks(2, own_head):
         assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
-
-
-class Quiet:
-    def report(self, metrics: Any) -> None:
-        pass
-
-
-def train_rank(tree: dict[str, Any]) -> int:
-    config = validate(ExperimentConfig, tree, "test")
-    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
 
 
 def run(ranks: Ranks, world: int, config: ExperimentConfig, folder: Path, steps: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainers.frontends.config import MULE, MULE_RATE, FrontendConfig, MelScale
 from trainers.frontends.own import build_own
 
-CACHED_ROWS = 3
+CACHED_ROWS = 2
 """Waves of 2.7 s whose spectra the second-level cache of a core holds."""
 _SLANEY_BREAK_HZ = 1000.0
 _SLANEY_HZ_A_MEL = 200 / 3

@@ -103,7 +103,7 @@ def export_encoder(
     """
     options = options or ExportOptions()
     require_replaceable_folder(out, "--out")
-    found = open_encoder(source, trust_code=trust_code)
+    found = open_encoder(source, trust_code=trust_code, texts=True)
     metrics = read_metrics(options.report, found.hash) if options.report else []
     training = trainings(found)
     credits = attributions(training, options.attribution) if options.attribution else None
@@ -305,7 +305,7 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
-    parts = found.own_parts()
+    parts = found.own_parts(texts=bool(found.towers))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},

@@ -29,7 +29,7 @@ from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.inference.cpu.build import CpuPath
 from trainers.inference.heads import EncoderWithHeads, heads_of_snapshot
-from trainers.inference.spaces import head_names
+from trainers.inference.spaces import TOWERS, head_names
 from trainers.model import build_encoder
 from trainers.models.shipped import REMEDY, ShippedModel
 from trainers.state.places import ABOUT, locate, shipped_model
@@ -38,8 +38,6 @@ from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
 """What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
 the heads of LOEV, whose outputs are spaces."""
-TOWERS = "towers.safetensors"
-"""Of a text tower and both projections."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."
 """Of an encoder's weights in a snapshot."""
@@ -75,10 +73,12 @@ class EncoderFiles:
         """
         return validate(ExperimentConfig, self.config, str(self.path))
 
-    def own_parts(self) -> dict[str, dict[str, Any]]:
-        """The user's own code that the encoder needs: ``entry_point`` and ``settings`` by the key that names it."""
+    def own_parts(self, *, texts: bool = False) -> dict[str, dict[str, Any]]:
+        """The user's own code that the encoder needs, or both towers: ``entry_point`` and ``settings`` by its key."""
         experiment = self.experiment
         settings = {"encoder.name": experiment.encoder.settings, "frontend.kind": experiment.frontend.settings}
+        if texts:
+            settings["text.encoder"] = experiment.text.settings
         named = experiment.own_parts()
         return {key: {"entry_point": named[key], "settings": dict(settings[key])} for key in settings if key in named}
 
@@ -187,12 +187,13 @@ def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bo
     return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
 
 
-def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFiles:
+def open_encoder(source: Path | str, *, trust_code: bool = False, texts: bool = False) -> EncoderFiles:
     """Find and verify an encoder on disk.
 
     Args:
         source: as for `load_encoder`.
         trust_code: the user's own code that it names may be imported.
+        texts: that of its text tower too, where it has one.
 
     Raises:
         UserError: if there is none, a file is missing, a checksum disagrees, or it needs code that is not trusted.
@@ -202,7 +203,8 @@ def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFile
         files = _open_shipped(model)
     else:
         files = _open_exported(place.resolve()) if (place / ABOUT).is_file() else _from_snapshot(place)
-    needed = {key: part["entry_point"] for key, part in files.own_parts().items()}
+    parts = files.own_parts(texts=texts and bool(files.towers))
+    needed = {key: part["entry_point"] for key, part in parts.items()}
     require_trust(needed, source, trust_code=trust_code)
     return files
 

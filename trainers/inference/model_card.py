@@ -151,6 +151,13 @@ def _spaces(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
 
 def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, str]) -> str:
     parts = found.own_parts()
+    towers = ""
+    if found.towers:
+        trusted = ", trust_code=True" if found.own_parts(texts=True) else ""
+        towers = f"""from trainers.inference.two_towers import load_two_towers
+towers = load_two_towers("this folder"{trusted})
+cosine_Nk = towers.embed_audio(wave_NT) @ towers.embed_text(["a slow piece", "drums"]).T
+"""
     programs = {
         PROGRAM: f'`torch.export.load("{PROGRAM}").module()(wave_NT)`',
         ONNX: f"`{ONNX}` in any ONNX runtime with the input `wave`",
@@ -162,8 +169,8 @@ def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, st
 from trainers.inference.frozen import load_encoder
 encoder = load_encoder("this folder"{", trust_code=True" if parts else ""})  # verified by checksums; reads no pickle
 h_NE = encoder(wave_NT)  # (N, {encoder.samples}) float32 to (N, {encoder.width})
-```
-{_own_code(parts)}
+{towers}```
+{_own_code(found.own_parts(texts=bool(found.towers)))}
 {f"Without Counterpoint: {without}." if without else "It loads with Counterpoint alone."}
 The number of views N is free, their length is not: cut longer audio and average."""
 
@@ -174,7 +181,7 @@ def _own_code(parts: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     lines = [f"- `{key}`: `{part['entry_point']}`, {_settings(part['settings'])}" for key, part in parts.items()]
     return (
-        "\n`load_encoder` imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
+        "\nLoading imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
         "the module in the working directory or on `PYTHONPATH`:\n\n" + "\n".join(lines) + "\n"
     )
 

@@ -209,7 +209,12 @@ def _streams(config: ExperimentConfig, indexes: Mapping[str, ShardIndex]) -> dic
     frames = window_frames(config.views, config.augment)
     try:
         sampler = Sampler(
-            config.data, indexes.get("labelled"), indexes.get("unlabelled"), seed=config.seed, frames=frames
+            config.data,
+            indexes.get("labelled"),
+            indexes.get("unlabelled"),
+            seed=config.seed,
+            frames=frames,
+            texts=config.reads_texts,
         )
     except UserError:
         return {}

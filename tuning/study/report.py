@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
 from evaluation.metrics.samples import JACKKNIFE
-from evaluation.report.figures.canvas import LIGHT, canvas, legend, plain
+from evaluation.report.figures.canvas import LIGHT, canvas, legend, plain, png
 from evaluation.report.rows import number, span
 from trainers.inference.spaces import WHOLE
 from tuning.study.config import COLUMNS, SPACES, Plot
@@ -36,7 +36,7 @@ def write_study(tree: Mapping[str, Any], folder: Path, plot: Plot | None) -> dic
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "json")}
     write_atomic(files["md"], markdown(tree))
     write_atomic(files["csv"], csv_text(tree))
-    files["png"].write_bytes(_png(draw(tree, plot)))
+    files["png"].write_bytes(png(draw(tree, plot), dpi=150))
     write_atomic(files["json"], json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
     return files
 
@@ -187,12 +187,6 @@ def _profiles(axes: Axes, rows: list[Mapping[str, Any]], columns: list[str]) -> 
     many = len(columns) > MAX_TILTED
     turn: dict[str, Any] = {"rotation": 90, "fontsize": 7} if many else {"rotation": 30, "ha": "right"}
     axes.set_xticks(range(len(columns)), [plain(column) for column in columns], **turn)
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150, facecolor="white")
-    return out.getvalue()
 
 
 def _paper(tree: Mapping[str, Any]) -> list[str]:

@@ -241,7 +241,8 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from tuning.sweep.plots import history, importance, parallel, png
+    from evaluation.report.figures.canvas import png
+    from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]
     rows, best = rows_of(journal, plan), journal.best()

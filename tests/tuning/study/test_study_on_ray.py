@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 
+from cluster.machine.placement import Machine
 from cluster.progress import SILENT
 from cluster.settings import ROOT
 from trainers.state.metrics_log import read_metrics
+from tuning.study.on_ray import needs_of
 from tuning.study.plan import plan_study
-from tuning.study.study import StudyResult, run_study
+from tuning.study.row_task import row_task, travelling
+from tuning.study.runs import DONE
+from tuning.study.study import StudyResult, build_corpora, run_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 STEPS = 60
 STUDY = f"""
 title: two rows
@@ -40,6 +44,7 @@ scales:
     about: all there is
     corpora:
       labelled: {{tracks: 24, seconds: 5.0, valid_share: 0.2, test_share: 0.3}}
+      unlabelled: {{tracks: 12, seconds: 5.0, valid_share: 0.0, test_share: 0.0, seed: 1}}
 """
 
 
@@ -50,8 +55,8 @@ def file(tmp_path: Path) -> Path:
     return written
 
 
-def run(file: Path, folder: Path, *, ray: bool) -> StudyResult:
-    plan, settings = plan_study(str(file), "paper", {"study.dir": str(folder), "study.parallel": 2})
+def run(file: Path, folder: Path, *, ray: bool, **overrides: object) -> StudyResult:
+    plan, settings = plan_study(str(file), "paper", {"study.dir": str(folder), "study.parallel": 2} | overrides)
     return run_study(plan, settings, progress=SILENT, ray=ray)
 
 
@@ -69,6 +74,25 @@ def pid_of(folder: Path, row: str) -> int:
     return found
 
 
+def test_what_a_task_has_done_is_done_for_the_local_pool_too(file: Path, tmp_path: Path) -> None:
+    """The same folder, snapshot, reports and fingerprint, without Ray: the task's function in this process."""
+    folder = tmp_path / "study"
+    plan, _ = plan_study(str(file), "paper", {"study.dir": str(folder), "optim.steps": 4})
+    build_corpora(plan, folder / "shards", SILENT)
+    needs = needs_of(plan, [Machine(address="here", cpus=1)])
+    half = plan.runs[0]
+    assert row_task(*travelling(half, needs[half.folder]), folder, needs[half.folder]) == (half.folder, 0, "")
+    assert pid_of(folder, "half") == os.getpid()
+    done = half.folder / DONE
+    before = done.stat().st_mtime_ns
+
+    tree = run(file, folder, ray=False, **{"optim.steps": 4}).tree
+    assert not tree["failed"]
+    assert done.stat().st_mtime_ns == before
+    assert steps(folder, "half") == steps(folder, "none") == [1, 2, 3, 4]
+
+
+@pytest.mark.ray
 def test_two_rows_run_at_once_and_the_one_whose_process_was_killed_starts_again_alone(
     file: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +118,7 @@ def test_two_rows_run_at_once_and_the_one_whose_process_was_killed_starts_again_
     assert values(tree) == values(run(file, tmp_path / "pool", ray=False).tree)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_study_whose_driver_was_killed_goes_on_by_the_same_command(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
