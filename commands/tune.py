@@ -24,11 +24,15 @@ def quickstart(
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
-        print_json({**files, "tracking": result.tracking, "seconds": dict(result.seconds)})
+        times = {"seconds": dict(result.seconds), "cpu_seconds": dict(result.cpu_seconds)}
+        print_json({**files, "tracking": result.tracking, **times})
         return
     console.print(result.report.table())
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     console.print(f"Time: {stages}.", highlight=False)
+    processes = ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in result.cpu_seconds.items())
+    total = sum(result.cpu_seconds.values())
+    console.print(f"Processor time: {total:.0f} s, of which {processes}.", highlight=False)
     made(**files, tracking=result.tracking)
     trusted = ["--trust-code"] * bool(config.own_parts())
     then(
@@ -94,6 +98,14 @@ def study(
         ),
     ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or tiny; the output lists what is reduced.")] = "paper",
+    ray: Annotated[
+        bool | None,
+        typer.Option(
+            "--ray/--no-ray",
+            help="Rows as Ray tasks, else in local processes. Default: where there is a cluster.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -101,12 +113,14 @@ def study(
     from tuning.study.plan import plan_study
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
+    from cluster.ray_runtime.session import has_cluster
     from tuning.study.study import outline, run_study
 
+    on_ray = has_cluster() if ray is None else ray
     if dry_run:
-        show(outline(plan), as_json=as_json)
+        show(outline(plan, settings, ray=on_ray), as_json=as_json)
         return
-    result = run_study(plan, settings, progress=progress(as_json=as_json))
+    result = run_study(plan, settings, progress=progress(as_json=as_json), ray=on_ray)
     if as_json:
         print_json(result.tree)
     else:

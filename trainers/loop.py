@@ -24,12 +24,13 @@ from trainers.checks.constant_loss import ADAM_EPSILON
 from trainers.checks.resume import refuse_another_experiment
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
+from trainers.inference.initial import open_initial
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.objective import ContrastiveLoss
 from trainers.monitor.knn import QuickScore
 from trainers.state.background import SnapshotWriter
 from trainers.state.metrics_log import MetricsLog
-from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot
+from trainers.state.snapshot import Snapshot, last_snapshot, link_best
 from trainers.step import StepResult, StepTrainer
 from trainers.views.batches import open_batches
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
@@ -138,7 +139,7 @@ class _Run:
         last = last_snapshot(self.folder / "snapshots", *verified)
         if last is None:
             if self.config.init_from:
-                self.trainer.load_weights(open_snapshot(self.config.init_from, *verified))
+                self.trainer.load_weights(open_initial(self.config.init_from, *verified))
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.trainer.resume(last)

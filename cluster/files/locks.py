@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,27 @@ def _alone(place: Path, path: Path, remedy: str) -> Iterator[None]:
         yield
     finally:
         unlock(path, handle)
+
+
+def wait_for_writer(folder: Path, timeout_s: float) -> bool:
+    """Wait until no process writes a folder that is one's own: that of a lost machine may not have ended yet.
+
+    Returns:
+        False if one still does after ``timeout_s`` seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    while folder.is_dir():
+        try:
+            handle = try_lock(folder / LOCK_NAME)
+        except OSError:  # no locks, or not to be written: `sole_writer` says which
+            return True
+        if handle is not None:
+            unlock(folder / LOCK_NAME, handle)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def try_lock(path: Path) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.entry_points import shipped_modules
 from cluster.machine.cores import num_cores
+from cluster.machine.placement import Machine
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
 from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
 from cluster.ray_runtime.environment import require_same_versions
@@ -48,6 +49,10 @@ class Session:
     gpus: int
     logs: str
     """Folder of this node's logs, each worker's among them."""
+    machines: tuple[Machine, ...] = ()
+    """All that are there, those without a core for work too."""
+    nested: bool = False
+    """Ray was running in this process already: a trial, a row of a study, a task."""
 
 
 @contextmanager
@@ -72,24 +77,33 @@ def ray_session(
     import ray
 
     if ray.is_initialized():
-        yield _describe(_start({"ignore_reinit_error": True}), local=False)
+        yield _describe(_start({"ignore_reinit_error": True}), local=False, nested=True)
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if in_job:
+    if in_job():
         context = _start({})  # Ray hands the job its cluster, its token and its working directory
     elif address == "local":
         context = _start_local(math.ceil(workers * cpus_per_worker) + 1, dashboard=dashboard)
     else:
         context = _join(address)
-    local = not in_job and address == "local"
+    local = not in_job() and address == "local"
     try:
         if not local:
             require_same_versions()
         yield _describe(context, local=local)
     finally:
         ray.shutdown()
+
+
+def in_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def has_cluster() -> bool:
+    """Whether a session would join a cluster: the job's own, or that of RAY_ADDRESS."""
+    return in_job() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:
@@ -175,11 +189,26 @@ def _start(options: dict[str, Any]) -> Any:
     return context
 
 
-def _describe(context: Any, *, local: bool) -> Session:
-    ray = import_module("ray")  # these two are published without types
-    total = ray.cluster_resources()
-    offers = [entry["Resources"].get("CPU", 0.0) for entry in ray.nodes() if entry["Alive"]]
-    working = [int(cores) for cores in offers if cores >= 1]
+def machines_there() -> tuple[Machine, ...]:
+    """The living machines of the Ray that this process is in, in the order of their addresses."""
+    nodes = import_module("ray").nodes()  # published without types
+    found = [
+        Machine(
+            address=entry["NodeManagerAddress"],
+            id=entry["NodeID"],
+            cpus=float(entry["Resources"].get("CPU", 0.0)),
+            gpus=float(entry["Resources"].get("GPU", 0.0)),
+        )
+        for entry in nodes
+        if entry["Alive"]
+    ]
+    return tuple(sorted(found, key=lambda one: (one.address, one.id)))
+
+
+def _describe(context: Any, *, local: bool, nested: bool = False) -> Session:
+    total = import_module("ray").cluster_resources()  # published without types
+    machines = machines_there()
+    working = [int(one.cpus) for one in machines if one.cpus >= 1]
     return Session(
         address=context.address_info["gcs_address"],
         dashboard=f"http://{context.address_info['webui_url']}",
@@ -189,4 +218,6 @@ def _describe(context: Any, *, local: bool) -> Session:
         cpus=float(total.get("CPU", 0.0)),
         gpus=int(total.get("GPU", 0.0)),
         logs=str(Path(context.address_info["session_dir"], "logs")),
+        machines=machines,
+        nested=nested,
     )

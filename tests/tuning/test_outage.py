@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cluster.machine.placement import Machine
 from cluster.processes import map as local
 from cluster.progress import SILENT
 from cluster.tracking import Tracker
@@ -96,7 +97,7 @@ def test_a_sweep_without_mlflow_evaluates_every_trial(
 
     @contextmanager
     def no_ray(**_: Any) -> Iterator[Any]:
-        yield SimpleNamespace(cpus=2, gpus=0, local=True)
+        yield SimpleNamespace(cpus=2, local=True, machines=[Machine(address="here", cpus=2)])
 
     monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
     monkeypatch.setattr(sweep, "ray_session", no_ray)

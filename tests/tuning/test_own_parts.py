@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.machine.placement import Bundle
 from cluster.settings import UserError
+from tuning.placement import Need
 from tuning.study.plan import plan_study
 from tuning.sweep.plan import SweepPlan
 
@@ -82,7 +84,7 @@ def test_a_sweep_searches_over_the_settings_of_an_own_encoder(
     plan = own(make_plan, space, evaluation_set)
     path, spec = next(iter(space.items()))
     value = next(iter(spec.values()))[-1]
-    tree = plan.job("one", tmp_path / "run", {path: value}, gpus=0).experiment
+    tree = plan.job("one", tmp_path / "run", {path: value}, one=Need(bundles=(Bundle(cpus=1),), alone=True)).experiment
     section, *rest = path.split(".")
     node = tree[section]
     for part in rest:

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from cluster.machine.placement import Bundle
 from cluster.settings import RunError
 from trainers.config import ExperimentConfig
 from trainers.loop import EXIT_PREEMPTED, STOP_FILE
 from trainers.pretrain import pretrain
+from tuning.placement import Need
 from tuning.stopping import asked_to_stop
 from tuning.sweep import runner as sweep_runner
 from tuning.sweep.confirm import ConfirmRuns
 from tuning.sweep.jobs import Job
+
+ALONE = Need(bundles=(Bundle(cpus=1),), alone=True)
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -96,7 +100,7 @@ def test_a_sweep_keeps_a_request_that_comes_before_its_trial_has_a_folder(
 
     (tmp_path / STOP_FILE).write_text("of an earlier start")
     monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
-    slots = sweep_runner.Slots(storage=tmp_path, actor={}, at_a_time=1, retries=1)
+    slots = sweep_runner.Slots(storage=tmp_path, one=ALONE, at_a_time=1, retries=1)
     try:
         assert not sweep_runner.run_jobs(ConfirmRuns(jobs, lambda _done, _words: None), slots, limit=2)
     except RunError as error:

@@ -15,13 +15,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
-from cluster.machine.resources import ResourcesConfig, train_environment, uses_gpu, worker_environment
+from cluster.machine.resources import ResourcesConfig, train_environment, worker_environment
 from cluster.ray_runtime.session import Session, ray_session
+from cluster.ray_runtime.shared import Places, require_shared
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
+from trainers.distributed.placement import reserved
 from trainers.loop import DivergedError, NothingToLearnError, World, train
-from trainers.views.pool import ViewPool, num_processes, require_gpus
+from trainers.views.pool import ViewPool, num_processes
 from trainers.views.views import stream_views
 
 CLEANER = "PlacementGroupCleanerCallback"
@@ -39,15 +41,20 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
         The loop's exit code.
 
     Raises:
-        UserError: for a fault of the configuration that only a worker could find.
+        UserError: if the cluster can never hold the workers, or a machine does not see the run's folder or shards; for
+            a fault of the configuration that only a worker could find.
         RunError: if training failed, with the remedy.
     """
     resources = config.resources
     os.environ.update(train_environment(resources))
     cpus = resources.cpus_per_worker
     with ray_session(workers=num_processes(config), cpus_per_worker=cpus, dashboard=False) as session:
-        require_gpus(config, session)
-        trainer = _trainer(config, sizes, session)
+        worker = reserved(config, session.machines, workers=sizes[0], what="the run")[0]
+        if not (session.local or session.nested):
+            data = config.data
+            read = {f"data.{name}": getattr(data, name) for name in data.drawn_from}
+            require_shared(Places(written={"run.dir": Path(config.run.dir)}, read=read), session.machines)
+        trainer = _trainer(config, sizes, session, gpu=worker.gpus > 0)
         try:
             outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # seen as Train V1's result
         except Exception as error:  # Ray wraps what a worker raised in its own exceptions
@@ -57,9 +64,8 @@ def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     return int(outcome["code"])
 
 
-def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session) -> "_Trainer":
+def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session, *, gpu: bool) -> "_Trainer":
     resources = config.resources
-    gpu = uses_gpu(resources, session.gpus)
     environment = worker_environment(resources, cores=session.cores, nodes=session.nodes)
     trainer = _Trainer(
         _worker,  # type: ignore[arg-type]  # Ray's annotation forbids the return value that its docs describe

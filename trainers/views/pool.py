@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from ray.exceptions import GetTimeoutError, RayActorError
 from torch import Tensor
 
-from cluster.machine.resources import uses_gpu
-from cluster.ray_runtime.session import Session
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError
 from data_shards.format.records import Batch, TextRows, Windows
 from trainers.augment.drawing import ViewParameters
 from trainers.config import ExperimentConfig
@@ -112,24 +110,6 @@ class ViewActor:
         made = self.maker.make(Batch(*Windows._make(_tensor(values) for values in batch)), step=step, seed=seed)
         own = [made.received[name] for name in self.maker.own.names]
         return _arrays((*made[:3], *made.parameters, *own))
-
-
-def require_gpus(config: ExperimentConfig, session: Session) -> None:
-    """Refuse a pool whose GPUs the cluster does not have: its actors would never start.
-
-    Raises:
-        UserError: names what is needed and what is there.
-    """
-    resources, views = config.resources, config.views
-    if views.placement == "trainer" or not views.pool_gpus:
-        return
-    trainers = resources.fewest_workers * resources.gpus_per_worker if uses_gpu(resources, session.gpus) else 0.0
-    needed = trainers + resources.fewest_workers * views.pool_workers * views.pool_gpus
-    if session.gpus < needed:
-        raise UserError(
-            f"training and {_needs(config)} need {needed:g} GPUs, the cluster has {session.gpus}; lower "
-            "resources.gpus_per_worker and views.pool_gpus so that they share one, or set views.pool_gpus=0"
-        )
 
 
 def num_processes(config: ExperimentConfig) -> int:

@@ -160,8 +160,7 @@ class Study(Config):
             raise ValueError("a study needs axes or rows")
         if not self.evaluations and not self.metrics:
             raise ValueError("a study needs evaluations or metrics")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        self.require(">= 1", "seeds")
         if "paper" not in self.scales:
             raise ValueError("scales needs paper")
 
@@ -174,13 +173,14 @@ class StudySettings(Config):
     """Folder of the rows and of the table. The same folder and command resume it."""
     seeds: int | None = None
     """Runs a row; none: the study's own."""
-    parallel: int = 1
-    """Rows at once, each in a process of its own, ≥ 1."""
+    parallel: int | None = None
+    """Rows at once, each in a process of its own, ≥ 1; none: one here, on Ray as many as fit."""
+    machine_wait_s: float = 600.0
+    """On a cluster that lost machines, longest wait for others where no row fits what is left, seconds, ≥ 0; then those
+    rows are named in the table."""
     sets: dict[str, str] = field(default_factory=dict)
     """Sets of shards by name: study.sets.labelled=DIR."""
 
     def __post_init__(self) -> None:
-        if self.parallel < 1:
-            raise ValueError(f"parallel must be >= 1, got {self.parallel}")
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        self.require(">= 0", "machine_wait_s")
+        self.require(">= 1", "parallel", "seeds")

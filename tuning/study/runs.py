@@ -1,13 +1,12 @@
-"""The runs of a study: each is pretrained and evaluated in a process of a pool, and never twice.
+"""The runs of a study: each is pretrained and evaluated in a process of its own, and never twice.
 
 A run that is killed leaves its snapshot; the same command resumes it. A run that fails is named in the table, and the
 others go on. A request to stop reaches the running ones as a file, so that each saves itself first.
 """
 
 import json
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +16,9 @@ from typing import Any
 from cluster.files.storage import write_atomic
 from cluster.processes.map import WorkerLostError, local_map
 from cluster.progress import Bar, Progress
+from cluster.ray_runtime.session import has_cluster
 from cluster.settings import RunError, UserError, first_line
-from trainers.config import without_ray_train
+from trainers.config import ExperimentConfig, without_ray_train
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
 from trainers.state.metrics_log import MetricsTail
 from tuning.stopping import asked_to_stop
@@ -41,13 +41,19 @@ class Ended:
         self.stopped = True
 
 
-def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> Ended:
+Outcome = tuple[Path, int, str]
+"""A run's folder, its exit code, and the reason where it failed."""
+Runner = Callable[[Sequence[Run]], Iterator[Outcome]]
+"""Trains and evaluates runs, in the order in which they end: `in_pool`, or `tuning.study.on_ray`."""
+
+
+def run_all(plan: Plan, parent: Path, *, runner: Runner, progress: Progress) -> Ended:
     """Train and evaluate what is not done yet.
 
     Args:
         plan: of the study.
         parent: the study's folder, under which the tracker shows every run.
-        parallel: runs at once, ≥ 1.
+        runner: where the runs are.
         progress: shows the optimisation steps of all runs together.
 
     Raises:
@@ -58,56 +64,87 @@ def run_all(plan: Plan, parent: Path, *, parallel: int, progress: Progress) -> E
     if not todo:
         return ended
     (parent / STOP_FILE).unlink(missing_ok=True)
-    left = {run.folder for run in todo}
     with (
         progress.stage("study", sum(run.experiment.optim.steps for run in todo)) as bar,
         _watched(todo, bar),
         asked_to_stop(parent, lambda: [run.folder for run in todo], ended.stop),
     ):
-        try:
-            # spawn: a fork would inherit torch's threads; each run has the environment of this process.
-            for folder, code, reason in local_map(
-                partial(_attempt, parent), todo, workers=parallel, start="spawn", ignore_interrupt=True
-            ):
-                left.discard(folder)
-                ended.stopped |= code == EXIT_PREEMPTED
-                if reason:
-                    ended.failed[folder] = reason
-        except WorkerLostError:
-            lost = "a process of the study was killed (out of memory?); the same command resumes"
-            ended.failed |= dict.fromkeys(left, lost)
+        for folder, code, reason in runner(todo):
+            ended.stopped |= code == EXIT_PREEMPTED
+            if reason:
+                ended.failed[folder] = reason
     return ended
 
 
-def _attempt(parent: Path, run: Run) -> tuple[Path, int, str]:
-    """A run's folder, exit code, and the reason where it failed; the other runs go on."""
+def in_pool(parent: Path, parallel: int) -> Runner:
+    """Runs in processes of this machine.
+
+    Args:
+        parent: the study's folder.
+        parallel: runs at once, ≥ 1.
+    """
+
+    def run_in_pool(todo: Sequence[Run]) -> Iterator[Outcome]:
+        left = {run.folder for run in todo}
+        try:
+            # spawn: a fork would inherit torch's threads; each run has the environment of this process.
+            for outcome in local_map(
+                partial(attempt, parent=parent), todo, workers=parallel, start="spawn", ignore_interrupt=True
+            ):
+                left.discard(outcome[0])
+                yield outcome
+        except WorkerLostError:
+            lost = "a process of the study was killed (out of memory?); the same command resumes"
+            yield from ((folder, RunError.exit_code, lost) for folder in left)
+
+    return run_in_pool
+
+
+def evaluate_all(run: Run) -> None:
+    """All evaluations of a trained run."""
+    from evaluation.evaluate import evaluate
+    from evaluation.report.tracking import log_report
+
+    for number, (one, config) in enumerate(run.evaluations):
+        report = evaluate(run.folder, config, evaluation_folder(run, number), trust_code=True)
+        log_report(report, Path(one.preset).stem)
+
+
+def attempt(
+    run: Run,
+    *,
+    parent: Path,
+    experiment: ExperimentConfig | None = None,
+    evaluated: Callable[[Run], None] = evaluate_all,
+) -> Outcome:
+    """Pretrain a run and evaluate it, or go on where an earlier start ended: what a process of the pool or of Ray does.
+
+    Args:
+        run: of the study.
+        parent: the study's folder.
+        experiment: what is trained, where it is not the run's to the letter (its paths and resources on a cluster).
+        evaluated: evaluates it.
+
+    Returns:
+        With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
+    """
     try:
-        return run.folder, work(run, parent), ""
+        return run.folder, _work(run, parent, experiment or run.experiment, evaluated), ""
     except (UserError, RunError) as error:
         return run.folder, error.exit_code, first_line(error)
     except Exception as error:
         return run.folder, RunError.exit_code, f"{type(error).__name__}: {first_line(error)}"
 
 
-def work(run: Run, parent: Path) -> int:
-    """Pretrain a run and evaluate it: what a process of the pool does.
-
-    Returns:
-        0, or 143 if it was asked to stop first.
-    """
-    from evaluation.evaluate import evaluate
-    from evaluation.report.tracking import log_report
+def _work(run: Run, parent: Path, experiment: ExperimentConfig, evaluated: Callable[[Run], None]) -> int:
     from trainers.pretrain import pretrain
 
     if (parent / STOP_FILE).exists():
         return EXIT_PREEMPTED
-    on_cluster = os.environ.get("RAY_ADDRESS") or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    code = pretrain(run.experiment if on_cluster else without_ray_train(run.experiment), parent=parent)
+    code = pretrain(experiment if has_cluster() else without_ray_train(experiment), parent=parent)
     if code != EXIT_DONE:
         return code
-    for number, (one, config) in enumerate(run.evaluations):
-        report = evaluate(run.folder, config, evaluation_folder(run, number), trust_code=True)
-        log_report(report, Path(one.preset).stem)
+    evaluated(run)
     write_atomic(run.folder / DONE, json.dumps({"fingerprint": run.fingerprint, "row": run.row, "seed": run.seed}))
     return EXIT_DONE
 

@@ -1,9 +1,11 @@
 """The papers' tables and the studies of scale: declared grids, run row by row, beside the published values.
 
-Reading order: `config` (what a study is) → `plan` (its runs) → `runs` (training and evaluation) →
-`results` (the table) → `report` (its files).
+Reading order: `config` (what a study is) → `plan` (its runs) → `runs` (training and evaluation; `on_ray` on a cluster)
+→ `results` (the table) → `report` (its files).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from cluster.files.locks import sole_writer
 from cluster.machine.cores import num_cores
 from cluster.machine.resources import num_gpus
 from cluster.progress import Progress
+from cluster.ray_runtime.session import has_cluster
+from cluster.ray_runtime.shared import refuse_own_folder_of_a_job, require_shared
 from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
 from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
@@ -21,12 +25,13 @@ from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.inference.frozen import load_encoder
+from tuning.placement import here
 from tuning.study.config import StudySettings
 from tuning.study.metric import parse_metric
 from tuning.study.plan import Plan, Run
 from tuning.study.report import write_study
 from tuning.study.results import collect, late_median, study_tree
-from tuning.study.runs import Ended, is_done, run_all
+from tuning.study.runs import Ended, Runner, in_pool, is_done, run_all
 from tuning.study.scaling import Step, project
 
 COMPARE = trials_link("Compare the runs")
@@ -42,35 +47,54 @@ class StudyResult:
     tracking: str
 
 
-def run_study(plan: Plan, settings: StudySettings, *, progress: Progress) -> StudyResult:
+def run_study(plan: Plan, settings: StudySettings, *, progress: Progress, ray: bool = False) -> StudyResult:
     """Run what is not done yet, and write the table of what is.
 
     Args:
         plan: of `tuning.study.plan.plan_study`.
         settings: folder, rows at once.
         progress: shows every stage.
+        ray: rows run on Ray: on the job's cluster, that of RAY_ADDRESS, or a session of this machine.
 
     Raises:
-        UserError: if another process runs in the study's folder.
+        UserError: if another process runs in the study's folder; if the cluster can never hold a row, or one of its
+            machines does not see the folder, the shards or MLflow.
         PreemptedError: if it was asked to stop; the same command resumes.
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
-    with sole_writer(folder, "choose another study.dir"):
-        return _run_alone(plan, settings, folder, progress)
-
-
-def _run_alone(plan: Plan, settings: StudySettings, folder: Path, progress: Progress) -> StudyResult:
-    build_corpora(plan, folder / "shards", progress)
     plan = _tracked(plan, folder)
+    with sole_writer(folder, "choose another study.dir"), _runner(plan, settings, folder, ray=ray) as runner:
+        build_corpora(plan, folder / "shards", progress)
+        return _run_alone(plan, runner, folder, progress)
+
+
+@contextmanager
+def _runner(plan: Plan, settings: StudySettings, folder: Path, *, ray: bool) -> Iterator[Runner]:
+    """Where the runs are: a pool of this machine, or a session of Ray that holds each of them."""
+    if not ray:
+        yield in_pool(folder, settings.parallel or 1)
+        return
+    from tuning.study import on_ray
+
+    refuse_own_folder_of_a_job("study.dir", folder)
+    with on_ray.session_of(plan, settings) as session:
+        needs = on_ray.needs_of(plan, session.machines)
+        if not session.local:
+            require_shared(on_ray.places_of(plan, folder), session.machines)
+        most = on_ray.most_at_once(settings, plan, local=session.local)
+        yield on_ray.on_ray(folder, needs, most=most, wait_s=settings.machine_wait_s)
+
+
+def _run_alone(plan: Plan, runner: Runner, folder: Path, progress: Progress) -> StudyResult:
     tracking = plan.runs[0].experiment.tracking
     with Tracker(replace(tracking, name=f"{plan.study.title} ({plan.scale})"), folder) as tracker:
         tracker.params({"study": plan.study.title, "scale": plan.scale, "runs": len(plan.runs)})
         tracker.params({f"reduced.{key}": here for key, (_, here) in plan.reduced.items()})
         tracker.view(*columns_of(plan))
         tracker.tags({NOTE: COMPARE})
-        before = run_all(replace(plan, runs=plan.starts), folder, parallel=settings.parallel, progress=progress)
-        ended = before if before.stopped else run_all(plan, folder, parallel=settings.parallel, progress=progress)
+        before = run_all(replace(plan, runs=plan.starts), folder, runner=runner, progress=progress)
+        ended = before if before.stopped else run_all(plan, folder, runner=runner, progress=progress)
         if ended.stopped:
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
         tree = study_tree(plan, collect(plan), _reasons(plan, before) | _reasons(plan, ended))
@@ -97,12 +121,18 @@ def columns_of(plan: Plan) -> tuple[list[str], list[str]]:
     return [*evaluated, *logged] or [curve_name("loss")], list(keys)
 
 
-def outline(plan: Plan) -> dict[str, Any]:
+def outline(plan: Plan, settings: StudySettings, *, ray: bool = False) -> dict[str, Any]:
     """What a study would do: rows and their keys, what the scale reduces, steps, time; plain JSON types.
 
-    Shares, memory and time are measured on two real steps of the first run, where its shards are there.
+    Shares, memory and time are measured on two real steps of the first run, where its shards are there. On Ray also
+    where each run would lie on the machines that are there.
+
+    Raises:
+        UserError: on Ray, if the cluster can never hold a row.
     """
     from trainers.checks.dry_run import plan as plan_run
+
+    placement = {"placement": _placement(plan, settings)} if ray else {}
 
     first = plan.runs[0].experiment
     places = [place for name in first.data.drawn_from if (place := getattr(first.data, name)) is not None]
@@ -117,7 +147,7 @@ def outline(plan: Plan) -> dict[str, Any]:
         "steps": sum(run.experiment.optim.steps for run in plan.runs),
         "evaluations": [one.preset for one in plan.study.evaluations],
         "claims": [claim.statement for claim in plan.study.claims],
-    }
+    } | placement
     if not all("://" in place or Path(place).is_dir() for place in places):
         return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
     outline = plan_run(first)
@@ -129,6 +159,19 @@ def outline(plan: Plan) -> dict[str, Any]:
         "basis": "seconds a view of the first run's steps; evaluation is not included",
     }
     return tree | {"first run": outline, "estimate": estimate}
+
+
+def _placement(plan: Plan, settings: StudySettings) -> dict[str, Any]:
+    """Where the runs would lie. A cluster is asked for its machines; no session is started for that of this machine."""
+    from tuning.study import on_ray
+
+    if has_cluster():
+        with on_ray.session_of(plan, settings) as session:
+            machines = session.machines
+    else:
+        machines = here(on_ray.local_cores(settings, plan))
+    most = on_ray.most_at_once(settings, plan, local=not has_cluster())
+    return on_ray.preview(plan, on_ray.needs_of(plan, machines), machines, most)
 
 
 def _views(config: ExperimentConfig) -> int:

@@ -1,19 +1,11 @@
-"""What runs in a sweep and what it takes of the machines: jobs, where they come from, how many fit at a time."""
+"""What runs in a sweep: jobs, and where they come from."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.machine.cores import num_cores
-from cluster.machine.resources import ResourcesConfig, uses_gpu
-from cluster.ray_runtime.session import Session
-from cluster.settings import UserError
-
-DRIVER_MEMORY = 1 << 28
-"""What the actor of a trial with workers of its own reserves instead of a core: trials never wait for each other."""
 Curve = list[tuple[int, float]]
 """(step, value) in order."""
 
@@ -82,53 +74,3 @@ class Source(Protocol):
     def failed(self, number: int, reason: str) -> None:
         """It crashed once too often."""
         ...
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one trial takes of the machines."""
-
-    actor: dict[str, float]
-    """Of the actor itself, in Tune's words."""
-    evaluation_cpus: float
-    evaluation_gpus: float
-    cpus: float
-    """Of a whole trial."""
-    gpus: float
-
-
-def need(resources: ResourcesConfig, gpus: int) -> Need:
-    """A run in its actor takes what a worker would; a run with workers leaves its actor without a core."""
-    workers = max(1, resources.num_workers)
-    per_gpu = resources.gpus_per_worker if uses_gpu(resources, gpus) else 0.0
-    cpus = workers * resources.cpus_per_worker
-    if resources.num_workers == 0:
-        actor = {"cpu": resources.cpus_per_worker} | ({"gpu": per_gpu} if per_gpu else {})
-        return Need(actor, 0.0, 0.0, cpus, per_gpu)
-    return Need({"memory": DRIVER_MEMORY}, resources.cpus_per_worker, per_gpu, cpus, workers * per_gpu)
-
-
-def wanted(concurrency: int, resources: ResourcesConfig) -> int:
-    """Trials at a time on this machine alone: as asked, else by its cores."""
-    return concurrency or max(1, num_cores() // ceil(max(1, resources.num_workers) * resources.cpus_per_worker))
-
-
-def concurrent(concurrency: int, resources: ResourcesConfig, session: Session) -> int:
-    """Trials at a time in a session.
-
-    Raises:
-        UserError: if not even one fits.
-    """
-    one = need(resources, session.gpus)
-    cores = min(session.cpus, num_cores()) if session.local and not concurrency else session.cpus
-    fits = int(session.cpus // one.cpus)
-    if fits < 1:
-        raise UserError(
-            f"a trial needs {one.cpus:g} cores ({max(1, resources.num_workers)} workers of "
-            f"{resources.cpus_per_worker:g}), the cluster has {session.cpus:g}; lower resources.num_workers or "
-            "resources.cpus_per_worker"
-        )
-    most = max(1, int(cores // one.cpus))
-    if one.gpus:
-        most = min(most, max(1, int(session.gpus // one.gpus)))
-    return min(concurrency, fits) if concurrency else most

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.outputs import require_writable_folder
-from cluster.machine.resources import ResourcesConfig, num_gpus
+from cluster.machine.resources import ResourcesConfig
 from cluster.refusals import Refusals
 from cluster.settings import UserError, flatten, put, to_tree, validate
 from cluster.tracking_config import store_uri
@@ -14,8 +14,10 @@ from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume, without_ray_train
+from trainers.state.places import absolute_source
+from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
-from tuning.sweep.jobs import Job, need, wanted
+from tuning.sweep.jobs import Job
 from tuning.sweep.objective import check_targets, objective_evaluation, on_split
 from tuning.sweep.space import Space, Value, check_space, defaults, describe, place, read_space, tried
 
@@ -47,23 +49,21 @@ class SweepPlan:
         """The preset as a point of the space, if it lies in it."""
         return defaults(self.space, self.base)
 
-    def job(self, name: str, folder: Path, values: Mapping[str, Value], *, gpus: int, seed: int | None = None) -> Job:
+    def job(self, name: str, folder: Path, values: Mapping[str, Value], *, one: Need, seed: int | None = None) -> Job:
         """A run of this sweep.
 
         Args:
             name: as the tracker shows it.
             folder: of the run.
             values: at their dotted paths.
-            gpus: of the session.
+            one: what a trial takes.
             seed: of the run; then it is evaluated on the test split, and nothing stops it.
         """
         tree = place(self.base, values)
-        resources = self.resources
-        one = need(resources, gpus)
-        threads = resources.threads_per_worker or max(1, int(resources.cpus_per_worker))
+        resources, evaluated = self.resources, None if one.alone else one.worker
         home = replace(self.config.tracking, uri=store_uri(self.config.tracking, self.folder), system_metrics_s=0.0)
         put(tree, "tracking", to_tree(replace(home, name=name)))
-        put(tree, "resources.threads_per_worker", threads)
+        put(tree, "resources.threads_per_worker", threads(resources))
         put(tree, "resources.num_workers", resources.num_workers)
         put(tree, "run.dir", str(folder))
         put(tree, "run.keep", 1)
@@ -76,8 +76,8 @@ class SweepPlan:
             metrics=self.config.objective.metrics,
             parent=str(self.folder),
             metric=self.config.stop.metric,
-            evaluation_cpus=one.evaluation_cpus,
-            evaluation_gpus=one.evaluation_gpus,
+            evaluation_cpus=evaluated.cpus if evaluated else 0.0,
+            evaluation_gpus=evaluated.gpus if evaluated else 0.0,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         put(base, "data.unlabelled", str(folder / "shards" / second))
     for path in PLACES:
         if isinstance(there := flatten(base).get(path), str):
-            put(base, path, _absolute(there))
+            put(base, path, absolute_source(there) if path == "init_from" else _absolute(there))
     evaluated_on = config.objective.shards or flatten(base).get("data.labelled")
     with refusals.noted():
         evaluation = objective_evaluation(config.objective, _absolute(evaluated_on) if evaluated_on else None)
@@ -178,8 +178,8 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
     from tuning.sweep.journal import SAMPLERS
 
     config, settings = plan.config, plan.config.sweep
-    gpus = num_gpus()
-    one, at_a_time = need(plan.resources, gpus), wanted(settings.concurrency, plan.resources)
+    one = need(plan.experiment, here(cores(plan.experiment)), "a trial")
+    at_a_time = wanted(settings.concurrency, plan.experiment)
     sampler = SAMPLERS[settings.sampler](settings.seed, settings.startup)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     asked = optuna.create_study(sampler=sampler, directions=["maximize"] * len(config.objective.metrics)).ask(

@@ -1,6 +1,5 @@
 """Three pictures of a sweep: how the best grew, which trials went where, what mattered."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.canvas import LIGHT, canvas, plain
+from evaluation.report.figures.canvas import LIGHT, canvas, plain
 from tuning.sweep.space import Choice, Distribution, LogUniform, Space
 
 Row = Mapping[str, Any]
@@ -87,13 +86,6 @@ def importance(shares: Mapping[str, float], metric: str, evaluated: int) -> Figu
     axes.set_xlabel(f"share of the variance of {plain(metric)} over {evaluated} evaluated trials (fANOVA)")
     axes.set_xlim(0, 1)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a file."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=120, facecolor="white")
-    return out.getvalue()
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +21,18 @@ from ray.tune.search import Searcher
 
 from cluster.settings import RunError
 from trainers.loop import STOP_FILE
+from tuning.placement import DRIVER_MEMORY, Need
 from tuning.stopping import asked_to_stop
 from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Curve, Job, Source
 from tuning.sweep.trial import SweepTrial
 
-_QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may be asked to stop, or end, before its first metric
+}
 _RAISED = re.compile(r"^([\w.]+(Error|Exception|Died)\w*(\(\w+\))?)(: ?|$)")
 _DIED = re.compile(r"Worker exit detail: (.+?)(?: Some common causes|$)", re.MULTILINE)
 
@@ -37,11 +43,18 @@ class Slots:
 
     storage: Path
     """Folder for what Tune writes; it is removed."""
-    actor: Mapping[str, float]
-    """What a trial's actor takes, in Tune's words."""
+    one: Need
+    """What a trial takes."""
     at_a_time: int
     retries: int
     """Restarts of a trial that crashed."""
+
+    @property
+    def actor(self) -> dict[str, float]:
+        """What a trial's actor takes, in Tune's words."""
+        if self.one.driver is None:
+            return {"memory": DRIVER_MEMORY}
+        return {"cpu": self.one.driver.cpus} | ({"gpu": self.one.driver.gpus} if self.one.driver.gpus else {})
 
 
 def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
@@ -56,7 +69,7 @@ def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialSchedu
     Returns:
         False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself.
     """
-    os.environ.update(_QUIET)
+    os.environ.update(_TUNE)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are reported by their reason, without tracebacks
     (slots.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start
     for attempt in range(slots.retries + 1):
@@ -87,7 +100,7 @@ def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialSchedu
 
 def _tuner(search: "_Search", slots: Slots, limit: int, scheduler: TrialScheduler | None) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(SweepTrial, dict(slots.actor)),
+        tune.with_resources(SweepTrial, slots.actor),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=scheduler or FIFOScheduler(),  # type: ignore[no-untyped-call]

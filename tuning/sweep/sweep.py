@@ -14,14 +14,16 @@ from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import Session, ray_session
+from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
-from cluster.tracking_config import store_uri
+from cluster.tracking_config import TrackingConfig, store_uri
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
+from tuning.placement import Need, concurrent, cores, need, places, wanted
 from tuning.study.study import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
-from tuning.sweep.jobs import Curve, Job, concurrent, need, wanted
+from tuning.sweep.jobs import Curve, Job
 from tuning.sweep.journal import SweepJournal, claim
 from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_best, write_table
 from tuning.sweep.plan import SweepPlan, check_data
@@ -45,6 +47,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         RunError: if no trial could be evaluated.
     """
     config, folder = plan.config, plan.folder
+    refuse_own_folder_of_a_job("sweep.dir", folder)
     with sole_writer(folder, "choose another sweep.dir"):
         claim(folder, plan.identity())
         if plan.build:
@@ -61,17 +64,26 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
             journal = SweepJournal(
                 folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
             )
-            at_a_time = wanted(config.sweep.concurrency, plan.resources)
-            workers = at_a_time * max(1, plan.resources.num_workers)
-            with ray_session(workers=workers, cpus_per_worker=plan.resources.cpus_per_worker) as session:
-                complete = _trials(plan, journal, session, tracker, progress)
+            at_a_time = wanted(config.sweep.concurrency, plan.experiment)
+            with ray_session(workers=at_a_time * cores(plan.experiment)) as session:
+                one = need(plan.experiment, session.machines, "a trial")
+                if not session.local:
+                    require_shared(_places(plan, home), session.machines)
+                slots = _slots(plan, session, one)
+                complete = _trials(plan, journal, slots, tracker, progress)
                 confirmed: dict[str, Any] = {}
                 words: list[str] = []
                 if complete:
-                    complete, confirmed, words = _confirm(plan, journal, session, progress)
+                    complete, confirmed, words = _confirm(plan, journal, slots, progress)
             result = _conclude(plan, journal, tracker, confirmed, words, complete=complete)
             tracker.close("FINISHED" if complete else "KILLED")
         return result
+
+
+def _places(plan: SweepPlan, home: TrackingConfig) -> Places:
+    data = plan.experiment.data
+    read = {f"data.{name}": getattr(data, name) for name in data.drawn_from}
+    return places("sweep.dir", plan.folder, read | {"objective.shards": plan.evaluation.data.shards}, home)
 
 
 def _tracked_params(plan: SweepPlan) -> dict[str, Any]:
@@ -81,31 +93,31 @@ def _tracked_params(plan: SweepPlan) -> dict[str, Any]:
     return flatten(sections) | {path: json.dumps(spec) for path, spec in space.items()}
 
 
-def _trials(plan: SweepPlan, journal: SweepJournal, session: Session, tracker: Tracker, progress: Progress) -> bool:
+def _trials(plan: SweepPlan, journal: SweepJournal, slots: "Slots", tracker: Tracker, progress: Progress) -> bool:
     """Run the trials; False if somebody asked to stop."""
     from tuning.sweep.runner import run_jobs, scheduler_of
 
     config = plan.config
     open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)
     with progress.stage("trials", config.sweep.trials) as bar:
-        source = _Trials(plan, journal, session, tracker, bar)
+        source = _Trials(plan, journal, slots.one, tracker, bar)
         if open_trials <= 0:
             return True
         return run_jobs(
             source,
-            _slots(plan, session),
+            slots,
             limit=open_trials,
             scheduler=scheduler_of(config.stop, plan.experiment.optim.steps, journal.curves()),
         )
 
 
-def _slots(plan: SweepPlan, session: Session) -> "Slots":
+def _slots(plan: SweepPlan, session: Session, one: Need) -> "Slots":
     from tuning.sweep.runner import Slots
 
     return Slots(
         storage=plan.folder,
-        actor=need(plan.resources, session.gpus).actor,
-        at_a_time=concurrent(plan.config.sweep.concurrency, plan.resources, session),
+        one=one,
+        at_a_time=concurrent(plan.config.sweep.concurrency, one, session),
         retries=plan.config.sweep.retries,
     )
 
@@ -113,8 +125,8 @@ def _slots(plan: SweepPlan, session: Session) -> "Slots":
 class _Trials:
     """The journal's trials as Tune's jobs; whatever ends one is written down at once."""
 
-    def __init__(self, plan: SweepPlan, journal: SweepJournal, session: Session, tracker: Tracker, bar: Bar) -> None:
-        self.plan, self.journal, self.session, self.tracker, self.bar = plan, journal, session, tracker, bar
+    def __init__(self, plan: SweepPlan, journal: SweepJournal, one: Need, tracker: Tracker, bar: Bar) -> None:
+        self.plan, self.journal, self.one, self.tracker, self.bar = plan, journal, one, tracker, bar
         self.sign = 1.0 if plan.config.stop.mode == "max" else -1.0
         self._best: int | None = None
         self._next_table = 0.0
@@ -127,7 +139,7 @@ class _Trials:
         name = f"trial-{trial.number:03d}"
         folder = self.plan.folder / "trials" / f"{trial.number:03d}"
         self._show()
-        return trial.number, self.plan.job(name, folder, trial.params, gpus=self.session.gpus)
+        return trial.number, self.plan.job(name, folder, trial.params, one=self.one)
 
     def reported(self, number: int, row: Mapping[str, Any]) -> None:
         self._show(f"trial {number}: step {row['step']}")
@@ -180,7 +192,7 @@ class _Trials:
 
 
 def _confirm(
-    plan: SweepPlan, journal: SweepJournal, session: Session, progress: Progress
+    plan: SweepPlan, journal: SweepJournal, slots: "Slots", progress: Progress
 ) -> tuple[bool, dict[str, Any], list[str]]:
     """Best and preset on fresh seeds: whether it came to an end, what was found, remarks."""
     from tuning.sweep.runner import run_jobs
@@ -195,7 +207,7 @@ def _confirm(
             f"{side}-seed-{seed}",
             plan.folder / "confirm" / (f"best-{best.number:03d}" if side == "best" else side) / f"seed-{seed}",
             best.params if side == "best" else {},
-            gpus=session.gpus,
+            one=slots.one,
             seed=seed,
         )
         for seed in range(plan.experiment.seed + FIRST_SEED, plan.experiment.seed + FIRST_SEED + seeds)
@@ -204,7 +216,7 @@ def _confirm(
     with progress.stage("confirming", len(jobs)) as bar:
         source = ConfirmRuns(jobs, bar)
         left = sum(not is_done(job) for job in jobs)
-        if left and not run_jobs(source, _slots(plan, session), limit=left):
+        if left and not run_jobs(source, slots, limit=left):
             return False, {}, []
     words = [f"{name} failed: {reason}" for name, reason in source.reasons.items()]
     pairs = [(one, other) for one, other in zip(jobs[::2], jobs[1::2], strict=True) if is_done(one) and is_done(other)]
@@ -229,7 +241,8 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from tuning.sweep.plots import history, importance, parallel, png
+    from evaluation.report.figures.canvas import png
+    from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]
     rows, best = rows_of(journal, plan), journal.best()

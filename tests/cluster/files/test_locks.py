@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.files.locks import LOCK_NAME, sole_file_writer, sole_writer
+from cluster.files.locks import LOCK_NAME, sole_file_writer, sole_writer, wait_for_writer
 from cluster.settings import UserError
 
 REMEDY = "choose another run.dir"
@@ -53,6 +53,16 @@ def test_another_process_is_refused_with_the_folder_and_the_remedy(tmp_path: Pat
     end(holder)
     with sole_writer(folder, REMEDY):  # at once after kill -9
         pass
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_is_waited_for_until_its_writer_has_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert wait_for_writer(folder, 0.0), "nothing is there yet"
+    holder = hold(folder)
+    assert not wait_for_writer(folder, 0.3)
+    end(holder)
+    assert wait_for_writer(folder, 0.0)
     assert list(folder.iterdir()) == []
 
 

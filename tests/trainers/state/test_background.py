@@ -1,6 +1,5 @@
 """Laws of snapshots that are written while training goes on: what was, is saved; one at a time; nothing torn."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from torch import nn
 
 from cluster.files.storage import sha256
 from cluster.settings import ROOT, RunError
+from tests.trainers.state.full_disk import check_full_disk
 from trainers.state import background, snapshot
 from trainers.state.background import SnapshotWriter
 from trainers.state.snapshot import MODEL, open_snapshot, save_snapshot, save_tensors, write_snapshot
@@ -246,13 +246,4 @@ print(open_snapshot(folder).step, sorted(path.name for path in folder.iterdir())
 
 
 def test_a_disk_that_fills_up_while_a_copy_is_written_is_named(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=900k none {tmp_path}"
-    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts in a namespace")
-    program = f"{mount} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/snapshots"
-    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    message, left = done.stdout.splitlines()
-    assert "step-2: the disk is full, nothing was replaced; free some space" in message
-    assert left == "1 ['last', 'step-1']"
+    check_full_disk(FULL_DISK, tmp_path)

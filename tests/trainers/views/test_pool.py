@@ -11,19 +11,20 @@ import psutil
 import pytest
 import torch
 
-from cluster.ray_runtime.session import Session, ray_session
+from cluster.machine.placement import Bundle, Machine
+from cluster.ray_runtime.session import ray_session
 from cluster.settings import RunError, UserError
 from data_shards.format.records import Batch
 from trainers.config import ExperimentConfig, may_differ_on_resume
+from trainers.distributed.placement import reserved
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
 from trainers.views.config import ViewsConfig
-from trainers.views.pool import ViewPool, num_processes, require_gpus
+from trainers.views.pool import ViewPool, num_processes
 from trainers.views.views import ViewMaker, Views, stream_views, window_frames
 
 MakeConfig = Callable[..., ExperimentConfig]
-CLUSTER = Session(address="", dashboard="", local=False, nodes=1, cores=8, cpus=8.0, gpus=2, logs="")
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +159,16 @@ def test_a_resumed_run_may_move_its_views(make_config: MakeConfig) -> None:
 def test_a_pool_of_more_gpus_than_there_are_is_refused_with_what_would_fit(make_config: MakeConfig) -> None:
     pool = {"resources__num_workers": 2, "views__placement": "pool", "views__pool_workers": 2}
     tight = make_config(**pool, resources__use_gpu="auto", views__pool_gpus=0.25)
-    with pytest.raises(UserError, match=r"4 view actors of 1 CPUs and 0\.25 GPUs each need 3 GPUs, the cluster has 2"):
-        require_gpus(tight, CLUSTER)
-    require_gpus(make_config(**pool, resources__gpus_per_worker=0.5, views__pool_gpus=0.25), CLUSTER)
-    require_gpus(make_config(**pool), replace(CLUSTER, gpus=0))
+    there = [Machine(address="a", cpus=8, gpus=2)]
+    wanted = (
+        r"the run needs 2 workers of 1 core and 1 GPU, 4 view actors of 1 core and 0\.25 GPUs, the cluster has "
+        r"1 machine of 8 cores and 2 GPUs \(a\); lower .* or resources\.gpus_per_worker or views\.pool_workers or "
+    )
+    with pytest.raises(UserError, match=wanted):
+        reserved(tight, there, workers=2, what="the run")
+    shared = make_config(**pool, resources__use_gpu="auto", resources__gpus_per_worker=0.5, views__pool_gpus=0.25)
+    assert [one.gpus for one in reserved(shared, there, workers=2, what="the run")] == [0.5] * 2 + [0.25] * 4
+    without = reserved(make_config(**pool), [Machine(address="a", cpus=8)], workers=2, what="the run")
+    assert without == [Bundle(cpus=1)] * 2 + [Bundle(cpus=1, kind="view actor")] * 4
     assert num_processes(tight) == 6
     assert num_processes(make_config(resources__num_workers=2)) == 2

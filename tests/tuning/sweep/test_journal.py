@@ -7,10 +7,14 @@ from typing import Any
 import optuna
 import pytest
 
+from cluster.machine.placement import Bundle
 from cluster.settings import UserError
+from tuning.placement import Need
 from tuning.sweep.config import SettingsConfig
 from tuning.sweep.journal import SweepJournal, claim
 from tuning.sweep.space import read_space
+
+ALONE = Need(bundles=(Bundle(cpus=1),), alone=True)
 
 SPACE = read_space({"x": {"uniform": [0.0, 1.0]}, "n": {"int": [1, 8]}}, "test")
 
@@ -202,7 +206,7 @@ def test_trials_that_ray_killed_for_memory_are_handed_out_again_to_a_new_tuner(
                 self.search.on_trial_complete(str(len(names) - 1), {"values": [1.0], "step": 1})
 
     monkeypatch.setattr(sweep_runner, "_tuner", lambda search, *_: Tuner(search))
-    slots = sweep_runner.Slots(storage=tmp_path, actor={}, at_a_time=2, retries=1)
+    slots = sweep_runner.Slots(storage=tmp_path, one=ALONE, at_a_time=2, retries=1)
     assert sweep_runner.run_jobs(source, slots, limit=3)
     assert starts == [["j0", "j1"], ["j1", "j2"]]
     assert all((job.folder / "done.json").exists() for job in jobs)

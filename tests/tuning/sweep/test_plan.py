@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from cluster.machine.placement import Bundle
 from cluster.settings import ROOT, UserError, load_config, to_tree
 from trainers.config import ExperimentConfig, without_ray_train
+from tuning.placement import Need, here, need
 from tuning.sweep.config import experiment_tree, load_sweep
-from tuning.sweep.jobs import need
 from tuning.sweep.journal import SweepJournal
 from tuning.sweep.outcome import best_preset, importances, note, rows_of, shown
 from tuning.sweep.plan import SweepPlan, describe_plan
 from tuning.sweep.space import check_space, read_space
 from tuning.sweep.sweep import _Trials
+
+ALONE = Need(bundles=(Bundle(cpus=1),), alone=True)
 
 MakePlan = Callable[..., SweepPlan]
 
@@ -77,9 +80,12 @@ def test_a_trial_of_one_worker_trains_in_its_actor_and_of_two_under_ray_train(
     make_plan: MakePlan, tmp_path: Path
 ) -> None:
     one, two = (make_plan(f"resources.num_workers={count}") for count in (1, 2))
-    jobs = [plan.job("trial", tmp_path / "trial", {}, gpus=0) for plan in (one, two)]
+    jobs = [
+        plan.job("trial", tmp_path / "trial", {}, one=need(plan.experiment, here(2), "a trial")) for plan in (one, two)
+    ]
     assert [job.experiment["resources"]["num_workers"] for job in jobs] == [0, 2]
-    assert need(one.resources, 0).actor == {"cpu": 1.0}
+    small, large = (need(plan.experiment, here(2), "a trial") for plan in (one, two))
+    assert (small.driver, large.driver) == (Bundle(cpus=1), None)
     assert [job.evaluation_cpus for job in jobs] == [0.0, 1.0]
 
 
@@ -102,12 +108,12 @@ def test_only_one_fixed_worker_that_needs_nothing_of_ray_does_without_ray_train(
 
 def test_a_trial_is_the_preset_with_its_values_in_a_folder_of_its_own(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan()
-    job = plan.job("trial-007", tmp_path / "sweep/trials/007", {"data.b_s": 0.375}, gpus=0)
+    job = plan.job("trial-007", tmp_path / "sweep/trials/007", {"data.b_s": 0.375}, one=ALONE)
     assert job.experiment["data"]["b_s"] == 0.375
     assert (job.experiment["run"]["keep"], job.folder.name) == (1, "007")
     assert job.experiment["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
     assert job.evaluation["split"] == "valid"
-    assert plan.job("best", tmp_path, {}, gpus=0, seed=1000).evaluation["split"] == "test"
+    assert plan.job("best", tmp_path, {}, one=ALONE, seed=1000).evaluation["split"] == "test"
     assert type(job).unpacked(job.packed()) == job
 
 
@@ -117,7 +123,7 @@ def test_the_best_preset_is_the_trials_configuration_and_pretrain_reads_it(make_
     file = tmp_path / "best.yaml"
     file.write_text(best_preset(plan, values, "Trial 3.\nschema 1"))
     read = load_config(ExperimentConfig, file)
-    expected = plan.job("t", tmp_path, values, gpus=0).experiment
+    expected = plan.job("t", tmp_path, values, one=ALONE).experiment
     for section in ("data", "views", "augment", "frontend", "encoder", "head", "loss", "optim"):
         assert to_tree(read)[section] == expected[section], section
     assert (read.seed, read.run.dir) == (0, "outputs/pretrain")

@@ -15,10 +15,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.machine.placement import Bundle
 from cluster.progress import SILENT
 from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, load_config
 from trainers.config import ExperimentConfig
+from tuning.placement import Need
 from tuning.sweep import runner as sweep_runner
 from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Job
@@ -71,7 +73,9 @@ def test_an_actor_that_tune_drops_unused_has_started_nothing(
     fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     """Tune starts an actor for a waiting trial, and drops it where another becomes free: two would write one run."""
-    job = make_plan().job("trial-000", tmp_path / "trials/000", {"loss.temperature": 0.1}, gpus=0)
+    job = make_plan().job(
+        "trial-000", tmp_path / "trials/000", {"loss.temperature": 0.1}, one=Need(bundles=(Bundle(cpus=1),), alone=True)
+    )
     actor = fake_trials(job.packed())
     actor.cleanup()
     assert not job.folder.exists()
@@ -111,6 +115,21 @@ def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_oth
                       progress=SILENT)  # fmt: skip
     assert again.rows == result.rows
     assert (tmp_path / "sweep/trials/003/starts").read_text() == "x"
+
+
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_trials_may_be_asked_to_stop_and_may_end_before_their_first_metric(
+    ray: None, monkeypatch: pytest.MonkeyPatch, make_plan: MakePlan, rule: str
+) -> None:
+    class Early(SweepTrial):
+        def _work(self) -> None:
+            ended = {"values": [0.5], "step": 4, "seconds": 0.1}
+            self._items.put({"done": True} | ({"preempted": True} if self._job.name == "trial-000" else ended))
+
+    monkeypatch.setattr(sweep_runner, "SweepTrial", Early)
+    plan = make_plan("sweep.confirm_seeds=0", "sweep.trials=2", f"stop.rule={rule}", "tracking.enabled=false")
+    rows = {row["number"]: row["state"] for row in run_sweep(plan, progress=SILENT).rows}
+    assert rows == {0: "running", 1: "done"}  # the first goes on with the next start
 
 
 def test_a_trial_with_workers_takes_no_core_itself(
