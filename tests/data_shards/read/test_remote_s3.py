@@ -128,11 +128,8 @@ def test_machines_with_stripes_fetch_a_set_from_s3_once_an_epoch(
 ) -> None:
     """Bytes that the server sent; eight ranks on so many machines, each with a cache of its own."""
     built, world, batch = tmp_path / "built", 8, 16
-    build(
-        read_folder(*make_folder(64, frames=3_000, split=["train"] * 64)).clips,
-        built,
-        BuildConfig(clips_per_shard=2, workers=1),
-    )
+    clips = read_folder(*make_folder(64, frames=3_000, split=["train"] * 64)).clips
+    build(clips, built, BuildConfig(clips_per_shard=2, workers=1))
     s3, place = fsspec.filesystem("s3"), f"striped-{machines}"
     s3.mkdir(place)
     for path in built.iterdir():
