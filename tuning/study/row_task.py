@@ -49,8 +49,10 @@ def travelling(run: Run, takes: Need) -> tuple[Run, ExperimentConfig]:
         for one, config in run.evaluations
     )
     config = elsewhere(without_ray_train(run.experiment))
-    given = {"threads_per_worker": threads(config.resources), "use_gpu": "yes" if takes.worker.gpus else "no"}
-    return replace(run, evaluations=evaluations), replace(config, resources=replace(config.resources, **given))
+    given = replace(
+        config.resources, threads_per_worker=threads(config.resources), use_gpu="yes" if takes.worker.gpus else "no"
+    )
+    return replace(run, evaluations=evaluations), replace(config, resources=given)
 
 
 def row_task(run: Run, experiment: ExperimentConfig, parent: Path, takes: Need) -> Outcome:
