@@ -48,7 +48,7 @@ check: setup  ## lint, formatting, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCHMARKS := augment bootstrap command_line embedding encoders knn loader loss pitch_quality probes quickstart scaling spaces step
+BENCHMARKS := augment bootstrap command_line embed_folder embedding encoders knn loader loss pitch_quality probes quickstart scaling spaces step trials
 
 bench: setup  ## the benchmarks of a CPU one after another, tables in benchmarks/results (hours)
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from cluster.processes.cpu_time import LOOK_EVERY_S, CpuTime
+
 BASE = "7657548"
 """The last commit of 0.1."""
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = "import sys; sys.argv[0] = 'counterpoint'; from counterpoint import main; sys.exit(main())"
-LOOK_EVERY_S = 1.0
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of linux/prctl.h."""
 
@@ -68,47 +69,27 @@ def run(command: Sequence[str], tree: Path, environment: Mapping[str, str], *, m
         process = subprocess.Popen(
             command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree), **environment}, stdout=output, stderr=output
         )
-        seen: dict[tuple[int, int], float] = {}
+        times = CpuTime(os.getpid())
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            _look(seen)
+            times.look()
             time.sleep(min(LOOK_EVERY_S, 0.02 + (time.perf_counter() - began) / 20))
         wall_s = time.perf_counter() - began
-        _look(seen)
+        times.look()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        _wait_for_orphans(seen)
+        _wait_for_orphans(times)
         output.seek(0)
         text = output.read().decode(errors="replace")
     if process.returncode and not may_fail:
         raise RuntimeError(f"{command} in {tree} ended with {process.returncode}: {text[-3000:]}")
-    return Cost(wall_s, sum(seen.values()), usage.ru_maxrss / 1024, text)
+    return Cost(wall_s, sum(times.by_kind().values()), usage.ru_maxrss / 1024, text)
 
 
-def _look(seen: dict[tuple[int, int], float]) -> None:
-    """Note the processor time of all processes below this one, by number and start.
-
-    Ray's processes do not wait for theirs, so the kernel adds their time to nobody's; what a process took in the last
-    moments of its life is not counted.
-    """
-    stats: dict[int, list[str]] = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            stats[int(place.name)] = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-    below = {os.getpid()}
-    while found := {pid for pid, stat in stats.items() if int(stat[1]) in below} - below:
-        below |= found
-    ticks = os.sysconf("SC_CLK_TCK")
-    for pid in below - {os.getpid()}:
-        seen[pid, int(stats[pid][19])] = (int(stats[pid][11]) + int(stats[pid][12])) / ticks
-
-
-def _wait_for_orphans(seen: dict[tuple[int, int], float], seconds: float = 30) -> None:
+def _wait_for_orphans(times: CpuTime, seconds: float = 30) -> None:
     """Those of a service end a moment after it."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        _look(seen)
+        times.look()
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

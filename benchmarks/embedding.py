@@ -1,6 +1,6 @@
 """What it costs to embed a chunk of 2.7 s: this code, that of release 0.1, and onnxruntime on the exported model.
 
-    python -m benchmarks.embedding [--rounds 3] [--threads 1]
+    python -m benchmarks.embedding [--rounds 3] [--threads 1] [--only tune_plus]
 
 Every way runs in a process of its own, by turns; a row is the median over rounds. Work is what `counterpoint embed`
 gives an encoder: 64 chunks of noise at once, front-end included. Milliseconds are of processor time, so that they can
@@ -115,12 +115,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--only", choices=ENCODERS, nargs="+", default=list(ENCODERS), help="other rows stay as they are"
+    )
     asked = parser.parse_args()
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory() as folder, base_tree() as base:
-        files = {name: str(export(name, Path(folder))) for name in ENCODERS}
+        files = {name: str(export(name, Path(folder))) for name in asked.only}
         for _ in range(asked.rounds):
-            for name in ENCODERS:
+            for name in asked.only:
                 for way in WAYS:
                     tree = base if way == "0.1" else ROOT
                     script = CHILD.format(here=str(ROOT), way=way, name=name, threads=asked.threads, onnx=files[name])
@@ -129,8 +132,10 @@ def main() -> None:
                     cost = run([sys.executable, "-c", script], tree, {"OMP_NUM_THREADS": str(asked.threads)})
                     rows.setdefault(name, {}).setdefault(way, []).append(json.loads(cost.output.splitlines()[-1]))
     key = "cpu_ms" if asked.threads == 1 else "clock_ms"
-    text = table(rows, key, asked.threads)
     place = RESULTS / f"embedding-{platform.machine()}-{asked.threads}threads"
+    if len(rows) < len(ENCODERS) and (before := place.with_suffix(".json")).exists():
+        rows = json.loads(before.read_text(encoding="utf-8")) | rows
+    text = table(rows, key, asked.threads)
     place.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     place.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

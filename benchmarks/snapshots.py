@@ -2,7 +2,8 @@
 
 Run as ``python -m benchmarks.snapshots [--gb 1] [--folder DIR]``. The state is a model and Adam's two moments, ``--gb``
 in all. A loop of small matrix products stands for the training loop: its rate is measured while nothing is written and
-while a copy is, with its longest pause, which shows whether the writer holds the interpreter's lock.
+while a copy is, with its longest pause, which shows whether the writer holds the interpreter's lock. Beside the time
+that `save` takes stands the processor time of its thread: what it would wait on a machine with nothing beside.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainers.state import background
 from trainers.state.background import SnapshotWriter
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +40,9 @@ def main() -> None:
     optimizer.step()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = [_in_line(Path(folder) / "line", model, optimizer)]
-        rows += _background(Path(folder) / "background", model, optimizer)
+        for how, nice in (("background, training's priority", 0), ("background", background.NICE)):
+            background.NICE = nice
+            rows += _background(Path(folder) / how, how, model, optimizer)
     for row in rows:
         print(
             ", ".join(f"{name} {value:.3f}" if isinstance(value, float) else str(value) for name, value in row.items())
@@ -49,19 +53,27 @@ def main() -> None:
 
 
 def _in_line(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    began = time.perf_counter()
-    SnapshotWriter(folder, keep=1, background=False).save(1, model, optimizer, ABOUT)
-    waited = time.perf_counter() - began
-    return {"how": "in line", "waited_s": waited, "share_of_a_minute": waited / MINUTE}
+    waited, processor = _save(SnapshotWriter(folder, keep=1, background=False), 1, model, optimizer)
+    return {"how": "in line", "waited_s": waited, "waited_cpu_s": processor, "share_of_a_minute": processor / MINUTE}
 
 
-def _background(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def _save(
+    writer: SnapshotWriter, number: int, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
+    """Seconds that `save` takes, and those of a processor."""
+    began, began_cpu = time.perf_counter(), time.thread_time()
+    writer.save(number, model, optimizer, ABOUT)
+    return time.perf_counter() - began, time.thread_time() - began_cpu
+
+
+def _background(folder: Path, how: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     writer, rows = SnapshotWriter(folder, keep=1, background=True), []
-    for number in range(3):
+    writer.reserve(model, optimizer)
+    writer.wait()
+    for number in range(2):
         alone, _ = _rate(lambda: False)
+        waited, processor = _save(writer, number, model, optimizer)
         began = time.perf_counter()
-        writer.save(number, model, optimizer, ABOUT)
-        waited = time.perf_counter() - began
         thread = writer._thread
         assert thread is not None
         beside, pause = _rate(thread.is_alive)
@@ -69,9 +81,10 @@ def _background(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
         writer.wait()
         rows.append(
             {
-                "how": "background, first" if number == 0 else "background",
+                "how": how,
                 "waited_s": waited,
-                "share_of_a_minute": waited / MINUTE,
+                "waited_cpu_s": processor,
+                "share_of_a_minute": processor / MINUTE,
                 "written_after_s": written,
                 "longest_pause_s": pause,
                 "rate_beside": beside / alone,

@@ -4,9 +4,9 @@
     python -m benchmarks.two_tower --rows 12288 --only ours sharp
 
 Each figure comes from a process of its own: median CPU-seconds of the repeats, and the rise of resident memory over
-what was there before the first call. The floor is 8·N·M·d, the products that no exact method avoids (s in both walks,
+what was there before the first call. The floor is 8·N·M·d, the products that no exact method avoids (s in both passes,
 H with either tower), over the rate of a large matrix product: its rate and the step are measured by turns, for a shared
-machine changes its pace; "over floor" is the median of the ratios. ``sigmoid`` walks once: 6·N·M·d.
+machine changes its pace; "over floor" is the median of the ratios. ``sigmoid`` passes once: 6·N·M·d.
 """
 
 import argparse

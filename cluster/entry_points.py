@@ -10,7 +10,8 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field, is_dataclass, make_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -162,12 +163,25 @@ def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> An
     factory = import_factory(name, key)
     wanted = {word: value for word, value in given.items() if word in _signature(factory)}
     arguments = check_settings(factory, settings, ".".join([*key.split(".")[:-1], "settings"]), given=list(wanted))
-    try:
+    with failures_named(f"{key}={name}: the factory failed"):
         return factory(**arguments, **wanted)
+
+
+@contextmanager
+def failures_named(what: str) -> Iterator[None]:
+    """Whatever a user's own code raises becomes one message; a `UserError` is one already.
+
+    >>> with failures_named("encoder.name=mine:Net: its forward failed"):
+    ...     [][0]
+    Traceback (most recent call last):
+    cluster.settings.UserError: encoder.name=mine:Net: its forward failed (IndexError: list index out of range)
+    """
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever a user's factory does
-        raise UserError(f"{key}={name}: the factory failed ({type(error).__name__}: {error})") from error
+    except Exception as error:
+        raise UserError(f"{what} ({type(error).__name__}: {error})") from error
 
 
 def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool) -> None:

@@ -53,6 +53,34 @@ class Config:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
+    def require(self, rule: str, *names: str) -> None:
+        """Refuse numbers out of range; a field that is None has none.
+
+        Args:
+            rule: as `in_range` reads it.
+            names: of the fields.
+
+        Raises:
+            ValueError: names the first field that breaks the rule.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not in_range(value, rule):
+                raise ValueError(f"{name} must be {rule}, got {value}")
+
+
+def in_range(value: float, rule: str) -> bool:
+    """Whether a number obeys ``> 0``, ``>= 1``, or an interval such as ``in (0, 1]``; NaN obeys nothing.
+
+    >>> in_range(1, ">= 1"), in_range(0, "> 0"), in_range(0, "in (0, 1]"), in_range(1, "in (0, 1]")
+    (True, False, False, True)
+    """
+    sign, _, ends = rule.partition(" ")
+    if sign != "in":
+        return value >= float(ends) if sign == ">=" else value > float(ends)
+    low, high = map(float, ends[1:-1].split(", "))
+    return (low < value or (value == low and ends[0] == "[")) and (value < high or (value == high and ends[-1] == "]"))
+
 
 def leaf_paths(schema: type, prefix: str = "") -> list[str]:
     """Dotted paths of every field of a configuration dataclass, nested ones included.

@@ -12,6 +12,7 @@ import commands.cluster
 import commands.config
 import commands.evaluate
 import commands.explore
+import commands.models
 import commands.shards
 import commands.train
 import commands.tune
@@ -47,6 +48,7 @@ for _command in (
 app.command(context_settings={"ignore_unknown_options": True})(commands.cluster.submit)
 app.add_typer(commands.shards.app, name="shards")
 app.add_typer(commands.captions.app, name="captions")
+app.add_typer(commands.models.app, name="models")
 
 
 def _version(asked: bool) -> None:

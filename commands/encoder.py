@@ -13,7 +13,7 @@ from commands.console import errors, escape, made, print_json, quoted, then
 Source = Annotated[
     str,
     typer.Argument(
-        help="A snapshot, a run's folder, or your own module:factory.", metavar="SNAPSHOT", show_default=False
+        help="A snapshot, a run's folder, open-mel, or your own module:factory.", metavar="SNAPSHOT", show_default=False
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]

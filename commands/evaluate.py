@@ -60,10 +60,14 @@ def evaluate(
 
     check_outputs(out, config)
     check_places([snapshot, *config.against.values()], config.data.shards)
+    from evaluation.search.asked import check_tasks
+
+    check_tasks(snapshot, config.tasks)
     from evaluation.encoders.sources import is_factory
     from evaluation.evaluate import evaluate as run
     from evaluation.report.comparison import compared
     from evaluation.report.tracking import log_report
+    from evaluation.text_task import TEXT_KINDS
 
     report = run(snapshot, config, out, trust_code=trust_code, progress=progress(as_json=as_json))
     tracking = log_report(report, tasks.stem)
@@ -78,10 +82,15 @@ def evaluate(
     files |= {"table": out / "report.csv", "latex": out / "report.tex"}
     with_other = ("evaluate", snapshot, tasks, *(overrides or []), "--against", "NAME=RUN", "--out", out)
     hand_on = ("export", snapshot, "--out", "DIR", "--report", out / "report.json")
+    by_text = [
+        ("search", snapshot, "FOLDER", "--text", "a slow piece"),
+        ("tag", snapshot, "FOLDER", "--tags", "jazz,rock"),
+    ]
     commands: list[Sequence[object]] = [
         *[with_other] * (not compared(report.tree)),
         *[hand_on] * (not is_factory(snapshot)),
         ("search", snapshot, "FOLDER", "SONG.mp3"),
+        *by_text * any(task.kind in TEXT_KINDS for task in config.tasks.values()),
     ]
     commands = [(*words, *trusted(trust_code)) for words in commands]
     files["tracking"] = tracking or "off"
@@ -115,6 +124,14 @@ def embed(
     check_device_option(workers, device)
     require_writable_file(out, "--out")
     check_places([snapshot])
+    from evaluation.embeddings.inputs import check_there
+
+    if not skip_unreadable:
+        check_there(files)
+    if space is not None:
+        from evaluation.search.asked import check_space
+
+        check_space(snapshot, space)
     from evaluation.embeddings.files import embed_files
 
     done = embed_files(
@@ -168,6 +185,12 @@ def search(
             "part number (song_0.ogg, song_1.ogg).",
         ),
     ] = False,
+    one_a_track: Annotated[
+        bool,
+        typer.Option(
+            "--one-a-track", help="The nearest clip of each track alone, so that -k answers are of -k tracks."
+        ),
+    ] = False,
     page: Annotated[
         Path | None, typer.Option(help="The answers as an HTML file that plays them.", show_default=False)
     ] = None,
@@ -179,6 +202,15 @@ def search(
     """Nearest tracks of a catalogue to audio files or words, by cosine, from an index that is built once and kept."""
     check_device_option(workers, device)
     check_places([snapshot])
+    if keep_query and exclude_track:
+        raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
+    if page is not None:
+        require_writable_file(page, "--page")
+    from evaluation.search.asked import check_catalogue, check_encoder_can_answer, check_queries
+
+    check_catalogue(catalogue)
+    check_queries(queries or (), text or (), text_share, by)
+    check_encoder_can_answer(snapshot, by, texts=bool(text))
     from evaluation.search.query import search as run
     from evaluation.search.same_track import LeaveOut
 
@@ -186,12 +218,11 @@ def search(
         from evaluation.explore.page import check_page
 
         check_page(page, "--page")
-    if keep_query and exclude_track:
-        raise UserError("--keep-query keeps the query's own track, --exclude-track leaves it out: give one of them")
     leave_out: LeaveOut = "nothing" if keep_query else "track" if exclude_track else "query"
     found = run(
         snapshot, catalogue, queries or (), texts=text or (), text_share=text_share, k=k, by=by, index=index,
-        leave_out=leave_out, workers=workers, device=device, trust_code=trust_code, progress=progress(as_json=as_json),
+        leave_out=leave_out, one_a_track=one_a_track, workers=workers, device=device, trust_code=trust_code,
+        progress=progress(as_json=as_json),
     )  # fmt: skip
     rejected = {track.path: reason for track, reason in found.index.rejected}
     note(found.folder.report() if found.folder else ())
@@ -219,6 +250,8 @@ def search(
     if len(found.index.spaces) > 1:
         files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
         again = (*again, "--by", list(found.index.spaces)[-1])
+    if text and not queries:
+        again = ("counterpoint", "search", snapshot, place, "--text", "other words", *trusted(trust_code))
     end(result, files, again, as_json=as_json)
 
 
@@ -250,12 +283,20 @@ def tag(
     """Tag audio files by the names of the tags alone, for a snapshot with a text tower: nothing is trained."""
     check_device_option(workers, device)
     check_places([snapshot])
-    from evaluation.search.tagging import tag_files
-    from evaluation.text_task import PROMPTS
-
     names = [name.strip() for name in tags.split(",")]
     if not all(names):
         raise UserError(f"--tags {tags}: an empty tag between commas; leave it out")
+    from evaluation.embeddings.inputs import check_there
+    from evaluation.search.asked import check_encoder_can_answer, check_tags
+    from evaluation.text_task import PROMPTS
+
+    check_tags(names, prompt or PROMPTS)
+    check_there(files)
+    if out is not None:
+        require_writable_file(out, "--out")
+    check_encoder_can_answer(snapshot, texts=True)
+    from evaluation.search.tagging import tag_files
+
     done = tag_files(
         snapshot, files, names, prompts=prompt or PROMPTS, out=out, workers=workers, device=device,
         trust_code=trust_code, progress=progress(as_json=as_json),
@@ -267,7 +308,7 @@ def tag(
         console.print(f"{escape(file.path)}\n  {escape(best)}", highlight=False, soft_wrap=True)
     made_files: dict[str, Path | str] = {} if out is None else {"tags": out}
     result = {
-        "files": [asdict(file) for file in done.files],
+        "tagged": [asdict(file) for file in done.files],
         "rejected": done.rejected,
         "passed_over": done.inputs.passed_over(),
     }

@@ -22,28 +22,31 @@ from commands.encoder import (
 from trainers.state.places import check_order
 
 SOUNDS = Literal["embed", "link", "none"]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV/Parquet with a column path.", show_default="labels.csv in the folder")
+]
+Colour = Annotated[
+    str | None, typer.Option(help="Column that gives the colours at first.", show_default="the best known")
+]
+Sounds = Annotated[SOUNDS, typer.Option(help="Previews inside of the page, links to the files, or none.")]
+Near = Annotated[
+    str,
+    typer.Option(
+        help="What lays tracks close to each other: a space of the encoder, or a mixture, as in `search`.",
+        metavar="SPACE[:WEIGHT],…",
+    ),
+]
 
 
 def map(
     snapshot: Source,
     catalogue: Catalogue,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("map.html"),
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="CSV/Parquet with a column path.", show_default="labels.csv in the folder"),
-    ] = None,
-    colour: Annotated[
-        str | None, typer.Option(help="Column that gives the colours at first.", show_default="the best known")
-    ] = None,
-    sounds: Annotated[SOUNDS, typer.Option(help="Previews inside of the page, links to the files, or none.")] = "embed",
+    labels: Labels = None,
+    colour: Colour = None,
+    sounds: Sounds = "embed",
     sounds_mb: Annotated[float, typer.Option("--sounds-mb", help="Size of all previews, MB.")] = 50.0,
-    by: Annotated[
-        str,
-        typer.Option(
-            help="What lays tracks close to each other: a space of the encoder, or a mixture, as in `search`.",
-            metavar="SPACE[:WEIGHT],…",
-        ),
-    ] = "all",
+    by: Near = "all",
     perplexity: Annotated[float | None, typer.Option(help="Of t-SNE.", show_default="30")] = None,
     most: Annotated[int, typer.Option(help="Tracks on the map; of more, so many are drawn by chance.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of t-SNE, and of that draw.")] = 0,
@@ -60,18 +63,15 @@ def map(
     check_device_option(workers, device)
     if not is_entry_point(snapshot):
         check_order(Path(snapshot), catalogue, "map")  # before torch is imported
+    from evaluation.search.asked import check_catalogue, check_encoder_can_answer
+
+    check_catalogue(catalogue)
+    check_encoder_can_answer(snapshot, by)
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
     from evaluation.explore.sounds import SoundOptions
 
-    options = MapOptions(
-        labels=labels,
-        colour=colour,
-        by=by,
-        sounds=SoundOptions(kind=sounds, megabytes=sounds_mb),
-        perplexity=perplexity,
-        most=most,
-        seed=seed,
-    )
+    sound = SoundOptions(kind=sounds, megabytes=sounds_mb)
+    options = MapOptions(labels=labels, colour=colour, by=by, sounds=sound, perplexity=perplexity, most=most, seed=seed)
     made = map_catalogue(
         snapshot, catalogue, out, options, index=index, workers=workers, device=device, trust_code=trust_code,
         progress=progress(as_json=as_json),

@@ -65,6 +65,7 @@ def folder(
         str | None,
         typer.Option(help="Columns, or a file of captions: FILE.jsonl with key, captions, tags.", show_default=False),
     ] = None,
+    ignore: Annotated[str | None, typer.Option(help="Columns to leave out.", show_default=False)] = None,
     list_separator: Separator = None,
     missing: Words = None,
     ray: OnRay = False,
@@ -89,6 +90,8 @@ def folder(
     require_place(out, "--out")
     words = MISSING if missing is None else names(missing) or ()
     answers = Path(captions) if captions and captions.endswith(".jsonl") else None
+    if captions and answers is None and (Path(captions).is_file() or captions.endswith(".json")):
+        raise UserError(f"--captions {captions}: a file of captions is JSON Lines, and its name ends in .jsonl")
     written = read_captions(answers) if answers else None
     listing = read_folder(
         audio.absolute(),
@@ -97,6 +100,7 @@ def folder(
         categorical=names(categorical),
         numeric=names(numeric),
         captions=None if answers else names(captions),
+        ignored=names(ignore),
     )
     clips = listing.clips if written is None or answers is None else add_captions(listing.clips, written, answers)
     if as_json:
@@ -225,6 +229,8 @@ def _build(
         quoted("counterpoint", "shards", "verify", out),
         quoted("counterpoint", "shards", "show", out, "--page", f"{out}.html"),
         quoted("counterpoint", "pretrain", "conf/pretrain/open_music.yaml", *_use(index, out), "run.dir=DIR"),
+        *[quoted("counterpoint", "pretrain", "conf/pretrain/music_text.yaml", f"data.labelled={out}")]
+        * (index.captions.num_texts > 0),
     )
 
 

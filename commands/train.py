@@ -95,7 +95,8 @@ def pretrain(
     shards = f"data.shards={config.data.labelled or 'DIR'}"
     evaluate = ["counterpoint", "evaluate", folder, tasks, shards, "--out", folder / "evaluation", *trusted]
     search = ["counterpoint", "search", folder, "FOLDER"]
-    by_text = [quoted(*search, "--text", "a slow piece", *trusted)] * config.reads_texts
+    tag = ["counterpoint", "tag", folder, "FOLDER", "--tags", "jazz,rock", *trusted]
+    by_text = [quoted(*search, "--text", "a slow piece", *trusted), quoted(*tag)] * config.reads_texts
     by_space = [quoted(*search, "SONG.mp3", "--by", effect, *trusted) for effect in config.head.variant]
     then(quoted(*evaluate), quoted(*evaluate, "--against", "NAME=ANOTHER_RUN"), *by_text, *by_space)
 
@@ -131,11 +132,24 @@ def views(
 def export(
     snapshot: Annotated[
         Path,
-        typer.Argument(help="A snapshot, a run's folder, or an exported one.", metavar="SNAPSHOT", show_default=False),
+        typer.Argument(
+            help="A snapshot, a run's folder, an exported one, or open-mel.", metavar="SNAPSHOT", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Output folder; an earlier export is replaced.")],
     report: Annotated[
         Path | None, typer.Option("--report", help="report.json of an evaluation of this encoder, for the model card.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights as float16: half the size, embeddings differ in the fourth digit.")
+    ] = False,
+    programs: Annotated[bool, typer.Option(help="Also a torch.export program and ONNX.")] = True,
+    attribution: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with path, attribution and licence of the clips that were trained on, listed beside the card.",
+            show_default=False,
+        ),
     ] = None,
     trust_code: TrustCode = False,
     as_json: AsJson = False,
@@ -144,10 +158,11 @@ def export(
     from trainers.state.places import check_encoder
 
     check_encoder(snapshot)
-    from trainers.inference.export import export_encoder
+    from trainers.inference.export import ExportOptions, export_encoder
 
+    options = ExportOptions(report=report, half=half, programs=programs, attribution=attribution)
     with (errors if as_json else console).status("exporting and checking"):
-        found = export_encoder(snapshot, out, report=report, trust_code=trust_code)
+        found = export_encoder(snapshot, out, options, trust_code=trust_code)
     for name, reason in found.left_out.items():
         errors.print(f"left out {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     if as_json:

@@ -24,11 +24,15 @@ def quickstart(
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
     if as_json:
-        print_json({**files, "tracking": result.tracking, "seconds": dict(result.seconds)})
+        times = {"seconds": dict(result.seconds), "cpu_seconds": dict(result.cpu_seconds)}
+        print_json({**files, "tracking": result.tracking, **times})
         return
     console.print(result.report.table())
     stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.seconds.items())
     console.print(f"Time: {stages}.", highlight=False)
+    processes = ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in result.cpu_seconds.items())
+    total = sum(result.cpu_seconds.values())
+    console.print(f"Processor time: {total:.0f} s, of which {processes}.", highlight=False)
     made(**files, tracking=result.tracking)
     trusted = ["--trust-code"] * bool(config.own_parts())
     then(

@@ -17,6 +17,7 @@ KINDS = {
     "key": "evaluation.kinds.key:Key",
     "tempo": "evaluation.kinds.tempo:Tempo",
     "number": "evaluation.kinds.number:Number",
+    "same_track": "evaluation.kinds.same_track:SameTrack",
     **TEXT_KINDS,
 }
 """Kinds of tasks, imported when a task is read; ``kind`` takes a ``module:Class`` of your own as well."""
@@ -30,9 +31,9 @@ class Task(TextTask):
     """Target column of the shards; ``artist`` names the index's own column. Tasks about captions need none."""
     kind: str
     """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
-    number: any value, with R²; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space
-    of a text tower (docs/music_and_text.md); or ``module:Class``, a kind of your own
-    (`evaluation.kinds.kind.TaskKind`)."""
+    number: any value, with R²; same_track: of ``column: track``, whether the nearest clips are of the query's own
+    track; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space of a text tower
+    (docs/music_and_text.md); or ``module:Class``, a kind of your own (`evaluation.kinds.kind.TaskKind`)."""
     probe: bool = False
     """Train heads on the train split, stop on valid, report test."""
     retrieval: bool = False
@@ -77,13 +78,9 @@ class Task(TextTask):
         self.check_texts(self.kind)
         if self.untagged and self.retrieval:
             raise ValueError("untagged is for probes: a clip of no tag has no neighbours to share one")
-        for name in ("hidden", "patience", "max_epochs", "batch", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        self.require("> 0", "hidden", "patience", "max_epochs", "batch", "learning_rate")
+        self.require("in [0, 1)", "dropout")
+        self.require(">= 0", "weight_decay")
         if len(set(self.vocabulary)) < len(self.vocabulary):
             raise ValueError("vocabulary has a duplicate tag")
 
@@ -100,8 +97,7 @@ class EvaluationData(Config):
     """The copies are kept below this size, GB, > 0."""
 
     def __post_init__(self) -> None:
-        if self.cache_gb <= 0:
-            raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
+        self.require("> 0", "cache_gb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +112,7 @@ class Chunking(Config):
     """Shards of another rate than an encoder's are resampled (soxr HQ) to it; otherwise they are refused."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_tail <= 1:
-            raise ValueError(f"min_tail must be in (0, 1], got {self.min_tail}")
+        self.require("in (0, 1]", "min_tail")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +129,8 @@ class WorkersConfig(Config):
     """GPUs Ray reserves for a worker that uses one, > 0."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must be ≥ 0, got {self.num_workers}")
-        for name in ("cpus_per_worker", "gpus_per_worker"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require(">= 0", "num_workers")
+        self.require("> 0", "cpus_per_worker", "gpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +145,8 @@ class ConfidenceConfig(Config):
     """What is drawn with replacement: artists (tracks where the artist is unknown), or tracks."""
 
     def __post_init__(self) -> None:
-        if self.resamples < 100:
-            raise ValueError(f"resamples must be ≥ 100, got {self.resamples}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must be in (0, 1), got {self.level}")
+        self.require(">= 100", "resamples")
+        self.require("in (0, 1)", "level")
 
 
 class AtEvaluationQuality:
@@ -220,8 +210,7 @@ class EquivarianceConfig(Config):
         for name in ("semitones", "rates"):
             if self.probe and len(set(getattr(self, name))) == 1:
                 raise ValueError(f"probe needs two different {name} to predict, got {getattr(self, name)}")
-        if self.clips < 2:
-            raise ValueError(f"clips must be ≥ 2, got {self.clips}")
+        self.require(">= 2", "clips")
 
     @property
     def enabled(self) -> bool:
@@ -245,10 +234,8 @@ class ProjectionConfig(Config):
     def __post_init__(self) -> None:
         if self.midi and self.task is None:
             raise ValueError("midi needs a task to colour the points by")
-        if self.perplexity <= 0:
-            raise ValueError(f"perplexity must be > 0, got {self.perplexity}")
-        if self.clips < 5:
-            raise ValueError(f"clips must be ≥ 5, got {self.clips}")
+        self.require("> 0", "perplexity")
+        self.require(">= 5", "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,9 +278,7 @@ class EvaluationConfig(Config):
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) <= 0 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different numbers > 0, got {self.ks}")
-        for name in ("seeds", "batch"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require("> 0", "seeds", "batch")
         if len(set(self.spaces)) < len(self.spaces):
             raise ValueError(f"spaces names one twice: {', '.join(self.spaces)}")
         extras = (self.robustness.severities, self.robustness.corruptions, self.projection.task)

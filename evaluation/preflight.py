@@ -11,10 +11,11 @@ from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
 from evaluation.encoders.encoder import SUBJECT
-from evaluation.encoders.spaces import space_in, spaces_of
+from evaluation.encoders.spaces import spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols
+from trainers.inference.spaces import space_in
 
 
 def check_request(inputs: EvaluationInputs) -> None:

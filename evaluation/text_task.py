@@ -55,8 +55,7 @@ class TextTask(Config):
                 raise ValueError(f"{item.name} is a setting of kind={' or '.join(OF_KINDS[item.name])}; leave it out")
         if self.pool < 0 or self.pool == 1 or self.pools < 1:
             raise ValueError(f"pool must be 0 (all) or >= 2, and pools >= 1, got {self.pool} and {self.pools}")
-        if self.tags < 1:
-            raise ValueError(f"tags must be >= 1, got {self.tags}")
+        self.require(">= 1", "tags")
         check_prompts(self.prompts)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.refusals import Refusals
-from cluster.settings import ROOT, UserError, load_config, parse_overrides, read_yaml
+from cluster.settings import ROOT, UserError, load_config, parse_overrides, read_yaml, to_tree
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, check_set
 from evaluation.config import EvaluationConfig
+from evaluation.search.asked import check_encoder_can_answer, check_space
 from trainers.augment.corruptions import CORRUPTIONS
 from trainers.augment.parameters import CORRUPTION_NAMES
 from trainers.config import ExperimentConfig
@@ -82,6 +83,61 @@ def test_nothing_slow_is_imported_to_say_that_a_command_is_wrong() -> None:
     for words, code, imported in found:
         assert code == (0 if "--help" in words else 2), words
         assert imported == [], words
+
+
+def made_run(folder: Path, preset: str, *words: str) -> Path:
+    """A run's folder of which the JSON alone is there: enough to know what it can be asked."""
+    config = load_config(ExperimentConfig, ROOT / preset, list(words))
+    last = folder / "snapshots" / "last"
+    last.mkdir(parents=True)
+    (last / STATE).write_text(json.dumps({"config": to_tree(config)}))
+    return folder
+
+
+def test_nothing_slow_is_imported_to_say_that_an_encoder_cannot_be_asked_so(tmp_path: Path) -> None:
+    plain = str(made_run(tmp_path / "plain", PRETRAIN))
+    words = str(made_run(tmp_path / "words", "conf/pretrain/music_text_tiny.yaml"))
+    song, music = tmp_path / "song.wav", str(tmp_path)
+    song.touch()
+    asked = [
+        ["search", words, music],
+        ["search", words, music, "--text", " "],
+        ["search", words, music, "nowhere.wav"],
+        ["search", words, "nowhere", "--text", "slow"],
+        ["search", words, music, "--text", "slow", "--by", "embedding"],
+        ["search", words, music, "--text", "slow", "--text-share", "2"],
+        ["search", words, music, str(song), "--by", "music_txet"],
+        ["search", words, music, str(song), "--keep-query", "--exclude-track"],
+        ["search", words, music, str(song), "--by", "tempo:x"],
+        ["search", plain, music, "--text", "slow"],
+        ["search", plain, music, str(song), "--by", "tempo"],
+        ["tag", words, music, "--tags", "slow,,fast"],
+        ["tag", words, music, "--tags", "slow,slow"],
+        ["tag", words, music, "--tags", "slow", "--prompt", "music"],
+        ["tag", words, "nowhere", "--tags", "slow"],
+        ["tag", plain, music, "--tags", "slow"],
+        ["embed", plain, "nowhere", "--out", str(tmp_path / "e.parquet")],
+        ["embed", plain, music, "--space", "pitch", "--out", str(tmp_path / "e.parquet")],
+        ["map", plain, music, "--by", "pitch"],
+        ["map", plain, "nowhere"],
+        ["evaluate", plain, "conf/evaluation/text_study.yaml", "--out", str(tmp_path / "report")],
+    ]
+    program = [sys.executable, "-c", EACH_IN_TURN]
+    done = subprocess.run(program, input=json.dumps(asked), cwd=ROOT, capture_output=True, text=True, check=True)
+    for given, code, imported in json.loads(done.stdout):
+        assert (code, imported) == (2, []), given
+
+
+def test_a_space_that_is_misspelt_gets_the_nearest(tmp_path: Path) -> None:
+    words = made_run(tmp_path / "words", "conf/pretrain/music_text_tiny.yaml")
+    with pytest.raises(UserError, match="no space music_txet; it has embedding, music_text, all; did you"):
+        check_encoder_can_answer(words, "music_txet")
+    with pytest.raises(UserError, match=r"--space: the encoder has no space music; .*did you mean music_text"):
+        check_space(words, "music")
+    with pytest.raises(UserError, match="has no text tower; train one on it with"):
+        check_encoder_can_answer(made_run(tmp_path / "plain", PRETRAIN), texts=True)
+    check_encoder_can_answer(words, texts=True)
+    check_encoder_can_answer("module:factory", texts=True)  # it is asked once it is made
 
 
 def test_every_fault_of_a_configuration_is_named_at_once() -> None:

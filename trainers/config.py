@@ -47,13 +47,9 @@ class RunConfig(Config):
     ``data.manifest`` for other shards."""
 
     def __post_init__(self) -> None:
-        for name in ("snapshot_every", "keep", "report_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"run.{name} must be >= 1, got {getattr(self, name)}")
-        if self.quick_every < 0 or self.quick_clips < 2:
-            raise ValueError(
-                f"run.quick_every must be >= 0 and run.quick_clips >= 2, got {self.quick_every}, {self.quick_clips}"
-            )
+        self.require(">= 1", "snapshot_every", "keep", "report_every")
+        self.require(">= 0", "quick_every")
+        self.require(">= 2", "quick_clips")
         if self.quick_every and self.snapshot_every % self.quick_every:
             raise ValueError(
                 f"run.snapshot_every={self.snapshot_every} must be a multiple of run.quick_every={self.quick_every}: "
@@ -80,7 +76,8 @@ class ExperimentConfig(Config):
     seed: int = 0
     """Decides first weights, sampling and augmentation."""
     init_from: str | None = None
-    """Snapshot whose encoder and head a new run starts from."""
+    """Snapshot whose encoder and head a new run starts from; of an exported encoder, or a model that ships by its name
+    (open-mel), the encoder, and a text tower where both have one."""
 
     def __post_init__(self) -> None:
         self._check_may_differ()

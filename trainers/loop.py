@@ -24,12 +24,13 @@ from trainers.checks.constant_loss import ADAM_EPSILON
 from trainers.checks.resume import refuse_another_experiment
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
+from trainers.inference.initial import open_initial
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.objective import ContrastiveLoss
 from trainers.monitor.knn import QuickScore
 from trainers.state.background import SnapshotWriter
 from trainers.state.metrics_log import MetricsLog
-from trainers.state.snapshot import Snapshot, last_snapshot, link_best, open_snapshot
+from trainers.state.snapshot import Snapshot, last_snapshot, link_best
 from trainers.step import StepResult, StepTrainer
 from trainers.views.batches import open_batches
 from trainers.views.views import ViewMaker, Views, ViewStream, stream_views
@@ -138,7 +139,7 @@ class _Run:
         last = last_snapshot(self.folder / "snapshots", *verified)
         if last is None:
             if self.config.init_from:
-                self.trainer.load_weights(open_snapshot(self.config.init_from, *verified))
+                self.trainer.load_weights(open_initial(self.config.init_from, *verified))
         else:
             refuse_another_experiment(last, self.config, self.loader.manifest_hash)
             self.trainer.resume(last)
@@ -179,6 +180,8 @@ class _Run:
             launched = self._launch(step, views, wait_s, stream.taken_s() - wait_s)
             stop = pending is not None and self._finish(pending, reporter)
             pending, done = launched, step + 1
+            if step == start:
+                self._reserve()
             if done % self.config.run.snapshot_every == 0 or done == steps or stop:
                 # The row is written first: a run killed in between repeats the step and never loses the row.
                 stop = self._finish(pending, reporter) or stop
@@ -233,6 +236,13 @@ class _Run:
         if pending.reported:
             reporter.report(row)
         return bool(stop > 0)
+
+    def _reserve(self) -> None:
+        """Memory for snapshots, once the first step has made the optimiser's state."""
+        if self.world.rank == 0:
+            trainer = self.trainer
+            average = trainer.average.state if trainer.average else None
+            self.snapshots.reserve(trainer.model, trainer.optimizer, average)
 
     def _save(self, done: int, score: float | None) -> None:
         here = collectives.gather_json(self.loader.replaced)

@@ -37,6 +37,7 @@ from trainers.two_tower import (
     build_towers,
     check_locked,
     example_input,
+    has_head,
     has_towers,
     load_audio_tower,
     read_step,
@@ -270,10 +271,11 @@ def _build(config: ExperimentConfig, num_tags: int) -> ContrastiveModel:
 
 
 def _load(model: ContrastiveModel, snapshot: "Snapshot", *, assign: bool = False, initial: bool = False) -> None:
-    """The whole state; at the start of a run with two towers, of a snapshot without them the encoder's."""
+    """The whole state; at the start of a run, of an encoder without this run's kind of head its encoder alone."""
     try:
         state = snapshot.model_state()
-        if initial and isinstance(model.projector, TowerProjector) and not has_towers(state):
+        same = isinstance(model.projector, TowerProjector) == has_towers(state) and has_head(state)
+        if initial and not same:
             load_audio_tower(model.projector, state, assign=assign)
         else:
             model.load_state_dict(state, assign=assign)
@@ -284,10 +286,14 @@ def _load(model: ContrastiveModel, snapshot: "Snapshot", *, assign: bool = False
         ) from None
 
 
+TEXT_KEYS = ("text.encoder", "text.path", "text.settings", "text.trained", "text.hidden")
+"""Keys of a text tower's network."""
+
+
 def _trained_with(snapshot: "Snapshot") -> str:
     """The keys of a snapshot's network that are not the defaults."""
     there, known = flatten(snapshot.config), flatten(to_tree(ExperimentConfig()))
-    of_network = [key for key in there if key.startswith(("encoder.", "frontend.", "head."))]
+    of_network = [key for key in there if key.startswith(("encoder.", "frontend.", "head.", *TEXT_KEYS))]
     return " ".join(f"{key}={there[key]}" for key in of_network if there[key] != known.get(key)) or "the defaults"
 
 

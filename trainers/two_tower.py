@@ -205,6 +205,7 @@ def example_input(model: ContrastiveModel, views_N: Tensor) -> Tensor | TowerInp
 
 
 PREFIX = "projector."
+ENCODER = f"{PREFIX}encoder."
 
 
 def has_towers(state: Mapping[str, Tensor]) -> bool:
@@ -212,16 +213,21 @@ def has_towers(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(f"{PREFIX}text_projection.") for name in state)
 
 
-def load_audio_tower(projector: TowerProjector, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """Start the audio encoder from a snapshot without a text tower, whose head stays behind.
+def has_head(state: Mapping[str, Tensor]) -> bool:
+    """Whether weights are a whole network's: an exported encoder has no head."""
+    return any(name.startswith(PREFIX) and not name.startswith(ENCODER) for name in state)
+
+
+def load_audio_tower(projector: Network, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """Start the audio encoder from one with another kind of head, which stays behind.
 
     Raises:
         RuntimeError: if it is another encoder's.
     """
-    prefix = f"{PREFIX}encoder."
+    prefix = ENCODER
     encoder = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     projector.encoder.load_state_dict(encoder, assign=assign)
-    if projector.locked:
+    if isinstance(projector, TowerProjector) and projector.locked:
         projector.encoder.requires_grad_(False)
 
 

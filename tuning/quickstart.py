@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.outputs import require_writable_folder
+from cluster.processes.cpu_time import CpuWatch
 from cluster.progress import Progress
 from cluster.settings import ROOT, PreemptedError, UserError, load_config
 from data_shards.build.build import BuildConfig, build
@@ -36,6 +37,8 @@ class QuickstartResult:
     """The run in MLflow, or its store."""
     seconds: Mapping[str, float]
     """Of the clock, by stage."""
+    cpu_seconds: Mapping[str, float]
+    """Of processors, by kind of process, Ray's among them."""
 
 
 def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progress) -> QuickstartResult:
@@ -58,7 +61,15 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
+    with CpuWatch() as watch:
+        found = _run(out, config, progress)
+    return replace(found, cpu_seconds=watch.seconds())
+
+
+def _run(out: Path, config: ExperimentConfig, progress: Progress) -> QuickstartResult:
+    """Everything behind the checks."""
     seconds: dict[str, float] = {}
+    labelled = out / "shards" / "labelled"
     with timed(seconds, "shards"):
         build_sets(out / "shards", progress)
     steps: list[float] = []
@@ -80,7 +91,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     with timed(seconds, "MLflow"):
         tracking = log_report(report) or "off"
     snapshot = (out / "snapshots/last").resolve()
-    return QuickstartResult(report=report, snapshot=snapshot, tracking=tracking, seconds=seconds)
+    return QuickstartResult(report=report, snapshot=snapshot, tracking=tracking, seconds=seconds, cpu_seconds={})
 
 
 @contextmanager

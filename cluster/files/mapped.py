@@ -79,11 +79,6 @@ class MappedFile:
                         raise DamagedError(start)
                 self._checked[block] = True
 
-    @property
-    def num_checked(self) -> int:
-        """Blocks that have been checked."""
-        return int(self._checked.sum())
-
 
 def checksums(path: Path) -> Checksums:
     """Size, SHA-256 and the CRC32 of every block of a file, in one pass."""

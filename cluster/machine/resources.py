@@ -43,13 +43,9 @@ class ResourcesConfig(Config):
     """Interface of gloo and NCCL between nodes, such as eth0; empty = they choose."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "max_failures", "threads_per_worker"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        positive = ("cpus_per_worker", "gpus_per_worker", "collective_timeout_s", "health_timeout_s")
-        for name in (*positive, "start_timeout_s", "resize_every_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require(">= 0", "num_workers", "max_failures", "threads_per_worker")
+        self.require("> 0", "cpus_per_worker", "gpus_per_worker", "collective_timeout_s", "health_timeout_s")
+        self.require("> 0", "start_timeout_s", "resize_every_s")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(f"min_workers must be from 1 to num_workers={self.num_workers}, got {self.min_workers}")
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):

@@ -51,6 +51,8 @@ class Container:
     """Streams that are decoded one after another instead of the file; empty where the file itself is decoded."""
     least_frames: int = 0
     """Samples a channel that were counted, less what decoders may drop; 0 where none were counted."""
+    slack: int = 0
+    """Samples a channel that the stated length may exceed what a whole file decodes to."""
 
 
 AS_IT_IS = Container()

@@ -75,7 +75,7 @@ def _ogg(file: BinaryIO, size: int) -> Container:
         return refused
     file.seek(0)
     found = read_ogg(file.read())
-    return Container(found.problem, found.states_length, found.links)
+    return Container(found.problem, found.states_length, found.links, slack=found.slack)
 
 
 def _mpeg(file: BinaryIO, start: int, size: int) -> Container:

@@ -180,7 +180,7 @@ def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArra
         with opened as file:
             if file.format in UNCHECKED:
                 raise AudioError(f"is {file.format_info}, in which a cut cannot be found; convert it to FLAC or WAV")
-            waves.append(_read_all(file, states_length=container.states_length))
+            waves.append(_read_all(file, container))
             rates.add(file.samplerate)
     forms = {wave.shape[1] for wave in waves}
     if len(rates) > 1 or len(forms) > 1:
@@ -192,12 +192,12 @@ def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArra
     return wave, rates.pop()
 
 
-def _read_all(file: "_Forward", *, states_length: bool) -> NDArray[np.float32]:
+def _read_all(file: "_Forward", container: Container) -> NDArray[np.float32]:
     """All samples (T, channels) of an open file."""
-    if states_length:
+    if container.states_length:
         check_form(file.frames, file.channels, file.samplerate)
         wave: NDArray[np.float32] = file.read(file.frames, dtype="float32", always_2d=True)
-        if len(wave) != file.frames:
+        if len(wave) < file.frames - container.slack:
             raise AudioError(f"truncated: {len(wave):,} of the {file.frames:,} samples that its header promises")
         return wave
     check_form(1, file.channels, file.samplerate)

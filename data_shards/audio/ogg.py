@@ -24,6 +24,8 @@ class Page(NamedTuple):
     flags: int
     granule: int
     segments: int
+    stream: int
+    number: int
 
 
 class OggAudio(NamedTuple):
@@ -34,6 +36,9 @@ class OggAudio(NamedTuple):
     links: tuple[io.BytesIO, ...]
     """The streams of a chained file, in order, for a decoder that reads the first alone; none where it reads all."""
     states_length: bool
+    slack: int = 0
+    """Samples that the last granule position may count beyond what is decoded: writers round it up to a whole packet.
+    0 where pages are missing, for then fewer samples mean a loss."""
 
 
 def read_ogg(data: bytes) -> OggAudio:
@@ -50,7 +55,7 @@ def read_ogg(data: bytes) -> OggAudio:
     links = [pages[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
     streams = [(data[link[0].start : link[-1].end], _bound(link)) for link in links]
     if len(streams) < 2 and all(bound is None for _, bound in streams):
-        return OggAudio(None, (), True)
+        return OggAudio(None, (), True, MAX_PACKET_SAMPLES if _unbroken(data, pages) else 0)
     parts = (content if bound is None else _with_granule(content, bound) for content, bound in streams)
     return OggAudio(None, tuple(map(io.BytesIO, parts)), all(bound is None for _, bound in streams))
 
@@ -59,12 +64,12 @@ def _pages(data: bytes) -> list[Page]:
     pages, place = [], data.find(b"OggS")
     while place >= 0:
         if len(data) < place + 27 or len(data) < place + 27 + data[place + 26]:
-            pages.append(Page(place, len(data) + 1, 0, 0, 0))
+            pages.append(Page(place, len(data) + 1, 0, 0, 0, 0, 0))
             break
+        granule, stream, number = struct.unpack_from("<QII", data, place + 6)
         segments = data[place + 26]
         end = place + 27 + segments + sum(data[place + 27 : place + 27 + segments])
-        (granule,) = struct.unpack_from("<Q", data, place + 6)
-        pages.append(Page(place, end, data[place + 5], granule, segments))
+        pages.append(Page(place, end, data[place + 5], granule, segments, stream, number))
         place = end if data[end : end + 4] == b"OggS" else data.find(b"OggS", place + 4)
     return pages
 
@@ -78,6 +83,24 @@ def _problem(data: bytes, last: Page | None) -> str | None:
     return None if last.flags & _ENDS else "truncated: the last Ogg page does not end the stream"
 
 
+def _unbroken(data: bytes, pages: list[Page]) -> bool:
+    """Whether the pages of every stream follow each other without a gap, each with the checksum that it states."""
+    latest: dict[int, int] = {}
+    for page in pages:
+        content = data[page.start : page.end]
+        if page.number != latest.get(page.stream, page.number - 1) + 1 or _checksum(content) != content[22:26]:
+            return False
+        latest[page.stream] = page.number
+    return True
+
+
+def _checksum(page: bytes) -> bytes:
+    """Polynomial 04c11db7, highest bit first, of a page with four zeros in its place."""
+    blank = page[:22] + bytes(4) + page[26:]
+    crc = zlib.crc32(blank.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF  # zlib's is the mirror of Ogg's, from ones
+    return int(f"{crc:032b}"[::-1], 2).to_bytes(4, "little")
+
+
 def _bound(link: list[Page]) -> int | None:
     """More samples than a stream can hold whose last page has no final granule position; None where it has one."""
     known = [page.granule for page in link[:-1] if page.granule != _UNKNOWN]
@@ -88,10 +111,7 @@ def _bound(link: list[Page]) -> int | None:
 
 
 def _with_granule(content: bytes, granule: int) -> bytes:
-    """A stream whose last page ends at a sample, with the page's checksum (polynomial 04c11db7, highest bit first)."""
+    """A stream whose last page ends at a sample."""
     last = content.rfind(b"OggS")
-    blank = content[last : last + 6] + struct.pack("<Q", granule) + content[last + 14 : last + 22] + bytes(4)
-    blank += content[last + 26 :]
-    crc = zlib.crc32(blank.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF  # zlib's is the mirror of Ogg's, from ones
-    mirrored = int(f"{crc:032b}"[::-1], 2).to_bytes(4, "little")
-    return content[:last] + blank[:22] + mirrored + blank[26:]
+    page = content[last : last + 6] + struct.pack("<Q", granule) + content[last + 14 :]
+    return content[:last] + page[:22] + _checksum(page) + page[26:]

@@ -95,19 +95,7 @@ def build(
     tally = Tally(total=len(clips))
     with sole_writer(partial_folder, "give another --out"):
         results = iter((map_jobs or partial(_over_cores, workers=config.workers))(build_shard, jobs))
-        try:
-            for result in results:
-                _check_here(result, partial_folder)
-                reached = tally.add(result)
-                tally.check(config.max_rejected)
-                if progress:
-                    progress(reached)
-        except TooManyRejected:
-            if isinstance(results, Generator):
-                results.close()  # stops its workers
-            if not list(partial_folder.glob("*.tar")):
-                shutil.rmtree(partial_folder)
-            raise
+        _count(results, tally, partial_folder, config.max_rejected, progress)
         _finish(partial_folder, out, tally, config=config, listing=listing, recipe=recipe)
     kept = sum(result.resumed for result in tally.results)
     return summarise_build(out, clips, resumed_shards=kept, seconds=time.monotonic() - tally.started)
@@ -130,6 +118,29 @@ def _is_finished(out: Path, recipe: str) -> bool:
     raise UserError(f"{out} {what}; delete it, or give another folder")
 
 
+def _count(
+    results: Iterator[ShardResult],
+    tally: Tally,
+    folder: Path,
+    max_rejected: float,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Count shards as they are written; where too many clips are rejected the workers end, and an empty folder goes."""
+    try:
+        for result in results:
+            _check_here(result, folder)
+            reached = tally.add(result)
+            tally.check(max_rejected)
+            if progress:
+                progress(reached)
+    except TooManyRejected:
+        if isinstance(results, Generator):
+            results.close()  # stops its workers
+        if not list(folder.glob("*.tar")):
+            shutil.rmtree(folder)
+        raise
+
+
 def _check_here(result: ShardResult, folder: Path) -> None:
     """A worker on another machine may have written to a disk of its own."""
     if result.shard and not (folder / result.shard.name).is_file():
@@ -139,15 +150,7 @@ def _check_here(result: ShardResult, folder: Path) -> None:
         )
 
 
-def _finish(
-    folder: Path,
-    out: Path,
-    tally: Tally,
-    *,
-    config: BuildConfig,
-    listing: Listing,
-    recipe: str,
-) -> None:
+def _finish(folder: Path, out: Path, tally: Tally, *, config: BuildConfig, listing: Listing, recipe: str) -> None:
     results = sorted(tally.results, key=lambda result: result.number)
     rejected = [one for result in results for one in result.rejected]
     shards = [result.shard for result in results if result.shard]

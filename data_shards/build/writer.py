@@ -48,14 +48,10 @@ class BuildConfig(Config):
     def __post_init__(self) -> None:
         if not 4_000 <= self.rate <= 192_000:
             raise ValueError(f"rate must be 4000 to 192000 Hz, got {self.rate}")
-        if self.clips_per_shard < 1:
-            raise ValueError(f"clips_per_shard must be > 0, got {self.clips_per_shard}")
-        if not 0 <= self.shortest_s < math.inf:
-            raise ValueError(f"shortest_s must be >= 0, got {self.shortest_s}")
-        if not 0 <= self.max_rejected <= 1:
-            raise ValueError(f"max_rejected must lie in [0, 1], got {self.max_rejected}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be >= 0, got {self.workers}")
+        self.require("> 0", "clips_per_shard")
+        self.require("in [0, inf)", "shortest_s")
+        self.require("in [0, 1]", "max_rejected")
+        self.require(">= 0", "workers")
 
     def content(self) -> dict[str, Any]:
         """The fields that determine the bytes of a shard."""

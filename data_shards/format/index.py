@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from cluster.files.mapped import DamagedError
 from data_shards.format.columns import TextColumn, TextLists
 from data_shards.format.index_file import (
-    ID_ORDER,
     TAG_SEPARATOR,
     MappedColumns,
     check_counts,
@@ -33,6 +32,8 @@ from data_shards.format.records import SPLITS
 from data_shards.format.shard_file import ShardFile
 from data_shards.format.vocabulary import UNKNOWN, to_matrix
 
+T = TypeVar("T")
+
 
 def id_hash(key: str) -> int:
     """A clip's number: 63 bits of BLAKE2b of its key, the same on every machine and in every set.
@@ -43,6 +44,20 @@ def id_hash(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little") >> 1
 
 
+class Column(Generic[T]):
+    """A column of a `ShardIndex` by the name of the attribute: read when it is first asked for, then kept."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, index: "ShardIndex | None", owner: type) -> T:
+        if index is None:
+            raise AttributeError(f"{self._name} is a column of each index")
+        found: T = index.columns[self._name]
+        index.__dict__[self._name] = found  # which Python looks at first
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
     """Every clip of a set, as columns of length K."""
@@ -50,120 +65,55 @@ class ShardIndex:
     manifest: Mapping[str, Any]
     shards: tuple[ShardFile, ...]
     columns: Mapping[str, Any]
-    """By name; those of a mapped file are checked when they are first asked for. The properties below are typed."""
+    """By name; those of a mapped file are checked when they are first asked for. The attributes below are typed."""
 
     def __len__(self) -> int:
         return len(self.key)
 
-    @cached_property
-    def key(self) -> TextColumn:
-        """Name of each clip, unique."""
-        return self._texts("key")
-
-    @cached_property
-    def shard(self) -> NDArray[np.int32]:
-        """Index into `shards`, ascending."""
-        return self._array("shard")
-
-    @cached_property
-    def offset(self) -> NDArray[np.int64]:
-        """Byte in the shard where the clip's audio member begins."""
-        return self._array("offset")
-
-    @cached_property
-    def size(self) -> NDArray[np.int64]:
-        """Bytes of the audio member."""
-        return self._array("size")
-
-    @cached_property
-    def frames(self) -> NDArray[np.int64]:
-        """Samples."""
-        return self._array("frames")
-
-    @cached_property
-    def rate(self) -> NDArray[np.int32]:
-        """Hz."""
-        return self._array("rate")
-
-    @cached_property
-    def codec(self) -> TextColumn:
-        """pcm16 or flac."""
-        return self._texts("codec")
-
-    @cached_property
-    def pcm_offset(self) -> NDArray[np.int32]:
-        """Bytes from `offset` to the first PCM16 sample."""
-        return self._array("pcm_offset")
-
-    @cached_property
-    def id_hash(self) -> NDArray[np.int64]:
-        """See the function `id_hash`."""
-        return self._array("id_hash")
-
-    @cached_property
-    def id_order(self) -> NDArray[np.int32] | NDArray[np.int64]:
-        """All rows, in ascending order of `id_hash`."""
-        order: NDArray[np.int32] = self.columns[ID_ORDER]
-        return order
-
-    @cached_property
-    def track(self) -> TextColumn:
-        """Clips of one track are never split apart."""
-        return self._texts("track")
-
-    @cached_property
-    def artist(self) -> TextColumn:
-        """None where unknown."""
-        return self._texts("artist")
-
-    @cached_property
-    def split(self) -> TextColumn:
-        """train, valid or test."""
-        return self._texts("split")
-
-    @cached_property
-    def licence(self) -> TextColumn:
-        """None where unknown."""
-        return self._texts("licence")
-
-    @cached_property
-    def label_offset(self) -> NDArray[np.int64]:
-        """Byte in the shard where the clip's JSON begins."""
-        return self._array("label_offset")
-
-    @cached_property
-    def label_size(self) -> NDArray[np.int32]:
-        """Bytes of the JSON."""
-        return self._array("label_size")
-
-    @cached_property
-    def label_crc(self) -> NDArray[np.uint32]:
-        """CRC32 of the JSON."""
-        return self._array("label_crc")
-
-    @cached_property
-    def crc(self) -> NDArray[np.uint32]:
-        """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
-        return self._array("crc")
-
-    @cached_property
-    def crc_end(self) -> NDArray[np.int64]:
-        """(K+1,); see `crc`."""
-        return self._array("crc_end")
-
-    @cached_property
-    def captions(self) -> TextLists:
-        """The texts that describe each clip; none in a set without captions, or older than captions."""
-        captions: TextLists = self.columns["captions"]
-        return captions
-
-    @cached_property
-    def caption_tags(self) -> TextLists:
-        """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty
-        tuples in a set where they are known for no caption.
-        """
-        shown: TextLists = self.columns["caption_tags"]
-        return shown
+    key = Column[TextColumn]()
+    """Name of each clip, unique."""
+    shard = Column[NDArray[np.int32]]()
+    """Index into `shards`, ascending."""
+    offset = Column[NDArray[np.int64]]()
+    """Byte in the shard where the clip's audio member begins."""
+    size = Column[NDArray[np.int64]]()
+    """Bytes of the audio member."""
+    frames = Column[NDArray[np.int64]]()
+    """Samples."""
+    rate = Column[NDArray[np.int32]]()
+    """Hz."""
+    codec = Column[TextColumn]()
+    """pcm16 or flac."""
+    pcm_offset = Column[NDArray[np.int32]]()
+    """Bytes from `offset` to the first PCM16 sample."""
+    id_hash = Column[NDArray[np.int64]]()
+    """See the function `id_hash`."""
+    id_order = Column[NDArray[np.int32] | NDArray[np.int64]]()
+    """All rows, in ascending order of `id_hash`."""
+    track = Column[TextColumn]()
+    """Clips of one track are never split apart."""
+    artist = Column[TextColumn]()
+    """None where unknown."""
+    split = Column[TextColumn]()
+    """train, valid or test."""
+    licence = Column[TextColumn]()
+    """None where unknown."""
+    label_offset = Column[NDArray[np.int64]]()
+    """Byte in the shard where the clip's JSON begins."""
+    label_size = Column[NDArray[np.int32]]()
+    """Bytes of the JSON."""
+    label_crc = Column[NDArray[np.uint32]]()
+    """CRC32 of the JSON."""
+    crc = Column[NDArray[np.uint32]]()
+    """Checksums of all blocks of all clips; those of clip k are ``crc[crc_end[k]:crc_end[k + 1]]``."""
+    crc_end = Column[NDArray[np.int64]]()
+    """(K+1,); see `crc`."""
+    captions = Column[TextLists]()
+    """The texts that describe each clip; none in a set without captions, or older than captions."""
+    caption_tags = Column[TextLists]()
+    """For each caption of a clip the tags that it shows, joined by `TAG_SEPARATOR`; use `tags_of_captions`. Empty
+    tuples in a set where they are known for no caption.
+    """
 
     @property
     def targets(self) -> Mapping[str, Any]:
@@ -277,14 +227,6 @@ class ShardIndex:
         at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         found[order] = np.where(known[at] == wanted, self.id_order[at], -1)
         return found
-
-    def _array(self, name: str) -> NDArray[Any]:
-        values: NDArray[Any] = self.columns[name]
-        return values
-
-    def _texts(self, name: str) -> TextColumn:
-        values: TextColumn = self.columns[name]
-        return values
 
     def _known(self, column: str, known: Any) -> str:
         if column not in known:

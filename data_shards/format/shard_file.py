@@ -62,14 +62,18 @@ def probe(fd: int) -> tuple[int, ...]:
     return tuple(zlib.crc32(os.pread(fd, PROBE_BYTES, place * PROBE_BYTES)) for place in places)
 
 
+def another_size(size: int, shard: ShardFile) -> str | None:
+    """Why a file of so many bytes is not the shard that was indexed, or None."""
+    return None if size == shard.size else f"{size:,} bytes, {shard.size:,} were indexed"
+
+
 def why_another(fd: int, shard: ShardFile) -> str | None:
     """Why an open file is not the shard that was indexed, or None.
 
     A few damaged bytes do not make it another: checksums of the blocks find their clips when they are read.
     """
-    size = os.fstat(fd).st_size
-    if size != shard.size:
-        return f"{size:,} bytes, {shard.size:,} were indexed"
+    if why := another_size(os.fstat(fd).st_size, shard):
+        return why
     # Blocks of zeros (padding, silence, the end of the archive) are alike in all shards and identify none.
     useful = [pair for pair in zip(shard.probes, probe(fd), strict=True) if pair[0] != _ZERO_BLOCK]
     differing = sum(expected != found for expected, found in useful)

@@ -4,7 +4,7 @@ Shape suffixes: K clips, C tags of a vocabulary. A label vector never travels wi
 to the manifest.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +45,6 @@ def encode_sets(sets: Sequence[Sequence[str]], names: Sequence[str]) -> list[lis
     """
     code = {name: i for i, name in enumerate(names)}
     return [sorted({code[name] for name in one}) for one in sets]
-
-
-def encode_classes(values: Sequence[str | None], names: Sequence[str]) -> NDArray[np.int64]:
-    """Classes as codes into `names`; `UNKNOWN` where the value is None."""
-    code: Mapping[str, int] = {name: i for i, name in enumerate(names)}
-    return np.array([UNKNOWN if value is None else code[value] for value in values], dtype=np.int64)
 
 
 def to_matrix(flat: NDArray[np.int32], ends: NDArray[np.int64], num_tags: int) -> NDArray[np.bool_]:

@@ -92,7 +92,7 @@ class BatchLoader:
         self.config, self.frames, self.rank, self.world = config, frames, rank, world
         self.sets = open_sets(config)
         labelled, unlabelled = (opened.index if opened else None for opened in self.sets)
-        self.sampler = Sampler(config, labelled, unlabelled, seed=seed, frames=frames)
+        self.sampler = Sampler(config, labelled, unlabelled, seed=seed, frames=frames, texts=text is not None)
         _check_cache(config, self.sampler, self.sets, range(rank, config.batch, world))
         self.replaced: list[Replaced] = []
         """The first `MAX_NAMED` replacements, in order."""
@@ -114,7 +114,7 @@ class BatchLoader:
     def drawn_labels(self) -> NDArray[np.bool_]:
         """Labels of the labelled training clips that are drawn from, (K, C); (0, 0) without a labelled stream."""
         stream, labelled = self.sampler.streams[LABELLED], self.sets[LABELLED]
-        if not (stream and labelled):
+        if not (stream and labelled and self.vocabulary):
             return np.zeros((0, 0), np.bool_)
         return labelled.index.labels(self.config.vocabulary, stream.rows)
 
@@ -173,7 +173,7 @@ class BatchLoader:
             if opened is None or not here.any():
                 continue
             clip_id_B[here] = opened.index.id_hash[row_B[here]]
-            if stream == LABELLED:
+            if stream == LABELLED and self.vocabulary:
                 labels_BC[here] = opened.index.labels(self.config.vocabulary, row_B[here])
         return Batch(
             wave_BT=pending.wave_BT,

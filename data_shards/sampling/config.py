@@ -18,7 +18,8 @@ class DataConfig(Config):
     unlabelled: str | None = None
     """Folder or URI of the shards that are drawn from without their tags; needed when b_s < 1."""
     vocabulary: str = "tags"
-    """Multi-label column whose tags make a clip labelled, or categorical column whose classes do."""
+    """Multi-label column whose tags make a clip labelled, or categorical column whose classes do. For loss.objective=
+    music_text a set without a column tags will do: clips with a tag of any column, or a caption, are labelled then."""
     batch: int = 96
     """Clips a step over all ranks, before views are made of them."""
     b_s: float = 0.05
@@ -45,19 +46,12 @@ class DataConfig(Config):
     """Size that the cache is kept below, 1e9 bytes."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch must be > 0, got {self.batch}")
-        if not 0 <= self.b_s <= 1:
-            raise ValueError(f"b_s must lie in [0, 1], got {self.b_s}")
-        if not 0 < self.p_s <= 1:
-            raise ValueError(f"p_s must lie in (0, 1], got {self.p_s}")
-        if not 0 <= self.max_replaced <= 1:
-            raise ValueError(f"max_replaced must lie in [0, 1], got {self.max_replaced}")
-        if self.block_shards < 0:
-            raise ValueError(f"block_shards must be >= 0, got {self.block_shards}")
+        self.require("> 0", "batch", "cache_gb")
+        self.require("in [0, 1]", "b_s", "max_replaced")
+        self.require("in (0, 1]", "p_s")
+        self.require(">= 0", "block_shards")
+        self.require(">= 1", "stripes")
         self._check_stripes()
-        if not self.cache_gb > 0:
-            raise ValueError(f"cache_gb must be > 0, got {self.cache_gb}")
         for name, uri in (("labelled", self.labelled), ("unlabelled", self.unlabelled)):
             if uri and (shown := without_credentials(uri)) != uri:  # a configuration is logged with every run
                 raise ValueError(f"{name} must hold no credentials, got {shown}; give them by the environment")
@@ -74,8 +68,6 @@ class DataConfig(Config):
         return num_labelled(self.b_s, self.batch)
 
     def _check_stripes(self) -> None:
-        if self.stripes < 1:
-            raise ValueError(f"stripes must be >= 1, got {self.stripes}")
         counts = {"labelled": self.num_labelled, "unlabelled": self.batch - self.num_labelled}
         for name, count in counts.items():
             if 0 < count < self.stripes:

@@ -5,6 +5,7 @@ rank r takes r::W. Stream j's place i of step t is t·B_j + i, counted over all 
 its own.
 """
 
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Sampler:
         *,
         seed: int,
         frames: int = 0,
+        texts: bool = False,
     ) -> None:
         """Choose the rows of both streams.
 
@@ -54,11 +56,13 @@ class Sampler:
             unlabelled: index of the other; may be None when b_s = 1.
             seed: of the run.
             frames: length of a window, for `config.short`; 0 leaves lengths alone.
+            texts: the run reads texts and no labels: where the set has no column of the default vocabulary, clips with
+                a tag of any column or a caption are the labelled ones.
 
         Raises:
             UserError: a set that is needed and missing, a missing column, or a stream without clips.
         """
-        self.config, self.seed = config, seed
+        self.config, self.seed, self._texts = config, seed, texts
         self.vocabulary: tuple[str, ...] = ()
         self.num_short = 0
         """Clips left out because they are shorter than the window."""
@@ -158,25 +162,39 @@ class Sampler:
         config = self.config
         if index is None:
             raise UserError(f"data.b_s = {config.b_s:g} draws labelled clips; give data.labelled=DIR, or data.b_s=0")
-        if config.vocabulary not in (*index.vocabularies, *index.classes):
-            known = ", ".join((*index.vocabularies, *index.classes)) or "none"
-            raise UserError(
-                f"data.vocabulary = {config.vocabulary}: the labelled set has no such column; it has {known}; name a "
-                "column of tags or classes, or draw from data.unlabelled alone with data.b_s=0"
-            )
-        self.vocabulary = index.label_names(config.vocabulary)
         train = self._long_enough(index, index.rows("train"), frames)
-        rows = train[index.is_labelled(config.vocabulary)[train]]
+        rows = train[self._is_labelled(index)[train]]
         self.num_available = len(rows)
         if not len(rows):
             raise UserError(
                 f"the labelled set has no training clip with a tag of {config.vocabulary}; name another column by "
                 "data.vocabulary, or set data.b_s=0"
+                if self.vocabulary
+                else "the labelled set has no training clip with a tag or a caption; build it with labels or captions"
             )
         chosen = rows[chosen_share(index.id_hash[rows], config.p_s)]
         if not len(chosen):
             raise UserError(f"data.p_s = {config.p_s:g} leaves none of {len(rows)} labelled clips; raise it")
         return chosen, index.id_hash[rows]
+
+    def _is_labelled(self, index: ShardIndex) -> NDArray[np.bool_]:
+        """Which clips (K,) count as labelled; takes the column's names as the vocabulary."""
+        column = self.config.vocabulary
+        columns = (*index.vocabularies, *index.classes)
+        if column in columns:
+            self.vocabulary = index.label_names(column)
+            return index.is_labelled(column)
+        if self._texts and column == DataConfig.vocabulary:
+            found = np.diff(index.captions.ends()) > 0
+            for name in index.vocabularies or index.classes:
+                found |= index.is_labelled(name)
+            return found
+        hint = get_close_matches(column, columns, n=1)
+        raise UserError(
+            f"data.vocabulary = {column}: the labelled set has no such column; it has {', '.join(columns) or 'none'}"
+            f"{f' (did you mean {hint[0]}?)' if hint else ''}; name a column of tags or classes, or draw from "
+            "data.unlabelled alone with data.b_s=0"
+        )
 
     def _unlabelled_rows(
         self, index: ShardIndex | None, labelled_ids: NDArray[np.int64], frames: int

@@ -4,6 +4,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from cluster.settings import UserError
@@ -20,6 +21,8 @@ from data_shards.sources.label_table import RESERVED, LabelTable
 
 Kind = Literal["multilabel", "categorical", "numeric", "captions", "ignored"]
 KINDS: tuple[Kind, ...] = ("multilabel", "categorical", "numeric", "captions", "ignored")
+OPTIONS: dict[Kind, str] = {kind: f"--{kind}" for kind in KINDS} | {"ignored": "--ignore"}
+"""The option of the command line that gives a column its kind."""
 CAPTION_NAMES = ("caption", "captions")
 MAX_WORD, MAX_NAME = 16, 40
 """Characters: longest name of a class that occurs once, and of one that is repeated."""
@@ -36,33 +39,37 @@ class Column:
     """Of numbers."""
 
 
-def guess_columns(table: LabelTable) -> dict[str, Column]:
-    """Guess the kind of every column that is not reserved."""
+def read_columns(table: LabelTable, given: Mapping[str, Kind]) -> dict[str, Column]:
+    """Every column that is not reserved, as it is given; the kind of the others is guessed."""
     names = (name for name in table.columns if name not in RESERVED)
-    return {name: _column(table, name, _guess(table, name)) for name in names}
+    return {name: _column(table, name, given.get(name) or _guess(table, name)) for name in names}
 
 
-def given_columns(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -> dict[str, Column]:
-    """The columns that the options name; the others are ignored.
+def given_kinds(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -> dict[str, Kind]:
+    """The kinds of the columns that the options name.
 
     Raises:
         UserError: no such column, two kinds for one, or a list that is no list of tags or captions.
     """
-    kinds: dict[str, Kind] = {name: "ignored" for name in table.columns if name not in RESERVED}
+    columns = [name for name in table.columns if name not in RESERVED]
+    kinds: dict[str, Kind] = {}
     for kind, names in given.items():
         for name in names or ():
-            if name not in kinds:
+            if name not in columns:
+                near = get_close_matches(name, columns, n=1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(
-                    f"{table.path}, row 1: no column {name} for --{kind}; there are {', '.join(kinds) or 'none'}"
+                    f"{table.path}, row 1: no column {name} for {OPTIONS[kind]}; there are "
+                    f"{', '.join(columns) or 'none'}{hint}"
                 )
-            if kinds[name] != "ignored":
-                raise UserError(f"column {name} is given as --{kinds[name]} and as --{kind}")
-            if name in table.lists and kind not in ("multilabel", "captions"):
+            if name in kinds:
+                raise UserError(f"column {name} is given as {OPTIONS[kinds[name]]} and as {OPTIONS[kind]}")
+            if name in table.lists and kind not in ("multilabel", "captions", "ignored"):
                 raise UserError(
                     f"{table.path}: column {name} holds lists; give it as --multilabel or --captions, not as --{kind}"
                 )
             kinds[name] = kind
-    return {name: _column(table, name, kind) for name, kind in kinds.items()}
+    return kinds
 
 
 def guess_kind(column: str, values: Sequence[str], *, how: str = SEPARATOR, decimal_comma: bool = False) -> Kind:

@@ -50,8 +50,8 @@ def download(name: str, root: Path, variant: str, *, progress: Progress = SILENT
         )
     root.mkdir(parents=True, exist_ok=True)
     fetch(remotes, root, progress=progress)
-    if dataset.then:
-        fetch(dataset.then(root), root, progress=progress)
+    if dataset.names_more:
+        fetch(dataset.more(root), root, progress=progress)
 
 
 def check_variant(name: str, variant: str) -> Dataset:

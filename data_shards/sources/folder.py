@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,12 +23,13 @@ from data_shards.format.text import as_text, fold
 from data_shards.sources.cells import is_missing, split_list, to_number
 from data_shards.sources.columns import (
     KINDS,
+    OPTIONS,
     Column,
     Kind,
-    given_columns,
-    guess_columns,
+    given_kinds,
     hints,
     missing_line,
+    read_columns,
     tags_of,
 )
 from data_shards.sources.label_table import REQUIRED, LabelTable, Row, read_labels
@@ -41,6 +43,8 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 NAMED_PATHS = 5
 """Number of paths without a file that are named."""
+MOST_ABOVE, CHECKED_PATHS = 3, 20
+"""Folders above the given one, and paths of the table, that are tried where no path leads to a file."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class FolderListing:
     """The scan of the folder."""
     kinds: Mapping[str, Kind]
     """The kind of every target column."""
-    guessed: bool
-    """Whether the kinds were guessed from the values."""
+    given: frozenset[str] = frozenset()
+    """Columns whose kind was given; that of the others was guessed from their values."""
+    labelled: bool = False
+    """Whether there is a table."""
     unlisted: int = 0
     """Audio files below the folder that the table does not name; they are left out."""
     missing: str | None = None
@@ -63,15 +69,15 @@ class FolderListing:
 
     def report(self) -> str:
         """The columns by kind, one line each, what is missing or left out, and hints."""
-        if not self.kinds and not self.guessed:
+        if not self.labelled:
             what = "no labels: every audio file is a clip for training; --labels FILE.csv gives labels and splits"
             return "\n".join([what, *self.folder.report()])
         columns = {kind: [column for column, of in self.kinds.items() if of == kind] for kind in KINDS}
-        how = (
-            "guessed from the values; override with --multilabel, --categorical, --numeric, --captions"
-            if self.guessed
-            else "as given"
-        )
+        given = [column for column in self.kinds if column in self.given]
+        how = f"{', '.join(given)} as given" if given else ""
+        if len(given) < len(self.kinds) or not given:
+            how += ", the others " if given else ""
+            how += f"guessed from the values; override with {', '.join(OPTIONS.values())}"
         lines = [f"columns ({how}):"] + [f"  {kind}: {', '.join(columns[kind]) or '-'}" for kind in KINDS]
         if self.missing:
             lines.append(self.missing)
@@ -88,6 +94,7 @@ def read_folder(
     categorical: Sequence[str] | None = None,
     numeric: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
+    ignored: Sequence[str] | None = None,
 ) -> FolderListing:
     """List the clips of a folder.
 
@@ -95,10 +102,11 @@ def read_folder(
         audio: the folder.
         labels: CSV or Parquet file, or the table that `read_labels` made of it; None takes every audio file below the
             folder, unlabelled, for training.
-        multilabel: columns that hold sets of tags. If any of the four is given, other columns are left out.
+        multilabel: columns that hold sets of tags. The kinds of columns that are not given are guessed.
         categorical: columns that hold one class.
         numeric: columns that hold a number.
         captions: columns that hold sentences.
+        ignored: columns that are left out.
 
     Raises:
         UserError: names file, row and column of what is wrong.
@@ -110,29 +118,31 @@ def read_folder(
         "categorical": categorical,
         "numeric": numeric,
         "captions": captions,
+        "ignored": ignored,
     }
     found = scan_folder(audio)
     if labels is None:
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
-        return FolderListing(tuple(_unlabelled(found)), found, {}, False)
+        return FolderListing(tuple(_unlabelled(found)), found, {})
     table = labels if isinstance(labels, LabelTable) else read_labels(labels)
-    guessed = all(names is None for names in given.values())
-    columns = guess_columns(table) if guessed else given_columns(table, given)
+    kinds = given_kinds(table, given)
+    columns = read_columns(table, kinds)
     tree = FolderTree(audio)
     clips = tuple(_clip(tree, table, row, columns) for row in table.rows)
     _check_paths(table, clips)
     listed = {clip.audio.name for clip in clips}
     unlisted = [name for file in found.files if (name := str(file)) not in listed]
-    lost = _lost(table, clips, [os.path.relpath(name, audio) for name in unlisted])
+    lost = _lost(audio, table, clips, [os.path.relpath(name, audio) for name in unlisted])
     return FolderListing(
         clips,
         found,
         {name: column.kind for name, column in columns.items()},
-        guessed,
-        len(unlisted),
-        missing_line(table, columns),
-        (*lost, *hints(table, columns)),
+        given=frozenset(kinds),
+        labelled=True,
+        unlisted=len(unlisted),
+        missing=missing_line(table, columns),
+        hints=(*lost, *hints(table, columns)),
     )
 
 
@@ -207,6 +217,16 @@ def _path_below(root: Path, cell: str) -> str | None:
     return None if path.is_absolute() or path.parts[:1] in ((), ("..",)) else path.as_posix()
 
 
+def _right_folder(audio: Path, paths: Sequence[str], unlisted: Sequence[str]) -> Path | None:
+    """The folder above or below the given one from which a table's paths lead to files; None where there is none."""
+    first = os.path.normpath(paths[0])
+    below = [audio / name.removesuffix(first) for name in unlisted if name.endswith(f"/{first}")]
+    for folder in (*list(audio.absolute().parents)[:MOST_ABOVE], *below):
+        if all((folder / path).is_file() for path in paths[:CHECKED_PATHS]):
+            return folder
+    return None
+
+
 def _check_paths(table: LabelTable, clips: Sequence[Clip]) -> None:
     first: dict[str, int] = {}
     for row, clip in zip(table.rows, clips, strict=True):
@@ -215,11 +235,20 @@ def _check_paths(table: LabelTable, clips: Sequence[Clip]) -> None:
             raise UserError(f"{table.path}, row {row.number}, column path: {path} is a duplicate of row {other}")
 
 
-def _lost(table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
-    """A hint for paths of the table that lead to no file, each with an unlisted file whose name looks the same."""
+def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
+    """A hint for paths of the table that lead to no file, each with an unlisted file whose name looks the same.
+
+    Raises:
+        UserError: if none leads to a file, and all would from another folder.
+    """
     lost = [row for row, clip in zip(table.rows, clips, strict=True) if not Path(clip.audio.name).exists()]
     if not lost:
         return []
+    if len(lost) == len(clips) and (right := _right_folder(audio, [row.cells["path"] for row in lost], unlisted)):
+        raise UserError(
+            f"{table.path}: its paths are relative to {right}, such as {lost[0].cells['path']!r} in row "
+            f"{lost[0].number}; give --audio {shlex.quote(str(right))} in place of {audio}"
+        )
     alike = {fold(path): path for path in unlisted}
     named = []
     for row in lost[:NAMED_PATHS]:

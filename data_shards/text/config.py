@@ -4,7 +4,6 @@ The paper's ideas are p_cap, views from partial tags, ten of them a track, and s
 all other values here are ours.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,8 +26,7 @@ class PartialConfig(Config):
     """Draw over the categories of tags evenly, not over the tags."""
 
     def __post_init__(self) -> None:
-        if self.each < 1 or self.least < 1:
-            raise ValueError(f"partial.each and partial.least must be >= 1, got {self.each} and {self.least}")
+        self.require(">= 1", "each", "least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +48,10 @@ class SwapConfig(Config):
     the clip whose text was swapped."""
 
     def __post_init__(self) -> None:
-        if self.each < 0:
-            raise ValueError(f"swap.each must be >= 0, got {self.each}")
-        for name in ("share", "start", "ramp"):
-            if not 0 <= (value := getattr(self, name)) <= 1 or math.isnan(value):
-                raise ValueError(f"swap.{name} must lie in [0, 1], got {value}")
+        self.require(">= 0", "each")
+        self.require("in [0, 1]", "share", "start", "ramp")
         if not self.dictionary.strip():
-            raise ValueError("swap.dictionary must name a file of conf/swaps or a path, got an empty name")
+            raise ValueError("dictionary must name a file of conf/swaps or a path, got an empty name")
 
     def share_at(self, step: int, steps: int) -> float:
         """Share of the clips with swapped texts at a step of a run of `steps`.
@@ -85,5 +80,4 @@ class TextViewsConfig(Config):
     swap: SwapConfig = field(default_factory=SwapConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p_cap <= 1:
-            raise ValueError(f"p_cap must lie in [0, 1], got {self.p_cap}")
+        self.require("in [0, 1]", "p_cap")

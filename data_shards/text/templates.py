@@ -77,13 +77,13 @@ class Templates:
         """The bare tags, one after another.
 
         Raises:
-            ValueError: words that cannot be told apart in a list, such as ``a; b`` beside ``a``.
+            ValueError: words that cannot be distinguished in a list, such as ``a; b`` beside ``a``.
         """
         names = [self.lexicon.words[code].name for code in codes]
         for separator in LISTS:
             if self._reads_back(text := separator.join(names), codes):
                 return text
-        raise ValueError(f"the tags {', '.join(map(repr, names))} cannot be told apart in a text; rename one")
+        raise ValueError(f"the tags {', '.join(map(repr, names))} cannot be distinguished in a text; rename one")
 
     def tags(self, text: str) -> tuple[int, ...]:
         """Codes of the words that a text shows."""

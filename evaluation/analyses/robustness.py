@@ -19,7 +19,7 @@ from evaluation.embeddings.embed import Alter, EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import alike
 from evaluation.encoders.spaces import models_of
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import Values, kind_of
+from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.metrics.confidence import as_row
 from evaluation.metrics.samples import MetricSamples
 from evaluation.scores.score import Scored
@@ -57,7 +57,7 @@ def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -
     result = {
         f"{name}/{metric}": {model: {CLEAN: scored[name].metrics[metric][model]} for model in models}
         for name in tests
-        for metric in kind_of(config.tasks[name]).probe_metrics
+        for metric in label_kind_of(config.tasks[name]).probe_metrics
     }
     for condition in conditions(config, shards.rate):
         tables: dict[str, EmbeddingTable] = {}
@@ -102,7 +102,7 @@ def _score(
 ) -> Iterator[tuple[str, str, MetricSamples]]:
     resamples = test_resamples(name, test, config)
     for model, answer in answers.items():
-        for metric, samples in kind_of(config.tasks[name]).score_probe(answer, test, resamples).items():
+        for metric, samples in label_kind_of(config.tasks[name]).score_probe(answer, test, resamples).items():
             yield f"{name}/{metric}", model, samples
 
 

@@ -31,8 +31,8 @@ from evaluation.embeddings.inputs import expand
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import space_in, spaces_of
-from trainers.inference.spaces import WHOLE, spaces_tree
+from evaluation.encoders.spaces import spaces_of
+from trainers.inference.spaces import WHOLE, space_in, spaces_tree
 
 SCHEMA_VERSION = 1
 ROWS_A_GROUP = 1024

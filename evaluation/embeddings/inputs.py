@@ -26,6 +26,17 @@ class Inputs:
         return {root: kinds for root, kinds in found.items() if kinds}
 
 
+def check_there(places: Sequence[Path]) -> None:
+    """Refuse a place that does not exist.
+
+    Raises:
+        UserError: names it.
+    """
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place}: no such file or folder")
+
+
 def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
     """Files as they are given, and in place of a folder the audio below it, sorted; each file once.
 
@@ -48,5 +59,5 @@ def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
         elif place.exists() or missing_ok:
             files.append(place)
         else:
-            raise UserError(f"{place}: no such file or folder")
+            check_there([place])
     return Inputs(list(dict.fromkeys(files)), tuple(folders))

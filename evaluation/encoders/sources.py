@@ -2,20 +2,22 @@
 
 A factory is called without arguments and returns an object with ``width``, ``rate`` (Hz), ``samples`` (of a chunk) and
 a call (N, samples) float32 in [-1, 1] → (N, width). Its cache name is its own ``hash``, or that of its weights and of
-its module's source. A factory that takes ``untrained`` gives the untrained baseline too.
+its module's source. A factory that takes ``untrained`` gives the untrained baseline too. With a method
+``embed_text(texts)`` and a space `JOINT` it is asked by text as well, like two towers that were trained here.
 
-Shape suffixes: N chunks, T samples, E encoder width.
+Shape suffixes: N chunks, T samples, E encoder width, k texts, d width of the space that texts share.
 """
 
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cluster.entry_points import import_factory, is_entry_point
@@ -25,12 +27,14 @@ from evaluation.encoders.devices import check_device
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.spaces import check_spaces, spaces_of, with_heads
+from trainers.inference.spaces import JOINT, TOWERS
 
 SOURCE = "encoder"
 """What messages call the argument that names an encoder."""
 NEEDED = ("width", "rate", "samples")
 UNTRAINED_SEED = 0
 """Of the first weights of ``factory(untrained=True)``: the same at every call, so its embeddings are kept."""
+_PROBES = ("a slow piece", "🎹 静かな曲")
 
 
 class UserEncoder(nn.Module):
@@ -63,6 +67,28 @@ class UserEncoder(nn.Module):
         return h_NE
 
 
+class UserTowers(UserEncoder):
+    """A user's encoder with a text tower: what texts share with its audio is brought to unit norm."""
+
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """As `UserEncoder.forward`, the columns of `JOINT` unit vectors of every chunk."""
+        h_NE, place = super().forward(wave_NT).clone(), self.spaces[JOINT]
+        h_NE[:, place] = F.normalize(h_NE[:, place], dim=1)
+        return h_NE
+
+    @torch.no_grad()
+    def embed_text(self, texts: Sequence[str], /) -> Tensor:
+        """Texts to unit vectors (k, d) of the space `JOINT`."""
+        if isinstance(self.inner, nn.Module):
+            self.inner.eval()
+        text_kd = self.inner.embed_text(list(texts))
+        wanted = (len(texts), self.spaces[JOINT].stop - self.spaces[JOINT].start)
+        if not isinstance(text_kd, Tensor) or text_kd.shape != wanted:
+            got = f"shape {tuple(text_kd.shape)}" if isinstance(text_kd, Tensor) else f"a {type(text_kd).__name__}"
+            raise UserError(f"{self.provenance['source']}: its embed_text gave {got}, not {wanted}")
+        return F.normalize(text_kd.float(), dim=1)
+
+
 def is_factory(source: Path | str) -> bool:
     """Whether an argument means ``module:factory``; whatever exists on disk does not.
 
@@ -76,8 +102,8 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
     """The frozen encoder of a snapshot, or of a user's ``module:factory``.
 
     Args:
-        source: a step-N folder, the link last, a run's folder, or ``module:factory``; the module may lie in the
-            working directory.
+        source: a step-N folder, the link last, a run's folder, the name of a model that ships, or ``module:factory``;
+            the module may lie in the working directory.
         device: torch device it shall run on.
         trust_code: import the user's own code that a snapshot names.
         texts: with its text tower, where it has one.
@@ -111,14 +137,14 @@ def untrained_any(
 
 
 def _two_towers(source: Path | str, device: str, *, untrained: bool, trust_code: bool) -> Any | None:
-    from trainers.inference.frozen import TOWERS
-    from trainers.state.places import ABOUT
+    from trainers.state.places import ABOUT, locate
     from trainers.state.snapshot import open_snapshot
 
     if is_factory(source):
         return None
-    if (Path(source) / ABOUT).is_file():
-        if not (Path(source) / TOWERS).is_file():
+    place = locate(source)
+    if (place / ABOUT).is_file():
+        if not (place / TOWERS).is_file():
             return None
     elif open_snapshot(source).config.get("loss", {}).get("objective") != "music_text":
         return None
@@ -182,9 +208,21 @@ def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) 
             raise UserError(f"{source}: {name} must be a whole number > 0, got {value!r}")
     check_spaces(inner, source)
     provenance = {"source": source, "class": type(inner).__qualname__, **options}
-    encoder = UserEncoder(inner, hash=_hash(source, inner), provenance=provenance)
+    make = UserTowers if _has_text_tower(source, inner) else UserEncoder
+    encoder = make(inner, hash=_hash(source, inner), provenance=provenance)
     _try(source, encoder)
     return encoder
+
+
+def _has_text_tower(source: str, inner: Any) -> bool:
+    embeds, joint = callable(getattr(inner, "embed_text", None)), JOINT in spaces_of(inner)
+    if embeds != joint:
+        has, lacks = ("a method embed_text", f"no space {JOINT}") if embeds else (f"a space {JOINT}", "no embed_text")
+        raise UserError(
+            f"{source}: it has {has} and {lacks}; texts need both: embed_text(texts) -> (k, d), and spaces with "
+            f"{JOINT}, the d columns of the embedding that they are compared with"
+        )
+    return embeds
 
 
 def _hash(source: str, inner: Any) -> str:
@@ -222,3 +260,16 @@ def _try(source: str, encoder: UserEncoder) -> None:
         raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width is (2, {encoder.width})")
     if not torch.isfinite(h_NE).all():
         raise UserError(f"{source}: its embedding of quiet noise is not finite")
+    if isinstance(encoder, UserTowers):
+        _try_texts(source, encoder)
+
+
+def _try_texts(source: str, encoder: UserTowers) -> None:
+    try:
+        text_kd = encoder.embed_text(_PROBES)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's network does
+        raise UserError(f"{source}: its embed_text failed on two texts ({type(error).__name__}: {error})") from error
+    if not torch.isfinite(text_kd).all():
+        raise UserError(f"{source}: its embed_text gave vectors that are not finite")

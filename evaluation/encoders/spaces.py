@@ -10,10 +10,7 @@ from typing import Any
 
 from cluster.settings import UserError
 from evaluation.encoders.encoder import SUBJECT, Encoder
-from trainers.inference.spaces import WHOLE
-
-ALL = "all"
-"""Not a space: what a search calls all of them."""
+from trainers.inference.spaces import ALL, WHOLE
 
 
 def spaces_of(encoder: Encoder) -> dict[str, slice]:
@@ -51,23 +48,6 @@ def with_heads(encoder: Any) -> Any:
     """The same encoder with the outputs of its heads behind its embedding, as further spaces, where it has any."""
     extended = getattr(encoder, "with_heads", None)
     return extended() if callable(extended) else encoder
-
-
-def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
-    """Columns of one space.
-
-    Args:
-        spaces: of an encoder.
-        name: the space that is asked for.
-        key: option or configuration key that asks.
-
-    Raises:
-        UserError: names the key and the spaces there are.
-    """
-    if name not in spaces:
-        remedy = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
-        raise UserError(f"{key}: the encoder has no space {name}; it has {', '.join(spaces)}{remedy}")
-    return spaces[name]
 
 
 def models_of(name: str, encoder: Encoder, spaces: Sequence[str]) -> dict[str, slice]:

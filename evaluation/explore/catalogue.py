@@ -19,7 +19,7 @@ from data_shards.format.text import as_text
 from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
-from evaluation.search.mixture import Weights
+from evaluation.search.asked import Weights
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
 from trainers.state.places import check_order

@@ -21,17 +21,17 @@ from evaluation.analyses.projection import MIN_CLIPS
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import ALL, spaces_of
+from evaluation.encoders.spaces import spaces_of
 from evaluation.explore import labels
 from evaluation.explore.catalogue import Place, drawn, files_of, find_place, known_of
 from evaluation.explore.labels import Known
 from evaluation.explore.layout import check_perplexity, nearest, positions
 from evaluation.explore.page import Page, check_page, write_page
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, clip_sounds, file_sounds
+from evaluation.search.asked import Weights, parse_by, resolve
 from evaluation.search.index_update import follow_catalogue
-from evaluation.search.mixture import Weights, parse_by, resolve
 from evaluation.search.track_index import TrackIndex
-from trainers.inference.spaces import WHOLE
+from trainers.inference.spaces import ALL, WHOLE
 
 NEIGHBOURS = 24
 """Of each track in the page; clips of its own track may be among them."""

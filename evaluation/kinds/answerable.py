@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import kind_of
+from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.targets.target import Target, parts_of
 
 
@@ -27,12 +27,12 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
     kind = kind_of(task)
     if reason is None and kind.reads_texts:
         reason = kind.why_undefined(name, task, parts["test"], _held("test", config))
-    if reason is None and task.probe:
+    if isinstance(kind, TaskKind) and reason is None and task.probe:
         reason = kind.why_untrainable(task, parts["train"], _held("train", config)) or kind.why_undefined(
             name, task, parts["test"], _held("test", config)
         )
-    if reason is None and task.retrieval:
-        reason = _alone(parts["test"], config)
+    if isinstance(kind, TaskKind) and reason is None and task.retrieval:
+        reason = kind.why_alone(parts["test"], _held("test", config), config.exclude)
     if reason is None:
         return None
     return f"task {name}: {reason}" + (
@@ -42,8 +42,9 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
 
 def notes(name: str, task: Task, test: Target, config: EvaluationConfig) -> list[str]:
     """What a reader must know of metrics that are defined and yet mean little."""
-    found = []
-    if not kind_of(task).reads_texts and len(np.unique(test.values, axis=0)) == 1:
+    kind = kind_of(task)
+    found = kind.retrieval_notes(name, test) if isinstance(kind, TaskKind) and task.retrieval else []
+    if not kind.reads_texts and len(np.unique(test.values, axis=0)) == 1:
         found.append(f"{name}: all {config.split} clips have one value of {task.column}: a constant answer is right")
     units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
     if len(set(units.tolist())) == 1:
@@ -72,16 +73,3 @@ def _empty(task: Task, parts: Mapping[str, Target], config: EvaluationConfig) ->
             "build the shards with clips that have one there"
         )
     return None
-
-
-def _alone(test: Target, config: EvaluationConfig) -> str | None:
-    """Why no clip has a neighbour."""
-    groups = test.track_K if config.exclude == "track" else test.artist_K
-    if len(np.unique(groups)) > 1:
-        return None
-    split = _held("test", config)
-    other = " or exclude=track" if config.exclude == "artist" and len(np.unique(test.track_K)) > 1 else ""
-    return (
-        f"all {len(test)} {split} clips with a value are of one {config.exclude}, and clips of the query's own "
-        f"{config.exclude} are no neighbours; build the shards with more {config.exclude}s in that split{other}"
-    )

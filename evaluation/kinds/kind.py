@@ -30,8 +30,8 @@ Columns = tuple[Values, tuple[str, ...]]
 """A value for every clip of the index, and the names of the tags or classes."""
 
 
-class TaskKind(ABC):
-    """One kind of task. The methods without a body must be written; the others suit one value per clip."""
+class Kind(ABC):
+    """What every kind of task has, those about labels (`TaskKind`) and about texts (`evaluation.kinds.text`)."""
 
     probe_metrics: ClassVar[Mapping[str, str]]
     """Metric of a probe → its convention, for the report."""
@@ -39,6 +39,8 @@ class TaskKind(ABC):
     """Metric of retrieval, without its ``@k`` → its convention; none where neighbours have no metric."""
     reads_texts: ClassVar[bool] = False
     """Whether clips are compared with texts (`evaluation.kinds.text`): no probe, no neighbours."""
+    finds_own_track: ClassVar[bool] = False
+    """Whether the clips of the query's own track are what is looked for; else they are never its neighbours."""
     takes_untagged: ClassVar[bool] = False
     """Whether clips without a label may count as clips of none (``untagged``)."""
 
@@ -58,6 +60,14 @@ class TaskKind(ABC):
         """Every metric that a task reports."""
         probed = list(self.probe_metrics) if task.probe else []
         return probed + [f"{name}@{k}" for name in self.retrieval_metrics for k in ks if task.retrieval]
+
+    def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
+        """Why a metric is undefined on the clips that are reported."""
+        return None
+
+
+class TaskKind(Kind):
+    """One kind of task. The methods without a body must be written; the others suit one value per clip."""
 
     def probe_target(self, values: Values) -> Values:
         """What heads are trained on; its type chooses the loss.
@@ -150,25 +160,48 @@ class TaskKind(ABC):
             f"build the shards with others in split {split}"
         )
 
-    def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
-        """Why a metric of the probe is undefined on the clips that are reported."""
-        return None
+    def retrieval_convention(self, metric: str, k: int, split: str, exclude: str) -> str:
+        """How a metric of retrieval is computed, for the report."""
+        return (
+            f"{self.retrieval_metrics[metric]}; cosine, {k} nearest {split} clips of another {exclude}, mean over pairs"
+        )
+
+    def why_alone(self, test: Target, split: str, exclude: str) -> str | None:
+        """Why no clip of the split that is reported has a neighbour, with the remedy."""
+        if len(np.unique(test.track_K if exclude == "track" else test.artist_K)) > 1:
+            return None
+        other = " or exclude=track" if exclude == "artist" and len(np.unique(test.track_K)) > 1 else ""
+        return (
+            f"all {len(test)} {split} clips with a value are of one {exclude}, and clips of the query's own "
+            f"{exclude} are no neighbours; build the shards with more {exclude}s in that split{other}"
+        )
+
+    def retrieval_notes(self, name: str, test: Target) -> list[str]:
+        """What a reader must know of the task's clips."""
+        return []
 
 
-def kind_of(task: Task) -> TaskKind:
+def kind_of(task: Task) -> Kind:
     """The kind of a task.
 
     Raises:
-        UserError: if ``module:Class`` cannot be imported, or is no `TaskKind` with metrics.
+        UserError: if ``module:Class`` cannot be imported, or is no `Kind` with metrics.
     """
     kind = create(KINDS.get(task.kind, task.kind), {}, "kind")
-    if not isinstance(kind, TaskKind):
+    if not isinstance(kind, Kind):
         raise UserError(
             f"kind={task.kind}: gives a {type(kind).__name__}, not a kind of task; let the class extend "
             "counterpoint.TaskKind"
         )
-    if not kind.reads_texts and not getattr(kind, "probe_metrics", None):
+    if not (kind.reads_texts or kind.finds_own_track) and not getattr(kind, "probe_metrics", None):
         raise UserError(f"kind={task.kind}: probe_metrics is empty; name each metric with its convention")
+    return kind
+
+
+def label_kind_of(task: Task) -> TaskKind:
+    """The kind of a task about labels, which has heads or neighbours."""
+    kind = kind_of(task)
+    assert isinstance(kind, TaskKind), task.kind
     return kind
 
 

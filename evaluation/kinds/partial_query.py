@@ -72,7 +72,7 @@ class PartialQuery(TextKind):
         return [PRECISION]
 
     def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
-        """One clip has nothing to be told from."""
+        """One clip has nothing to be distinguished from."""
         if len(np.unique(test.track_K)) > 1:
             return None
         return f"all {len(test)} {split} clips with {task.tags} tags are of one track; build the shards with more"

@@ -9,7 +9,7 @@ from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
 from evaluation.kinds.answerable import why_not
-from evaluation.kinds.kind import TaskKind, kind_of
+from evaluation.kinds.kind import Kind, kind_of
 from evaluation.kinds.text import TextKind
 from evaluation.targets.index_columns import columns
 from evaluation.targets.splits import hold_to, load_split
@@ -54,7 +54,7 @@ def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str,
     present = columns(index)
     targets, left_out = {}, {}
     for name, task in config.tasks.items():
-        if task.optional and task.column not in (*present, "artist", "captions"):
+        if task.optional and task.column not in (*present, "artist", "track", "captions"):
             left_out[name] = f"the set has no column {task.column}"
             continue
         try:
@@ -88,9 +88,11 @@ def _read_frozen(index: ShardIndex, name: str, task: Task) -> Target:
     return hold_to(frozen, name, index, target)
 
 
-def _check(kind: TaskKind, name: str, task: Task) -> None:
+def _check(kind: Kind, name: str, task: Task) -> None:
     if not kind.reads_texts and not (task.probe or task.retrieval):
         raise UserError(f"task {name}: kind {task.kind} needs tasks.{name}.probe=true, retrieval=true or both")
+    if task.probe and not (kind.reads_texts or kind.probe_metrics):
+        raise UserError(f"task {name}: kind {task.kind} has no probe; set tasks.{name}.probe=false")
     if task.retrieval and not kind.retrieval_metrics:
         raise UserError(f"task {name}: kind {task.kind} has no retrieval metric; set tasks.{name}.retrieval=false")
     if task.untagged and not kind.takes_untagged:

@@ -1,8 +1,7 @@
 """What a task that compares clips with texts defines; a file for each kind beside this one.
 
-Clips and texts are unit vectors of the space of two towers. Models are the two towers of every encoder, ``random``
-(vectors drawn for each clip and text) and ``constant`` (everything equal). Ties share their ranks, so that a constant
-scores at chance.
+Clips and texts are unit vectors of the space of two towers. Models are the two towers of every encoder, and those of
+`TextKind.baselines`. Ties share their ranks, so that a constant scores at chance.
 
 Shape suffixes: K test clips, k texts, d width of the space.
 """
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import TaskKind
+from evaluation.kinds.kind import Kind
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.targets.target import Target
@@ -51,7 +50,7 @@ class TextModel:
     """Texts to unit vectors (k, d)."""
 
 
-class TextKind(TaskKind):
+class TextKind(Kind):
     """One kind of task about texts: no probe, no nearest neighbours, nothing trained."""
 
     probe_metrics: ClassVar[Mapping[str, str]] = {}
@@ -73,9 +72,9 @@ class TextKind(TaskKind):
         """What a reader must know."""
         return []
 
-    def best_constant(self, train: Target) -> NDArray[np.bool_] | int | float:
-        """No kind of texts has one; its constant is a model that finds everything equal."""
-        raise NotImplementedError
+    def baselines(self, question: Question) -> dict[str, TextModel]:
+        """Models of chance: ``random``, vectors drawn for each clip and text, and ``constant``, everything equal."""
+        return {"random": random_model(question), "constant": constant_model(question)}
 
 
 def random_model(question: Question, width: int = 64) -> TextModel:

@@ -46,7 +46,7 @@ class TextRetrieval(TextKind):
         return [f"{direction}_{name}" for direction in DIRECTIONS for name in names]
 
     def why_undefined(self, name: str, task: Task, test: Target, split: str) -> str | None:
-        """One track has nobody to be told from, and a pool cannot be larger than the set."""
+        """One track has none to be distinguished from, and a pool cannot be larger than the set."""
         if len(np.unique(test.track_K)) < 2:
             return f"all {len(test)} {split} clips with a caption are of one track; build the shards with more"
         if task.pool > len(test):

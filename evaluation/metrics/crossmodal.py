@@ -1,12 +1,11 @@
-"""Text–music retrieval, in both directions: Recall@k, HitRate@k and the median rank, from scores and relevance alone.
+"""Text–music retrieval: where the first right answer of each query ranks, from scores and relevance alone.
 
 An item may have several right answers (several captions a track), and an answer several items. Ranks count from 1; ties
-go by place in the list, so a constant score ranks at chance wherever the right answers are.
+share their rank, so a constant score ranks at chance wherever the right answers are.
 
 Shape suffixes: Q queries, D items of the base.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,51 +69,3 @@ def first_right(score_QD: NDArray[np.floating], right_QD: Bools, ignored_QD: Boo
     counts = ((score_QD > best_Q1) & wrong_QD, equal_QD & wrong_QD, equal_QD & right_QD, wrong_QD)
     above_Q, tied_Q, ours_Q, wrong_Q = (part.sum(1).astype(np.float64) for part in counts)
     return Ranks(above_Q, tied_Q, ours_Q, wrong_Q + 1)
-
-
-def both_directions(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -> dict[str, dict[str, float]]:
-    """``text_to_music`` and ``music_to_text`` → metric → value.
-
-    Args:
-        score_QD: similarity of every text with every track.
-        relevant_QD: whether the text is of the track.
-        ks: neighbourhood sizes.
-
-    Raises:
-        ValueError: for shapes that differ, no scores or some that are not finite, or a query without a right answer.
-    """
-    return {
-        "text_to_music": retrieval_metrics(score_QD, relevant_QD, ks),
-        "music_to_text": retrieval_metrics(score_QD.T, relevant_QD.T, ks),
-    }
-
-
-def retrieval_metrics(score_QD: Floats, relevant_QD: Bools, ks: Sequence[int]) -> dict[str, float]:
-    """Means over queries of Recall@k and HitRate@k, and the median rank of the first right answer.
-
-    Recall@k is the share of a query's right answers among the first k; HitRate@k whether there is one.
-
-    >>> score = np.array([[0.9, 0.1, 0.2], [0.3, 0.2, 0.8]])
-    >>> relevant = np.array([[True, False, True], [True, False, False]])
-    >>> retrieval_metrics(score, relevant, [1, 2])
-    {'recall@1': 0.25, 'hit_rate@1': 0.5, 'recall@2': 1.0, 'hit_rate@2': 1.0, 'median_rank': 1.5}
-    """
-    if score_QD.shape != relevant_QD.shape or score_QD.ndim != 2:
-        raise ValueError(f"shapes disagree: {score_QD.shape}, {relevant_QD.shape}")
-    if not np.isfinite(score_QD).all():
-        raise ValueError("a score is not finite")
-    if not score_QD.size:
-        raise ValueError(f"no queries or nothing to retrieve: scores of shape {score_QD.shape}")
-    count_Q = relevant_QD.sum(1)
-    if not count_Q.all():
-        raise ValueError(f"query {int(np.argmin(count_Q))} has no right answer")
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be ≥ 1, got {list(ks)}")
-    order_QD = np.argsort(-score_QD, axis=1, kind="stable")
-    found_QD = np.take_along_axis(relevant_QD, order_QD, 1)
-    metrics = {}
-    for k in ks:
-        hits_Q = found_QD[:, :k].sum(1)
-        metrics[f"recall@{k}"] = float((hits_Q / count_Q).mean())
-        metrics[f"hit_rate@{k}"] = float((hits_Q > 0).mean())
-    return metrics | {"median_rank": float(np.median(1 + found_QD.argmax(1)))}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.kinds.kind import Values, kind_of
+from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.probes.training import Head, ProbeData, TrainedHeads, train_heads
 from evaluation.targets.target import Target
 
@@ -82,7 +82,7 @@ class Probe:
         chunks = [np.arange(end - length, end) for length, end in zip(lengths, ends, strict=True)]
         out_SPC = self._predict(model, table.chunks_PE[np.concatenate(chunks)])
         if self.aggregate == "probabilities":
-            out_SPC = kind_of(self.task).probabilities(out_SPC)
+            out_SPC = label_kind_of(self.task).probabilities(out_SPC)
         sums: NDArray[np.float64] = np.add.reduceat(out_SPC, np.cumsum(lengths) - lengths, axis=1)
         return np.asarray(sums / lengths[:, None])
 
@@ -93,7 +93,7 @@ class Probe:
     def _decode(self, out_SKC: NDArray[np.float64]) -> Values:
         if self.target is not None:
             out_SKC = out_SKC[..., 0] * self.target.deviation + self.target.mean
-        return kind_of(self.task).decode(out_SKC)
+        return label_kind_of(self.task).decode(out_SKC)
 
 
 def fit_probe(
@@ -107,7 +107,7 @@ def fit_probe(
         tables: embeddings of the whole set by model.
         config: seeds, device and how chunks are averaged.
     """
-    kind, train, valid = kind_of(task), parts["train"], parts["valid"]
+    kind, train, valid = label_kind_of(task), parts["train"], parts["valid"]
     values = kind.probe_target(train.values)
     target = fit_scale(values) if values.dtype.kind == "f" else None
     inputs = tuple(fit_scale(table.h_KE[train.rows_K]) if task.standardise else None for table in tables.values())

@@ -15,7 +15,7 @@ from evaluation.config import EvaluationConfig, Task
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.probes.probe import HeadEpochs
 
-FIGURES = ROOT / "conf" / "evaluation" / "published" / "figures.yaml"
+VALUES = ROOT / "conf" / "evaluation" / "published" / "values.yaml"
 STATED = ("head", "hidden", "patience", "dropout", "weight_decay", "learning_rate", "batch", "standardise")
 """Settings of a task that a protocol states. The epochs at most are none: it stops by patience."""
 
@@ -35,7 +35,7 @@ class Published:
 
 def protocols() -> tuple[str, ...]:
     """Names that ``published`` may have."""
-    return tuple(read_yaml(FIGURES)["protocols"])
+    return tuple(read_yaml(VALUES)["protocols"])
 
 
 def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
@@ -49,14 +49,14 @@ def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float)
     named = {name: task for name, task in config.tasks.items() if task.published and name in tree["tasks"]}
     if not named:
         return []
-    known = read_yaml(FIGURES)
+    known = read_yaml(VALUES)
     rows = []
     for name, task in named.items():
         protocol = known["probe"] | known["protocols"][task.published]
         ours = differences(protocol, task, tree["tasks"][name], config, seconds=seconds)
         for source in known["sources"].values():
             why = ours + tuple(source.get("differs", ()))
-            for who, values in source["figures"].get(task.published, {}).items():
+            for who, values in source["values"].get(task.published, {}).items():
                 for metric, value in values.items():
                     if f"{name}/{metric}" in tree["metrics"]:
                         rows.append(Published(f"{name}/{metric}", value / 100, who, source["where"], why))

@@ -8,12 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from cluster.files.storage import write_atomic
-from evaluation.report.csv_table import csv_text
-from evaluation.report.figures import draw_figures
-from evaluation.report.html_page import html_page
-from evaluation.report.latex import latex
-from evaluation.report.markdown import markdown
-from evaluation.report.terminal import comparison_tables, metrics_table
+from evaluation.report.figures.draw import draw_figures
+from evaluation.report.forms.csv_table import csv_text
+from evaluation.report.forms.html_page import html_page
+from evaluation.report.forms.latex import latex
+from evaluation.report.forms.markdown import markdown
+from evaluation.report.forms.terminal import comparison_tables, metrics_table
 
 
 @dataclass(frozen=True)

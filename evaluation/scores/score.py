@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from evaluation.config import Task
 from evaluation.encoders.towers import TextTower
 from evaluation.kinds import answerable
-from evaluation.kinds.kind import Values
-from evaluation.kinds.text import Question, TextKind, TextModel, Vectors, constant_model, random_model
+from evaluation.kinds.kind import Values, label_kind_of
+from evaluation.kinds.text import Question, TextKind, TextModel, Vectors
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
@@ -61,6 +61,7 @@ def score_task(inputs: TaskInputs) -> Scored:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     if isinstance(inputs.kind, TextKind):
         return _score_texts(inputs, inputs.kind, resamples, notes)
+    kind = label_kind_of(task)
     metrics: ByModel = {}
     probes: tuple[Probe, ...] = ()
     if task.probe:
@@ -70,10 +71,7 @@ def score_task(inputs: TaskInputs) -> Scored:
     if task.retrieval:
         found, there_Kk = _retrieve(inputs)
         metrics |= _by_metric(
-            {
-                model: inputs.kind.score_neighbours(near, there_Kk, test, resamples, config.ks)
-                for model, near in found.items()
-            }
+            {model: kind.score_neighbours(near, there_Kk, test, resamples, config.ks) for model, near in found.items()}
         )
         short = int((~there_Kk).any(1).sum())
         if short:
@@ -85,7 +83,7 @@ def score_task(inputs: TaskInputs) -> Scored:
         clusters=resamples.clusters,
         counts={split: len(part) for split, part in inputs.parts.items()},
         classes=test.classes,
-        masked=tuple(inputs.kind.masked(test)) if task.probe else (),
+        masked=tuple(kind.masked(test)) if task.probe else (),
         notes=tuple(notes),
         probes=probes,
     )
@@ -98,7 +96,7 @@ def _score_texts(inputs: TaskInputs, kind: TextKind, resamples: Resamples, notes
         model: TextModel(unit_rows(table.h_KE[question.test.rows_K]), partial(_embed, inputs.towers[model]))
         for model, table in inputs.tables.items()
     }
-    models |= {"random": random_model(question), "constant": constant_model(question)}
+    models |= kind.baselines(question)
     metrics = _by_metric({name: kind.score(question, model) for name, model in models.items()})
     return Scored(
         metrics=metrics,
@@ -135,17 +133,17 @@ def _score_probes(inputs: TaskInputs, probes: Sequence[Probe], resamples: Resamp
     for probe in probes:
         answers |= probe.answer(inputs.tables, test.rows_K)
     rng = inputs.generator("random")
-    answers["random"], answers["constant"] = inputs.kind.baselines(
-        inputs.parts["train"], test, inputs.config.seeds, rng
-    )
+    kind = label_kind_of(inputs.task)
+    answers["random"], answers["constant"] = kind.baselines(inputs.parts["train"], test, inputs.config.seeds, rng)
     order = (*inputs.tables, "random", "constant")
-    return _by_metric({model: inputs.kind.score_probe(answers[model], test, resamples) for model in order})
+    return _by_metric({model: kind.score_probe(answers[model], test, resamples) for model in order})
 
 
 def _retrieve(inputs: TaskInputs) -> tuple[dict[str, Values], NDArray[np.bool_]]:
     """Targets of every query's neighbours by model, and which of them exist."""
     test, config = inputs.test, inputs.config
-    _, groups_K = np.unique(test.track_K if config.exclude == "track" else test.artist_K, return_inverse=True)
+    groups = test.track_K if config.exclude == "track" else test.artist_K
+    _, groups_K = np.unique(test.rows_K if inputs.kind.finds_own_track else groups, return_inverse=True)
     embedded = {model: table.h_KE[test.rows_K] for model, table in inputs.tables.items()}
     embedded["random"] = inputs.generator("random").standard_normal((len(test), 64)).astype(np.float32)
     near = {model: neighbours(h_KE, groups_K, max(config.ks), device=config.device) for model, h_KE in embedded.items()}
@@ -153,7 +151,7 @@ def _retrieve(inputs: TaskInputs) -> tuple[dict[str, Values], NDArray[np.bool_]]
     # Which neighbours exist depends on the groups alone, so it is the same for every model.
     there_Kk = near["random"] >= 0
     train = inputs.parts["train"]
-    constant = inputs.kind.best_constant(train if len(train) else test)
+    constant = label_kind_of(inputs.task).best_constant(train if len(train) else test)
     found["constant"] = np.broadcast_to(np.asarray(constant), found["random"].shape)
     return found, there_Kk
 
@@ -164,13 +162,10 @@ def _by_metric(samples: Mapping[str, dict[str, MetricSamples]]) -> ByModel:
 
 
 def _convention(inputs: TaskInputs, metric: str) -> str:
-    task, config, kind = inputs.task, inputs.config, inputs.kind
+    task, config, kind = inputs.task, inputs.config, label_kind_of(inputs.task)
     base, at, k = metric.partition("@")
     if at:
-        return (
-            f"{kind.retrieval_metrics[base]}; cosine, {k} nearest {config.split} clips of another {config.exclude}, "
-            "mean over pairs"
-        )
+        return kind.retrieval_convention(base, int(k), config.split, config.exclude)
     layers = "one linear layer" if task.head == "linear" else f"MLP of {task.hidden}"
     return (
         f"{kind.probe_metrics[base]}{kind.scope(inputs.test)}; {layers} on the frozen embedding, "

@@ -26,7 +26,7 @@ from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.towers import text_towers
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import TaskKind, kind_of
+from evaluation.kinds.kind import Kind, kind_of
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, Scale
 from evaluation.probes.training import Head, TrainedHeads
@@ -207,7 +207,7 @@ def _hash(*arrays: np.ndarray[Any, Any]) -> str:
     return digest.hexdigest()
 
 
-def _code(kind: TaskKind) -> str:
+def _code(kind: Kind) -> str:
     """SHA-256 of the evaluation's sources and of the kind's own: scores of other code are not reused."""
     digest = hashlib.sha256()
     own = sys.modules[type(kind).__module__].__file__

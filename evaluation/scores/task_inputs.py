@@ -12,7 +12,7 @@ import numpy as np
 from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.towers import TextTower
-from evaluation.kinds.kind import TaskKind, kind_of
+from evaluation.kinds.kind import Kind, kind_of
 from evaluation.metrics.confidence import Resamples, draw_resamples
 from evaluation.targets.target import Target, parts_of
 
@@ -33,8 +33,8 @@ class TaskInputs:
     """What embeds texts, by model."""
 
     @cached_property
-    def kind(self) -> TaskKind:
-        """Metrics, probe's loss and baselines."""
+    def kind(self) -> Kind:
+        """Metrics and baselines, and the probe's loss of one about labels."""
         return kind_of(self.task)
 
     @cached_property

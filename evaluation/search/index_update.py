@@ -29,6 +29,7 @@ from evaluation.embeddings.files import embed_stream, spaces_in
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.spaces import spaces_of
+from evaluation.search.asked import check_catalogue
 from evaluation.search.mixture import unit_slices
 from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, is_index, read_index, rewriting
@@ -54,8 +55,7 @@ def follow_catalogue(
             raise UserError(f"{catalogue} is an index itself; leave --index out")
         return _of_encoder(read_index(catalogue), encoder), None
     widths = _widths(encoder)
-    if not catalogue.exists():
-        raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
+    check_catalogue(catalogue)
     place = place or default_place(catalogue, encoder.hash)
     if is_shard_set(catalogue):
         stamp = shards_stamp(catalogue)

@@ -5,6 +5,7 @@ A query is an audio file, a text in the space that two towers share, or an audio
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,17 @@ from evaluation.embeddings.files import embed_stream
 from evaluation.encoders.encoder import ENCODER, Encoder
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import ALL, spaces_of
+from evaluation.encoders.spaces import spaces_of
 from evaluation.encoders.towers import TextTower
+from evaluation.search.asked import Weights, check_queries, parse_by, resolve
 from evaluation.search.index_update import follow_catalogue
-from evaluation.search.mixture import Weights, parse_by, query_rows, resolve
-from evaluation.search.same_track import LeaveOut, own_rows
+from evaluation.search.mixture import query_rows
+from evaluation.search.same_track import LeaveOut, namer, own_rows
 from evaluation.search.track_index import TrackIndex
-from trainers.inference.spaces import JOINT, no_text_tower
+from trainers.inference.spaces import ALL, JOINT, no_text_tower
+
+SEVERAL = 4
+"""Clips a track that are looked for at first where one of each is wanted."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def search(
     by: str | Weights = ALL,
     index: Path | None = None,
     leave_out: LeaveOut = "query",
+    one_a_track: bool = False,
     workers: int = 0,
     device: str | None = None,
     trust_code: bool = False,
@@ -86,6 +92,7 @@ def search(
         index: folder of the saved index; by default one for each catalogue and encoder below outputs/indexes.
         leave_out: the query itself (at its path, or with its bytes) is no answer, or its whole track is none, see
             `own_rows`; or nothing is left out.
+        one_a_track: of every track its nearest clip alone, so that k answers are of k tracks.
         workers: Ray workers that decode and embed; 0 is this process alone.
         device: of this process's encoder.
         trust_code: import the user's own code that a snapshot names.
@@ -107,14 +114,7 @@ def search(
             raise UserError(f"--text: {no_text_tower(source if isinstance(source, Path | str) else 'the encoder')}")
         resolve(asked, list(spaces), "the encoder")  # before anything is embedded
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
-        if not len(found):
-            why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
-            raise UserError(f"{catalogue}: no track in it can be embedded{why}")
-        if texts and JOINT not in found.spaces:
-            raise UserError(
-                f"{found.folder}: the index was built without a text tower; delete it and search again, or give "
-                "another --index"
-            )
+        _check_index(found, catalogue, texts)
         weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
         embedded = list(embed_stream(pool, files))
         text_kd = _embed_texts(encoder, texts)
@@ -122,46 +122,32 @@ def search(
         if one.reason:
             raise UserError(f"{one.path}: {one.reason}")
     held = {name: spaces[name] for name in found.spaces}
-    names = [as_text(str(file)) for file in files] or list(texts)
-    if not files:
-        query_QW = _in_joint(text_kd, held)
-    else:
-        query_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
-        if texts:
-            query_QW = (1 - text_share) * query_QW + text_share * _in_joint(text_kd, held).mean(0)
-            names = [f"{name} + {' + '.join(texts)}" for name in names]
+    query_QW = _in_joint(text_kd, held)
+    if files:
+        sound_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
+        query_QW = (1 - text_share) * sound_QW + text_share * query_QW.mean(0) if texts else sound_QW
     left_out = own_rows(found, files, leave_out) if files else [set()] * len(texts)
-    answers = tuple(_answers(found, names, query_QW.astype(np.float32), k, left_out))
+    names = _names(files, texts)
+    answers = tuple(_answers(found, names, query_QW.astype(np.float32), k, left_out, one_a_track=one_a_track))
     return SearchResult(answers, found, folder, weights)
 
 
-def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights) -> None:
-    """Refuse queries that are not there, before anything is loaded.
-
-    Raises:
-        UserError: names the query or option.
-    """
-    if not files and not texts:
-        raise UserError('nothing to search for: give an audio file, or --text "words"')
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file}: {'is a folder; a query is an audio file' if file.is_dir() else 'no such file'}")
-    check_texts(texts)
-    if not 0 <= text_share <= 1:
-        raise UserError(f"--text-share must be in [0, 1], got {text_share:g}")
-    if texts and by != ALL:
-        raise UserError(f"--by {by}: texts are compared in the one space that they share with music; leave --by out")
+def _check_index(found: TrackIndex, catalogue: Path | str, texts: Sequence[str]) -> None:
+    if not len(found):
+        why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
+        raise UserError(f"{catalogue}: no track in it can be embedded{why}")
+    if texts and JOINT not in found.spaces:
+        raise UserError(
+            f"{found.folder}: the index was built without a text tower; delete it and search again, or give another "
+            "--index"
+        )
 
 
-def check_texts(texts: Sequence[str], option: str = "--text") -> None:
-    """Refuse texts without a letter or other sign.
-
-    Raises:
-        UserError: names the option.
-    """
-    for text in texts:
-        if not text.strip():
-            raise UserError(f"{option}: an empty text; describe the music in a few words")
+def _names(files: Sequence[Path], texts: Sequence[str]) -> list[str]:
+    """What each query is called."""
+    if not files:
+        return list(texts)
+    return [" + ".join((as_text(str(file)), *texts)) for file in files]
 
 
 def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -177,13 +163,43 @@ def _in_joint(text_kd: NDArray[np.float32], held: Mapping[str, slice]) -> NDArra
 
 
 def _answers(
-    index: TrackIndex, queries: Sequence[str], query_QW: NDArray[np.float32], k: int, left_out: Sequence[set[int]]
+    index: TrackIndex,
+    queries: Sequence[str],
+    query_QW: NDArray[np.float32],
+    k: int,
+    left_out: Sequence[set[int]],
+    *,
+    one_a_track: bool,
 ) -> Iterator[Answer]:
-    """The k nearest rows of each query that are not left out."""
-    cosine_Qk, row_Qk = index.search(query_QW, k + max(map(len, left_out)))
-    rows = [[int(row) for row in row_Qk[i] if row not in left_out[i]][:k] for i in range(len(queries))]
-    tracks = index.track_of(row for found in rows for row in found)
-    for i, query in enumerate(queries):
-        near = dict(zip(row_Qk[i].tolist(), cosine_Qk[i].tolist(), strict=True))
-        hits = (Hit(str(index.file(tracks[row])), round(near[row], 6)) for row in rows[i])
+    """The k nearest rows of each query that are not left out; of every track the first alone where that is asked."""
+    name, wanted = namer(index), (SEVERAL * k if one_a_track else k) + max(map(len, left_out))
+    while True:
+        cosine_Qk, row_Qk = index.search(query_QW, wanted)
+        near = [
+            {row: cosine for row, cosine in zip(rows, cosines, strict=True) if row not in own}
+            for rows, cosines, own in zip(row_Qk.tolist(), cosine_Qk.tolist(), left_out, strict=True)
+        ]
+        if not one_a_track:
+            near = [dict(islice(rows.items(), k)) for rows in near]
+        tracks = index.track_of(row for rows in near for row in rows)
+        if not one_a_track:
+            break
+        near = [_first_of_each(rows, {row: name(tracks[row]) for row in rows}) for rows in near]
+        if wanted >= len(index) or all(len(rows) >= k for rows in near):
+            break
+        wanted *= SEVERAL
+    for query, rows in zip(queries, near, strict=True):
+        hits = (Hit(str(index.file(tracks[row])), round(cosine, 6)) for row, cosine in islice(rows.items(), k))
         yield Answer(query, tuple(hits))
+
+
+def _first_of_each(rows: Mapping[int, float], track_of: Mapping[int, tuple[str, str]]) -> dict[int, float]:
+    """The rows whose track no earlier row is of.
+
+    >>> _first_of_each({4: 0.9, 7: 0.8, 2: 0.5}, {4: ("", "a"), 7: ("", "a"), 2: ("", "b")})
+    {4: 0.9, 2: 0.5}
+    """
+    first: dict[tuple[str, str], int] = {}
+    for row in rows:
+        first.setdefault(track_of[row], row)
+    return {row: rows[row] for row in first.values()}

@@ -5,7 +5,7 @@ one track if they are called the same but for the number of a part, or for their
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,21 @@ def own_rows(index: TrackIndex, queries: Sequence[Path], leave_out: LeaveOut) ->
     return rows if leave_out == "query" else _of_their_tracks(index, queries, rows)
 
 
+def namer(index: TrackIndex) -> Callable[[Track], tuple[str, str]]:
+    """What names the track that a row is of: equal for rows of one track."""
+    folders: dict[Path, str] = {}
+
+    def name(track: Track) -> tuple[str, str]:
+        if index.of_shards:
+            return "", track.track
+        file = index.file(track)
+        if file.parent not in folders:
+            folders[file.parent] = str(file.parent.resolve())
+        return folders[file.parent], song_of(file.name)
+
+    return name
+
+
 def _all_tracks(index: TrackIndex) -> Iterator[tuple[int, Track]]:
     row = 0
     for part in index.parts:
@@ -84,16 +99,7 @@ def _of_their_tracks(index: TrackIndex, queries: Sequence[Path], own: Sequence[s
     wanted: list[set[tuple[str, str]]] = [
         set() if index.of_shards else {(str(query.resolve().parent), song_of(query.name))} for query in queries
     ]
-    folders: dict[Path, str] = {}
-
-    def identity(track: Track) -> tuple[str, str]:
-        if index.of_shards:
-            return "", track.track
-        file = index.file(track)
-        if file.parent not in folders:
-            folders[file.parent] = str(file.parent.resolve())
-        return folders[file.parent], song_of(file.name)
-
+    identity = namer(index)
     anyone = set[int]().union(*own)
     for row, track in _all_tracks(index) if anyone else ():
         for i in [i for i, rows in enumerate(own) if row in rows]:

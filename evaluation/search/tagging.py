@@ -29,8 +29,8 @@ from evaluation.encoders.sources import open_encoder
 from evaluation.encoders.spaces import spaces_of
 from evaluation.encoders.towers import TextTower
 from evaluation.metrics.neighbours import unit_rows
-from evaluation.search.query import check_texts
-from evaluation.text_task import PROMPTS, check_prompts, in_prompts
+from evaluation.search.asked import check_tags
+from evaluation.text_task import PROMPTS, in_prompts
 from trainers.inference.spaces import JOINT, no_text_tower
 
 SCHEMA_VERSION = 1
@@ -115,24 +115,6 @@ def tag_files(
     if out is not None:
         _write(out, paths, tags, cosine_KC, {"encoder": encoder.hash, "prompts": "\n".join(prompts)})
     return Tagged(tuple(_tagged(path, tags, row) for path, row in zip(paths, cosine_KC, strict=True)), rejected, inputs)
-
-
-def check_tags(tags: Sequence[str], prompts: Sequence[str]) -> None:
-    """Refuse tags and prompts that cannot be compared with.
-
-    Raises:
-        UserError: names the option.
-    """
-    if not tags:
-        raise UserError('--tags: no tag; give their names: --tags "jazz,rock,flute"')
-    check_texts(tags, "--tags")
-    twice = sorted({tag for tag in tags if list(tags).count(tag) > 1})
-    if twice:
-        raise UserError(f"--tags: {twice[0]} comes twice")
-    try:
-        check_prompts(prompts)
-    except ValueError as error:
-        raise UserError(f"--prompt: {error}") from None
 
 
 def _ensemble(tower: TextTower, tags: Sequence[str], prompts: Sequence[str]) -> NDArray[np.float32]:

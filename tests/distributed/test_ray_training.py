@@ -13,10 +13,9 @@ import psutil
 import pytest
 
 from cluster.ray_runtime.session import ray_session
-from cluster.settings import RunError, to_tree, validate
+from cluster.settings import RunError, to_tree
+from tests.distributed.training import train_rank
 from trainers.config import ExperimentConfig
-from trainers.distributed import collectives
-from trainers.loop import World, train
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
@@ -30,16 +29,6 @@ MakeConfig = Callable[..., ExperimentConfig]
 def ray() -> Iterator[None]:
     with ray_session(workers=2):
         yield
-
-
-class Quiet:
-    def report(self, metrics: Any) -> None:
-        pass
-
-
-def train_rank(tree: dict[str, Any]) -> int:
-    config = validate(ExperimentConfig, tree, "test")
-    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
 
 
 def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of_an_unbroken_one(

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.settings import flatten, to_tree, validate
+from cluster.settings import flatten, to_tree
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from tests.distributed.training import train_rank
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
-from trainers.loop import World, train
 from trainers.losses.supervised import supervised_loss
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
@@ -27,16 +27,6 @@ pytestmark = pytest.mark.dist
 
 Ranks = Callable[..., list[Any]]
 MakeConfig = Callable[..., ExperimentConfig]
-
-
-class Quiet:
-    def report(self, metrics: Any) -> None:
-        pass
-
-
-def train_rank(tree: dict[str, Any]) -> int:
-    config = validate(ExperimentConfig, tree, "test")
-    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
 
 
 def run(ranks: Ranks, world: int, config: ExperimentConfig, **changes: Any) -> Path:

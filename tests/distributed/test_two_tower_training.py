@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.settings import to_tree, validate
+from cluster.settings import to_tree
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from tests.distributed.training import Quiet, train_rank
 from trainers.config import ExperimentConfig
-from trainers.distributed import collectives
 from trainers.loop import World, train
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
@@ -21,16 +21,6 @@ pytestmark = pytest.mark.dist
 
 Ranks = Callable[..., list[Any]]
 MakeConfig = Callable[..., ExperimentConfig]
-
-
-class Quiet:
-    def report(self, metrics: Any) -> None:
-        pass
-
-
-def train_rank(tree: dict[str, Any]) -> int:
-    config = validate(ExperimentConfig, tree, "test")
-    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cluster.settings import to_tree, validate
+from cluster.settings import to_tree
+from tests.distributed.training import train_rank
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
-from trainers.loop import World, train
 from trainers.losses.config import LossConfig
 from trainers.losses.contrastive.loss import contrastive_loss
 from trainers.losses.objective import VariantLoss
@@ -215,16 +215,6 @@ def test_the_released_gather_is_the_mean_of_local_losses_and_not_the_loss_of_the
         assert ours.item() == pytest.approx(whole.item(), rel=1e-12)
 
 
-class Quiet:
-    def report(self, metrics: Any) -> None:
-        pass
-
-
-def train_rank(tree: dict[str, Any]) -> int:
-    config = validate(ExperimentConfig, tree, "test")
-    return train(config, World(rank=collectives.rank(), size=collectives.world_size()), Quiet())
-
-
 def run(ranks: Ranks, world: int, config: ExperimentConfig, folder: Path, steps: int) -> list[dict[str, Any]]:
     changed = replace(
         config, optim=replace(config.optim, steps=steps), run=replace(config.run, dir=str(folder), snapshot_every=1)
@@ -233,7 +223,7 @@ def run(ranks: Ranks, world: int, config: ExperimentConfig, folder: Path, steps:
     return list(read_metrics(folder / "metrics.jsonl"))
 
 
-FIGURES = ("loss", "loss/invariant", "loss/pitch", "loss/stretch", "anchors/pitch", "alignment/pitch")
+METRICS = ("loss", "loss/invariant", "loss/pitch", "loss/stretch", "anchors/pitch", "alignment/pitch")
 
 
 @pytest.mark.parametrize("own_blocks", [0, 2])
@@ -249,12 +239,12 @@ def test_any_number_of_ranks_trains_the_heads_of_one_and_a_resumed_run_keeps_its
         loss__variant_anchors="positive",
     )
     one, two = (run(ranks, world, config, tmp_path / str(world), 3) for world in (1, 2))
-    for name in FIGURES:
+    for name in METRICS:
         assert two[0][name] == pytest.approx(one[0][name], rel=5e-6), name
         # Later steps differ by how floating-point sums were ordered, which Adam's division amplifies.
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-2), name
     for steps in (1, 3):
         parts = run(ranks, 2, config, tmp_path / "parts", steps)
-    assert [[row[name] for name in FIGURES] for row in parts] == [[row[name] for name in FIGURES] for row in two]
+    assert [[row[name] for name in METRICS] for row in parts] == [[row[name] for name in METRICS] for row in two]
     files = [(open_snapshot(tmp_path / name).path / "model.safetensors").read_bytes() for name in ("parts", "2")]
     assert files[0] == files[1]

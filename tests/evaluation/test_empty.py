@@ -19,7 +19,7 @@ from evaluation.evaluate import evaluate_encoders
 from evaluation.kinds.kind import metric_names
 from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
-from evaluation.metrics.crossmodal import retrieval_metrics
+from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.weighted import auroc_and_ap, key_scores, macro, pair_mean, r_squared
 from evaluation.targets.target import Target
 
@@ -227,15 +227,9 @@ def test_a_task_whose_tags_are_all_masked_has_empty_rows_as_a_library_call() -> 
         assert samples.by_tag == {}
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
-def test_text_retrieval_of_nothing_is_an_error(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no queries or nothing to retrieve"):
-        retrieval_metrics(np.zeros(shape), np.ones(shape, bool), [1])
-
-
 def test_recall_beyond_the_table_is_that_of_the_table() -> None:
-    score, relevant = np.array([[0.1, 0.9]]), np.array([[True, False]])
-    assert retrieval_metrics(score, relevant, [2, 50])["recall@50"] == 1.0
+    score, right = np.array([[0.1, 0.9]]), np.array([[True, False]])
+    assert first_right(score, right, np.zeros_like(right)).hits(50).tolist() == [1.0]
 
 
 def test_a_change_from_a_clean_value_of_zero_has_its_reason() -> None:

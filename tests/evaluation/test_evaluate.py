@@ -171,7 +171,7 @@ def test_every_preset_is_valid(preset: Path) -> None:
         ("tasks.tags.retrieval=false", None),
         ("tasks.key.retrieval=false", "probe: true, retrieval: true or both"),
         ("ks=[0]", "ks must be different numbers > 0"),
-        ("confidence.resamples=10", "resamples must be ≥ 100, got 10"),
+        ("confidence.resamples=10", "resamples must be >= 100, got 10"),
         ("sedes=3", "unknown key sedes; did you mean seeds"),
     ],
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_shards.audio import decode as audio
 from data_shards.audio.decode import AudioError, decode
 from data_shards.audio.mpeg import find_mpeg
-from data_shards.audio.ogg import read_ogg
+from data_shards.audio.ogg import _with_granule, read_ogg
 
 RATE = 22_050
 FRAME = 576
@@ -210,6 +210,26 @@ def test_an_ogg_without_a_final_granule_is_read_to_its_end(tmp_path: Path, subty
     stated = 12 * 24_000
     assert stated <= length_of(tmp_path, bytes(blank), "s.ogg") <= stated + 24_000 * 0.3
     assert read_ogg(whole).links == ()
+
+
+@pytest.mark.parametrize("beyond", [1, 224, 4_096])
+def test_an_ogg_whose_last_granule_counts_a_little_too_far_is_read(tmp_path: Path, beyond: int) -> None:
+    whole = written(noise(12.0), RATE, format="OGG", subtype="VORBIS")
+    assert length_of(tmp_path, _with_granule(whole, 12 * RATE + beyond), "s.ogg") <= 12 * RATE + beyond
+    with pytest.raises(AudioError, match="truncated"):
+        length_of(tmp_path, _with_granule(whole, 13 * RATE), "far.ogg")
+
+
+def test_an_ogg_that_lost_a_page_is_refused(tmp_path: Path) -> None:
+    whole = written(noise(12.0), RATE, format="OGG", subtype="VORBIS")
+    starts = [i for i in range(len(whole)) if whole.startswith(b"OggS", i)]
+    first, second = starts[len(starts) // 2 : len(starts) // 2 + 2]
+    with pytest.raises(AudioError, match="truncated"):
+        length_of(tmp_path, whole[:first] + whole[second:], "s.ogg")
+    flipped = bytearray(whole)
+    flipped[(first + second) // 2] ^= 8
+    with pytest.raises(AudioError, match="truncated"):
+        length_of(tmp_path, bytes(flipped), "t.ogg")
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -17,6 +17,7 @@ from data_shards.format.index import id_hash, read_index
 from data_shards.format.index_file import manifest_hash
 from data_shards.format.problems import ShardError
 from data_shards.inspect.verify import verify
+from data_shards.read import stores
 from data_shards.read.reader import ShardSet
 
 MakeSet = Callable[..., Path]
@@ -283,6 +284,28 @@ def test_a_shard_that_was_replaced_after_indexing_is_refused(make_set: MakeSet) 
     ):
         ShardSet.open(folder)
     assert {problem.shard for problem in verify(folder)} == {"shard-00001.tar"}
+
+
+def test_of_very_many_shards_some_are_probed_at_once_and_the_others_when_they_are_read(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "MOST_PROBED", 1)
+    folder, other = make_set(), make_set("other", count=4, frames=6_000)
+    second = folder / "shard-00001.tar"
+    whole = second.read_bytes()
+    row = int(np.flatnonzero(read_index(folder).shard == 1)[0])
+    shutil.copy(other / "shard-00000.tar", second)
+    assert second.stat().st_size == len(whole)
+    with ShardSet.open(folder) as shards, pytest.raises(ShardError, match=r"shard-00001\.tar: not the shard.*probed"):
+        shards.read_window(row, 0, 100)
+    second.write_bytes(whole[:-512])
+    with pytest.raises(
+        ShardError, match=r"shard-00001\.tar: not the shard that was indexed: [\d,]+ bytes, [\d,]+ were"
+    ):
+        ShardSet.open(folder)
+    second.unlink()
+    with pytest.raises(ShardError, match=r"shard-00001\.tar: No such file"):
+        ShardSet.open(folder)
 
 
 def test_a_missing_and_a_foreign_shard_are_named(make_set: MakeSet) -> None:

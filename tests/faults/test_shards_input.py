@@ -58,7 +58,7 @@ def test_a_malformed_row_is_named_with_file_row_and_column(
         ("codec=flac", "unknown key codec; did you mean build.codec?"),
         ("build.workers=many", "build.workers:"),
         ("build.rate=no", "build.rate:"),
-        ("build.max_rejected=1e3", "max_rejected must lie in [0, 1], got 1000"),
+        ("build.max_rejected=1e3", "max_rejected must be in [0, 1], got 1000"),
         ("build", "'build' is not an override; write key=value"),
         ("build.codec=" + "[" * 5_000, "build.codec"),
     ],

@@ -156,7 +156,7 @@ def test_compiling_an_encoder_with_a_cpu_road_of_its_own_is_refused_on_a_cpu(mak
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\), got 1.0"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\), got 1.0"),
         ({"checkpoint_blocks": -1}, "checkpoint_blocks must be >= 0"),
         ({"compile": True, "checkpoint_blocks": 1}, "leave checkpoint_blocks out"),
     ],

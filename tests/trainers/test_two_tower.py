@@ -132,6 +132,15 @@ def test_a_run_of_two_towers_starts_another(make_towers: MakeConfig, tmp_path: P
     assert all(torch.equal(value, saved[name]) for name, value in trainer.model.state_dict().items())
 
 
+@pytest.mark.parametrize("other", [{"head__width": 24}, {"text__hidden": 48}])
+def test_a_run_of_two_towers_of_another_width_is_refused_with_what_it_was(
+    make_towers: MakeConfig, tmp_path: Path, other: dict[str, int]
+) -> None:
+    first = run(make_towers(optim__steps=1))
+    with pytest.raises(UserError, match=r"does not fit .* it was trained with .*text.encoder=words"):
+        check(make_towers(init_from=str(first), run__dir=str(tmp_path / "second"), **other))
+
+
 def test_the_text_encoder_has_a_rate_of_its_own_and_embeddings_do_not_decay(make_towers: MakeConfig) -> None:
     config = make_towers(text__rate=0.25, optim__learning_rate=0.1, optim__weight_decay=0.5, loss__pairs="sigmoid")
     trainer = StepTrainer(config, num_tags=3, device=CPU)

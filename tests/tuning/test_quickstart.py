@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.processes.cpu_time import HERE, RAY, TRAINING
 from cluster.progress import SILENT
 from cluster.settings import UserError
 from data_shards.sources.synthetic.corpus import SyntheticConfig
@@ -39,6 +40,8 @@ def test_the_quickstart_leaves_a_report_a_snapshot_and_an_mlflow_run(
     assert result.snapshot == out / "snapshots" / "step-4"
     assert list(result.seconds) == ["shards", "pretraining", "of which steps", "evaluation", "MLflow"]
     assert 0 < result.seconds["of which steps"] < result.seconds["pretraining"]
+    assert result.cpu_seconds.keys() >= {HERE, TRAINING, RAY}
+    assert all(seconds >= 0 for seconds in result.cpu_seconds.values())
     _check_mlflow(result.tracking)
 
 

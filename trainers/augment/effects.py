@@ -146,14 +146,6 @@ class BandConfig(Config):
         )
 
 
-def _low_pass() -> CutoffConfig:
-    return CutoffConfig(min_cutoff_freq=150.0, max_cutoff_freq=7000.0)
-
-
-def _high_pass() -> CutoffConfig:
-    return CutoffConfig(min_cutoff_freq=200.0, max_cutoff_freq=2400.0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig(Config):
     """One kind of low pass, high pass, band pass and band cut, drawn uniformly."""
@@ -162,8 +154,8 @@ class FilterConfig(Config):
     """Probability that there is a filter at all, in [0, 1]."""
     shared_kind: bool = False
     """All views of a clip get the same kind; each has its own coin and frequencies."""
-    low_pass: CutoffConfig = field(default_factory=_low_pass)
-    high_pass: CutoffConfig = field(default_factory=_high_pass)
+    low_pass: CutoffConfig = CutoffConfig(min_cutoff_freq=150.0, max_cutoff_freq=7000.0)
+    high_pass: CutoffConfig = CutoffConfig(min_cutoff_freq=200.0, max_cutoff_freq=2400.0)
     band_pass: BandConfig = field(default_factory=BandConfig)
     band_cut: BandConfig = field(default_factory=BandConfig)
 

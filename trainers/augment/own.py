@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster.entry_points import create
+from cluster.entry_points import create, failures_named
 from cluster.settings import UserError
 from trainers.augment.parameters import ExtraConfig
 from trainers.augment.philox import uniforms
@@ -120,14 +120,8 @@ def try_augmentation(step: OwnAugmentation, rows: Tensor) -> None:
     """
     generator = torch.Generator().manual_seed(0)
     uniform_nK = torch.rand(len(rows), step.num_draws, generator=generator)
-    try:
+    with failures_named(f"{step.key}: it failed on rows of shape {tuple(rows.shape)}"):
         first, second = (step.apply(rows.clone(), uniform_nK.clone()) for _ in range(2))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's augmentation does
-        raise UserError(
-            f"{step.key}: it failed on rows of shape {tuple(rows.shape)} ({type(error).__name__}: {error})"
-        ) from error
     if not torch.isfinite(first).all():
         raise UserError(f"{step.key}: it turned finite {step.reads}s into NaN or Inf")
     if not torch.equal(first, second):

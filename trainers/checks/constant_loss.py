@@ -26,7 +26,7 @@ SMALLEST_RATE = 1e-9
 ADAM_EPSILON = 1e-8
 """torch's default: a gradient smaller than this no longer moves a weight by the learning rate."""
 COMPARING = ("contrastive", "music_text")
-"""Objectives whose rows are told apart from the other rows of the batch."""
+"""Objectives whose rows are distinguished from the other rows of the batch."""
 BLOCK = 1024
 """Distinct label vectors that are compared at once with all others."""
 

@@ -4,6 +4,7 @@ Every line says where it comes from: *measured* on this machine in small steps, 
 schedule that the loss runs (`losses/contrastive/schedule.py`), *published* by the maker of a device, or a *guess*.
 """
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,7 @@ def table(config: ExperimentConfig, asked: Asked, steps: Sequence[Step], num_tag
         bytes=max(0.0, (large.host_bytes - small.host_bytes) / clips),
         seconds=max(large.seconds - small.seconds, large.seconds / large.clips) / clips,
         parameters=large.parameters,
+        norms=(large.norm_layers, large.norm_features),
     )
     here = product_rate()
     worlds = sorted({w for w in (1, 8, 64, 256, 1024, asked.world) if w <= asked.world and config.data.batch % w == 0})
@@ -114,6 +116,8 @@ class Slope(NamedTuple):
     bytes: float
     seconds: float
     parameters: int
+    norms: tuple[int, int] = (0, 0)
+    """BatchNorm layers over all ranks, and their channels together."""
 
 
 def product_rate(size: int = 1024) -> float:
@@ -154,12 +158,13 @@ def _row(
         "gather": 6,
         "ring": 6 if world == 1 else 3 + 3 / world,
     }  # of 2·R·N·D operations each, halved by symmetry
-    gradients = 2 * (world - 1) * FLOATS * a_clip.parameters // world
+    shared = reductions(world, a_clip)
     found: dict[str, Any] = {"world": world, "clips_a_rank": clips}
     seconds, memory = {}, {}
     for name, cost in costs.items():
         loss_s = products[name] * (rows // world) * rows * width / rate
-        sent_s = (cost.bytes_sent + gradients) / link + (cost.messages + 2 * (world > 1)) * MESSAGE_S
+        sent_s = (cost.bytes_sent + sum(one["bytes_sent"] for one in shared.values())) / link
+        sent_s += (cost.messages + sum(one["messages"] for one in shared.values())) * MESSAGE_S
         seconds[name], memory[name] = compute_s + loss_s + sent_s, states + clips * a_clip.bytes + cost.memory
         found[name] = {
             "step_s": round(seconds[name], 6),
@@ -177,12 +182,41 @@ def _row(
     most = int(max(0.0, room - states) / (a_clip.bytes + costs[better].memory / clips))
     return found | {
         "compute_s": round(compute_s, 6),
-        "states_gib": round(states / GIB, 3),
-        "activations_and_views_gib": round(clips * a_clip.bytes / GIB, 3),
-        "gradient_bytes_sent": gradients,
+        "memory_gib": memory_parts(config, a_clip, world, clips),
+        "all_reduce": shared,
         "take": better if fitting else f"none fits {gpu.memory_gb:g} GB",
         "largest_batch": most * world,
         "clips_per_s": round(config.data.batch / seconds[better]),
+    }
+
+
+def memory_parts(config: ExperimentConfig, a_clip: Slope, world: int, clips: int) -> dict[str, float]:
+    """GiB of a rank by part, but for the loss."""
+    one = FLOATS * a_clip.parameters
+    views = min(clips * a_clip.bytes, FLOATS * clips * config.views.count * config.views.samples)
+    parts = {
+        "parameters": one,
+        "gradients": one,
+        "optimiser": 2 * one,
+        "ddp_buckets": one * (world > 1),
+        "views": views,
+        "activations": clips * a_clip.bytes - views,
+    }
+    return {name: round(size / GIB, 4) for name, size in parts.items()}
+
+
+def reductions(world: int, a_clip: Slope) -> dict[str, dict[str, int]]:
+    """Bytes that a rank sends and messages that follow each other in the all-reduces of a step.
+
+    Gradients: one all-reduce, as if in one bucket. BatchNorm: a layer's sums in float64 forward, in float32 backward.
+    """
+    layers, features = a_clip.norms
+    sizes = {"gradients": FLOATS * a_clip.parameters, "batch_norm": 8 * (2 * features + layers) + FLOATS * 2 * features}
+    depth = 2 * math.ceil(math.log2(world))
+    calls = {"gradients": 1, "batch_norm": 2 * layers}
+    return {
+        name: {"bytes_sent": 2 * (world - 1) * size // world, "messages": calls[name] * depth}
+        for name, size in sizes.items()
     }
 
 
@@ -199,7 +233,9 @@ def _assumptions(asked: Asked, here: float, steps: Sequence[Step]) -> list[Mappi
         ("share of it that messages reach", f"{LINK_SHARE:g}", "guess"),
         ("time of a message beside its bytes", f"{MESSAGE_S * 1e6:g} µs", "guess"),
         ("bytes and messages of the loss", "the schedule that the loss runs, for one rank", "counted"),
-        ("bytes of the gradient's all-reduce", "2·(W−1)/W·parameters·4, not hidden behind backward", "counted"),
+        ("bytes of an all-reduce", "2·(W−1)/W of the numbers; gradients are not hidden behind backward", "counted"),
+        ("messages of an all-reduce that follow each other", "2·log2 W: a tree", "guess"),
+        ("views", "float32 waveforms of all views of a rank; activations are what else was measured", "counted"),
         ("weights, gradients, Adam's moments, DDP's buckets", "4 bytes each a parameter", "counted"),
         ("memory that can be filled", f"{FREE:g} of the GPU's", "guess"),
         ("largest batch", "memory grows in step with the clips of a rank", "guess"),

@@ -53,6 +53,10 @@ class Step:
     gpu_bytes: int
     """Peak of what torch reserved; 0 on a CPU."""
     parameters: int
+    norm_layers: int = 0
+    """BatchNorm layers whose statistics are those of all ranks."""
+    norm_features: int = 0
+    """Their channels, together."""
 
 
 def measure_steps(
@@ -189,8 +193,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
         with open_batches(part, device=device) as loader:
             if trainer is None:
                 trainer = StepTrainer(config, num_tags=len(loader.vocabulary), device=device)
-                parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-                yield _so_far(taken, 0, 0.0, device, parameters)
+                yield _so_far(taken, 0, 0.0, device, trainer.model)
             maker = ViewMaker(config.views, config.augment, config.frontend, device=device)
             seconds = []
             for step, batch in enumerate(loader.batches(0, 1 if len(taken) > 1 else FIRST_STEPS)):
@@ -199,7 +202,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
                 float(trainer.train_step(views, step, log_details=True).metrics["loss"])  # waits for a GPU
                 seconds.append(time.perf_counter() - start)
             del batch, views
-        yield _so_far(taken, size, min(seconds), device, parameters)
+        yield _so_far(taken, size, min(seconds), device, trainer.model)
         size = min(share, 2 * size) if share % micro == 0 else 2 * size
         ahead = extrapolate(taken, size)
         free = psutil.virtual_memory().available * FREE_SHARE
@@ -232,15 +235,26 @@ def _load_tracking(config: ExperimentConfig) -> None:
         import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
-def _so_far(taken: list[Step], clips: int, seconds: float, device: "torch.device", parameters: int) -> Step:
+def _so_far(taken: list[Step], clips: int, seconds: float, device: "torch.device", model: "torch.nn.Module") -> Step:
     """The peaks of this process after a size, added to what was taken."""
+    from trainers.distributed.batch_norm import GlobalNorm
+
+    norms = [layer for layer in model.modules() if isinstance(layer, GlobalNorm) and layer.global_statistics]
     gpu_bytes = 0
     if device.type == "cuda":
         import torch
 
         gpu_bytes = torch.cuda.max_memory_reserved(device)
     taken.append(
-        Step(clips=clips, seconds=seconds, host_bytes=_peak_bytes(), gpu_bytes=gpu_bytes, parameters=parameters)
+        Step(
+            clips=clips,
+            seconds=seconds,
+            host_bytes=_peak_bytes(),
+            gpu_bytes=gpu_bytes,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            norm_layers=len(norms),
+            norm_features=sum(layer.num_features for layer in norms),
+        )
     )
     return taken[-1]
 

@@ -19,9 +19,11 @@ from trainers.checks.own_parts import check_own_parts
 from trainers.checks.resume import refuse_another_experiment
 from trainers.config import ExperimentConfig
 from trainers.distributed.world import world_here, world_of_torchrun, world_sizes
+from trainers.inference.initial import open_initial
 from trainers.loop import World, reads_on
 from trainers.monitor.knn import check_quick
-from trainers.state.snapshot import Snapshot, last_snapshot, open_snapshot
+from trainers.state.places import absolute_source
+from trainers.state.snapshot import Snapshot, last_snapshot
 from trainers.step import check_kernels, check_network
 from trainers.views.batches import open_batches
 
@@ -94,7 +96,7 @@ def checked(config: ExperimentConfig, *, train_here: bool = True) -> Iterator[Ch
         tags = len(loader.vocabulary)
         if config.resources.use_gpu == "no" or not (config.resources.num_workers or num_gpus()):
             check_kernels(config, num_tags=tags, device=torch.device("cpu"))
-        initial = open_snapshot(config.init_from) if config.init_from and last is None else None
+        initial = open_initial(config.init_from) if config.init_from and last is None else None
         check_network(config, num_tags=tags, initial=initial)
         if config.run.quick_every:
             check_quick(config, loader.sets[LABELLED])
@@ -141,4 +143,4 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     if "://" in config.run.dir:
         raise UserError(f"run.dir={config.run.dir}: snapshots need a folder that all nodes mount, not a URI")
     run = replace(config.run, dir=str(absolute(config.run.dir)))
-    return replace(config, data=data, run=run, init_from=absolute(config.init_from))
+    return replace(config, data=data, run=run, init_from=config.init_from and absolute_source(config.init_from))

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
-from trainers.distributed.global_moments import SyncNormalise
+from trainers.distributed.global_moments import SyncNormalise, moments_of_ranks
 
 Kind = Literal["sync", "micro"]
 Running = Literal["update", "hold", "collect"]
@@ -82,9 +82,9 @@ class GlobalNorm(nn.Module, ABC):
     @abstractmethod
     def _normalise(self, x: Tensor) -> Tensor: ...
 
-    def gather(self, part: Tensor) -> Tensor:
-        """The parts of all ranks that share the statistics of a call, (G, …) in rank order: here this one alone."""
-        return part[None]
+    def moments(self, count: Tensor, mean_C: Tensor, variance_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Number, mean and biased variance over the ranks that share the statistics of a call: here this one alone."""
+        return count, mean_C, variance_C
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over those ranks, which may overwrite ``part``."""
@@ -105,9 +105,11 @@ class SyncBatchNorm(GlobalNorm):
 
     global_statistics = True
 
-    def gather(self, part: Tensor) -> Tensor:
-        """The parts of all ranks, (W, …)."""
-        return collectives.all_gather(part[None], self.group)
+    def moments(self, count: Tensor, mean_C: Tensor, variance_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Number, mean and biased variance over all ranks."""
+        if collectives.world_size(self.group) == 1:
+            return count, mean_C, variance_C
+        return moments_of_ranks(count, mean_C, variance_C, self.group)
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over ranks; overwrites ``part``."""

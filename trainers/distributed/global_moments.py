@@ -1,5 +1,7 @@
 """Mean and variance of the rows of all ranks, and the normalisation by them, differentiable.
 
+Neither memory nor messages of a rank grow with the ranks: sums are added up over them, nothing is gathered.
+
 Shape suffixes: C channels, G parts of the global batch.
 """
 
@@ -15,7 +17,7 @@ from trainers.distributed.collectives import Group
 
 
 class SyncNormalise(torch.autograd.Function):
-    """Normalise by the moments of the global batch: one all-gather forward, one all-reduce backward.
+    """Normalise by the moments of the global batch: one all-reduce forward, one backward.
 
     Local sums and the normalisation itself are torch's own fused kernels: written out tensor by tensor they cost four
     times as much on a CPU, more than the convolutions between them.
@@ -28,9 +30,8 @@ class SyncNormalise(torch.autograd.Function):
         """The normalised rows, and mean and unbiased variance of the global batch."""
         wide = torch.promote_types(x.dtype, torch.float32)
         mean_C, variance_C = torch.batch_norm_update_stats(x.to(wide), None, None, 0.0)
-        count_1 = mean_C.new_tensor([x.numel() // x.shape[1]])
-        ranks = collectives.all_gather(torch.cat([count_1, mean_C, variance_C])[None], group)
-        count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
+        count = mean_C.new_tensor(x.numel() // x.shape[1])
+        count, mean_C, variance_C = moments_of_ranks(count, mean_C, variance_C, group)
         unbiased_C = variance_C * count / (count - 1).clamp(min=1)
         mean_C, variance_C, unbiased_C = mean_C.to(wide), variance_C.to(wide), unbiased_C.to(wide)
         y = functional.batch_norm(x, mean_C, variance_C, weight, bias, training=False, eps=eps)
@@ -61,6 +62,19 @@ class SyncNormalise(torch.autograd.Function):
         gradient = x - _channels(mean_C, x).to(x.dtype)
         gradient.mul_(_channels(-factor_C * scale_C * mean_product_C, x)).sub_(_channels(factor_C * mean_sum_C, x))
         return gradient.addcmul_(above, _channels(factor_C, x).to(x.dtype)), weight_gradient, bias_gradient, None, None
+
+
+def moments_of_ranks(count: Tensor, mean_C: Tensor, variance_C: Tensor, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, mean and biased variance of the values of all ranks, float64, from those of this one.
+
+    2·C + 1 numbers are summed. The squares of the means are taken away again at the end. In float64 that costs a
+    float32 result nothing until the mean is some 10,000 times the spread, where float32 values have lost more.
+    """
+    count, mean_C = count.double(), mean_C.double()
+    sums = torch.cat([count[None], count * mean_C, count * (variance_C.double() + mean_C**2)])
+    sums = collectives.all_reduce(sums, "sum", group)
+    mean_C, square_C = (sums[1:] / sums[0]).chunk(2)
+    return sums[0], mean_C, (square_C - mean_C**2).clamp(min=0)
 
 
 def pooled_moments(count_G1: Tensor, mean_GC: Tensor, variance_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,14 +55,12 @@ class EncoderConfig(Config):
 
     def __post_init__(self) -> None:
         check_name("name", self.name, FRONTENDS, self.settings)
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels must be >= 1, got {self.channels}")
+        self.require(">= 1", "channels")
         if self.channels is not None and self.name not in SIZED:
             raise ValueError(f"channels is a setting of {' and '.join(SIZED)}; leave it out for {self.name}")
         if self.channels is not None and self.name == "nfnet":
             check_nfnet_channels(self.channels)
-        if self.own_blocks < 0:
-            raise ValueError(f"own_blocks must be >= 0, got {self.own_blocks}")
+        self.require(">= 0", "own_blocks")
         most = OWN_BLOCKS.get(self.name)  # a network of the user's own says so when it is built
         if most is not None and self.own_blocks > most:
             raise ValueError(f"own_blocks must be <= {most} for {self.name}, got {self.own_blocks}")
@@ -104,8 +102,7 @@ class HeadConfig(Config):
         double = next((name for name in self.variant if self.variant.count(name) > 1), None)
         if double:
             raise ValueError(f"variant names {double} more than once; an effect has one head")
-        if self.hidden < 1 or (self.width is not None and self.width < 1):
-            raise ValueError(f"hidden and width must be >= 1, got {self.hidden} and {self.width}")
+        self.require(">= 1", "hidden", "width")
 
 
 def check_nfnet_channels(channels: int) -> None:

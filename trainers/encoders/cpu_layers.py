@@ -179,8 +179,7 @@ def _moments(y_NLC: Tensor, norm: GlobalNorm) -> tuple[Tensor, Tensor, Tensor]:
     moments = [torch.batch_norm_update_stats(piece_kC, None, None, 0.0) for piece_kC in pieces]
     count_G1 = torch.tensor([[len(piece)] for piece in pieces])
     count, mean_C, variance_C = pooled_moments(count_G1, *(torch.stack(parts) for parts in zip(*moments, strict=True)))
-    ranks = norm.gather(torch.cat([count[None], mean_C, variance_C]))
-    count, mean_C, variance_C = pooled_moments(ranks[:, :1], *ranks[:, 1:].chunk(2, 1))
+    count, mean_C, variance_C = norm.moments(count, mean_C, variance_C)
     return count, mean_C.float(), variance_C.float()
 
 

@@ -14,7 +14,7 @@ POOLED_BANDS = 4
 
 
 class MelCnn(Encoder):
-    """Four blocks [Conv 3x3, BatchNorm, ReLU, MaxPool 2], then the mean over time of four frequency bands.
+    """Four blocks [Conv 3x3, BatchNorm, MaxPool 2, ReLU], then the mean over time of four frequency bands.
 
     Frequency is kept coarsely, time is not: timbre and register survive, the place of an event does not.
 
@@ -31,8 +31,8 @@ class MelCnn(Encoder):
                 nn.Sequential(
                     nn.Conv2d(inside, outside, kernel_size=3, padding=1, bias=False),
                     nn.BatchNorm2d(outside),
+                    nn.MaxPool2d(2),  # before the ReLU, with which it commutes, value and gradient: a quarter is left
                     nn.ReLU(inplace=True),
-                    nn.MaxPool2d(2),
                 )
                 for inside, outside in pairwise(sizes)
             )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cluster.entry_points import create
+from cluster.entry_points import create, failures_named
 from cluster.settings import UserError
 from trainers.distributed import collectives
 from trainers.encoders.config import EncoderConfig
@@ -150,14 +150,8 @@ def try_encoder(encoder: Encoder, name: str, views: Tensor) -> None:
     was_training = encoder.training
     encoder.eval()
     try:
-        h_NE = encoder(views)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's network does
-        raise UserError(
-            f"encoder.name={name}: its forward failed on views of shape {tuple(views.shape)} "
-            f"({type(error).__name__}: {error})"
-        ) from error
+        with failures_named(f"encoder.name={name}: its forward failed on views of shape {tuple(views.shape)}"):
+            h_NE = encoder(views)
     finally:
         encoder.train(was_training)
     if not torch.isfinite(h_NE).all():

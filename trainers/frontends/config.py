@@ -55,9 +55,7 @@ class FrontendConfig(Config):
 
     def __post_init__(self) -> None:
         check_name("kind", self.kind, KINDS, self.settings)
-        for name in ("n_fft", "hop", "num_mels", "compression"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        self.require("> 0", "n_fft", "hop", "num_mels", "compression")
         if self.window is not None and not 0 < self.window <= self.n_fft:
             raise ValueError(f"window must be in (0, n_fft = {self.n_fft}], got {self.window}")
         if self.trainable and not self.kind.startswith("nnaudio"):

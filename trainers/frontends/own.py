@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from cluster.entry_points import create
+from cluster.entry_points import create, failures_named
 from cluster.settings import UserError
 from trainers.frontends.config import FrontendConfig
 
@@ -60,15 +60,8 @@ def try_frontend(frontend: OwnFrontend, wave_NT: Tensor) -> Tensor:
     Raises:
         UserError: if the transform raises or gives what is not finite.
     """
-    try:
+    with failures_named(f"frontend.kind={frontend.name}: it failed on waves of shape {tuple(wave_NT.shape)}"):
         out_NFS: Tensor = frontend(wave_NT)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's transform does
-        raise UserError(
-            f"frontend.kind={frontend.name}: it failed on waves of shape {tuple(wave_NT.shape)} "
-            f"({type(error).__name__}: {error})"
-        ) from error
     if not torch.isfinite(out_NFS).all():
         raise UserError(f"frontend.kind={frontend.name}: its spectrogram of quiet noise is not finite")
     return out_NFS

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -24,15 +25,15 @@ from trainers.inference.export_towers import TOWERS_FILES, TOWERS_ONNX, NoTowers
 from trainers.inference.frozen import (
     HEADS,
     SCHEMA_VERSION,
-    TOWERS,
     WEIGHTS,
     EncoderFiles,
     FrozenEncoder,
     load_encoder,
     open_encoder,
 )
-from trainers.inference.model_card import ONNX, PROGRAM, model_card, read_metrics
-from trainers.inference.spaces import head_names, spaces_tree
+from trainers.inference.model_card import ONNX, PROGRAM, card_facts, model_card, read_metrics
+from trainers.inference.spaces import TOWERS, head_names, spaces_tree
+from trainers.inference.training_data import ATTRIBUTION, FACTS, attributions, trainings
 from trainers.inference.two_towers import load_two_towers
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS
@@ -49,6 +50,26 @@ PROBE_VIEWS = (1, 3)
 TOLERANCE = 1e-4
 """Largest difference from the encoder itself, relative to the largest value of its embeddings."""
 Run = Callable[[Tensor], Tensor]
+PLACES = (
+    ("data", "labelled"), ("data", "unlabelled"), ("data", "cache"), ("run", "dir"), ("", "init_from"),
+    ("text", "cache"), ("tracking", "uri"),
+)  # fmt: skip
+"""Settings of a run, by section and key, that name places of its own machine."""
+FORGOTTEN = ("cache", "uri")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What is written, and how."""
+
+    report: Path | None = None
+    """report.json of an evaluation of this very encoder, for the card."""
+    half: bool = False
+    """Weights of two and more dimensions as float16: half the size, embeddings differ in the fourth digit."""
+    programs: bool = True
+    """Also torch.export programs and ONNX."""
+    attribution: Path | None = None
+    """CSV with path and attribution of the clips that were trained on, listed beside the card."""
 
 
 @dataclass(frozen=True)
@@ -64,49 +85,72 @@ class Exported:
     """Of each program from the encoder, relative to its largest value."""
 
 
-def export_encoder(source: Path | str, out: Path, *, report: Path | None = None, trust_code: bool = False) -> Exported:
+def export_encoder(
+    source: Path | str, out: Path, options: ExportOptions | None = None, *, trust_code: bool = False
+) -> Exported:
     """Write an encoder into ``out``: a whole folder or none, its files checksummed.
 
     Args:
-        source: a snapshot, a run's folder, or an exported folder.
+        source: a snapshot, a run's folder, an exported folder, or the name of a model that ships.
         out: a folder that does not exist, is empty, or holds an earlier export, which is replaced.
-        report: report.json of an evaluation of this very encoder, for the card.
+        options: what is written.
         trust_code: import the user's own code that it names.
 
     Raises:
-        UserError: for a bad source, report or folder.
+        UserError: for a bad source, report, table or folder.
         RunError: if a program computes something else than the encoder.
     """
+    options = options or ExportOptions()
     require_replaceable_folder(out, "--out")
-    found = open_encoder(source, trust_code=trust_code)
-    metrics = read_metrics(report, found.hash) if report else []
+    found = open_encoder(source, trust_code=trust_code, texts=True)
+    metrics = read_metrics(options.report, found.hash) if options.report else []
+    training = trainings(found)
+    credits = attributions(training, options.attribution) if options.attribution else None
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: exists and is no exported encoder; choose another folder for --out")
     encoder = load_encoder(source, trust_code=trust_code)
     with atomic_folder(out) as partial:
-        files = {
-            WEIGHTS: "weights of the encoder, safetensors",
-            ABOUT: "input, configuration, provenance",
-        }
-        _write_weights(partial / WEIGHTS, found.state)
-        if found.heads:
-            files[HEADS] = "weights of the heads, whose outputs are spaces (`with_heads()`), safetensors"
-            _write_weights(partial / HEADS, found.heads)
-        if found.towers:
-            _write_weights(partial / TOWERS, found.towers)
-        write_atomic(partial / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
-        differences, left_out = _write_programs(found, encoder, partial)
-        files |= {name: words for name, words in PROGRAMS.items() if name in differences}
-        if found.towers:
-            _add_towers_onnx(source, partial, differences, left_out, trust_code=trust_code)
-            files |= {name: words for name, words in TOWERS_FILES.items() if name not in left_out}
-        write_atomic(partial / CARD, model_card(found, encoder, files=files, left_out=left_out, metrics=metrics))
+        files = _write_parts(found, encoder, partial, half=options.half)
+        differences: dict[str, float] = {}
+        left_out: dict[str, str] = {}
+        if options.programs:
+            differences, left_out = _write_programs(found, encoder, partial)
+            files |= {name: words for name, words in PROGRAMS.items() if name in differences}
+            if found.towers:
+                _add_towers_onnx(source, partial, differences, left_out, trust_code=trust_code)
+                files |= {name: words for name, words in TOWERS_FILES.items() if name in differences}
+        if credits:
+            write_atomic(partial / ATTRIBUTION, credits)
+            files[ATTRIBUTION] = "whose music it was trained on, and its licences"
+        facts = card_facts(found, encoder, training, metrics)
+        write_atomic(partial / FACTS, json.dumps(facts, indent=1))
+        files[FACTS] = "this card for programs"
+        card = model_card(found, encoder, training=training, files=files, left_out=left_out, metrics=metrics)
+        write_atomic(partial / CARD, card)
         sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
     names = {"weights": WEIGHTS, "card": CARD, "program": PROGRAM, "onnx": ONNX}
     names |= {"towers": TOWERS, "towers_onnx": TOWERS_ONNX} if found.towers else {}
-    made = {name: out / file for name, file in names.items() if file not in left_out}
+    made = {name: out / file for name, file in names.items() if file in sums}
     return Exported(out, made, left_out, differences)
+
+
+def _write_parts(found: EncoderFiles, encoder: FrozenEncoder, folder: Path, *, half: bool) -> dict[str, str]:
+    """Write what `load_encoder` reads; the files and what they are."""
+    size = ", float16" if half else ""
+    files = {
+        WEIGHTS: f"weights of the encoder, safetensors{size}",
+        ABOUT: "input, configuration, provenance",
+    }
+    _write_weights(folder / WEIGHTS, found.state, half=half)
+    if found.heads:
+        files[HEADS] = f"weights of the heads, whose outputs are spaces (`with_heads()`), safetensors{size}"
+        _write_weights(folder / HEADS, found.heads, half=half)
+    if found.towers:
+        files[TOWERS] = TOWERS_FILES[TOWERS] + size
+        _write_weights(folder / TOWERS, found.towers, half=half)
+    write_atomic(folder / ABOUT, json.dumps(_about(found, encoder), indent=1, sort_keys=True))
+    return files
 
 
 def _add_towers_onnx(
@@ -121,9 +165,14 @@ def _add_towers_onnx(
         left_out[TOWERS_ONNX] = str(reason)
 
 
-def _write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
+def _write_weights(file: Path, state: Mapping[str, Tensor], *, half: bool) -> None:
+    def stored(tensor: Tensor) -> Tensor:
+        # Statistics and biases stay float32: a variance may be below float16's smallest.
+        matrix = half and tensor.ndim > 1 and tensor.dtype == torch.float32
+        return tensor.half() if matrix else tensor
+
     # Not save_file: its files are readable by their owner alone.
-    file.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}))
+    file.write_bytes(save({name: stored(tensor).contiguous() for name, tensor in state.items()}))
 
 
 def _write_programs(
@@ -244,8 +293,18 @@ def _probe(encoder: FrozenEncoder, count: int) -> Tensor:
     return 0.1 * torch.randn(count, encoder.samples, generator=torch.Generator().manual_seed(count))
 
 
+def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration for others: of the folders of its machine the names alone, and no address of a tracker."""
+    tree: dict[str, Any] = json.loads(json.dumps(config))
+    for section, key in PLACES:
+        part = tree.get(section, {}) if section else tree
+        if isinstance(part.get(key), str):
+            part[key] = None if key in FORGOTTEN else Path(part[key]).name
+    return tree
+
+
 def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
-    parts = found.own_parts()
+    parts = found.own_parts(texts=bool(found.towers))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": found.config["frontend"]},
@@ -254,7 +313,7 @@ def _about(found: EncoderFiles, encoder: FrozenEncoder) -> dict[str, object]:
         "head_spaces": list(head_names(found.experiment)),
         "step": found.step,
         "data_hash": found.data_hash,
-        "config": found.config,
+        "config": _without_places(found.config),
         "provenance": found.provenance | {"exported_from": found.hash},
         **({"own_code": {"included": False, "parts": parts}} if parts else {}),
     }

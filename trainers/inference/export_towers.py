@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cluster.settings import RunError, first_line
-from trainers.inference.frozen import TOWERS
+from trainers.inference.spaces import TOWERS
 from trainers.inference.two_towers import TwoTowers
 from trainers.text.encoder import Tokens
 

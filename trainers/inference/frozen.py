@@ -4,7 +4,7 @@
     >>> encoder = load_encoder("outputs/quickstart")                  # doctest: +SKIP
     >>> h_NE = encoder(wave_NT)                                       # doctest: +SKIP
 
-It comes from a snapshot, or from the folder that `counterpoint export` wrote.
+It comes from a snapshot, from the folder that `counterpoint export` wrote, or by name: a model that ships.
 
 Shape suffixes: N clips or chunks, T samples, E encoder width.
 """
@@ -29,16 +29,15 @@ from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
 from trainers.inference.cpu.build import CpuPath
 from trainers.inference.heads import EncoderWithHeads, heads_of_snapshot
-from trainers.inference.spaces import head_names
+from trainers.inference.spaces import TOWERS, head_names
 from trainers.model import build_encoder
-from trainers.state.places import ABOUT
+from trainers.models.shipped import REMEDY, ShippedModel
+from trainers.state.places import ABOUT, locate, shipped_model
 from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 
 WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
 """What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
 the heads of LOEV, whose outputs are spaces."""
-TOWERS = "towers.safetensors"
-"""Of a text tower and both projections."""
 SCHEMA_VERSION = 1
 PREFIX = "projector.encoder."
 """Of an encoder's weights in a snapshot."""
@@ -74,10 +73,12 @@ class EncoderFiles:
         """
         return validate(ExperimentConfig, self.config, str(self.path))
 
-    def own_parts(self) -> dict[str, dict[str, Any]]:
-        """The user's own code that the encoder needs: ``entry_point`` and ``settings`` by the key that names it."""
+    def own_parts(self, *, texts: bool = False) -> dict[str, dict[str, Any]]:
+        """The user's own code that the encoder needs, or both towers: ``entry_point`` and ``settings`` by its key."""
         experiment = self.experiment
         settings = {"encoder.name": experiment.encoder.settings, "frontend.kind": experiment.frontend.settings}
+        if texts:
+            settings["text.encoder"] = experiment.text.settings
         named = experiment.own_parts()
         return {key: {"entry_point": named[key], "settings": dict(settings[key])} for key in settings if key in named}
 
@@ -162,7 +163,8 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
     """The encoder of a snapshot or of an exported folder, verified. No pickle is read.
 
     Args:
-        source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
+        source: a step-N folder, the link last, a run's folder, what `counterpoint export` wrote, or the name of a model
+            that ships, such as open-mel.
         device: torch device that it runs on.
         trust_code: import the user's own code that it names.
 
@@ -185,19 +187,24 @@ def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bo
     return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
 
 
-def open_encoder(source: Path | str, *, trust_code: bool = False) -> EncoderFiles:
+def open_encoder(source: Path | str, *, trust_code: bool = False, texts: bool = False) -> EncoderFiles:
     """Find and verify an encoder on disk.
 
     Args:
         source: as for `load_encoder`.
         trust_code: the user's own code that it names may be imported.
+        texts: that of its text tower too, where it has one.
 
     Raises:
         UserError: if there is none, a file is missing, a checksum disagrees, or it needs code that is not trusted.
     """
-    exported = (Path(source) / ABOUT).is_file()
-    files = _open_exported(Path(source).resolve()) if exported else _from_snapshot(source)
-    needed = {key: part["entry_point"] for key, part in files.own_parts().items()}
+    model, place = shipped_model(source), locate(source)
+    if model:
+        files = _open_shipped(model)
+    else:
+        files = _open_exported(place.resolve()) if (place / ABOUT).is_file() else _from_snapshot(place)
+    parts = files.own_parts(texts=texts and bool(files.towers))
+    needed = {key: part["entry_point"] for key, part in parts.items()}
     require_trust(needed, source, trust_code=trust_code)
     return files
 
@@ -226,24 +233,36 @@ def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("projector."): state[name] for name in sorted(rest)}
 
 
-def _open_exported(folder: Path) -> EncoderFiles:
+def _open_shipped(model: ShippedModel) -> EncoderFiles:
+    files = _open_exported(model.folder.resolve(), remedy=REMEDY)
+    if files.hash != model.hash:
+        raise UserError(f"{model.folder / CHECKSUMS}: not the checksums of {model.name}, which is damaged; {REMEDY}")
+    return files
+
+
+def _open_exported(folder: Path, remedy: str = "export the snapshot again") -> EncoderFiles:
     try:
         listed = json.loads(_small(folder / CHECKSUMS))
         sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *(x for x in (HEADS, TOWERS) if x in listed))}
         for name, digest in sums.items():
             if sha256(folder / name) != digest:
-                raise UserError(f"{folder / name}: its checksum disagrees; export the snapshot again")
+                raise UserError(f"{folder / name}: its checksum disagrees; {remedy}")
         about = json.loads(_small(folder / ABOUT))
         if about["schema_version"] != SCHEMA_VERSION:
             found = about["schema_version"]
             raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
-        state = load_file(folder / WEIGHTS)
-        heads, towers = (load_file(folder / name) if name in sums else {} for name in (HEADS, TOWERS))
+        state = _read_weights(folder / WEIGHTS)
+        heads, towers = (_read_weights(folder / name) if name in sums else {} for name in (HEADS, TOWERS))
         fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a whole exported encoder ({error!r}); export the snapshot again") from None
+        raise UserError(f"{folder}: not a whole exported encoder ({error!r}); {remedy}") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, towers=towers, **fields)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Weights as float32, also those that are stored at half precision."""
+    return {name: one.float() if one.dtype == torch.float16 else one for name, one in load_file(file).items()}
 
 
 def _small(file: Path) -> str:

@@ -1,30 +1,21 @@
 """The model card of an exported encoder: what it is, what it was made from, how to load it, what it cannot do."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cluster.settings import UserError, to_tree
-from data_shards.format.index import ShardIndex, read_index
-from data_shards.format.problems import ShardError
-from data_shards.sampling.sampler import Sampler
 from trainers.augment.parameters import AugmentConfig
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import HEADS, EncoderFiles, FrozenEncoder
 from trainers.inference.spaces import head_names
-from trainers.views.views import window_frames
+from trainers.inference.training_data import ATTRIBUTION, Training, as_tree
 
 PROGRAM, ONNX = "encoder.pt2", "encoder.onnx"
 """Graphs of an exported folder."""
 MAX_REPORT_BYTES = 64 << 20
-NOT_USED = "-"
-"""In a data hash: the run did not draw from this set."""
 FRONTENDS = {
     "wave": "none, the samples themselves",
     "mel": "log(1 + {compression:g} · mel power), {num_mels} bands ({scale}), window {window} of {n_fft}, hop {hop}",
@@ -82,76 +73,11 @@ def read_metrics(report: Path, hash: str) -> list[ReportedMetric]:
     return metrics
 
 
-def describe_data(config: ExperimentConfig, data_hash: str, *, step: int) -> list[str]:
-    """A line a set of shards: name, manifest hash, and the clips that ``step`` steps drew from it, by split.
-
-    Sizes and licences are given where the shards are still in place, and count only what was drawn from.
-    """
-    hashes = dict(zip(("labelled", "unlabelled"), data_hash.split(":"), strict=False))
-    opened = {role: _open(getattr(config.data, role), manifest) for role, manifest in hashes.items()}
-    indexes = {role: found for role, found in opened.items() if isinstance(found, ShardIndex)}
-    drawn = _streams(config, indexes)
-    labelled = config.data.num_labelled
-    a_step = {"labelled": labelled, "unlabelled": config.data.batch - labelled}
-    lines = []
-    for role, found in opened.items():
-        if found is None:
-            lines.append(f"{role}: none")
-            continue
-        what = found
-        if isinstance(found, ShardIndex):
-            what = _size_and_licences(found, drawn.get(role), draws=step * a_step[role])
-        lines.append(f"{role}: `{Path(getattr(config.data, role)).name}`, manifest `{hashes[role]}`; {what}")
-    return lines
-
-
-def _open(place: str | None, manifest: str) -> ShardIndex | str | None:
-    """The index of a set, why it cannot be read, or None for a set that a run did not draw from."""
-    if manifest == NOT_USED or place is None:
-        return None
-    if "://" in place:
-        return "licences not read: the shards are remote, `counterpoint shards show` prints them"
-    lost = "licences not known: the shards of this manifest are not where the run read them"
-    try:
-        index = read_index(Path(place))
-    except ShardError:
-        return lost
-    return index if index.manifest_hash == manifest else lost
-
-
-def _streams(config: ExperimentConfig, indexes: Mapping[str, ShardIndex]) -> dict[str, NDArray[np.int64]]:
-    """Rows of each set that its stream draws from; empty where a set that decides them is not there."""
-    frames = window_frames(config.views, config.augment)
-    try:
-        sampler = Sampler(
-            config.data, indexes.get("labelled"), indexes.get("unlabelled"), seed=config.seed, frames=frames
-        )
-    except UserError:
-        return {}
-    streams = zip(("labelled", "unlabelled"), sampler.streams, strict=True)
-    return {role: stream.rows for role, stream in streams if stream}
-
-
-def _size_and_licences(index: ShardIndex, drawn: NDArray[np.int64] | None, *, draws: int) -> str:
-    rows = index.rows("train") if drawn is None else drawn
-    if drawn is None:
-        size = f"at most the {len(rows):,} clips of split train"
-    else:  # an epoch draws every clip once: the first draws are of different clips
-        size = f"drew {min(len(rows), draws):,} of {len(rows):,} clips"
-    splits = ", ".join(
-        f"{split} {int((index.split[rows] == split).sum()):,} of {count:,}"
-        for split, count in index.manifest["splits"].items()
-    )
-    hours = float(index.frames[rows].sum()) / index.manifest["rate"] / 3600
-    counts = Counter("not stated" if licence is None else str(licence) for licence in index.licence[rows])
-    licences = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
-    return f"{size}, {hours:.1f} h (drawn from by split: {splits}); licences (clips): {licences}"
-
-
 def model_card(
     found: EncoderFiles,
     encoder: FrozenEncoder,
     *,
+    training: Sequence[Training],
     files: Mapping[str, str],
     left_out: Mapping[str, str],
     metrics: Sequence[ReportedMetric],
@@ -161,6 +87,7 @@ def model_card(
     Args:
         found: what is exported.
         encoder: the same, loaded.
+        training: that of the run, and those it started from.
         files: what each file of the folder is.
         left_out: files that could not be made, and why.
         metrics: of an evaluation; may be empty.
@@ -171,7 +98,7 @@ def model_card(
         head + _about(found, encoder, config),
         *([_spaces(encoder, config)] if config.head.variant else []),
         _loading(found, encoder, files),
-        _training(found, config),
+        _training(found, config, training, has_attribution=ATTRIBUTION in files),
         _evaluation(metrics),
         _limits(encoder, config),
         "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files.items()),
@@ -224,6 +151,13 @@ def _spaces(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
 
 def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, str]) -> str:
     parts = found.own_parts()
+    towers = ""
+    if found.towers:
+        trusted = ", trust_code=True" if found.own_parts(texts=True) else ""
+        towers = f"""from trainers.inference.two_towers import load_two_towers
+towers = load_two_towers("this folder"{trusted})
+cosine_Nk = towers.embed_audio(wave_NT) @ towers.embed_text(["a slow piece", "drums"]).T
+"""
     programs = {
         PROGRAM: f'`torch.export.load("{PROGRAM}").module()(wave_NT)`',
         ONNX: f"`{ONNX}` in any ONNX runtime with the input `wave`",
@@ -235,8 +169,8 @@ def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, st
 from trainers.inference.frozen import load_encoder
 encoder = load_encoder("this folder"{", trust_code=True" if parts else ""})  # verified by checksums; reads no pickle
 h_NE = encoder(wave_NT)  # (N, {encoder.samples}) float32 to (N, {encoder.width})
-```
-{_own_code(parts)}
+{towers}```
+{_own_code(found.own_parts(texts=bool(found.towers)))}
 {f"Without Counterpoint: {without}." if without else "It loads with Counterpoint alone."}
 The number of views N is free, their length is not: cut longer audio and average."""
 
@@ -247,7 +181,7 @@ def _own_code(parts: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     lines = [f"- `{key}`: `{part['entry_point']}`, {_settings(part['settings'])}" for key, part in parts.items()]
     return (
-        "\n`load_encoder` imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
+        "\nLoading imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
         "the module in the working directory or on `PYTHONPATH`:\n\n" + "\n".join(lines) + "\n"
     )
 
@@ -256,16 +190,42 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return f"settings `{json.dumps(settings, sort_keys=True)}`" if settings else "its default settings"
 
 
-def _training(found: EncoderFiles, config: ExperimentConfig) -> str:
+def card_facts(
+    found: EncoderFiles, encoder: FrozenEncoder, training: Sequence[Training], metrics: Sequence[ReportedMetric]
+) -> dict[str, Any]:
+    """The card as a plain tree."""
+    config = found.experiment
+    return {
+        "encoder": config.encoder.name,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "width": encoder.width,
+        "input": {"rate_hz": encoder.rate, "samples": encoder.samples, "frontend": config.frontend.kind},
+        "text_tower": config.text.encoder if found.towers else None,
+        "snapshot": found.hash,
+        "training": as_tree(training),
+        "metrics": [asdict(metric) for metric in metrics],
+        "limits": _limits(encoder, config).partition("\n\n")[2],
+    }
+
+
+def _training(
+    found: EncoderFiles, config: ExperimentConfig, training: Sequence[Training], *, has_attribution: bool
+) -> str:
     loss = {name: value for name, value in to_tree(config.loss).items() if name not in ("tile", "exchange")}
+    first, *before = training
     lines = [
-        *describe_data(config, found.data_hash, step=found.step),
+        *first.lines(),
         f"batches: {config.data.batch} clips, {config.views.count} views each, b_s = {config.data.b_s:g}, "
         f"p_s = {config.data.p_s:g}",
         f"steps: {found.step:,} of {config.optim.steps:,}, learning rate {config.optim.learning_rate:g}",
         f"loss: {', '.join(f'{name} {value}' for name, value in loss.items())}",
         f"seed {config.seed}; git {found.provenance.get('git_revision', 'unknown')}",
     ]
+    for one in before:
+        start = f"started from `{one.run}`, step {one.steps:,}, objective {one.objective}, trained on:"
+        lines.append("\n  - ".join([start, *one.lines()]))
+    if has_attribution:
+        lines.append(f"attribution of the music: `{ATTRIBUTION}`")
     return (
         "## Training\n\n"
         + "\n".join(f"- {line}" for line in lines)

@@ -1,14 +1,34 @@
 """Names of the spaces of an encoder, from its configuration alone. No torch here: a wrong name is refused at once."""
 
+import json
 from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
 
+from cluster.entry_points import is_entry_point
+from cluster.settings import UserError, validate
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import INVARIANT
+from trainers.state.places import ABOUT, STATE, find_snapshot, locate
 
 WHOLE = "embedding"
 """The space that is the whole embedding."""
 JOINT = "music_text"
 """The space that texts share, of two towers: unit vectors of every chunk."""
+ALL = "all"
+"""Not a space: what a search calls all of them."""
+TOWERS = "towers.safetensors"
+"""Weights of the text tower and of both projections in an exported folder."""
+
+
+class OnDisk(NamedTuple):
+    """What the JSON of an encoder on disk says of it."""
+
+    spaces: tuple[str, ...] | None
+    """Names of its spaces, those of heads included; None where a network of the user's own decides."""
+    texts: bool
+    """Whether it has a text tower."""
 
 
 def head_names(config: ExperimentConfig) -> tuple[str, ...]:
@@ -25,10 +45,48 @@ def space_names(config: ExperimentConfig) -> tuple[str, ...] | None:
 
 def no_text_tower(source: object) -> str:
     """Why an encoder cannot be asked by text, with the remedy."""
+    if is_entry_point(str(source)) and not Path(str(source)).exists():
+        return (
+            f"{source} has no text tower; what its factory returns needs a method embed_text(texts) and a space "
+            f"{JOINT}, the columns of its embedding that texts are compared with"
+        )
     return (
         f"{source} has no text tower; train one on it with `counterpoint pretrain conf/pretrain/music_text.yaml "
         f"data.labelled=SHARDS init_from={source}`, its encoder.* and frontend.* as in {source}"
     )
+
+
+def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
+    """Columns of one space.
+
+    Args:
+        spaces: of an encoder.
+        name: the space that is asked for.
+        key: option or configuration key that asks.
+
+    Raises:
+        UserError: names the key and the spaces there are.
+    """
+    if name not in spaces:
+        near = get_close_matches(name, spaces, n=1)
+        remedy = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
+        if near:
+            remedy = f"; did you mean {near[0]}?"
+        raise UserError(f"{key}: the encoder has no space {name}; it has {', '.join(spaces)}{remedy}")
+    return spaces[name]
+
+
+def on_disk(source: Path) -> OnDisk | None:
+    """What can be known of a snapshot, a run's folder or an exported encoder without its weights; None: nothing."""
+    try:
+        place = locate(source)
+        exported = (place / ABOUT).is_file()
+        file = place / ABOUT if exported else find_snapshot(place) / STATE
+        config = validate(ExperimentConfig, json.loads(file.read_text(encoding="utf-8"))["config"], str(file))
+    except (UserError, OSError, ValueError, TypeError, KeyError, RecursionError):  # who opens it says what is wrong
+        return None
+    texts = config.reads_texts and (not exported or (place / TOWERS).is_file())
+    return OnDisk((WHOLE, JOINT) if texts else space_names(config), texts)
 
 
 def spaces_tree(spaces: Mapping[str, slice]) -> dict[str, list[int]]:

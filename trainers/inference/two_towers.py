@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cluster.entry_points import require_trust
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import FrozenEncoder, open_encoder
@@ -99,7 +98,8 @@ def load_two_towers(
     """Both towers of a snapshot, verified. No pickle is read.
 
     Args:
-        source: a step-N folder, the link last, a run's folder, or what `counterpoint export` wrote.
+        source: a step-N folder, the link last, a run's folder, what `counterpoint export` wrote, or the name of a model
+            that ships.
         device: torch device that they run on.
         untrained: the same networks at the first weights of their run, a pretrained text encoder at its own.
         trust_code: import the user's own code that it names.
@@ -108,13 +108,12 @@ def load_two_towers(
         UserError: if it is missing or damaged, has no text tower, needs code that is not trusted, or files of its text
             encoder are missing or others.
     """
-    found = open_encoder(source, trust_code=trust_code)
+    found = open_encoder(source, trust_code=trust_code, texts=True)
     if not found.towers:
         raise UserError(no_text_tower(source))
     state = {f"{PREFIX}encoder.{name}": value for name, value in found.state.items()}
     state |= {f"{PREFIX}{name}": value for name, value in found.towers.items()}
     config = found.experiment
-    require_trust(config.own_parts(), source, trust_code=trust_code)
     about: dict[str, Any] = {**found.provenance, "snapshot": str(found.path), "step": found.step}
     about |= {"config": found.config} | ({"untrained": True} if untrained else {})
     digest = f"untrained-{found.hash}" if untrained else found.hash

@@ -1,4 +1,4 @@
-"""The objective of two towers: the two-tower loss of a step's audio rows and texts, its temperature, and its figures.
+"""The objective of two towers: the two-tower loss of a step's audio rows and texts, its temperature, and its metrics.
 
 Shape suffixes: N audio rows of this rank (row m·clips + b), B clips, R = B + H texts, H hard ones (those of a clip
 beside each other), P texts that are there, D width of the joint space, C words of the texts.
@@ -64,7 +64,7 @@ class MusicTextLoss(nn.Module):
             self.log_temperature.clamp_(min=-math.log(self.config.max_scale))
 
     def forward(self, batch: Projected) -> LossResult:
-        """The loss, and the metrics of `_step_figures` and `compare_towers`.
+        """The loss, and the metrics of `_step_metrics` and `compare_towers`.
 
         ``batch.z_ND`` holds the audio rows and behind them the texts that are there.
         """
@@ -74,19 +74,19 @@ class MusicTextLoss(nn.Module):
         rows = tower_rows(batch, texts, z_audio, z_PD)
         temperature = self.temperature
         bias = self.bias if self.bias is not None else self.start_of_bias
-        found = compare_towers(rows, temperature, self.settings, bias=bias, group=batch.group, with_figures=True)
+        found = compare_towers(rows, temperature, self.settings, bias=bias, group=batch.group, with_metrics=True)
         tau = temperature.detach() if isinstance(temperature, Tensor) else z_audio.new_tensor(temperature)
         metrics = {
             "loss/audio": found.audio_part,
             "loss/text": found.text_part,
-            "recall@1/audio_to_text": found.figures["recall_audio_to_text"],
-            "recall@1/text_to_audio": found.figures["recall_text_to_audio"],
+            "recall@1/audio_to_text": found.metrics["recall_audio_to_text"],
+            "recall@1/text_to_audio": found.metrics["recall_text_to_audio"],
             "scale": 1 / tau,
             **({} if self.bias is None else {"bias": self.bias.detach()}),
-            **_step_figures(rows, texts, tau, batch.group),
+            **_step_metrics(rows, texts, tau, batch.group),
         }
         if texts.hard:
-            metrics["swap/guarded"] = found.figures["guarded"].nan_to_num(0)
+            metrics["swap/guarded"] = found.metrics["guarded"].nan_to_num(0)
         return LossResult(found.loss, metrics)
 
 
@@ -113,8 +113,8 @@ def tower_rows(batch: Projected, texts: TextRows, z_audio: Tensor, z_PD: Tensor)
 
 
 @torch.no_grad()
-def _step_figures(rows: TowerRows, texts: TextRows, tau: Tensor, group: Group) -> dict[str, Tensor]:
-    """Figures of the global batch: the modality gap, texts that several clips share, swaps that are there.
+def _step_metrics(rows: TowerRows, texts: TextRows, tau: Tensor, group: Group) -> dict[str, Tensor]:
+    """Metrics of the global batch: the modality gap, texts that several clips share, swaps that are there.
 
     ``swap/margin`` is s of a clip and its text minus s of the clip and its swapped text, mean over the swaps.
     """
@@ -129,10 +129,10 @@ def _step_figures(rows: TowerRows, texts: TextRows, tau: Tensor, group: Group) -
     world, width = collectives.world_size(group), audio_ND.shape[1]
     means = total[:width] / (world * len(audio_ND)), total[width : 2 * width] / (world * clips)
     margin, present, shared = total[2 * width :]
-    figures = {"texts/equal": shared / (world * clips), "modality_gap": (means[0] - means[1]).norm()}
+    found = {"texts/equal": shared / (world * clips), "modality_gap": (means[0] - means[1]).norm()}
     if each:
-        figures |= {"swap/present": present / (world * clips * each), "swap/margin": margin / present.clamp(min=1)}
-    return figures
+        found |= {"swap/present": present / (world * clips * each), "swap/margin": margin / present.clamp(min=1)}
+    return found
 
 
 def _shared(rows: TowerRows, clips: int, group: Group) -> Tensor:

@@ -43,7 +43,7 @@ def variant_contrastive_loss(
 ) -> Tensor:
     """Mean over K + 1 heads of the contrastive loss, each head k ≥ 1 without the positives that effect k changed.
 
-    With P_ij^k = [same clip][i ≠ j](1 − r_i^k)(1 − r_j^k) for k ≥ 1, P_ij^0 = [same clip][i ≠ j] or shared tags, and
+    With P_ij^k = [same clip, i ≠ j]·(1 − r_i^k)·(1 − r_j^k) for k ≥ 1, P_ij^0 = [same clip or shared tags, i ≠ j], and
     p_ij = exp(s_ij) / Σ_{m≠i} exp(s_im) over all rows of all ranks,
     L = mean over k of mean over i of −Σ_j P_ij^k · log p_ij^k / max(1, Σ_j P_ij^k).
 

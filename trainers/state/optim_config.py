@@ -39,21 +39,9 @@ class OptimConfig(Config):
     """First blocks of the encoder whose activations are computed again in backward instead of kept."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError(
-                f"weight_decay and warmup_steps must be >= 0, got {self.weight_decay}, {self.warmup_steps}"
-            )
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be >= 1, got {self.micro_batch}")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be > 0, got {self.max_grad_norm}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in (0, 1), got {self.ema_decay}")
-        if self.checkpoint_blocks < 0:
-            raise ValueError(f"checkpoint_blocks must be >= 0, got {self.checkpoint_blocks}")
+        self.require(">= 1", "steps", "micro_batch")
+        self.require("> 0", "learning_rate", "max_grad_norm")
+        self.require(">= 0", "weight_decay", "warmup_steps", "checkpoint_blocks")
+        self.require("in (0, 1)", "ema_decay")
         if self.compile and self.checkpoint_blocks:
             raise ValueError("compile decides itself what is computed again; leave checkpoint_blocks out")

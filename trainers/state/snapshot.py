@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 MODEL, OPTIMIZER, CHECKSUMS = "model.safetensors", "optimizer.safetensors", "checksums.json"
 AVERAGE = "average.safetensors"
 MAX_STATE_BYTES = 4 << 20
+PART_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -129,12 +130,11 @@ def write_snapshot(
     """
     target = folder / f"step-{step}"
     with atomic_folder(target) as partial:
-        for name, tensors in files.items():
-            save_tensors(tensors, partial / name)
+        sums = {name: save_tensors(tensors, partial / name) for name, tensors in files.items()}
         record = {"schema_version": SCHEMA_VERSION, "step": step, **state}
         write_atomic(partial / STATE, json.dumps(record, indent=1, sort_keys=True))
-        sums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1))
+        sums[STATE] = sha256(partial / STATE)
+        write_atomic(partial / CHECKSUMS, json.dumps(sums, indent=1, sort_keys=True))
     replace_link(folder / "last", target.name)
     link_best(folder, target)
     remove_partials(folder)
@@ -145,8 +145,8 @@ def write_snapshot(
     return target
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, tensor by tensor.
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> str:
+    """Write a safetensors file, tensor by tensor; returns its SHA-256, so that no GB is read again for it.
 
     safetensors' own `save_file` copies every tensor to a Python object and holds the interpreter's lock while it
     writes: a second for each GB in which no other thread, such as the training loop's, can run.
@@ -159,12 +159,22 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
     with file.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in ordered:
-            if tensor.numel():
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                opened.write(flat.view(torch.uint8).numpy().data)
+        for part in _parts(len(text).to_bytes(8, "little") + text, ordered):
+            opened.write(part)
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(head: bytes, ordered: Iterable[tuple[str, Tensor]]) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, in parts that stay in a processor's cache between writing and hashing."""
+    yield head
+    for _, tensor in ordered:
+        if tensor.numel():
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            for part in torch.split(flat, PART_BYTES):
+                yield part.numpy().data
 
 
 def link_best(folder: Path, candidate: Path) -> None:

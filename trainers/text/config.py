@@ -61,8 +61,7 @@ class TextConfig(TextViewsConfig):
             raise ValueError("trained=top:N needs an encoder with layers; encoder=words has none: set trained=all")
         if not self.rate > 0:
             raise ValueError(f"rate must be > 0, got {self.rate}; trained=projection keeps the layers fixed")
-        if not 4 <= self.max_tokens <= 8192:
-            raise ValueError(f"max_tokens must be from 4 to 8192, got {self.max_tokens}")
+        self.require("in [4, 8192]", "max_tokens")
         if self.hidden < 0:
             raise ValueError(f"hidden must be >= 0, got {self.hidden}; 0 is a linear projection")
 

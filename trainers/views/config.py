@@ -26,8 +26,5 @@ class ViewsConfig(Config):
     """GPUs Ray reserves for an actor, in [0, 1]; 0 = it works on ``resources.cpus_per_worker`` cores."""
 
     def __post_init__(self) -> None:
-        for name in ("count", "samples", "chunk", "pool_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.pool_gpus <= 1:
-            raise ValueError(f"pool_gpus must be in [0, 1], got {self.pool_gpus}")
+        self.require(">= 1", "count", "samples", "chunk", "pool_workers")
+        self.require("in [0, 1]", "pool_gpus")

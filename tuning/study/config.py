@@ -160,8 +160,7 @@ class Study(Config):
             raise ValueError("a study needs axes or rows")
         if not self.evaluations and not self.metrics:
             raise ValueError("a study needs evaluations or metrics")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        self.require(">= 1", "seeds")
         if "paper" not in self.scales:
             raise ValueError("scales needs paper")
 
@@ -183,9 +182,5 @@ class StudySettings(Config):
     """Sets of shards by name: study.sets.labelled=DIR."""
 
     def __post_init__(self) -> None:
-        if self.machine_wait_s < 0:
-            raise ValueError(f"machine_wait_s must be >= 0, got {self.machine_wait_s}")
-        if self.parallel is not None and self.parallel < 1:
-            raise ValueError(f"parallel must be >= 1, got {self.parallel}")
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"seeds must be >= 1, got {self.seeds}")
+        self.require(">= 0", "machine_wait_s")
+        self.require(">= 1", "parallel", "seeds")

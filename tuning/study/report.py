@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
 from evaluation.metrics.samples import JACKKNIFE
-from evaluation.report.canvas import LIGHT, canvas, legend, plain
+from evaluation.report.figures.canvas import LIGHT, canvas, legend, plain, png
 from evaluation.report.rows import number, span
 from trainers.inference.spaces import WHOLE
 from tuning.study.config import COLUMNS, SPACES, Plot
 
 ASIDE = 0.08
-"""Curves stand so far beside each other, in levels, that their intervals can be told apart."""
+"""Curves stand so far beside each other, in levels, that their intervals can be distinguished."""
 MAX_TILTED = 12
 """Names of columns along the bottom that are tilted; more stand upright."""
 PANELS_ACROSS = 4
@@ -36,7 +36,7 @@ def write_study(tree: Mapping[str, Any], folder: Path, plot: Plot | None) -> dic
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "json")}
     write_atomic(files["md"], markdown(tree))
     write_atomic(files["csv"], csv_text(tree))
-    files["png"].write_bytes(_png(draw(tree, plot)))
+    files["png"].write_bytes(png(draw(tree, plot), dpi=150))
     write_atomic(files["json"], json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False))
     return files
 
@@ -189,12 +189,6 @@ def _profiles(axes: Axes, rows: list[Mapping[str, Any]], columns: list[str]) -> 
     axes.set_xticks(range(len(columns)), [plain(column) for column in columns], **turn)
 
 
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150, facecolor="white")
-    return out.getvalue()
-
-
 def _paper(tree: Mapping[str, Any]) -> list[str]:
     """The published table, where this scale has other rows."""
     values = tree["published"]
@@ -226,7 +220,13 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     seeds = min((claim["seeds"] for claim in claims if claim["seeds"]), default=0)
     known = seeds == 1 and any(claim["more_seeds"] for claim in claims)
-    head = ["claim", "difference", "p (Holm)", f"{seeds} seed{'s' * (seeds > 1)}" if seeds else ""]
+    head = [
+        "claim",
+        "difference",
+        "p (Holm)",
+        f"{seeds} seed{'s' * (seeds > 1)}" if seeds else "",
+        "data for 80 % power",
+    ]
     head += ["more seeds gave"] * known
     lines = ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return lines + [_claim(claim) + (f" {claim['more_seeds'] or '–'} |" if known else "") for claim in claims]
@@ -237,9 +237,18 @@ def _claim(claim: Mapping[str, Any]) -> str:
     if claim["holds"] and claim["seeds"] == 1:
         verdict = "holds for one seed; other seeds were not run"
     if claim["holds"] is None:
-        return f"| {claim['statement']} | – | – | {verdict} |"
+        return f"| {claim['statement']} | – | – | {verdict} | – |"
     span = f"[{number(claim['low'], sign=True)}, {number(claim['high'], sign=True)}]"
-    return f"| {claim['statement']} | {number(claim['value'], sign=True)} {span} | {claim['p_holm']:.3f} | {verdict} |"
+    cells = [f"{number(claim['value'], sign=True)} {span}", f"{claim['p_holm']:.3f}", verdict, _needed(claim)]
+    return f"| {claim['statement']} | {' | '.join(cells)} |"
+
+
+def _needed(claim: Mapping[str, Any]) -> str:
+    """How many times the tracks and seeds of this study would show a difference of this size."""
+    times = claim.get("data_needed")
+    if claim["holds"] or times is None:
+        return "–"
+    return f"× {times:.2g}" if times < 100 else f"× {times:,.0f}"
 
 
 def _how_sure(tree: Mapping[str, Any]) -> str:

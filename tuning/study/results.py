@@ -7,6 +7,7 @@ the one that a report of it has: of macro AP the jackknife's (`evaluation.metric
 Shape suffixes: S seeds, R resamples + 1; entry 0 is the test set itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from evaluation.analyses.robustness import CLEAN
 from evaluation.encoders.encoder import SUBJECT
-from evaluation.metrics.confidence import as_row, holm, two_sided_p
+from evaluation.metrics.confidence import as_row, data_needed, holm, two_sided_p
 from evaluation.metrics.resamples import RESAMPLES, load_resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.report.rows import REFERENCE
@@ -101,7 +102,7 @@ def study_tree(plan: Plan, lines: Mapping[str, Line], failed: Mapping[str, str])
 
 
 def check_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[dict[str, Any]]:
-    """Every claim's difference, its interval, Holm's p over all of them, and whether it holds.
+    """Every claim's difference, its interval, Holm's p over all of them, whether it holds, and what would settle it.
 
     A claim holds when the interval of the difference lies on its side of zero and Holm's p allows it; it is undecided
     when a row is missing.
@@ -122,6 +123,8 @@ def check_claims(claims: tuple[Claim, ...], lines: Mapping[str, Line]) -> list[d
             delta_R = row.values_R - over.values_R
             entry |= as_row(delta_R, LEVEL)
             p_values[number] = two_sided_p(delta_R)
+            needed = data_needed(delta_R, level=LEVEL)
+            entry["data_needed"] = needed if math.isfinite(needed) else None
             low, high = entry["low"], entry["high"]
             entry["holds"] = low is not None and (low > 0 if claim.sign == "higher" else high < 0)
         evaluated.append({"holds": None} | entry)

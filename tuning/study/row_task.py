@@ -49,10 +49,12 @@ def travelling(run: Run, takes: Need) -> tuple[Run, ExperimentConfig]:
         for one, config in run.evaluations
     )
     config = elsewhere(without_ray_train(run.experiment))
-    given = replace(
-        config.resources, threads_per_worker=threads(config.resources), use_gpu="yes" if takes.worker.gpus else "no"
+    resources = replace(
+        config.resources,
+        threads_per_worker=threads(config.resources),
+        use_gpu="yes" if takes.worker.gpus else "no",
     )
-    return replace(run, evaluations=evaluations), replace(config, resources=given)
+    return replace(run, evaluations=evaluations), replace(config, resources=resources)
 
 
 def row_task(run: Run, experiment: ExperimentConfig, parent: Path, takes: Need) -> Outcome:

@@ -30,8 +30,7 @@ class ObjectiveConfig(Config):
             raise ValueError(f"metrics must be one or more different names, got {list(self.metrics)}")
         if any("/" not in metric for metric in self.metrics):
             raise ValueError(f"metrics are written task/metric, such as tags/ap, got {list(self.metrics)}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be > 0, got {self.seeds}")
+        self.require("> 0", "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +51,9 @@ class StopConfig(Config):
     """Trials that a median needs, ≥ 1."""
 
     def __post_init__(self) -> None:
-        for name, least in (("grace_steps", 0), ("reduction", 2), ("min_trials", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        self.require(">= 0", "grace_steps")
+        self.require(">= 2", "reduction")
+        self.require(">= 1", "min_trials")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +78,8 @@ class SettingsConfig(Config):
     """Fresh seeds on which the best and the preset are run and evaluated on the test split, ≥ 0; 0 = not at all."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("trials", 1), ("seed", 0), ("startup", 1), ("concurrency", 0), ("retries", 0), ("confirm_seeds", 0)
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        self.require(">= 1", "trials", "startup")
+        self.require(">= 0", "seed", "concurrency", "retries", "confirm_seeds")
 
 
 @dataclass(frozen=True, kw_only=True)

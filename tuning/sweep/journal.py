@@ -5,7 +5,9 @@ driver was killed is handed out again under its number, so it goes on in its fol
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from optuna.trial import FrozenTrial, TrialState
 from cluster.files.storage import write_atomic
 from cluster.settings import UserError, flatten
 from tuning.sweep.config import SettingsConfig
-from tuning.sweep.optuna_private import reopen
+from tuning.sweep.optuna_private import lock_of, pareto_front, reopen
 from tuning.sweep.space import Space, Value
 
 SCHEMA_VERSION = 1
+JOURNAL = "study.journal"
+CHUNK_BYTES = 1 << 16
 STATES = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "stopped",
@@ -37,7 +41,9 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 
 
 class SweepJournal:
-    """The study of one folder.
+    """The study of one folder, which the caller alone writes (`cluster.files.locks.sole_writer`).
+
+    Optuna copies every trial where a study is asked for its trials: seconds with 10,000. Here they are read in place.
 
     Args:
         folder: of the sweep.
@@ -59,16 +65,18 @@ class SweepJournal:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.settings = settings
         self._space = {path: distribution.optuna() for path, distribution in space.items()}
+        _mend(folder / JOURNAL)
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
             study_name="sweep",
             directions=["maximize"] * objectives,
             load_if_exists=True,
         )
-        if first is not None and not self.study.trials:
+        if first is not None and not self._in_state(*STATES):
             self.study.enqueue_trial(dict(first), user_attrs={"preset": True})
         self._again = [trial.number for trial in self._in_state(TrialState.RUNNING)]
         self._asked: dict[int, optuna.Trial] = {}
+        self._known_front: tuple[int, list[FrozenTrial]] = (0, [])
 
     def next(self) -> FrozenTrial | None:
         """The trial to run now: one that a killed driver left, else a new one; None when all are handed out."""
@@ -76,9 +84,8 @@ class SweepJournal:
             number = self._again.pop(0)
             self.study.sampler = self._sampler(number)
             self._asked[number] = reopen(self.study, number, self._space)  # a kill while it was asked left some out
-            return self.study.trials[number]
-        trials = self.study.trials
-        started = sum(trial.state != TrialState.WAITING for trial in trials)
+            return self._trial(number)
+        started = len(self.trials)
         if started >= self.settings.trials:
             return None
         # A sampler of its own for every trial: what is drawn depends on the seed, the number and the trials reported
@@ -86,7 +93,7 @@ class SweepJournal:
         self.study.sampler = self._sampler(started)
         asked = self.study.ask(self._space)
         self._asked[asked.number] = asked
-        return self.study.trials[asked.number]
+        return self._trial(asked.number)
 
     def _sampler(self, number: int) -> BaseSampler:
         seed = self.settings.seed * 100_003 + number
@@ -119,18 +126,23 @@ class SweepJournal:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All that were handed out."""
-        return [trial for trial in self.study.trials if trial.state != TrialState.WAITING]
+        """All that were handed out; to be read only."""
+        return self._in_state(*(STATES.keys() - {TrialState.WAITING}))
 
     def best(self) -> FrozenTrial | None:
         """The trial with the highest objective; of several objectives, the front's highest in the first."""
-        if not self._in_state(TrialState.COMPLETE):
-            return None
-        return max(self.study.best_trials, key=lambda trial: (trial.values[0], -trial.number))
+        return max(self._front(), key=lambda trial: (trial.values[0], -trial.number), default=None)
 
     def front(self) -> set[int]:
         """Numbers of the trials that no other beats in every objective."""
-        return {trial.number for trial in self.study.best_trials} if self._in_state(TrialState.COMPLETE) else set()
+        return {trial.number for trial in self._front()}
+
+    def _front(self) -> list[FrozenTrial]:
+        """The front; it changes only where another trial is done."""
+        done = self._in_state(TrialState.COMPLETE)
+        if len(done) != self._known_front[0]:
+            self._known_front = len(done), pareto_front(self.study, done)
+        return self._known_front[1]
 
     def curves(self) -> list[list[tuple[int, float]]]:
         """(step, value) of every trial that has ended, in order: what a stopping rule compares with."""
@@ -145,8 +157,31 @@ class SweepJournal:
         """Trials by state."""
         return {name: len(self._in_state(state)) for state, name in STATES.items() if name != "waiting"}
 
-    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(state,))
+    def _in_state(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return deepcopy(self.study.get_trials(deepcopy=False)[number])
+
+
+def _mend(journal: Path) -> None:
+    """Take away what a killed writer or a full disk left: a line without its end, and Optuna's lock.
+
+    The next line would be glued to that one, and the study never be read again; the lock would be waited for.
+    """
+    lock_of(journal).unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    with journal.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - CHUNK_BYTES)
+            file.seek(begin)
+            whole = file.read(end - begin).rfind(b"\n") + 1
+            if whole or not begin:
+                file.truncate(begin + whole)
+                return
+            end = begin
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -1,12 +1,17 @@
-"""Optuna's private interface: a trial that a killed process left is opened again (tests/cluster/test_private_names.py).
+"""Optuna's private interface (tests/cluster/test_private_names.py): a trial that a killed process left is opened again,
+so is a journal, and the front of many trials is found without a copy of each.
 
-Optuna's public `Study.ask` makes a new trial only.
+Optuna's public `Study.ask` makes a new trial only, and `Study.best_trials` copies them all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.storages.journal import _file
+from optuna.study import _multi_objective
+from optuna.trial import FrozenTrial
 
 from cluster.private_names import PrivateName
 
@@ -17,6 +22,13 @@ USED = (
     PrivateName(
         "optuna:Trial._suggest", _USER, "values that a killed sweep had not drawn yet", ("name", "distribution")
     ),
+    PrivateName("optuna.storages.journal._file:LOCK_FILE_SUFFIX", _USER, "removing the lock that a killed sweep left"),
+    PrivateName(
+        "optuna.study._multi_objective:_get_pareto_front_trials_by_trials",
+        _USER,
+        "the front without a copy of every trial",
+        ("trials", "directions"),
+    ),
 )
 
 
@@ -26,3 +38,13 @@ def reopen(study: optuna.Study, number: int, space: Mapping[str, BaseDistributio
     for path, distribution in space.items():
         asked._suggest(path, distribution)
     return asked
+
+
+def lock_of(journal: Path) -> Path:
+    """The link beside a journal while Optuna appends to it; one that was left is waited for half a minute."""
+    return journal.with_name(journal.name + _file.LOCK_FILE_SUFFIX)
+
+
+def pareto_front(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the evaluated trials that no other beats in every objective; `Study.best_trials`, but in place."""
+    return _multi_objective._get_pareto_front_trials_by_trials(done, study.directions)

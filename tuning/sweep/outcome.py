@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from optuna.trial import FrozenTrial
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
@@ -25,6 +28,9 @@ from tuning.sweep.space import place, tried
 NOT_IN_A_PRESET = ("run.", "tracking.", "seed")
 FEWEST = 4
 """Evaluated trials without which an importance would be a guess."""
+MOST = 400
+"""Evaluated trials that the importances are computed from; their time grows with the square: 13 CPU-s for 500."""
+IMPORTANCES = "importances.json"
 Row = dict[str, Any]
 
 
@@ -131,26 +137,51 @@ def write_best(journal: SweepJournal, plan: SweepPlan, folder: Path) -> Path | N
     return folder / "best.yaml"
 
 
-def importances(journal: SweepJournal, seed: int) -> dict[str, float]:
+def importances(journal: SweepJournal, seed: int, folder: Path) -> dict[str, float]:
     """Share of the first objective's variance that each path explains (fANOVA over the evaluated trials).
+
+    Args:
+        journal: of the sweep.
+        seed: of the forest, and of the draw of `MOST` trials where more were evaluated.
+        folder: of the sweep; keeps what was computed from these trials, for the next look at the table.
 
     Returns:
         Highest first; empty where fewer than `FEWEST` trials were evaluated, or all scored the same.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as optuna.importance has it.
     """
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-
     evaluated = [trial for trial in journal.trials if STATES[trial.state] == "done"]
     if len(evaluated) < FEWEST or len({trial.values[0] for trial in evaluated}) < 2:
         return {}
-    return dict(
-        get_param_importances(
-            journal.study,
-            evaluator=FanovaImportanceEvaluator(seed=seed),
-            target=lambda trial: float(trial.values[0]),
-        )
-    )
+    about = {"schema_version": SCHEMA_VERSION, "evaluated": len(evaluated), "at_most": MOST, "seed": seed}
+    known = _json(folder / IMPORTANCES)
+    if about.items() <= known.items():
+        shares: dict[str, float] = known["importances"]
+        return shares
+    shares = _fanova(journal.study, evaluated, seed)
+    write_atomic(folder / IMPORTANCES, json.dumps(about | {"importances": shares}, indent=1))
+    return shares
+
+
+def _fanova(study: optuna.Study, evaluated: Sequence[FrozenTrial], seed: int) -> dict[str, float]:
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    if len(evaluated) > MOST:
+        drawn = random.Random(seed).sample(range(len(evaluated)), MOST)
+        study = optuna.create_study(directions=study.directions)
+        study.add_trials([evaluated[place] for place in sorted(drawn)])
+    evaluator = FanovaImportanceEvaluator(seed=seed)
+    found = get_param_importances(study, evaluator=evaluator, target=lambda trial: float(trial.values[0]))
+    return {path: float(share) for path, share in found.items()}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A file that is only there to save time: anything but an object of JSON is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def note(rows: Sequence[Row], plan: SweepPlan, words: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume, without_ray_train
+from trainers.state.places import absolute_source
 from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job
@@ -120,7 +121,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         put(base, "data.unlabelled", str(folder / "shards" / second))
     for path in PLACES:
         if isinstance(there := flatten(base).get(path), str):
-            put(base, path, _absolute(there))
+            put(base, path, absolute_source(there) if path == "init_from" else _absolute(there))
     evaluated_on = config.objective.shards or flatten(base).get("data.labelled")
     with refusals.noted():
         evaluation = objective_evaluation(config.objective, _absolute(evaluated_on) if evaluated_on else None)

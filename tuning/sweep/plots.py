@@ -1,17 +1,17 @@
 """Three pictures of a sweep: how the best grew, which trials went where, what mattered."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.canvas import LIGHT, canvas, plain
+from evaluation.report.figures.canvas import LIGHT, canvas, plain
 from tuning.sweep.space import Choice, Distribution, LogUniform, Space
 
 Row = Mapping[str, Any]
@@ -57,12 +57,14 @@ def parallel(rows: Sequence[Row], space: Space, metric: str) -> Figure:
     evaluated = [row for row in rows if row[metric] is not None]
     scale = Normalize(*_ends([row[metric] for row in evaluated]))
     colours = ScalarMappable(scale, "viridis")
+    lines: dict[bool, list[list[tuple[int, float]]]] = {True: [], False: []}
     for row in sorted(rows, key=lambda row: -1.0 if row[metric] is None else row[metric]):
         heights = [_height(space[path], row[path]) for path in paths]
-        if row[metric] is None:
-            axes.plot(heights, color=LIGHT.models["constant"], linewidth=0.6, alpha=0.6)
-        else:
-            axes.plot([*heights, scale(row[metric])], color=colours.to_rgba(row[metric]), linewidth=1.6)
+        heights += [] if row[metric] is None else [scale(row[metric])]
+        lines[row[metric] is not None].append(list(enumerate(heights)))
+    axes.add_collection(LineCollection(lines[False], colors=LIGHT.models["constant"], linewidths=0.6, alpha=0.6))
+    inks = colours.to_rgba(np.sort([row[metric] for row in evaluated]))
+    axes.add_collection(LineCollection(lines[True], colors=inks, linewidths=1.6, zorder=2.5))
     _scales(axes, space, paths)
     names = [plain(path.replace(".", ".\n", 1)) for path in paths]
     axes.set_xticks(range(len(paths) + 1), [*names, plain(metric)], fontsize=7 if len(paths) < 9 else 5)
@@ -84,13 +86,6 @@ def importance(shares: Mapping[str, float], metric: str, evaluated: int) -> Figu
     axes.set_xlabel(f"share of the variance of {plain(metric)} over {evaluated} evaluated trials (fANOVA)")
     axes.set_xlim(0, 1)
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a file."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=120, facecolor="white")
-    return out.getvalue()
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

@@ -27,7 +27,12 @@ from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Curve, Job, Source
 from tuning.sweep.trial import SweepTrial
 
-_QUIET = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may be asked to stop, or end, before its first metric
+}
 _RAISED = re.compile(r"^([\w.]+(Error|Exception|Died)\w*(\(\w+\))?)(: ?|$)")
 _DIED = re.compile(r"Worker exit detail: (.+?)(?: Some common causes|$)", re.MULTILINE)
 
@@ -64,7 +69,7 @@ def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialSchedu
     Returns:
         False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself.
     """
-    os.environ.update(_QUIET)
+    os.environ.update(_TUNE)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are reported by their reason, without tracebacks
     (slots.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start
     for attempt in range(slots.retries + 1):

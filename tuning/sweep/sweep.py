@@ -5,6 +5,7 @@ trial) → `objective`; `journal` remembers, `outcome` and `confirm` conclude.
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tuning.sweep.runner import Slots
 
 COMPARE = trials_link("Compare the trials")
+TABLE_SHARE = 0.05
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
@@ -126,6 +128,8 @@ class _Trials:
     def __init__(self, plan: SweepPlan, journal: SweepJournal, one: Need, tracker: Tracker, bar: Bar) -> None:
         self.plan, self.journal, self.one, self.tracker, self.bar = plan, journal, one, tracker, bar
         self.sign = 1.0 if plan.config.stop.mode == "max" else -1.0
+        self._best: int | None = None
+        self._next_table = 0.0
         self._write()
 
     def next(self) -> tuple[int, Job] | None:
@@ -168,8 +172,15 @@ class _Trials:
         self._write()
 
     def _write(self) -> None:
-        write_table(rows_of(self.journal, self.plan), self.plan.folder)
-        write_best(self.journal, self.plan, self.plan.folder)
+        """The table of thousands of trials takes seconds: it gets `TABLE_SHARE` of the time. The end writes all."""
+        best = self.journal.best()
+        if best is not None and best.number != self._best:
+            self._best = best.number
+            write_best(self.journal, self.plan, self.plan.folder)
+        began = time.monotonic()
+        if began >= self._next_table:
+            write_table(rows_of(self.journal, self.plan), self.plan.folder)
+            self._next_table = time.monotonic() + (time.monotonic() - began) / TABLE_SHARE
         self._show()
 
     def _show(self, words: str = "") -> None:
@@ -230,7 +241,8 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from tuning.sweep.plots import history, importance, parallel, png
+    from evaluation.report.figures.canvas import png
+    from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]
     rows, best = rows_of(journal, plan), journal.best()
@@ -242,7 +254,7 @@ def _conclude(
     if best is not None:
         preset = write_best(journal, plan, folder)
         assert preset is not None
-        shares = importances(journal, plan.config.sweep.seed)
+        shares = importances(journal, plan.config.sweep.seed, folder)
         figures = {"history": history(rows, metric), "parallel": parallel(rows, plan.space, metric)}
         if shares:
             figures["importances"] = importance(shares, metric, sum(row[metric] is not None for row in rows))

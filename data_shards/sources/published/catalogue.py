@@ -1,12 +1,12 @@
 """Published datasets by name: variants, files, web page, and the downloads whose address and hash are published."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_shards.sources.download import Remote
-from data_shards.sources.published import readers
 
 if TYPE_CHECKING:
     from data_shards.format.records import Listing
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A published dataset."""
+    """A published dataset; the module that reads it is imported when it is called."""
 
     title: str
     """One line for lists."""
@@ -22,16 +22,31 @@ class Dataset:
     """The files below the root."""
     page: str
     """The web page of the files and their terms."""
-    read: Callable[[Path, str], "Listing"]
-    """Lists the clips: (root, variant)."""
+    reader: str
+    """``MODULE.FUNCTION`` of this package that lists the clips below a root, of a variant where there are several."""
     variants: tuple[str, ...] = ("published",)
     """The first is the default."""
     remotes: tuple[Remote, ...] = ()
     """What a download fetches for every variant."""
     remotes_of: Mapping[str, Remote] = field(default_factory=dict)
     """Further files of one variant."""
-    then: Callable[[Path], Sequence[Remote]] | None = None
-    """Further files, which the first ones name with their hashes."""
+    names_more: str | None = None
+    """``MODULE.FUNCTION`` of this package: further files below a root, which the first ones name with their hashes."""
+
+    def read(self, root: Path, variant: str) -> "Listing":
+        """List the clips."""
+        listing: Listing = _call(self.reader, root, **({"variant": variant} if len(self.variants) > 1 else {}))
+        return listing
+
+    def more(self, root: Path) -> Sequence[Remote]:
+        """Further files to download, when the first ones are there."""
+        remotes: Sequence[Remote] = _call(self.names_more, root) if self.names_more else ()
+        return remotes
+
+
+def _call(place: str, root: Path, **settings: str) -> Any:
+    module, function = place.split(".")
+    return getattr(import_module(f"data_shards.sources.published.{module}"), function)(root, **settings)
 
 
 def _files(address: str, hashes: Mapping[str, str]) -> tuple[Remote, ...]:
@@ -49,7 +64,7 @@ DATASETS: dict[str, Dataset] = {
         title="MagnaTagATune: 25,863 clips of 29 s with 188 tags",
         needs="mp3.zip.001 to 003 (or the folders 0…f), annotations_final.csv, clip_info_final.csv",
         page="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
-        read=readers.mtat,
+        reader="mtat.read_mtat",
         variants=("top50", "top50_whole", "all188", "all"),
         remotes=_files(  # SHA-256: p-lambda/jukemir, assets
             _MTAT,
@@ -66,7 +81,7 @@ DATASETS: dict[str, Dataset] = {
         title="Free Music Archive: 8,000 to 106,574 tracks with 163 genres",
         needs="fma_SIZE and fma_metadata, each a zip or a folder",
         page="https://github.com/mdeff/fma",
-        read=readers.fma,
+        reader="fma.read_fma",
         variants=("medium", "small", "large", "full"),
         remotes=(  # SHA-1: mdeff/fma, README; it publishes no other
             Remote(f"{_FMA}/fma_metadata.zip", "sha1:f0df49ffe5f2a6008d7dc83c6915b31835dfe733", "fma_metadata.zip"),
@@ -85,20 +100,20 @@ DATASETS: dict[str, Dataset] = {
         title="MTG-Jamendo, split-0: 55,525 tracks with 50 to 87 tags",
         needs="splits/split-0 of the repository, and audio (41/241.mp3, or 41/241.low.mp3)",
         page="https://github.com/MTG/mtg-jamendo-dataset",
-        read=readers.jamendo,
+        reader="jamendo.read_jamendo_below",
         variants=("top50tags", "genre", "instrument", "moodtheme", "together"),
     ),
     "nsynth": Dataset(
         title="NSynth: 305,979 notes with pitch and instrument family",
         needs="nsynth-train, nsynth-valid and nsynth-test, unpacked from their .jsonwav.tar.gz",
         page="https://magenta.tensorflow.org/datasets/nsynth",
-        read=readers.nsynth,
+        reader="nsynth.read_nsynth",
     ),
     "gtzan": Dataset(
         title="GTZAN, fault-filtered: 930 clips of 10 genres",
         needs="genres, and train_filtered.txt, valid_filtered.txt, test_filtered.txt",
         page="https://github.com/coreyker/dnn-mgr",
-        read=readers.gtzan,
+        reader="gtzan.read_gtzan_below",
         remotes=(  # SHA-256: p-lambda/jukemir, assets
             *_files(
                 _GTZAN_LISTS,
@@ -120,7 +135,7 @@ DATASETS: dict[str, Dataset] = {
         title="GiantSteps keys: trained on MTG's, tested on the original 604",
         needs="giantsteps-key-dataset and giantsteps-mtg-key-dataset (folders or zips), and audio",
         page=f"{_GIANTSTEPS}/giantsteps-mtg-key-dataset",
-        read=readers.giantsteps_key,
+        reader="giantsteps.read_giantsteps_keys",
         remotes=(  # SHA-256: p-lambda/jukemir, assets
             Remote(
                 f"{_GIANTSTEPS}/giantsteps-mtg-key-dataset/archive/fd7b8c584f7bd6d720d170c325a6d42c9bf75a6b.zip",
@@ -133,13 +148,13 @@ DATASETS: dict[str, Dataset] = {
                 "giantsteps-key-dataset.zip",
             ),
         ),
-        then=readers.giantsteps_key_audio,
+        names_more="giantsteps.key_audio",
     ),
     "giantsteps-tempo": Dataset(
         title="GiantSteps tempo: 664 tracks for testing",
         needs="giantsteps-tempo-dataset (folder or zip), and audio",
         page=f"{_GIANTSTEPS}/giantsteps-tempo-dataset",
-        read=readers.giantsteps_tempo,
+        reader="giantsteps.read_giantsteps_tempo",
         variants=("v2", "v1"),
         remotes=(  # MD5: mirdata; no better one is published
             Remote(
@@ -148,26 +163,26 @@ DATASETS: dict[str, Dataset] = {
                 "giantsteps-tempo-dataset.zip",
             ),
         ),
-        then=readers.giantsteps_tempo_audio,
+        names_more="giantsteps.tempo_audio",
     ),
     "vocalset": Dataset(
         title="VocalSet: 20 singers, 17 techniques",
         needs="VocalSet1-2.zip, or FULL unpacked from it",
         page="https://zenodo.org/records/1442513",
-        read=readers.vocalset,
+        reader="vocalset.read_vocalset",
         variants=("technique", "singer"),
     ),
     "medleydb": Dataset(
         title="MedleyDB: stems of 20 instruments",
         needs="Audio, and Metadata of the repository marl/medleydb",
         page="https://medleydb.weebly.com",
-        read=readers.medleydb,
+        reader="medleydb.read_medleydb",
     ),
     "emomusic": Dataset(
         title="EmoMusic: 744 clips of 45 s with arousal and valence",
         needs="clips_45seconds, songs_info.csv, static_annotations.csv",
         page="https://cvml.unige.ch/databases/emoMusic",
-        read=readers.emomusic,
+        reader="emomusic.read_emomusic",
         remotes=(  # SHA-256: p-lambda/jukemir, assets
             Remote(
                 f"{_EMOMUSIC}/annotations.tar.gz",
@@ -187,13 +202,13 @@ DATASETS: dict[str, Dataset] = {
         title="MusicCaps: captions and aspects of 5,521 clips of 10 s",
         needs="musiccaps-public.csv, and audio (YTID.*), which is not published",
         page="https://www.kaggle.com/datasets/googleai/musiccaps",
-        read=readers.musiccaps,
+        reader="captions.read_musiccaps",
     ),
     "songdescriber": Dataset(
         title="Song Describer: captions of 706 tracks, for testing",
         needs="song_describer.csv, and audio or audio.zip",
         page="https://zenodo.org/records/10072001",
-        read=readers.song_describer,
+        reader="captions.read_song_describer",
         variants=("valid", "full"),
     ),
 }

@@ -98,20 +98,26 @@ def read_giantsteps_tempo(root: Path, *, variant: str = "v2") -> Listing:
     return Listing(tuple(clips), {}, notes)
 
 
-def audio_remotes(root: Path, repositories: tuple[tuple[str, ...], ...]) -> list[Remote]:
-    """Every MP3 of the repositories, with the MD5 that its repository gives.
+def key_audio(root: Path) -> list[Remote]:
+    """Every MP3 of both key repositories, with the MD5 that its repository gives.
 
     Raises:
         UserError: a repository is missing.
     """
-    remotes = []
-    for names in repositories:
-        tree = open_tree(root, *names)
-        for number, path in _annotations(tree, "md5", ".LOFI.md5"):
-            file = f"{number}.LOFI.mp3"
-            md5 = tree.read(path).decode().split()[0]
-            remotes.append(Remote(f"{AUDIO_URLS[names]}/{file}", f"md5:{md5}", f"audio/{file}"))
-    return remotes
+    return [*_audio_of(root, MTG_NAMES), *_audio_of(root, KEY_NAMES)]
+
+
+def tempo_audio(root: Path) -> list[Remote]:
+    """`key_audio` of the tempo repository."""
+    return list(_audio_of(root, TEMPO_NAMES))
+
+
+def _audio_of(root: Path, names: tuple[str, ...]) -> Iterator[Remote]:
+    tree = open_tree(root, *names)
+    for number, path in _annotations(tree, "md5", ".LOFI.md5"):
+        file = f"{number}.LOFI.mp3"
+        md5 = tree.read(path).decode().split()[0]
+        yield Remote(f"{AUDIO_URLS[names]}/{file}", f"md5:{md5}", f"audio/{file}")
 
 
 def flat_key(name: str) -> str | None:

@@ -6,9 +6,15 @@ from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.published.splits import count_note, split_counts
+from data_shards.sources.published.tables import first_below
 
 LISTS: dict[str, Split] = {"train_filtered.txt": "train", "valid_filtered.txt": "valid", "test_filtered.txt": "test"}
 PUBLISHED = {"train": 443, "valid": 197, "test": 290}
+
+
+def read_gtzan_below(root: Path) -> Listing:
+    """`read_gtzan` of a folder with genres (or genres_original) and the lists."""
+    return read_gtzan(first_below(root, "genres", "genres_original"), root)
 
 
 def read_gtzan(audio: Path, splits: Path) -> Listing:

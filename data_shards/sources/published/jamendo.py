@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import read_table, require_columns
+from data_shards.sources.published.tables import first_below, read_table, require_columns
 
 Subset = Literal["top50tags", "genre", "instrument", "moodtheme"]
 COLUMNS: dict[Subset, str] = {
@@ -25,6 +25,16 @@ PUBLISHED: dict[Subset, dict[str, int]] = {
     "instrument": {"train": 14_395, "valid": 5_466, "test": 5_115},
     "moodtheme": {"train": 9_949, "valid": 3_802, "test": 4_231},
 }
+
+
+def read_jamendo_below(root: Path, *, variant: str) -> Listing:
+    """`read_jamendo` of a folder with audio (or audio-low) and split-0; ``together`` is `read_jamendo_together`."""
+    splits = first_below(root, "splits/split-0", "data/splits/split-0", "split-0")
+    audio = first_below(root, "audio", "audio-low", "raw_30s/audio")
+    quality = "low" if next(audio.glob("*/*.low.mp3"), None) else ""
+    if variant == "together":
+        return read_jamendo_together(audio, splits, quality=quality)
+    return read_jamendo(audio, splits, subset=cast(Subset, variant), quality=quality)
 
 
 def read_jamendo(audio: Path, splits: Path, *, subset: Subset = "top50tags", quality: str = "") -> Listing:

@@ -41,25 +41,15 @@ class SyntheticConfig(Config):
     """Seed of the corpus, ≥ 0."""
 
     def __post_init__(self) -> None:
-        if self.tracks < 1:
-            raise ValueError(f"tracks must be > 0, got {self.tracks}")
-        if not 3.0 <= self.seconds <= 600.0:
-            raise ValueError(f"seconds must be in [3, 600], got {self.seconds}")
+        self.require("> 0", "tracks", "bands")
+        self.require("in [3, 600]", "seconds")
+        self.require("in [0, 1]", "valid_share", "test_share", "wrong_tags")
+        self.require(">= 0", "captions", "seed")
         for name, share in (("valid_share", self.valid_share), ("test_share", self.test_share)):
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {share}")
             if share > 0 and round(share * self.tracks) == 0:
                 raise ValueError(f"{name}={share} of {self.tracks} tracks is none; set it to 0 or ask for more tracks")
         if self.valid_share + self.test_share > 1:
             raise ValueError(f"valid_share + test_share must be ≤ 1, got {self.valid_share + self.test_share}")
-        if self.bands is not None and self.bands < 1:
-            raise ValueError(f"bands must be > 0, got {self.bands}")
-        if self.captions < 0:
-            raise ValueError(f"captions must be ≥ 0, got {self.captions}")
-        if not 0.0 <= self.wrong_tags <= 1.0:
-            raise ValueError(f"wrong_tags must be in [0, 1], got {self.wrong_tags}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be ≥ 0, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +18,10 @@ from data_shards.inspect.data_uris import BANDS, RANGE_DB, spectrogram_db
 from data_shards.inspect.page import MAX_BARS, write_page
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
+from tests.hostile_page import EVIL, Seen
 
 MakeFolder = Callable[..., tuple[Path, Path]]
-EVIL = '<script>alert("x")</script>'
 RATE = 22_050
-
-
-class Seen(HTMLParser):
-    """Tags, addresses and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture

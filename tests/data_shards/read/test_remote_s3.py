@@ -1,8 +1,10 @@
 """Shards in S3, behind moto's server: read as from disk, cached, checked, and no credential in any message."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -24,6 +26,22 @@ FRAMES = 40_000
 URI = "s3://bucket/sets/mine"
 
 
+SENT: Counter[str] = Counter()
+"""Bytes that the server sent of each object."""
+
+
+def counting(app: Any) -> Any:
+    """A WSGI application that counts what it answers to GET."""
+
+    def answer(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        for part in app(environ, start):
+            if environ["REQUEST_METHOD"] == "GET":
+                SENT[environ["PATH_INFO"]] += len(part)
+            yield part
+
+    return answer
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of an S3 of one's own."""
@@ -34,6 +52,7 @@ def server() -> Iterator[str]:
     log.setLevel(logging.ERROR)
     running = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()
+    running._server.app = counting(running._server.app)
     host, port = running.get_host_and_port()
     yield f"http://{host}:{port}"
     running.stop()
@@ -101,6 +120,29 @@ def test_a_batch_is_drawn_from_s3(stored: Path, tmp_path: Path) -> None:
         for one, other in zip(remote.batches(0, 3), local.batches(0, 3), strict=True):
             assert (one.wave_BT == other.wave_BT).all()
             assert (one.labels_BC == other.labels_BC).all()
+
+
+@pytest.mark.parametrize("machines", [1, 2, 4, 8])
+def test_machines_with_stripes_fetch_a_set_from_s3_once_an_epoch(
+    environment: None, make_folder: MakeFolder, tmp_path: Path, machines: int
+) -> None:
+    """Bytes that the server sent; eight ranks on so many machines, each with a cache of its own."""
+    built, world, batch = tmp_path / "built", 8, 16
+    clips = read_folder(*make_folder(64, frames=3_000, split=["train"] * 64)).clips
+    build(clips, built, BuildConfig(clips_per_shard=2, workers=1))
+    s3, place = fsspec.filesystem("s3"), f"striped-{machines}"
+    s3.mkdir(place)
+    for path in built.iterdir():
+        s3.pipe_file(f"{place}/set/{path.name}", path.read_bytes())
+    for machine in range(machines):
+        for rank in range(machine * world // machines, (machine + 1) * world // machines):
+            fields = {"unlabelled": f"s3://{place}/set", "cache": str(tmp_path / f"machine-{machine}")}
+            config = load_config(DataConfig, None, {"batch": batch, "b_s": 0.0, "stripes": world, **fields})
+            with BatchLoader(config, frames=100, seed=1, rank=rank, world=world, num_threads=1) as loader:
+                assert len(list(loader.batches(0, 6))) == 6
+    size = sum(path.stat().st_size for path in built.glob("*.tar"))
+    sent = sum(count for name, count in SENT.items() if name.startswith(f"/{place}/") and name.endswith(".tar"))
+    assert 0.95 * size <= sent <= 1.05 * size
 
 
 def test_a_shard_that_is_not_the_one_that_was_indexed_is_refused(stored: Path, tmp_path: Path) -> None:

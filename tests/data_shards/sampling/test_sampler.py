@@ -239,8 +239,8 @@ def test_a_stream_with_share_zero_needs_no_shards(make_index: MakeIndex) -> None
     [
         ({"b_s": 0.01, "batch": 32}, r"take batch >= 50 or b_s >= 0\.0312, or b_s = 0"),
         ({"b_s": 0.99, "batch": 32}, r"take batch >= 51 or b_s <= 0\.969, or b_s = 1"),
-        ({"b_s": 1.5}, r"b_s must lie in \[0, 1\], got 1\.5"),
-        ({"p_s": 0.0}, r"p_s must lie in \(0, 1\], got 0"),
+        ({"b_s": 1.5}, r"b_s must be in \[0, 1\], got 1\.5"),
+        ({"p_s": 0.0}, r"p_s must be in \(0, 1\], got 0"),
         ({"batch": 0}, "batch must be > 0, got 0"),
     ],
 )

@@ -1,6 +1,8 @@
 """Downloads against a server on this machine: checked, resumed, and refused when they are not what was published."""
 
 import hashlib
+import importlib
+import inspect
 import io
 import tarfile
 import threading
@@ -167,9 +169,10 @@ def test_a_dataset_is_fetched_with_the_files_that_its_first_ones_name(
     server.files["/second.zip"] = b"second"
     second = server.remote("second.zip", f"md5:{hashlib.md5(b'second', usedforsecurity=False).hexdigest()}")
     named = datasets.Dataset(
-        title="", needs="files", page="the page", read=datasets.DATASETS["mtat"].read,
-        variants=("small", "large"), remotes_of={"small": server.remote()}, then=lambda _: [second],
+        title="", needs="files", page="the page", reader="mtat.read_mtat",
+        variants=("small", "large"), remotes_of={"small": server.remote()}, names_more="giantsteps.tempo_audio",
     )  # fmt: skip
+    monkeypatch.setattr("data_shards.sources.published.giantsteps.tempo_audio", lambda _: [second])
     monkeypatch.setitem(datasets.DATASETS, "named", named)
     datasets.download("named", tmp_path / "new", "small")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["mp3.zip", "second.zip"]
@@ -177,3 +180,14 @@ def test_a_dataset_is_fetched_with_the_files_that_its_first_ones_name(
         datasets.download("named", tmp_path, "large")
     with pytest.raises(UserError, match="named: no variant 'tiny'; there are small, large"):
         datasets.download("named", tmp_path, "tiny")
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_the_functions_that_the_catalogue_names_take_its_roots_and_variants(name: str) -> None:
+    dataset = datasets.DATASETS[name]
+    for place in (dataset.reader, dataset.names_more):
+        if place:
+            module, function = place.split(".")
+            found = getattr(importlib.import_module(f"data_shards.sources.published.{module}"), function)
+            variant = {"variant": dataset.variants[-1]} if place == dataset.reader and len(dataset.variants) > 1 else {}
+            inspect.signature(found).bind(Path("root"), **variant)

@@ -41,19 +41,28 @@ def test_valid_has_three_names(tmp_path: Path, name: str) -> None:
     assert listing_of(tmp_path, f"path,split,track_id\na.wav,{name},t\n").clips[0].split == "valid"
 
 
-def test_columns_that_are_given_are_taken_as_given_and_the_others_left(tmp_path: Path) -> None:
-    text = "path,split,track_id,tags,pitch,title\na.wav,train,t,rock,60,Hello\n"
-    listing = listing_of(tmp_path, text, multilabel=["tags"], categorical=["pitch"])
-    assert listing.kinds == {"tags": "multilabel", "pitch": "categorical", "title": "ignored"}
-    assert not listing.guessed
+def test_columns_that_are_given_are_taken_as_given_and_the_others_guessed(tmp_path: Path) -> None:
+    text = "path,split,track_id,tags,pitch,title,moods\na.wav,train,t,rock,60,Hello,x|y\n"
+    listing = listing_of(tmp_path, text, categorical=["pitch"], ignored=["title"])
+    kinds = {"tags": "multilabel", "pitch": "categorical", "title": "ignored", "moods": "multilabel"}
+    assert listing.kinds == kinds
+    assert "columns (pitch, title as given, the others guessed from the values; override with" in listing.report()
     assert listing.clips[0].categorical == {"pitch": "60"}
     assert "ignored: title" in listing.report()
+    whole = listing_of(tmp_path, "path,split,track_id,tags\na.wav,train,t,rock\n", multilabel=["tags"])
+    assert "columns (tags as given):" in whole.report()
+
+
+def test_captions_of_another_column_leave_the_tags_in_place(tmp_path: Path) -> None:
+    text = "path,split,track_id,tags,notes\na.wav,train,t,rock|calm,a very slow and sad song\n"
+    clip = listing_of(tmp_path, text, captions=["notes"]).clips[0]
+    assert clip.captions == ("a very slow and sad song",)
+    assert clip.multilabel == {"tags": ("calm", "rock")}
 
 
 def test_the_guess_is_reported(tmp_path: Path) -> None:
     listing = listing_of(tmp_path, "path,split,track_id,moods,bpm,caption\na.wav,train,t,x|y,90,A song of many words\n")
-    assert listing.guessed
-    assert "guessed" in listing.report()
+    assert "columns (guessed from the values; override with --multilabel" in listing.report()
     assert listing.kinds == {"moods": "multilabel", "bpm": "numeric", "caption": "captions"}
     assert listing.clips[0].captions == ("A song of many words",)
 
@@ -100,8 +109,12 @@ def test_a_number_that_is_none_is_named(tmp_path: Path, cell: str) -> None:
 
 def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     text = "path,split,track_id,tags\na.wav,train,t,x\n"
-    with pytest.raises(UserError, match="no column mood for --multilabel; there are tags"):
+    with pytest.raises(UserError, match=r"no column mood for --multilabel; there are tags$"):
         listing_of(tmp_path, text, multilabel=["mood"])
+    with pytest.raises(UserError, match=r"no column tag for --captions; there are tags \(did you mean tags\?\)"):
+        listing_of(tmp_path, text, captions=["tag"])
+    with pytest.raises(UserError, match=r"no column tag for --ignore; there are tags \(did you mean tags\?\)"):
+        listing_of(tmp_path, text, ignored=["tag"])
     with pytest.raises(UserError, match="column tags is given as --multilabel and as --categorical"):
         listing_of(tmp_path, text, multilabel=["tags"], categorical=["tags"])
 
@@ -113,6 +126,30 @@ def test_missing_places_are_named(tmp_path: Path) -> None:
         read_folder(tmp_path, tmp_path / "no.csv")
     with pytest.raises(UserError, match="no audio files below it"):
         read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["music/", "to/music/", "./music/"])
+def test_paths_from_a_folder_above_name_the_folder_to_give(tmp_path: Path, prefix: str) -> None:
+    music = tmp_path / "to" / "music"
+    music.mkdir(parents=True)
+    for name in ("a.wav", "b.wav"):
+        (music / name).touch()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,split,track_id\n" + "".join(f"{prefix}{name}.wav,train,{name}\n" for name in "ab"))
+    right = tmp_path if prefix.startswith("to") else tmp_path / "to"
+    with pytest.raises(UserError, match=rf"relative to {right}, such as .* give --audio {right} in place"):
+        read_folder(music, labels)
+    assert len(read_folder(right, labels).clips) == 2
+
+
+def test_paths_from_a_folder_below_name_it(tmp_path: Path) -> None:
+    music = tmp_path / "music" / "disc 1"
+    music.mkdir(parents=True)
+    (music / "a.wav").touch()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,split,track_id\na.wav,train,a\n")
+    with pytest.raises(UserError, match=r"give --audio '.*music/disc 1' in place of"):
+        read_folder(tmp_path / "music", labels)
 
 
 def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_giantsteps_audio_is_fetched_from_where_it_was_published(
 ) -> None:
     published_lists.giantsteps_tree(tmp_path, metadata)
     known = json.loads((metadata / "checksums/giantsteps.json").read_text())
-    remotes = giantsteps.audio_remotes(tmp_path, (giantsteps.KEY_NAMES,))
+    remotes = list(giantsteps._audio_of(tmp_path, giantsteps.KEY_NAMES))
     assert len(remotes) == 604
     for remote in remotes:
         entry = known[f"GIANTSTEPS_KEY_{Path(remote.name).name.removesuffix('.LOFI.mp3')}"]

@@ -79,3 +79,27 @@ def test_a_dictionary_that_does_not_exist_is_refused(tmp_path: Path, clips: list
 def test_texts_of_any_alphabet_and_length_are_read(tmp_path: Path, clips: list[Clip], text: str) -> None:
     odd = [replace(clip, captions=(text,), caption_tags=()) for clip in clips]
     assert load(tmp_path, odd, views="full", p_cap=1.0, swap=NONE) == {text.strip()}
+
+
+def test_a_set_without_a_column_tags_is_read_by_whatever_tags_and_captions_it_has(tmp_path: Path) -> None:
+    """`data.vocabulary` is of labels; a run that reads texts needs none."""
+    made = corpus(SyntheticConfig(tracks=6, seconds=3.0, valid_share=0.0, test_share=0.0, captions=4))
+    moods = [replace(clip, multilabel={"moods": clip.multilabel["tags"]}) for clip in made[:3]]
+    captioned = [replace(clip, multilabel={}, categorical={}) for clip in made[3:5]]
+    mute = [replace(clip, multilabel={}, categorical={}, captions=(), caption_tags=()) for clip in made[5:]]
+    shards = tmp_path / "shards"
+    build([*moods, *captioned, *mute], shards, BuildConfig(workers=1, rate=4_000))
+    data = DataConfig(labelled=str(shards), b_s=1.0, batch=4)
+    text = TextViewsConfig(captions="both", views="mixed", swap=NONE)
+    with BatchLoader(data, frames=2_000, seed=0, text=text) as loader:
+        assert loader.sampler.sizes == (5, 0)
+        assert loader.vocabulary == ()
+        assert loader.drawn_labels().shape == (0, 0)
+        for batch in loader.batches(0, 3):
+            assert batch.texts is not None
+            assert all(batch.texts.text)
+            assert batch.labels_BC.shape == (4, 0)
+    with pytest.raises(UserError, match=r"data\.vocabulary = mood: .*did you mean moods\?"):
+        BatchLoader(replace(data, vocabulary="mood"), frames=2_000, seed=0, text=text)
+    with pytest.raises(UserError, match=r"data\.vocabulary = tags: the labelled set has no such column; it has moods"):
+        BatchLoader(data, frames=2_000, seed=0)

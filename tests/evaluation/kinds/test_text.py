@@ -19,6 +19,7 @@ from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.samples import MetricSamples
 from evaluation.scores.task_inputs import generator
 from evaluation.targets.target import Target
+from evaluation.text_task import TEXT_KINDS
 
 
 def make_question(
@@ -249,3 +250,11 @@ def test_partial_queries_are_answered_by_all_clips_with_their_tags() -> None:
 def test_wrong_keys_are_refused(keys: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Task(**keys)
+
+
+@pytest.mark.parametrize("kind", sorted(TEXT_KINDS))
+def test_a_kind_about_texts_names_its_baselines_and_has_no_heads(kind: str) -> None:
+    """Every method that it has can be called: no `best_constant` that raises."""
+    found = kind_of(Task(kind=kind, column="genre"))
+    assert isinstance(found, TextKind)
+    assert not hasattr(found, "best_constant")

@@ -4,7 +4,15 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from evaluation.metrics.confidence import Resamples, draw_resamples, holm, interval, jackknife_interval, two_sided_p
+from evaluation.metrics.confidence import (
+    Resamples,
+    data_needed,
+    draw_resamples,
+    holm,
+    interval,
+    jackknife_interval,
+    two_sided_p,
+)
 from evaluation.metrics.weighted import auroc_and_ap, macro
 
 
@@ -140,3 +148,21 @@ def test_no_difference_has_p_one_and_holm_multiplies_the_smallest_most() -> None
 def test_nothing_to_resample_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to resample"):
         draw_resamples([], resamples=100, seeds=1, rng=np.random.default_rng(0))
+
+
+def test_so_many_times_the_data_find_the_difference_in_four_of_five_studies() -> None:
+    rng = np.random.default_rng(0)
+    tracks, error = 100, 1.0
+    effect = 0.1  # z = 1: far from shown
+    delta_R = np.concatenate([[effect], effect + rng.normal(0, error / np.sqrt(tracks), 200_000)])
+    times = data_needed(delta_R)
+    assert times == pytest.approx(2.8016**2, rel=0.02)
+    means = rng.normal(effect, error / np.sqrt(tracks * times), 20_000)
+    shown = np.abs(means) > 1.96 * error / np.sqrt(tracks * times)
+    assert shown.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_no_data_show_a_difference_of_zero_and_an_undefined_spread_says_nothing() -> None:
+    assert data_needed(np.array([0.0, -1.0, 1.0])) == np.inf
+    assert np.isnan(data_needed(np.array([0.5])))
+    assert np.isnan(data_needed(np.array([0.5, np.nan, 0.5])))

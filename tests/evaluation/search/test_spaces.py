@@ -17,8 +17,9 @@ from evaluation.embeddings.files import embed_files, embed_stream
 from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.pool import Pool
 from evaluation.search import index_update
+from evaluation.search.asked import parse_by, resolve
 from evaluation.search.index_update import follow_catalogue
-from evaluation.search.mixture import parse_by, query_rows, resolve, unit_slices
+from evaluation.search.mixture import query_rows, unit_slices
 from evaluation.search.query import search
 from evaluation.search.track_index import TrackIndex, rewriting
 

@@ -87,6 +87,7 @@ def test_a_search_by_words_of_another_projection_is_refused(music: Path, tmp_pat
     [
         ((), {}, "nothing to search for: give an audio file, or --text"),
         (("  ",), {}, "--text: an empty text"),
+        (("word " * 10_000,), {}, "--text: a text of 10,000 words; describe the music in at most 1,000"),
         (("slow",), {"by": "pitch"}, "leave --by out"),
         (("slow",), {"text_share": 2.0}, "--text-share must be in"),
     ],
@@ -136,6 +137,7 @@ def test_tags_in_another_order_have_the_same_cosines(music: Path) -> None:
         ((), ("{}",), "--tags: no tag"),
         (("slow", ""), ("{}",), "--tags: an empty text"),
         (("slow", "slow"), ("{}",), "--tags: slow comes twice"),
+        (("slow " * 10_000,), ("{}",), "--tags: a text of 10,000 words"),
         (("slow",), ("music",), "--prompt: prompts must have one {}"),
         (("slow",), ("{}", "{}"), "--prompt: prompts must be different"),
     ],
@@ -163,3 +165,35 @@ def test_a_search_that_was_killed_before_its_first_part_starts_again(music: Path
     place.mkdir()
     (place / "lock").write_text("another machine, process 1")
     assert len(search(Towers(), music, texts=["slow"], index=place).index) == 24
+
+
+def test_texts_of_any_alphabet_and_emoji_are_queries_and_tags(music: Path, tmp_path: Path) -> None:
+    texts = ["静かな曲", "🎹🎹", "медленная", "a\u0301 slow piece\x00"]
+    found = search(Towers(), music, texts=texts, k=2, index=tmp_path / "index")
+    assert [answer.query for answer in found.answers] == texts
+    assert set(tag_files(Towers(), music, texts).files[0].cosine) == set(texts)
+
+
+def test_one_clip_of_each_track_answers(tmp_path: Path) -> None:
+    """Ten parts of one song fit best; four songs are wanted."""
+    folder = tmp_path / "music"
+    folder.mkdir()
+    numbers = [2] * 10 + [3, 8, 9, 4, 5]  # slow piano, ten parts of it; then less and less of what is asked for
+    for place, number in enumerate(numbers):
+        name = f"song_{place}" if place < 10 else f"other {'abcde'[place - 10]}"
+        wave = np.full(2_500, number / 1000, np.float32)
+        soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
+    options = {"texts": ["calm slow piano"], "index": tmp_path / "index"}
+    plain = search(Towers(), folder, k=4, **options).answers[0].nearest  # type: ignore[arg-type]
+    assert all(Path(hit.path).name.startswith("song_") for hit in plain)
+    thinned = search(Towers(), folder, k=4, one_a_track=True, **options).answers[0].nearest  # type: ignore[arg-type]
+    assert [Path(hit.path).name.partition("_")[0] for hit in thinned].count("song") == 1
+    assert len(thinned) == 4
+    assert thinned[0] == plain[0]
+    cosines = [hit.cosine for hit in thinned]
+    assert cosines == sorted(cosines, reverse=True)
+    every = search(Towers(), folder, k=50, one_a_track=True, **options).answers[0].nearest  # type: ignore[arg-type]
+    assert len(every) == 6
+    song = folder / "song_3.wav"
+    others = search(Towers(), folder, song, k=6, one_a_track=True, leave_out="track", index=tmp_path / "index")
+    assert len(others.answers[0].nearest) == 5

@@ -17,7 +17,7 @@ from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData
 from evaluation.evaluate import evaluate_encoders
 from evaluation.kinds.tags import Tags
 from evaluation.kinds.targets import read_target
-from evaluation.report.published import FIGURES, differences
+from evaluation.report.published import VALUES, differences
 from evaluation.targets import published_splits as pinned
 from evaluation.targets.published_splits import PINS, compare, facts
 from evaluation.targets.splits import SPLITS, FrozenSplit, freeze
@@ -55,7 +55,7 @@ def test_what_ships_is_what_the_real_lists_give(tmp_path: Path) -> None:
 
 
 def test_every_published_protocol_is_pinned_or_says_why_not_and_the_counts_are_the_papers() -> None:
-    known, protocols = read_yaml(PINS), read_yaml(FIGURES)["protocols"]
+    known, protocols = read_yaml(PINS), read_yaml(VALUES)["protocols"]
     assert set(protocols) <= set(known)
     for name, protocol in protocols.items():
         if "unpinned" in known[name] or "instead" in known[name]:
@@ -94,7 +94,7 @@ def test_a_variant_is_named_and_so_is_a_stand_in(pins: dict[str, Any]) -> None:
     assert compare("mine", SPLIT)["words"] == "unknown: no list was published"
 
 
-def test_a_report_tells_how_its_split_stands_and_marks_published_figures(
+def test_a_report_tells_how_its_split_stands_and_marks_published_values(
     make_shards: MakeShards, lookup: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = make_shards(72)

@@ -1,4 +1,4 @@
-"""Frozen splits, vocabularies that travel with their vectors, and published figures beside one's own."""
+"""Frozen splits, vocabularies that travel with their vectors, and published values beside one's own."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from cluster.settings import ROOT, UserError, load_config, read_yaml
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
-from evaluation.report.published import FIGURES, beside, differences
+from evaluation.report.published import VALUES, beside, differences
 from evaluation.report.write import Report
 from evaluation.targets.splits import FrozenSplit, load_split, save_split
 
@@ -139,7 +139,7 @@ def test_what_is_not_published_cannot_differ() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_has_the_head_of_the_protocol_that_it_names(preset: Path) -> None:
-    known = read_yaml(FIGURES)
+    known = read_yaml(VALUES)
     for name, task in load_config(EvaluationConfig, preset).tasks.items():
         if task.published is not None:
             protocol = known["probe"] | known["protocols"][task.published]
@@ -157,7 +157,7 @@ def test_other_chunks_and_averages_are_another_protocol() -> None:
     )
 
 
-def test_published_figures_stand_beside_and_marble_is_always_marked() -> None:
+def test_published_values_stand_beside_and_marble_is_always_marked() -> None:
     names = [str(i) for i in range(50)]
     task = {"num_train": 15_250, "num_valid": 1_529, "num_test": 4_332, "classes": names, "masked": [], "epochs": {}}
     tree = {"metrics": {"top50/auroc": {}, "top50/ap": {}}, "tasks": {"top50": task}}

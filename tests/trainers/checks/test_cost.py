@@ -51,9 +51,22 @@ def test_a_table_has_the_worlds_below_and_a_source_for_everything() -> None:
         assert row["clips_a_rank"] * row["world"] == 4096
         assert row["gather"]["loss_bytes_sent"] == loss_costs(config(), row["world"], 50)["gather"].bytes_sent
         assert row["take"] in ("gather", "ring")
+        parts = sum(row["memory_gib"].values()) + row["gather"]["loss_memory_gib"]
+        assert row["gather"]["memory_gib"] == pytest.approx(parts, abs=2e-3)
         assert row["largest_batch"] > 0
     steps = [row[row["take"]]["step_s"] for row in found["worlds"]]
     assert steps[0] > steps[1] > steps[2]
+
+
+def test_all_reduces_are_counted_and_those_of_batch_norm_do_not_grow_with_the_ranks() -> None:
+    steps = [replace(step, norm_layers=10, norm_features=3_000) for step in STEPS]
+    rows = {row["world"]: row["all_reduce"] for row in table(config(), Asked(world=4096), steps, 50)["worlds"]}
+    assert set(rows) == {1, 8, 64, 256, 1024, 4096}
+    assert all(size == 0 for one in rows[1].values() for size in one.values())
+    assert rows[8]["gradients"] == {"bytes_sent": 2 * 7 * 4 * 10**6 // 8, "messages": 2 * 3}
+    numbers = 8 * (2 * 3_000 + 10) + 4 * 2 * 3_000
+    assert rows[8]["batch_norm"] == {"bytes_sent": 2 * 7 * numbers // 8, "messages": 20 * 2 * 3}
+    assert rows[4096]["batch_norm"]["bytes_sent"] < 2 * numbers
 
 
 def test_a_gpu_that_holds_nothing_is_said() -> None:

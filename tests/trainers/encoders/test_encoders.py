@@ -1,3 +1,4 @@
+import copy
 from itertools import pairwise
 
 import pytest
@@ -247,6 +248,27 @@ def test_mel_cnn_is_512_wide_and_keeps_no_place_in_time() -> None:
     assert here.shape == (2, 512)
     # A shift by whole pooled frames moves nothing but the two edges.
     assert torch.nn.functional.cosine_similarity(here, there).min() > 0.98
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mel_cnn_s_pool_and_relu_commute_to_the_last_bit_of_value_and_gradient(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    model = MelCnn(4).to(memory_format=layout)
+    other = copy.deepcopy(model)
+    for block in other.blocks:
+        assert isinstance(block, nn.Sequential)
+        block[2], block[3] = block[3], block[2]
+        assert isinstance(block[2], nn.ReLU)
+    mel = noise(3, 64, 33)
+    mel[0], mel[1, :, 9:] = 0, 0  # silence: all numbers of a square are equal
+    found, expected = model(mel), other(mel)
+    assert torch.equal(found, expected)
+    above = noise(*expected.shape, seed=1)
+    torch.autograd.backward([(found * above).sum(), (expected * above).sum()])
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")

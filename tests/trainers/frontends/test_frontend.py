@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import EncoderConfig
+from trainers.frontends import frontend as frontend_module
 from trainers.frontends.config import FrontendConfig
 from trainers.frontends.frontend import build_frontend, build_transform
 from trainers.inference.frozen import load_encoder, untrained_encoder
@@ -83,6 +84,19 @@ def test_the_transcription_of_librosa_is_librosa(
         htk=scale == "htk", norm="slaney" if scale == "slaney" else None, pad_mode="constant",
     )  # fmt: skip
     np.testing.assert_allclose(librosas_mel(wave, config, RATE), theirs, rtol=1e-4, atol=1e-6 * theirs.max())
+
+
+@pytest.mark.parametrize("kind", ["mel", "mule"])
+def test_a_batch_has_the_bits_of_its_rows_whatever_the_cache_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FrontendConfig(kind=kind)
+    waves = 0.1 * torch.randn(7, 9000, generator=torch.Generator().manual_seed(0))
+    frontend = build_frontend(config, 22_050)
+    whole = []
+    for rows in (7, 3, 1):
+        monkeypatch.setattr(frontend_module, "CACHED_ROWS", rows)
+        whole.append(frontend(waves))
+    assert torch.equal(whole[0], whole[1])
+    assert torch.equal(whole[0], whole[2])
 
 
 def test_the_wave_is_handed_on(wave: Tensor) -> None:

@@ -21,9 +21,10 @@ from data_shards.sampling.sampler import chosen_share
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend
-from trainers.inference.export import CARD, TOLERANCE, Exported, export_encoder
+from trainers.inference.export import CARD, TOLERANCE, Exported, ExportOptions, export_encoder
 from trainers.inference.frozen import WEIGHTS, load_encoder, open_encoder, untrained_encoder
-from trainers.inference.model_card import ONNX, PROGRAM, describe_data, model_card
+from trainers.inference.model_card import ONNX, PROGRAM, model_card
+from trainers.inference.training_data import FACTS, attributions, training_sets, trainings
 from trainers.model import build_model
 from trainers.state.places import ABOUT
 from trainers.state.snapshot import CHECKSUMS, save_snapshot
@@ -72,7 +73,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, tiny_sets: tuple[Path, Path]
         "baselines": {"untrained": {"tags/auroc": row | {"value": 0.5}}},
     }
     (folder / "report.json").write_text(json.dumps(report))
-    return Made(snapshot, export_encoder(snapshot, folder / "out", report=folder / "report.json"))
+    return Made(snapshot, export_encoder(snapshot, folder / "out", ExportOptions(report=folder / "report.json")))
 
 
 def run_onnx(folder: Path) -> Callable[[Tensor], Tensor]:
@@ -115,7 +116,7 @@ def test_every_file_is_checksummed(small: Made) -> None:
     folder = small.exported.folder
     sums = json.loads((folder / CHECKSUMS).read_text())
     assert sorted(sums) == sorted(p.name for p in folder.iterdir() if p.name != CHECKSUMS)
-    assert sorted(sums) == sorted([CARD, ABOUT, WEIGHTS, PROGRAM, ONNX])
+    assert sorted(sums) == sorted([CARD, FACTS, ABOUT, WEIGHTS, PROGRAM, ONNX])
     assert all(sha256(folder / name) == digest for name, digest in sums.items())
 
 
@@ -154,7 +155,9 @@ def test_the_card_describes_the_encoder_and_its_origin(small: Made) -> None:
 
 def test_a_card_admits_what_it_does_not_know(small: Made, tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, [*SMALL, f"data.labelled={tmp_path / 'gone'}"])
-    card = model_card(open_encoder(snapshot), load_encoder(snapshot), files={}, left_out={}, metrics=[])
+    found = open_encoder(snapshot)
+    training = trainings(found)
+    card = model_card(found, load_encoder(snapshot), training=training, files={}, left_out={}, metrics=[])
     assert "licences not known: the shards of this manifest are not where the run read them" in card
     assert "without an evaluation report" in card
 
@@ -172,7 +175,7 @@ def test_a_card_counts_the_clips_that_were_drawn_from_and_no_others(tmp_path: Pa
     def lines(step: int, *more: str) -> list[str]:
         config = load_config(ExperimentConfig, None, [*SMALL, *data, *more])
         used = [index.manifest_hash if count else "-" for count in (config.data.b_s > 0, config.data.b_s < 1)]
-        return describe_data(config, ":".join(used), step=step)
+        return [one.line() for one in training_sets(config, ":".join(used), step=step)]
 
     (alone,) = [line for line in lines(1000, "data.b_s=0") if line.startswith("unlabelled")]
     splits = index.manifest["splits"]
@@ -181,7 +184,7 @@ def test_a_card_counts_the_clips_that_were_drawn_from_and_no_others(tmp_path: Pa
     assert by_split in alone
     assert f"licences (clips): CC0 ({train})" in alone
     assert "all rights reserved" not in alone
-    assert f"drew 8 of {train} clips" in lines(2, "data.b_s=0")[1]
+    assert f"drew 8 of {train} clips" in lines(2, "data.b_s=0")[0]
     kept = int(chosen_share(index.id_hash[index.rows("train")], 0.5).sum())
     assert 0 < kept < train
     assert f"drew {kept} of {kept} clips" in lines(1000, "data.b_s=1")[0]
@@ -205,11 +208,11 @@ def test_a_report_of_another_encoder_is_refused(small: Made, tmp_path: Path) -> 
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"provenance": {"encoder": HASH}, "metrics": {}}))
     with pytest.raises(UserError, match="evaluates the encoder abababababab"):
-        export_encoder(small.snapshot, tmp_path / "out", report=report)
+        export_encoder(small.snapshot, tmp_path / "out", ExportOptions(report=report))
     for content in ("{", "{}", "[]", '{"provenance": 3}'):
         report.write_text(content)
         with pytest.raises(UserError, match=r"not a report\.json"):
-            export_encoder(small.snapshot, tmp_path / "out", report=report)
+            export_encoder(small.snapshot, tmp_path / "out", ExportOptions(report=report))
     assert not (tmp_path / "out").exists()
 
 
@@ -255,3 +258,61 @@ def test_a_program_that_computes_something_else_is_not_kept(
     with pytest.raises(RunError, match=r"encoder\.pt2 differs from the encoder by .* nothing was written"):
         export_encoder(small.snapshot, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_half_precision_halves_the_file_and_changes_little(small: Made, tmp_path: Path) -> None:
+    made = export_encoder(small.snapshot, tmp_path / "out", ExportOptions(half=True, programs=False))
+    names = {path.name for path in made.folder.iterdir()}
+    assert names == {CARD, FACTS, ABOUT, WEIGHTS, CHECKSUMS}
+    whole, half = ((folder / WEIGHTS).stat().st_size for folder in (small.exported.folder, made.folder))
+    assert half < 0.6 * whole
+    wave = waves(3, 16_384)
+    own, again = load_encoder(small.snapshot)(wave), load_encoder(made.folder)(wave)
+    assert 0 < (own - again).abs().max() < 5e-3 * own.abs().max()
+    assert all(value.dtype == torch.float32 for value in load_encoder(made.folder).encoder.parameters())
+
+
+def test_whose_music_it_was_trained_on_lies_beside_the_card(small: Made, tmp_path: Path) -> None:
+    training = trainings(open_encoder(small.snapshot))
+    keys = [key for run in training for one in run.sets for key in one.keys]
+    assert len(keys) > 2
+    table = tmp_path / "labels.csv"
+    rows = [f"{key},Piece {n % 2} by A,CC BY 4.0" for n, key in enumerate([*keys, "unused"])]
+    table.write_text("\n".join(["key,attribution,licence", *rows]))
+    options = ExportOptions(programs=False, attribution=table)
+    made = export_encoder(small.snapshot, tmp_path / "out", options)
+    lines = (made.folder / "attribution.csv").read_text().splitlines()
+    even = -(-len(keys) // 2)
+    assert lines[1:] == [f"Piece 0 by A,CC BY 4.0,{even}", f"Piece 1 by A,CC BY 4.0,{len(keys) - even}"]
+    assert "attribution of the music: `attribution.csv`" in (made.folder / CARD).read_text()
+    assert json.loads((made.folder / FACTS).read_text())["training"][0]["sets"][0]["licences"]
+    table.write_text("\n".join(["key,attribution,licence", *rows[1:]]))
+    with pytest.raises(UserError, match=rf"1 of the {len(keys)} clips of the training have none, such as {keys[0]}"):
+        attributions(training, table)
+    table.write_text("path\nx\n")
+    with pytest.raises(UserError, match="no CSV with the columns path, attribution"):
+        attributions(training, table)
+
+
+def test_a_card_goes_back_to_what_the_run_started_from(small: Made, tmp_path: Path) -> None:
+    first = write_snapshot(tmp_path / "first", SMALL)
+    second = write_snapshot(tmp_path / "second", [*SMALL, f"init_from={first}"])
+    assert [one.run for one in trainings(open_encoder(second))] == ["step-7", "step-7"]
+    third = write_snapshot(tmp_path / "third", [*SMALL, f"init_from={small.exported.folder}"])
+    chain = trainings(open_encoder(third))
+    assert [len(one.sets) for one in chain] == [0, 1]
+    assert chain[1].sets[0].licences == trainings(open_encoder(small.snapshot))[0].sets[0].licences
+    lost = write_snapshot(tmp_path / "lost", [*SMALL, f"init_from={tmp_path / 'gone'}"])
+    assert "is gone, so what it was trained on is not known" in (trainings(open_encoder(lost))[1].unknown or "")
+
+
+def test_an_export_names_no_folder_of_the_machine_that_trained(small: Made, tmp_path: Path) -> None:
+    keys = [f"data.labelled={tmp_path}/set", f"run.dir={tmp_path}/run", f"data.cache={tmp_path}/cache"]
+    snapshot = write_snapshot(tmp_path / "here", [*SMALL, *keys, f"init_from={small.exported.folder}"])
+    made = export_encoder(snapshot, tmp_path / "out", ExportOptions(programs=False))
+    text = "".join((made.folder / name).read_text() for name in (ABOUT, FACTS, CARD))
+    assert str(tmp_path) not in text
+    assert str(small.exported.folder.parent) not in text
+    config = open_encoder(made.folder).config
+    assert (config["data"]["labelled"], config["run"]["dir"], config["init_from"]) == ("set", "run", "out")
+    assert config["data"]["cache"] is None

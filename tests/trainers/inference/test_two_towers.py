@@ -9,20 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster.settings import UserError, load_config, to_tree
-from trainers.config import ExperimentConfig
+from cluster.settings import UserError
+from tests.tower_runs import SMALL, save_run
 from trainers.inference.frozen import load_encoder
 from trainers.inference.spaces import JOINT, WHOLE
 from trainers.inference.two_towers import load_two_towers
-from trainers.model import build_model
-from trainers.state.snapshot import save_snapshot
-from trainers.two_tower import TowerProjector, build_towers
+from trainers.two_tower import TowerProjector
 
-SMALL: dict[str, Any] = {
-    "encoder.name": "mel_cnn", "encoder.channels": 4, "frontend.kind": "mel", "views.samples": 16_384, "seed": 5,
-    "views.count": 1, "data.b_s": 1.0, "loss.objective": "music_text", "head.width": 16, "head.hidden": 32,
-    "text.encoder": "words", "text.hidden": 24, "data.batch": 8,
-}  # fmt: skip
 WAVE = 0.3 * torch.randn(3, 16_384, generator=torch.Generator().manual_seed(0))
 TEXTS = ["a slow waltz", "", "静かな曲 🎹", "word " * 10_000]
 Save = Callable[..., Path]
@@ -31,22 +24,8 @@ Save = Callable[..., Path]
 @pytest.fixture
 def save(tmp_path: Path) -> Save:
     def make(**keys: Any) -> Path:
-        config = load_config(ExperimentConfig, None, SMALL | {name.replace("__", "."): keys[name] for name in keys})
-        torch.manual_seed(1)
-        model = (
-            build_towers(config)
-            if config.loss.objective == "music_text"
-            else build_model(config.encoder, config.head, config.loss, seed=config.seed)
-        )
-        with torch.no_grad():  # weights as of some step
-            for weight in model.projector.parameters():
-                if weight.requires_grad:
-                    weight.add_(0.05 * torch.randn(weight.shape))
-        about = {"config": to_tree(config), "data_hash": "d:-", "provenance": {}}
-        optimizer = torch.optim.Adam(weight for weight in model.parameters() if weight.requires_grad)
         folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        save_snapshot(folder / "snapshots", step=3, model=model, optimizer=optimizer, state=about, keep=1)
-        make.model = model  # type: ignore[attr-defined]
+        make.model = save_run(folder, SMALL | {name.replace("__", "."): keys[name] for name in keys})  # type: ignore[attr-defined]
         return folder
 
     return make
@@ -109,11 +88,7 @@ def test_a_snapshot_without_a_text_tower_is_refused(save: Save, tmp_path: Path) 
     plain = {
         key: value for key, value in SMALL.items() if not key.startswith(("text.", "loss.", "views.count", "data."))
     }
-    config = load_config(ExperimentConfig, None, plain)
-    model = build_model(config.encoder, config.head, config.loss, seed=0)
-    about = {"config": to_tree(config), "data_hash": "d:-", "provenance": {}}
-    optimizer = torch.optim.Adam(model.parameters())
-    save_snapshot(tmp_path / "plain" / "snapshots", step=3, model=model, optimizer=optimizer, state=about, keep=1)
+    save_run(tmp_path / "plain", plain)
     with pytest.raises(UserError, match="plain has no text tower; train one on it with `counterpoint pretrain conf/"):
         load_two_towers(tmp_path / "plain")
 

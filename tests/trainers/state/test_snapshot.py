@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cluster.settings import ROOT, UserError
+from tests.trainers.state.full_disk import check_full_disk
 from trainers.state.places import STATE
 from trainers.state.snapshot import CHECKSUMS, MODEL, OPTIMIZER, last_snapshot, open_snapshot, save_snapshot
 
@@ -193,16 +194,7 @@ print(open_snapshot(folder).step, sorted(path.name for path in folder.iterdir())
 
 def test_a_disk_that_fills_up_during_a_save_is_named_and_the_last_snapshot_stands(tmp_path: Path) -> None:
     """Faults 40, on a file system of 900 KiB of this process's own."""
-    mount = f"mount -t tmpfs -o size=900k none {tmp_path}"
-    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, mount], capture_output=True).returncode:
-        pytest.skip("this machine allows no mounts in a namespace")
-    program = f"{mount} && exec {sys.executable} -c '{FULL_DISK}' {tmp_path}/snapshots"
-    done = subprocess.run([*apart, program], cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    message, left = done.stdout.splitlines()
-    assert "step-2: the disk is full, nothing was replaced; free some space" in message
-    assert left == "1 ['last', 'step-1']"
+    check_full_disk(FULL_DISK, tmp_path)
 
 
 @pytest.mark.parametrize("name", [MODEL, OPTIMIZER, STATE, CHECKSUMS])

@@ -6,35 +6,14 @@ import pytest
 import torch
 
 from cluster.settings import UserError
+from tests.tower_runs import OWN_TEXT
 from trainers.text.build import build_text_encoder
 from trainers.text.config import TextConfig
-
-PART = """
-import torch
-from torch import nn
-
-class Letters(nn.Module):
-    def __init__(self, width: int = 6, claimed: int | None = None) -> None:
-        super().__init__()
-        self.width = claimed or width
-        self.table = nn.Embedding(128, width)
-        self.layers = nn.ModuleList([nn.Linear(width, width)])
-    def tokenize(self, texts):
-        rows = [[ord(c) % 128 for c in text] or [0] for text in texts]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    def forward(self, ids, mask):
-        return self.layers[0]((self.table(ids) * mask[..., None]).sum(1))
-
-class NoTokenizer(nn.Module):
-    width = 3
-"""
 
 
 @pytest.fixture
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_text_part.py").write_text(PART)
+    (tmp_path / "own_text_part.py").write_text(OWN_TEXT)
     monkeypatch.syspath_prepend(str(tmp_path))
 
 

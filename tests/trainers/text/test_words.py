@@ -104,7 +104,7 @@ def test_the_hash_names_weights_and_tokenizer() -> None:
         ({"trained": "top"}, "trained must be locked, projection, top:N or all"),
         ({"trained": "top:0"}, "trained must be"),
         ({"rate": 0.0}, "rate must be > 0"),
-        ({"max_tokens": 2}, "max_tokens must be from 4"),
+        ({"max_tokens": 2}, r"max_tokens must be in \[4, 8192\], got 2"),
         ({"hidden": -1}, "hidden must be >= 0"),
         ({"encoder": "words", "pooling": "mean"}, "pooling is a setting of encoder=folder"),
     ],

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import counterpoint
 from cluster.settings import UserError, to_tree
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.read.loader import BatchLoader
+from tests.hostile_page import EVIL, Seen
 from trainers.augment.chain import AugmentChain
 from trainers.augment.description import in_words
 from trainers.augment.drawing import ViewParameters
@@ -29,25 +29,6 @@ from trainers.views.views import ViewMaker, Views, stream_views, window_frames
 
 MakeConfig = Callable[..., ExperimentConfig]
 STEP = 3
-EVIL = '<script>alert("x")</script>'
-
-
-class Seen(HTMLParser):
-    """Tags, addresses and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def training_views(config: ExperimentConfig, step: int, frontend: FrontendConfig) -> Views:

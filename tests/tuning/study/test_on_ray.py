@@ -1,7 +1,7 @@
 """Rows of a study on Ray: where they are placed, what is refused, and what starts again; Ray itself is a fake here."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,7 +157,7 @@ class FakeRay:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRay]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     made = FakeRay()
     clock = iter(range(10**6))
     monkeypatch.setattr(on_ray, "import_module", lambda name: made if name == "ray" else pytest.fail(name))
@@ -246,7 +246,8 @@ def test_what_a_machine_cannot_run_is_the_rows_reason_at_once(
 ) -> None:
     rows, there = plan(), machines((4, 0))
     monkeypatch.setattr(on_ray, "machines_there", lambda: there)
-    fake.ends = {"small": [RayTaskError("row_task", "trace", ModuleNotFoundError("No module named 'mine'"))]}
+    failed: Any = RayTaskError  # untyped in Ray
+    fake.ends = {"small": [failed("row_task", "trace", ModuleNotFoundError("No module named 'mine'"))]}
     found = ended(rows, needs_of(rows, there), tmp_path)
     assert found["small"] == (1, "No module named 'mine'")
     assert len(fake.started) == 3

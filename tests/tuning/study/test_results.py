@@ -96,10 +96,13 @@ def test_the_variance_of_training_counts_where_there_are_seeds(tmp_path: Path) -
     plan = plan_of(tmp_path, seeds=2)
     values = {("none", 0): draws(0.3), ("none", 1): draws(0.5), ("half", 0): draws(0.5), ("half", 1): draws(0.32)}
     finish(plan, values)
-    (claim,) = study_tree(plan, collect(plan), {})["claims"]
+    tree = study_tree(plan, collect(plan), {})
+    (claim,) = tree["claims"]
     assert claim["value"] == pytest.approx(0.01)
     assert claim["low"] < -0.1 < 0.1 < claim["high"]
     assert claim["holds"] is False
+    assert claim["data_needed"] > 100  # an error ten times the difference
+    assert f"| not shown | × {claim['data_needed']:,.0f} |" in markdown(tree)
 
 
 def test_a_claim_in_the_other_direction_does_not_hold() -> None:

@@ -1,5 +1,6 @@
 """The journal alone remembers: what a killed driver left is handed out again, and nothing reported is lost."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,55 @@ def test_a_trial_whose_asking_was_killed_has_all_its_values_when_it_is_handed_ou
         assert preset is None or trial.params == preset
         assert 1 <= trial.params["n"] <= 8
         journal.done(number, [0.5])
+
+
+def test_a_line_that_a_full_disk_cut_off_and_a_lock_that_a_kill_left_do_not_stop_the_next_start(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    first = journal.next()
+    assert first is not None
+    journal.done(first.number, [0.5])
+    file = tmp_path / "study.journal"
+    whole = file.read_bytes()
+    for torn in (whole.splitlines()[-1][:20], b"x" * 200_000):
+        file.write_bytes(whole + torn)
+        optuna_lock = tmp_path / "study.journal.lock"
+        optuna_lock.symlink_to(file)
+        again = opened(tmp_path)
+        assert not optuna_lock.is_symlink()
+        after = file.read_bytes()
+        assert after.startswith(whole)
+        assert all(json.loads(line) for line in after.splitlines())
+        assert again.counts()["done"] == 1
+    second = again.next()
+    assert second is not None
+    again.done(second.number, [0.6])
+    assert opened(tmp_path).counts()["done"] == 2
+
+
+def test_no_trial_is_copied_to_hand_one_out_or_to_find_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of all make a sweep of 10,000 trials wait for seconds at each of them."""
+    asked: list[bool] = []
+    plain = optuna.storages.JournalStorage.get_all_trials
+
+    def counted(storage: Any, study_id: int, deepcopy: bool = True, states: Any = None) -> Any:
+        asked.append(deepcopy)
+        return plain(storage, study_id, deepcopy=deepcopy, states=states)
+
+    monkeypatch.setattr(optuna.storages.JournalStorage, "get_all_trials", counted)
+    for objectives in (1, 2):
+        (tmp_path / str(objectives)).mkdir()
+        journal = opened(tmp_path / str(objectives), objectives=objectives, sampler="random")
+        for score in (0.1, 0.3, 0.2):
+            trial = journal.next()
+            assert trial is not None
+            journal.done(trial.number, [score] * objectives)
+            journal.best()
+        assert journal.front() == {1}
+        assert len(journal.trials) == 3
+    assert asked
+    assert not any(asked)
 
 
 def test_more_trials_go_on_where_a_finished_sweep_ended(tmp_path: Path) -> None:

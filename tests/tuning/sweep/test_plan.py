@@ -150,7 +150,7 @@ def test_a_stopped_trial_has_no_objective_though_optuna_remembers_its_quick_scor
     best = journal.best()
     assert best is not None
     assert best.number == second.number
-    assert importances(journal, 0) == {}
+    assert importances(journal, 0, tmp_path) == {}
 
 
 def test_trials_that_end_out_of_order_all_stand_on_the_trackers_curve(make_plan: MakePlan, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def refuse(space: Mapping[str, Any], workers: int = 1) -> str:
         ("views.count", {"uniform": [1, 3]}, "take {int: [low, high]}"),
         ("data.b_s", {"uniform": [0.001, 0.5]}, "no labelled one; take batch >= 500 or b_s >= 0.0156"),
         ("data.b_s", {"uniform": [0.5, 0.999]}, "no unlabelled one"),
-        ("data.p_s", {"uniform": [0.0, 1.0]}, "p_s must lie in (0, 1]"),
+        ("data.p_s", {"uniform": [0.0, 1.0]}, "p_s must be in (0, 1]"),
         ("augment.preset", {"choice": ["paper", "mule_pich"]}, "try mule_pitch"),
         ("run.keep", {"int": [1, 3]}, "the sweep sets run"),
         ("seed", {"int": [1, 3]}, "the sweep sets"),

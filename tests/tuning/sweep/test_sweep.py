@@ -117,6 +117,21 @@ def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_oth
     assert (tmp_path / "sweep/trials/003/starts").read_text() == "x"
 
 
+@pytest.mark.parametrize("rule", ["asha", "median"])
+def test_trials_may_be_asked_to_stop_and_may_end_before_their_first_metric(
+    ray: None, monkeypatch: pytest.MonkeyPatch, make_plan: MakePlan, rule: str
+) -> None:
+    class Early(SweepTrial):
+        def _work(self) -> None:
+            ended = {"values": [0.5], "step": 4, "seconds": 0.1}
+            self._items.put({"done": True} | ({"preempted": True} if self._job.name == "trial-000" else ended))
+
+    monkeypatch.setattr(sweep_runner, "SweepTrial", Early)
+    plan = make_plan("sweep.confirm_seeds=0", "sweep.trials=2", f"stop.rule={rule}", "tracking.enabled=false")
+    rows = {row["number"]: row["state"] for row in run_sweep(plan, progress=SILENT).rows}
+    assert rows == {0: "running", 1: "done"}  # the first goes on with the next start
+
+
 def test_a_trial_with_workers_takes_no_core_itself(
     ray: None, monkeypatch: pytest.MonkeyPatch, make_plan: MakePlan
 ) -> None:

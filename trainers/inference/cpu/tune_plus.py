@@ -1,10 +1,10 @@
-"""TUNe+ without gradients on a CPU.
+"""TUNe+ without gradients on a CPU: frames before channels in memory.
 
-The upper levels have many frames of few channels: there a channel's frames lie together, and a convolution is five
-matrix products as wide as a row is long. The lower levels have many channels and go through `winograd`. What is
-concatenated is written beside each other in the first place; a transposed convolution is a product for each tap.
+The upper levels have many frames of few channels: there oneDNN's convolutions on channels last take half the time of
+any matrix products. The lower levels have many channels and go through `winograd`. A transposed convolution is one
+product, whose result lies in the order of the frames.
 
-Shape suffixes: N rows, T samples, L frames, P = L / 3, R = P + 2, C channels in, D channels out, E encoder width.
+Shape suffixes: N rows, T samples, L frames, P = L / 3, C channels in, D channels out, E encoder width.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainers.encoders.tune_plus import STEP, TunePlus
 from trainers.inference.cpu.folding import Branches, constant, fold
 from trainers.inference.cpu.winograd import Frames, empty_frames, end_through, folded, pool_through
 
 NARROW = 3
-"""Levels whose frames of a channel lie together; their rows are (3, C, R), frame 3p + j at ``[j, :, 1 + p]``."""
+"""Levels of few channels."""
 
 
 class FoldedTunePlus:
@@ -34,9 +35,9 @@ class FoldedTunePlus:
         ups: list[Any] = list(network.up)
         self.down = _narrow(network.down[:NARROW], dtype)
         self.down_wide = folded(network.down[NARROW:], dtype)
-        self.rises = [_Rise(up.rise, dtype) for up in ups]
+        self.rise = _Rise(ups[0].rise, dtype)
         (self.up_wide,) = folded([ups[0].block], dtype)
-        self.up = _narrow([up.block for up in ups[1:]], dtype)
+        self.up = [_Up(up.rise, up.block, dtype) for up in ups[1:]]
         self.again = _narrow(network.again[: NARROW - 1], dtype)
         self.again_wide = folded(network.again[NARROW - 1 :], dtype)
         tail, ends = (network.tail, branches) if branches else (network.tail[:-1], [network.tail[-1:]])
@@ -45,79 +46,60 @@ class FoldedTunePlus:
 
     def __call__(self, wave_NT: Tensor) -> Tensor:
         """Embed waves (N, T) as (N, E)."""
-        wave_N1L = wave_NT[:, None, : wave_NT.shape[1] // STEP * STEP]
-        narrow_skips, wide_skip, wide_below = self._go_down(wave_N1L)
-        wide_level, narrow_levels, x_NCL = self._go_up(narrow_skips, wide_skip, wide_below)
-        frames = self._go_down_again(x_NCL, narrow_levels, wide_level, wide_below)
+        x_NLC = wave_NT[:, : wave_NT.shape[1] // STEP * STEP, None]
+        skips, wide_skip, bottom = self._go_down(x_NLC)
+        wide_level, levels, x_NLC = self._go_up(skips, wide_skip, bottom)
+        frames = self._go_down_again(x_NLC, levels, wide_level, bottom)
         return end_through(self.ends, pool_through(self.tail, frames))
 
-    def _go_down(self, x_NCL: Tensor) -> tuple[list[Tensor], Frames, Frames]:
-        """Skips of the levels, with room before them for what rises; the bottom, with room for what is pooled above."""
+    def _go_down(self, x_NLC: Tensor) -> tuple[list[Tensor], Frames, Frames]:
+        """Skips of the levels; below, with room before them for what rises or is pooled above."""
         skips: list[Tensor] = []
         for block in self.down:
-            skip_N3CR = _room(len(x_NCL), 2 * block.width, x_NCL.shape[2] // 3 + 2, x_NCL)
-            block(_planes(x_NCL), skip_N3CR[:, :, block.width :])
-            skips.append(skip_N3CR)
-            x_NCL = _pooled(skip_N3CR[:, :, block.width :])
+            skips.append(block(x_NLC).relu_())
+            x_NLC = _pooled(skips[-1])
         above, below = self.down_wide
-        frames = empty_frames(len(x_NCL), x_NCL.shape[2], x_NCL.shape[1], x_NCL).fill(x_NCL.mT)
-        skip = empty_frames(len(x_NCL), frames.length, 2 * above.width, x_NCL)
-        pooled_NLC = above.full(frames, skip.part(above.width)).pooled()
-        frames = empty_frames(len(pooled_NLC), pooled_NLC.shape[1], above.width, pooled_NLC).fill(pooled_NLC)
-        bottom = empty_frames(len(x_NCL), frames.length, above.width + below.width, x_NCL)
-        below.full(frames, bottom.part(above.width))
+        skip = empty_frames(len(x_NLC), x_NLC.shape[1], 2 * above.width, x_NLC)
+        pooled_NLC = above.full(_frames(x_NLC), skip.part(above.width)).pooled()
+        bottom = empty_frames(len(x_NLC), pooled_NLC.shape[1], above.width + below.width, x_NLC)
+        below.full(_frames(pooled_NLC), bottom.part(above.width))
         return skips, skip, bottom
 
     def _go_up(self, skips: list[Tensor], skip: Frames, bottom: Frames) -> tuple[Frames, list[Tensor], Tensor]:
-        """Levels of the way up, with room before their channels for what is pooled above them, the top one pooled."""
+        """The wide level, with room before its channels; the narrow ones in the order of the way down; the top."""
         width, before = self.up_wide.width, self.down[-1].width
-        self.rises[0](bottom.part(width).linear().mT, skip.planes_N3RC[:, :, 1:-1, :width].mT)
+        skip.part(0, width).fill(self.rise(bottom.part(width).linear()))
         level = empty_frames(len(bottom.planes_N3RC), skip.length, before + width, self.up_wide.bias_D)
-        x_NCL = self.up_wide.full(skip, level.part(before)).linear().mT
+        x_NLC = self.up_wide.full(skip, level.part(before)).linear()
         levels: list[Tensor] = []
-        for rise, block, both_N3CR in zip(self.rises[1:], self.up, skips[::-1], strict=True):
-            rise(x_NCL, both_N3CR[:, :, : block.width, 1:-1])
-            before = self.down[NARROW - 2 - len(levels)].width if len(levels) < NARROW - 1 else 0
-            level_N3CR = _room(len(both_N3CR), before + block.width, both_N3CR.shape[3], x_NCL)
-            block(both_N3CR, level_N3CR[:, :, before:])
-            levels.append(level_N3CR)
-            x_NCL = (_linear if before else _pooled)(level_N3CR[:, :, before:])
-        return level, levels[-2::-1], x_NCL
+        for up, skip_NLC in zip(self.up, skips[::-1], strict=True):
+            levels.append(up(x_NLC, skip_NLC))
+            x_NLC = levels[-1]
+        return level, levels[-2::-1], _pooled(x_NLC)
 
-    def _go_down_again(self, x_NCL: Tensor, narrow: list[Tensor], level: Frames, bottom: Frames) -> Frames:
+    def _go_down_again(self, x_NLC: Tensor, levels: list[Tensor], level: Frames, bottom: Frames) -> Frames:
         """The way down that joins every level, ready for the tail."""
-        for block, both_N3CR in zip(self.again, narrow, strict=True):
-            _planes(x_NCL, both_N3CR[:, :, : x_NCL.shape[1]])
-            y_N3DR = _room(len(both_N3CR), block.width, both_N3CR.shape[3], x_NCL)
-            x_NCL = _pooled(block(both_N3CR, y_N3DR))
+        for block, level_NLC in zip(self.again, levels, strict=True):
+            x_NLC = _pooled(block(torch.cat([x_NLC, level_NLC], 2))).relu_()
         above, below = self.again_wide
-        level.part(0, x_NCL.shape[1]).fill(x_NCL.mT)
+        level.part(0, x_NLC.shape[2]).fill(x_NLC)
         above.pooled(level, bottom.part(0, above.width))
         return below.pooled(bottom)
 
 
 class _NarrowConv:
-    """ReLU(convolution over three frames with zeros around) of rows whose frames of a channel lie together."""
+    """Convolution over three frames with zeros around."""
 
     def __init__(self, kernel_DC3: Tensor, bias_D: Tensor, dtype: torch.dtype) -> None:
-        self.taps_DK = constant(kernel_DC3.permute(0, 2, 1).flatten(1), dtype)
-        self.bias_D1 = constant(bias_D[:, None], dtype)
-        self.width, self.channels = kernel_DC3.shape[:2]
+        kernel_DC13 = constant(kernel_DC3[:, :, None], dtype)
+        self.kernel_DC13 = kernel_DC13.contiguous(memory_format=torch.channels_last)
+        self.bias_D = constant(bias_D, dtype)
+        self.width = len(bias_D)
 
-    def __call__(self, x_N3CR: Tensor, out_N3DR: Tensor) -> Tensor:
-        """Fill the places of ``out``, whose ends stay as they are."""
-        c, taps_DK = self.channels, self.taps_DK
-        for x_3CR, out_3DR in zip(x_N3CR, out_N3DR, strict=True):
-            rows_KR = x_3CR.flatten(0, 1)
-            first_DP, second_DP, third_DP = out_3DR[:, :, 1:-1]
-            # Frame 3p + j reads the frames before and after it: of other places where j is 0 or 2.
-            torch.mm(taps_DK[:, c:], rows_KR[: 2 * c, 1:-1], out=first_DP).addmm_(taps_DK[:, :c], rows_KR[2 * c :, :-2])
-            torch.mm(taps_DK, rows_KR[:, 1:-1], out=second_DP)
-            torch.mm(taps_DK[:, : 2 * c], rows_KR[c:, 1:-1], out=third_DP)
-            third_DP.addmm_(taps_DK[:, 2 * c :], rows_KR[:c, 2:])
-            for y_DP in (first_DP, second_DP, third_DP):
-                y_DP.add_(self.bias_D1).relu_()
-        return out_N3DR
+    def __call__(self, x_NLC: Tensor) -> Tensor:
+        """L frames from L frames, (N, L, D)."""
+        y_ND1L = functional.conv2d(x_NLC.mT[:, :, None], self.kernel_DC13, self.bias_D, padding=(0, 1))
+        return y_ND1L.squeeze(2).mT.contiguous()  # it lies so already, but for a single channel
 
 
 class _Rise:
@@ -125,42 +107,57 @@ class _Rise:
 
     def __init__(self, rise: nn.ConvTranspose1d, dtype: torch.dtype) -> None:
         assert rise.bias is not None
-        self.taps_3DC = constant(rise.weight.permute(2, 1, 0), dtype)
-        self.bias_D1 = constant(rise.bias[:, None], dtype)
+        self.map_CX = constant(rise.weight.permute(0, 2, 1).flatten(1), dtype)
+        self.bias_X = constant(rise.bias.repeat(3), dtype)
 
-    def __call__(self, x_NCL: Tensor, out_N3DP: Tensor) -> None:
-        """Fill ``out``, P = L."""
-        for x_CL, out_3DP in zip(x_NCL, out_N3DP, strict=True):
-            for tap_DC, out_DP in zip(self.taps_3DC, out_3DP, strict=True):
-                torch.mm(tap_DC, x_CL, out=out_DP).add_(self.bias_D1)
+    def __call__(self, x_NPC: Tensor) -> Tensor:
+        """(N, L, D) from (N, P, C)."""
+        risen = torch.addmm(self.bias_X, x_NPC.flatten(0, 1), self.map_CX)
+        return risen.view(len(x_NPC), 3 * x_NPC.shape[1], -1)
+
+
+class _Up:
+    """ReLU(convolution of what rises beside the skip), of a level of few channels.
+
+    A transposed convolution and the convolution of its result are one convolution of the coarse frames, with three
+    outputs a frame: fewer products, and nothing is joined. The convolution's zeros lie outside of what has risen, where
+    there is no bias of the transposed convolution either.
+    """
+
+    def __init__(self, rise: nn.ConvTranspose1d, block: nn.Module, dtype: torch.dtype) -> None:
+        assert rise.bias is not None
+        kernel_ED3, bias_E = fold(block)
+        taps_CD3, bias_D = rise.weight.detach().double(), rise.bias.detach().double()
+        risen_ED3, skip_ED3 = torch.split(kernel_ED3, len(bias_D), 1)
+        coarse_3EC3 = risen_ED3.new_zeros(3, len(bias_E), len(taps_CD3), 3)
+        for output in range(3):
+            for tap in range(3):
+                place, fine = divmod(output + tap - 1, 3)
+                coarse_3EC3[output, :, :, 1 + place] += risen_ED3[:, :, tap] @ taps_CD3[:, :, fine].mT
+        of_bias_E3 = torch.einsum("edt,d->et", risen_ED3, bias_D)
+        self.coarse = _NarrowConv(coarse_3EC3.flatten(0, 1), (bias_E + of_bias_E3.sum(1)).repeat(3), dtype)
+        self.skip = _NarrowConv(skip_ED3, torch.zeros_like(bias_E), dtype)
+        self.first_E, self.last_E = constant(of_bias_E3[:, 0], dtype), constant(of_bias_E3[:, 2], dtype)
+
+    def __call__(self, x_NPC: Tensor, skip_NLD: Tensor) -> Tensor:
+        """(N, L, E) from P = L / 3 frames below."""
+        y_NLE = self.coarse(x_NPC).view(*skip_NLD.shape[:2], -1)
+        y_NLE[:, 0] -= self.first_E
+        y_NLE[:, -1] -= self.last_E
+        return y_NLE.add_(self.skip(skip_NLD)).relu_()
 
 
 def _narrow(blocks: Iterable[nn.Module], dtype: torch.dtype) -> list[_NarrowConv]:
     return [_NarrowConv(*fold(block), dtype) for block in blocks]
 
 
-def _room(rows: int, channels: int, room: int, like: Tensor) -> Tensor:
-    """Room for frames, (N, 3, channels, R), with zeros at both ends."""
-    room_N3CR = like.new_empty(rows, 3, channels, room)
-    room_N3CR[..., 0] = 0
-    room_N3CR[..., -1] = 0
-    return room_N3CR
+def _frames(x_NLC: Tensor) -> Frames:
+    rows, length, channels = x_NLC.shape
+    return empty_frames(rows, length, channels, x_NLC).fill(x_NLC)
 
 
-def _planes(x_NCL: Tensor, out_N3CR: Tensor | None = None) -> Tensor:
-    """Frames in their order, a multiple of three, to planes."""
-    if out_N3CR is None:
-        out_N3CR = _room(len(x_NCL), x_NCL.shape[1], x_NCL.shape[2] // 3 + 2, x_NCL)
-    out_N3CR[..., 1:-1].copy_(x_NCL.reshape(*x_NCL.shape[:2], -1, 3).permute(0, 3, 1, 2))
-    return out_N3CR
-
-
-def _linear(x_N3CR: Tensor) -> Tensor:
-    """The frames in their order, (N, C, L)."""
-    return x_N3CR[..., 1:-1].permute(0, 2, 3, 1).flatten(2)
-
-
-def _pooled(x_N3CR: Tensor) -> Tensor:
-    """The greatest of every three frames, (N, C, P)."""
-    first, second, third = x_N3CR[..., 1:-1].unbind(1)
+def _pooled(x_NLC: Tensor) -> Tensor:
+    """The greatest of every three frames, (N, P, C)."""
+    rows, length, channels = x_NLC.shape
+    first, second, third = x_NLC.view(rows, length // 3, 3, channels).unbind(2)
     return torch.maximum(torch.maximum(first, second), third)

@@ -111,25 +111,6 @@ def ring_cost(shape: RowShape, rank: int, world: int) -> Cost:
     return Cost(sent, messages + (world - 1) * len(agreement), hops, peak + TILES * shape.item)
 
 
-def covered(world: int) -> int:
-    """Pairs of ranks that a whole ring computes; a pair that two ranks share counts half for each.
-
-    Raises:
-        AssertionError: a pair is computed twice.
-    """
-    seen = set()
-    halves = 0
-    for rank in range(world):
-        for hop in ring_hops(rank, world):
-            pair = rank * world + hop.home if rank < hop.home else hop.home * world + rank
-            if hop.shared:
-                halves += 1
-            else:
-                assert pair not in seen
-                seen.add(pair)
-    return len(seen) + halves // 2
-
-
 def _agreement(shape: RowShape) -> tuple[int, ...]:
     """Shapes and numbers of labelled rows before, the sum of the loss after."""
     return 6 * 8, 8 * shape.heads

@@ -28,7 +28,7 @@ from torch import Tensor
 from trainers.distributed.collectives import Group
 from trainers.losses.contrastive.loss import LARGEST_EXPONENT, check_temperature_argument, inverse_of
 from trainers.losses.contrastive.settings import ExchangeName, ResolvedSettings
-from trainers.losses.two_tower.figures import FIGURES
+from trainers.losses.two_tower.metrics import METRICS
 from trainers.losses.two_tower.rows import TowerRows, agree
 from trainers.losses.two_tower.settings import PairsName, SameText, Scope, TowerSettings
 from trainers.losses.two_tower.streaming import GlobalTwoTowerLoss, TowerRequest
@@ -42,8 +42,8 @@ class TwoTowers(NamedTuple):
     """Mean over audio rows, float64; the whole loss for ``pairs=sigmoid``."""
     text_part: Tensor
     """Mean over texts that are anchors, float64; the whole loss for ``pairs=sigmoid``."""
-    figures: dict[str, Tensor]
-    """`FIGURES` by name, float64, where they were asked for."""
+    metrics: dict[str, Tensor]
+    """`METRICS` by name, float64, where they were asked for."""
 
 
 def two_tower_loss(
@@ -120,9 +120,9 @@ def compare_towers(
     *,
     bias: float | Tensor | None = None,
     group: Group = None,
-    with_figures: bool = False,
+    with_metrics: bool = False,
 ) -> TwoTowers:
-    """`two_tower_loss`, with its parts and, where asked for, the `FIGURES` of the batch."""
+    """`two_tower_loss`, with its parts and, where asked for, the `METRICS` of the batch."""
     check_temperature_argument(temperature)
     if bias is not None and settings.pairs == "softmax":
         raise ValueError("bias is a setting of pairs=sigmoid; leave it out for softmax, where it changes nothing")
@@ -133,8 +133,8 @@ def compare_towers(
     online = settings.pairs == "softmax" and 1 / agreement.temperature > LARGEST_EXPONENT[z.dtype]
     tiles = ResolvedSettings(tile=settings.tile, exchange=settings.exchange, kernel="tiles", online=online)
     given = None if bias is None else torch.as_tensor(bias, dtype=z.dtype, device=z.device).reshape(())
-    request = TowerRequest(rows, agreement, settings, tiles, group, with_figures)
+    request = TowerRequest(rows, agreement, settings, tiles, group, with_metrics)
     loss, parts, found = GlobalTwoTowerLoss.apply(rows.z_audio, rows.z_text, inverse_of(temperature, z), given, request)
     assert isinstance(loss, Tensor)
-    named = dict(zip(FIGURES, found, strict=True)) if with_figures else {}
+    named = dict(zip(METRICS, found, strict=True)) if with_metrics else {}
     return TwoTowers(loss, parts[0], parts[1], named)

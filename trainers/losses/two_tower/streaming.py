@@ -28,7 +28,7 @@ from trainers.losses.two_tower.exchange import (
     no_scalars,
     sum_over_pairs,
 )
-from trainers.losses.two_tower.figures import FIGURES, figures
+from trainers.losses.two_tower.metrics import METRICS, metrics
 from trainers.losses.two_tower.pairs import audio_order, matched_column, text_order
 from trainers.losses.two_tower.rows import TowerAgreement, TowerRows
 from trainers.losses.two_tower.settings import TowerSettings, start_of_bias
@@ -43,8 +43,8 @@ class TowerRequest(NamedTuple):
     settings: TowerSettings
     tiles: ResolvedSettings
     group: Group
-    with_figures: bool = False
-    """Whether to compute `figures`, by one more walk over the pairs."""
+    with_metrics: bool = False
+    """Whether to compute `metrics`, by one more pass over the pairs."""
 
     @property
     def num_audio(self) -> int:
@@ -58,7 +58,7 @@ class Evaluated(NamedTuple):
     loss: Tensor
     parts: Tensor
     """The audio side's part of the loss and the texts', each a mean; both are the loss for ``pairs=sigmoid``."""
-    figures: Tensor
+    metrics: Tensor
     gradients: tuple[Tensor, ...]
     """Of this rank's audio rows and texts, and its parts of those of 1/τ and β; empty where no rank wants them."""
 
@@ -85,19 +85,19 @@ class GlobalTwoTowerLoss(torch.autograd.Function):
         bias: Tensor | None,
         request: TowerRequest,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of the global batch, the same bits on every rank; its two parts; and its figures."""
+        """The loss of the global batch, the same bits on every rank; its two parts; and its metrics."""
         ctx.world, ctx.biased = collectives.world_size(request.group), bias is not None
         rows = request.rows._replace(z_audio=z_audio.detach(), z_text=z_text.detach())
         with torch.autocast(z_audio.device.type, enabled=False):
             given = None if bias is None else bias.detach()
             found = evaluate(request._replace(rows=rows), inverse_temperature.detach(), given)
         ctx.save_for_backward(*found.gradients)
-        ctx.mark_non_differentiable(found.parts, found.figures)
-        return found.loss, found.parts, found.figures
+        ctx.mark_non_differentiable(found.parts, found.metrics)
+        return found.loss, found.parts, found.metrics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, above: Tensor, _parts: Tensor, _figures: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, above: Tensor, _parts: Tensor, _metrics: Tensor) -> tuple[Tensor | None, ...]:
         """W times this rank's part of the global gradient, because DDP is going to average over W ranks."""
         if not ctx.saved_tensors:
             raise RuntimeError("this rank's loss was computed without a gradient")
@@ -122,7 +122,7 @@ def evaluate(request: TowerRequest, inverse_temperature: Tensor, bias: Tensor | 
     parts = collectives.all_gather(totals[None], request.group).sum(0)
     share = request.settings.audio_share
     loss = (share * parts[0] + (1 - share) * parts[1]).to(local.audio.z_RD.dtype)
-    found = figures(exchange, local, request.tiles) if request.with_figures else totals.new_zeros(len(FIGURES))
+    found = metrics(exchange, local, request.tiles) if request.with_metrics else totals.new_zeros(len(METRICS))
     if not request.agreement.wants_gradient:
         return Evaluated(loss, parts, found, ())
     if pulls is None:

@@ -153,7 +153,7 @@ def test_tags_of_different_groups_are_uncorrelated(drawn: list[Traits]) -> None:
         ({"test_share": -0.1}, "test_share must be in"),
         ({"valid_share": 0.6, "test_share": 0.6}, "must be ≤ 1"),
         ({"tracks": 2, "test_share": 0.0}, "valid_share=0.2 of 2 tracks is none"),
-        ({"seed": -1}, "seed must be ≥ 0"),
+        ({"seed": -1}, "seed must be >= 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(setting: dict[str, float], message: str) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from counterpoint import two_tower_loss
+from tests.trainers.losses.two_tower.test_loss import make_case, relations
 from trainers.losses.config import LossConfig
 from trainers.losses.music_text import MusicTextLoss
 from trainers.losses.two_tower.loss import compare_towers
@@ -248,13 +249,17 @@ def test_a_batch_without_texts_is_zero_with_no_gradient() -> None:
     assert not text.any()
 
 
+@pytest.mark.parametrize("settings", [{}, {"pairs": "sigmoid", "bias": -4.0}])
 @pytest.mark.parametrize("scale", [50.0, 100.0])
-def test_a_sharp_scale_is_exact_in_float32(scale: float) -> None:
-    """Above 1/τ = 40 float32 needs the running maximum: exp(100) is no float32."""
+def test_a_sharp_scale_is_exact_in_float32(scale: float, settings: Keys) -> None:
+    """Above 1/τ = 40 float32 needs the running maximum: exp(100) is no float32. (A copy of the decoupled loss in
+    musiclm-pytorch raises exponentials without one.)
+    """
     given = rows(clips=40, width=6, hard=10)
     half = {name: part.float() if part.is_floating_point() else part for name, part in given.items()}
     exact = {name: part.double() if part.is_floating_point() else part for name, part in half.items()}
-    expected, got = gradients(exact, temperature=1 / scale), gradients(half, temperature=1 / scale, tile=16)
+    expected = gradients(exact, temperature=1 / scale, **settings)
+    got = gradients(half, temperature=1 / scale, tile=16, **settings)
     for a, b in zip(got, expected, strict=True):
         assert float((a - b).norm() / b.norm()) < 3e-5
 
@@ -269,7 +274,44 @@ def test_rows_that_lie_far_apart_in_their_best_scores_are_exact_too() -> None:
         assert float((a - b).norm() / b.norm()) < 1e-5
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("same_text", ["positive", "ignored"])
+def test_recall_in_the_batch_is_that_of_a_loop_over_pairs(seed: int, same_text: Any) -> None:
+    """It stands beside the loss in every step's metrics: a loss that falls while recall falls to zero (open_clip #742)
+    is seen at once.
+    """
+    case = make_case(seed, same_text=same_text)
+    weight, allowed = relations(case)
+    true = case.numbers["present"] & ~case.numbers["hard"]
+    audio, text = (functional.normalize(case.z[name], dim=1) for name in ("z_audio", "z_text"))
+    s = (audio @ text.T).masked_fill(~true, -math.inf).masked_fill(allowed == 0, -math.inf)
+    found = compare_towers(
+        TowerRows(case.z["z_audio"], case.z["z_text"], **case.numbers),
+        0.3,
+        TowerSettings(same_text=same_text, tile=4),
+        with_metrics=True,
+    ).metrics
+    for name, side, positive in (
+        ("recall_audio_to_text", s, weight > 0),
+        ("recall_text_to_audio", s.T[true], (weight > 0).T[true]),
+    ):
+        asked = positive.any(1)
+        best = side.masked_fill(~positive, -math.inf).amax(1)
+        others = side.masked_fill(positive, -math.inf).amax(1)
+        assert found[name].item() == pytest.approx((best > others)[asked].double().mean().item())
+
+
 # Faults of the peers.
+
+
+def test_every_kind_of_loss_runs_in_one_process_without_a_group() -> None:
+    """LAION's weighted loss reads features of all ranks that one process never gathers: NameError."""
+    given = rows(hard=3, tags=3)
+    for pairs in ("softmax", "sigmoid"):
+        for exchange in ("gather", "ring"):
+            for scope in ("all", "own"):
+                settings: Keys = {"pairs": pairs, "exchange": exchange, "scope": scope}
+                assert two_tower_loss(**given, **settings).isfinite()
 
 
 def test_the_temperature_s_gradient_has_the_weight_of_the_towers() -> None:

@@ -1,4 +1,4 @@
-"""Figures of a step that the sums of the loss do not hold: recall in the batch, and guarded hard negatives.
+"""Metrics of a step that the sums of the loss do not hold: recall in the batch, and guarded hard negatives.
 
 Shape suffixes: R rows of a block, I and J rows and columns of a tile.
 """
@@ -16,8 +16,8 @@ from trainers.losses.two_tower.pairs import TowerPair
 
 RIGHT, WRONG = range(2)
 """Lines of the table of `Nearest`: the highest score of a positive, and of another text or audio row."""
-FIGURES = ("recall_audio_to_text", "recall_text_to_audio", "guarded")
-"""What `figures` returns, in this order."""
+METRICS = ("recall_audio_to_text", "recall_text_to_audio", "guarded")
+"""What `metrics` returns, in this order."""
 
 
 class Nearest(TileKernel):
@@ -60,8 +60,8 @@ class Nearest(TileKernel):
             _raise(s_IJ, WRONG, row_table, col_table, (i, j))
 
 
-def figures(exchange: TowerExchange, local: LocalTowers, settings: ResolvedSettings) -> Tensor:
-    """The `FIGURES` of the global batch, float64, the same on every rank; NaN where there is nothing to count.
+def metrics(exchange: TowerExchange, local: LocalTowers, settings: ResolvedSettings) -> Tensor:
+    """The `METRICS` of the global batch, float64, the same on every rank; NaN where there is nothing to count.
 
     Recall is the share of rows with a positive whose nearest row of the other tower is one; of ``guarded`` the pairs of
     an audio row and a hard text that the guard took out of the loss.

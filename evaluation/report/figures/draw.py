@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.report.canvas import DARK, LIGHT, Theme, canvas, legend, plain
-from evaluation.report.curves import equivariance_figure, projection_figure, robustness_figure
+from evaluation.report.figures.canvas import DARK, LIGHT, Theme, canvas, legend, plain
+from evaluation.report.figures.curves import equivariance_figure, projection_figure, robustness_figure
 from evaluation.report.rows import intervals
 
 LEFT_OUT = "random"

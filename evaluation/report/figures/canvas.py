@@ -1,5 +1,6 @@
 """Colours and axes that the report's figures share."""
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ def canvas(height_in: float, theme: Theme, panels: int = 1, *, across: int | Non
 def legend(axes: Axes, theme: Theme) -> None:
     """The models' names above the axes."""
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, labelcolor=theme.ink)
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """A figure as a file."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=dpi, facecolor="white")
+    return out.getvalue()
 
 
 def plain(text: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from evaluation.analyses.robustness import CLEAN, SEVERITY
-from evaluation.report.canvas import Theme, canvas, legend, plain
+from evaluation.report.figures.canvas import Theme, canvas, legend, plain
 
 PANELS_ACROSS = 3
 """Models of a projection side by side; the spaces of an encoder fill further rows."""

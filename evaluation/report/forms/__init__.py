@@ -1,0 +1,1 @@
+"""Forms of a report, each made from its rows and tables."""
