@@ -43,7 +43,8 @@ def needs_of(plan: Plan, machines: Sequence[Machine]) -> dict[Path, Need]:
     Raises:
         UserError: names every row that they can never hold, and what there is; and rows that only this machine can run.
     """
-    refusals, found = Refusals(), {}
+    refusals = Refusals()
+    found: dict[Path, Need] = {}
     for run in left_of(plan):
         with refusals.noted():
             one = found[run.folder] = need(run.experiment, machines, f"row {run.row}")
@@ -95,7 +96,8 @@ def session_of(plan: Plan, settings: StudySettings) -> AbstractContextManager[Se
 
 def preview(plan: Plan, needs: Needs, machines: Sequence[Machine], most: int) -> dict[str, Any]:
     """Where the runs would lie if they started now, in plain JSON types: for ``--dry-run``."""
-    room, started, shown = Room(machines), 0, {}
+    room, started = Room(machines), 0
+    shown: dict[str, Any] = {}
     for run in left_of(plan):
         takes = needs[run.folder]
         placed = room.take(takes.bundles) if started < most else None
