@@ -64,7 +64,7 @@ class LogMel(nn.Module):
         if wave_NT.device.type != "cpu" or torch.compiler.is_compiling():
             return self._log_mel(wave_NT)
         # The same bits, row by row, from a cache that holds the spectra of a few.
-        parts = [self._log_mel(part_nT) for part_nT in wave_NT.split(CACHED_ROWS * torch.get_num_threads())]
+        parts = [self._log_mel(part_nT) for part_nT in torch.split(wave_NT, CACHED_ROWS * torch.get_num_threads())]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _log_mel(self, wave_NT: Tensor) -> Tensor:

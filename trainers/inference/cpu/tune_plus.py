@@ -128,7 +128,7 @@ class _Up:
         assert rise.bias is not None
         kernel_ED3, bias_E = fold(block)
         taps_CD3, bias_D = rise.weight.detach().double(), rise.bias.detach().double()
-        risen_ED3, skip_ED3 = kernel_ED3.split(len(bias_D), 1)
+        risen_ED3, skip_ED3 = torch.split(kernel_ED3, len(bias_D), 1)
         coarse_3EC3 = risen_ED3.new_zeros(3, len(bias_E), len(taps_CD3), 3)
         for output in range(3):
             for tap in range(3):
