@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cluster.settings import UserError
 from data_shards.format.index import read_index
 from data_shards.sources.cells import is_missing, split_list, to_number
-from data_shards.sources.columns import Column, guess_columns, tags_of
+from data_shards.sources.columns import Column, read_columns, tags_of
 from data_shards.sources.label_table import LabelTable, Row, read_labels
 
 TABLES = ("labels.csv", "labels.parquet")
@@ -147,7 +147,7 @@ def of_folders(names: Sequence[str], root: Path) -> Known:
 
 def _columns(table: LabelTable) -> Iterator[tuple[str, Column, Kind]]:
     kinds: dict[str, Kind] = {"multilabel": "tags", "categorical": "class", "numeric": "number", "captions": "text"}
-    for name, column in guess_columns(table).items():
+    for name, column in read_columns(table, {}).items():
         if name in WORDS:
             yield name, column, "text"
         elif column.kind != "ignored":

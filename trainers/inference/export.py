@@ -24,7 +24,6 @@ from trainers.inference.export_towers import TOWERS_FILES, TOWERS_ONNX, NoTowers
 from trainers.inference.frozen import (
     HEADS,
     SCHEMA_VERSION,
-    TOWERS,
     WEIGHTS,
     EncoderFiles,
     FrozenEncoder,
@@ -32,7 +31,7 @@ from trainers.inference.frozen import (
     open_encoder,
 )
 from trainers.inference.model_card import ONNX, PROGRAM, card_facts, model_card, read_metrics
-from trainers.inference.spaces import head_names, spaces_tree
+from trainers.inference.spaces import TOWERS, head_names, spaces_tree
 from trainers.inference.training_data import ATTRIBUTION, FACTS, attributions, trainings
 from trainers.inference.two_towers import load_two_towers
 from trainers.state.places import ABOUT
