@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import kind_of
+from evaluation.kinds.kind import TaskKind, kind_of
 from evaluation.kinds.text import Question, TextKind, TextModel, constant_model
 from evaluation.kinds.text_retrieval import TextRetrieval
 from evaluation.metrics.confidence import draw_resamples
@@ -257,4 +257,5 @@ def test_a_kind_about_texts_names_its_baselines_and_has_no_heads(kind: str) -> N
     """Every method that it has can be called: no `best_constant` that raises."""
     found = kind_of(Task(kind=kind, column="genre"))
     assert isinstance(found, TextKind)
+    assert not issubclass(TextKind, TaskKind)
     assert not hasattr(found, "best_constant")

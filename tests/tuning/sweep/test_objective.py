@@ -59,7 +59,7 @@ def test_the_names_of_metrics_are_those_of_a_report(scored_names: dict[str, list
 @pytest.fixture
 def scored_names() -> dict[str, list[str]]:
     """What `evaluation.kinds` give for every kind of task, probe and neighbours, at k = 2."""
-    from evaluation.kinds.kind import TaskKind, kind_of
+    from evaluation.kinds.kind import label_kind_of
     from evaluation.metrics.confidence import draw_resamples
 
     rng = np.random.default_rng(0)
@@ -77,8 +77,7 @@ def scored_names() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for kind, (values, answers, near, classes) in truth.items():
         part = replace(target().where(np.arange(60) < 6), values=values, classes=classes)
-        scores = kind_of(Task(column="c", kind=kind, probe=True))
-        assert isinstance(scores, TaskKind)
+        scores = label_kind_of(Task(column="c", kind=kind, probe=True))
         names = list(scores.score_probe(answers, part, resamples))
         if near is not None:
             names += list(scores.score_neighbours(near, np.ones((6, 2), bool), part, resamples, (2,)))
