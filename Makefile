@@ -18,7 +18,7 @@ setup: $(STAMP)  ## create .venv from the lock (4-6 minutes cold, seconds from a
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, %s is %d.%d; try: make PYTHON=python3.12 setup" % ((sys.executable,) + v))'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv  # what a new lock no longer has goes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	VIRTUAL_ENV=.venv UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --require-hashes --requirement requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
