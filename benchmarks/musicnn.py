@@ -74,7 +74,7 @@ class Server:
     """
 
     def __init__(self, model: str) -> None:
-        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [os.environ[PYTHON], "-P", str(SERVER), model]  # not beside `musicnn.py` of this folder
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | quiet)
         atexit.register(self._process.kill)
