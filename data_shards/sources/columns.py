@@ -49,12 +49,17 @@ def given_kinds(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -
     """The kinds of the columns that the options name.
 
     Raises:
-        UserError: no such column, two kinds for one, or a list that is no list of tags or captions.
+        UserError: no such column, one that needs no option, two kinds for one, or a list that is no list of tags or
+            captions.
     """
     columns = [name for name in table.columns if name not in RESERVED]
     kinds: dict[str, Kind] = {}
     for kind, names in given.items():
         for name in names or ():
+            if name in RESERVED and name in table.columns:
+                raise UserError(
+                    f"{table.path}: column {name} is read without an option; leave it out of {OPTIONS[kind]}"
+                )
             if name not in columns:
                 near = get_close_matches(name, columns, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""

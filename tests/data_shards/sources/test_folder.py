@@ -107,6 +107,13 @@ def test_a_number_that_is_none_is_named(tmp_path: Path, cell: str) -> None:
         listing_of(tmp_path, text, numeric=["bpm"])
 
 
+@pytest.mark.parametrize("name", ["artist", "licence", "track_id"])
+def test_a_column_that_is_read_without_an_option_says_so(tmp_path: Path, name: str) -> None:
+    text = "path,split,track_id,artist,licence\na.wav,train,t,x,CC0\n"
+    with pytest.raises(UserError, match=f"column {name} is read without an option; leave it out of --categorical"):
+        listing_of(tmp_path, text, categorical=[name])
+
+
 def test_a_column_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     text = "path,split,track_id,tags\na.wav,train,t,x\n"
     with pytest.raises(UserError, match=r"no column mood for --multilabel; there are tags$"):
