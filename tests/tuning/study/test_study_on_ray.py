@@ -124,13 +124,12 @@ def test_a_study_whose_driver_was_killed_goes_on_by_the_same_command(file: Path,
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "counterpoint", "study", str(file), "--ray", f"study.dir={folder}"]
     command += ["study.parallel=2"]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not all(len(steps(folder, row)) >= 8 for row in ("half", "none")):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(0.1)
-        assert child.poll() is None, child.communicate()[0]
-    child.kill()
-    child.wait()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        while not all(len(steps(folder, row)) >= 8 for row in ("half", "none")):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+            assert child.poll() is None, child.communicate()[0]
+        child.kill()
     assert not list(folder.glob("rows/*/*/done.json"))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
