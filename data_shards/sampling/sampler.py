@@ -169,7 +169,7 @@ class Sampler:
             raise UserError(
                 f"the labelled set has no training clip with a tag of {config.vocabulary}; name another column by "
                 "data.vocabulary, or set data.b_s=0"
-                if self.vocabulary
+                if config.vocabulary in (*index.vocabularies, *index.classes)
                 else "the labelled set has no training clip with a tag or a caption; build it with labels or captions"
             )
         chosen = rows[chosen_share(index.id_hash[rows], config.p_s)]

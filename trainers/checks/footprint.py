@@ -121,7 +121,7 @@ def extrapolate(steps: Sequence[Step], clips: int) -> Step:
 
     >>> small = Step(clips=2, seconds=1.0, host_bytes=100, gpu_bytes=0, parameters=5)
     >>> extrapolate([small, replace(small, clips=4, seconds=1.5, host_bytes=120)], 8)
-    Step(clips=8, seconds=2.5, host_bytes=160, gpu_bytes=0, parameters=5)
+    Step(clips=8, seconds=2.5, host_bytes=160, gpu_bytes=0, parameters=5, norm_layers=0, norm_features=0)
     """
     *_, last = steps
     if last.clips >= clips:

@@ -63,10 +63,11 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress, ray: b
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
-    plan = _tracked(plan, folder)
-    with sole_writer(folder, "choose another study.dir"), _runner(plan, settings, folder, ray=ray) as runner:
-        build_corpora(plan, folder / "shards", progress)
-        return _run_alone(plan, runner, folder, progress)
+    with sole_writer(folder, "choose another study.dir"):
+        plan = _tracked(plan, folder)
+        with _runner(plan, settings, folder, ray=ray) as runner:
+            build_corpora(plan, folder / "shards", progress)
+            return _run_alone(plan, runner, folder, progress)
 
 
 @contextmanager
