@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from commands.encoder import (
     note,
     trusted,
 )
+
+if TYPE_CHECKING:
+    from evaluation.search.query import SearchResult
 
 
 def evaluate(
@@ -224,35 +227,47 @@ def search(
         leave_out=leave_out, one_a_track=one_a_track, workers=workers, device=device, trust_code=trust_code,
         progress=progress(as_json=as_json),
     )  # fmt: skip
-    rejected = {track.path: reason for track, reason in found.index.rejected}
     note(found.folder.report() if found.folder else ())
-    left_out(rejected.items(), "not indexed")
-    place, count = found.index.folder, len(found.index)
-    for answer in () if as_json else found.answers:
-        console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
-        for hit in answer.nearest:
-            console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
-    files: dict[str, Path | str] = {"index": place, "tracks": f"{count:,}"}
+    left_out(_rejected(found).items(), "not indexed")
+    place = found.index.folder
+    if not as_json:
+        _print_answers(found)
+    files: dict[str, Path | str] = {"index": place, "tracks": f"{len(found.index):,}"}
     if page is not None:
         from evaluation.explore.results import write_results
 
         write_results(found, catalogue, page, progress=progress(as_json=as_json))
         files["page"] = page
-    result = {
-        "index": place,
-        "tracks": count,
-        "by": dict(found.weights),
-        "answers": [asdict(answer) for answer in found.answers],
-        "rejected": rejected,
-        "passed_over": found.folder.passed_over() if found.folder else {},
-    }
     again = ("counterpoint", "search", snapshot, place, "SONG.mp3", *trusted(trust_code))
     if len(found.index.spaces) > 1:
         files["compared"] = ", ".join(f"{space} × {weight:g}" for space, weight in found.weights.items())
         again = (*again, "--by", list(found.index.spaces)[-1])
     if text and not queries:
         again = ("counterpoint", "search", snapshot, place, "--text", "other words", *trusted(trust_code))
-    end(result, files, again, as_json=as_json)
+    end(_search_tree(found), files, again, as_json=as_json)
+
+
+def _rejected(found: "SearchResult") -> dict[str, str]:
+    return {track.path: reason for track, reason in found.index.rejected}
+
+
+def _print_answers(found: "SearchResult") -> None:
+    for answer in found.answers:
+        console.print(f"\n{escape(answer.query)}", highlight=False, soft_wrap=True)
+        for hit in answer.nearest:
+            console.print(f"  {hit.cosine:6.3f}  {escape(hit.path)}", highlight=False, soft_wrap=True)
+
+
+def _search_tree(found: "SearchResult") -> dict[str, Any]:
+    """The answers as ``--json`` has them."""
+    return {
+        "index": found.index.folder,
+        "tracks": len(found.index),
+        "by": dict(found.weights),
+        "answers": [asdict(answer) for answer in found.answers],
+        "rejected": _rejected(found),
+        "passed_over": found.folder.passed_over() if found.folder else {},
+    }
 
 
 def tag(

@@ -190,4 +190,5 @@ def test_the_functions_that_the_catalogue_names_take_its_roots_and_variants(name
             module, function = place.split(".")
             found = getattr(importlib.import_module(f"data_shards.sources.published.{module}"), function)
             variant = {"variant": dataset.variants[-1]} if place == dataset.reader and len(dataset.variants) > 1 else {}
-            inspect.signature(found).bind(Path("root"), **variant)
+            taken = inspect.signature(found).bind(Path("root"), **variant).arguments
+            assert set(taken.values()) == {Path("root"), *variant.values()}, place
