@@ -18,7 +18,9 @@ Source = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of this process's encoder.", show_default="cpu")]
 Workers = Annotated[int, typer.Option(help="Ray workers that decode and embed; 0 is this process alone.", min=0)]
-
+AudioFiles = Annotated[
+    list[Path], typer.Argument(help="Audio files, folders of them, or both.", metavar="FILES...", show_default=False)
+]
 Catalogue = Annotated[
     Path,
     typer.Argument(

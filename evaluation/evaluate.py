@@ -27,7 +27,6 @@ from evaluation.encoders.spaces import with_heads
 from evaluation.encoders.towers import without_towers
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import kind_of
-from evaluation.kinds.targets import read_targets
 from evaluation.metrics.resamples import RESAMPLES, save_resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.preflight import check_request
@@ -39,6 +38,7 @@ from evaluation.scores.store import SCORES, score_tasks
 from evaluation.targets.published_splits import compare
 from evaluation.targets.splits import check_leaks, freeze, save_split
 from evaluation.targets.target import artist_overlap
+from evaluation.tasks import read_targets
 
 
 def evaluate(

@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation import tasks
 from evaluation.config import Task
 from evaluation.encoders.towers import TextTower
-from evaluation.kinds import answerable
 from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.kinds.text import Question, TextKind, TextModel, Vectors
 from evaluation.metrics.confidence import Resamples
@@ -56,7 +56,7 @@ def score_task(inputs: TaskInputs) -> Scored:
     """Run a task's probe and retrieval on every model."""
     name, task, test, config = inputs.name, inputs.task, inputs.test, inputs.config
     resamples = test_resamples(name, test, config)
-    notes = answerable.notes(name, task, test, config)
+    notes = tasks.notes(name, task, test, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     if isinstance(inputs.kind, TextKind):

@@ -25,7 +25,7 @@ class TaskInputs:
     """Keys the draws."""
     task: Task
     target: Target
-    """Its known targets, which the task can answer (`evaluation.kinds.answerable`)."""
+    """Its known targets, which the task can answer (`evaluation.tasks`)."""
     tables: Mapping[str, EmbeddingTable]
     """Embeddings of the whole set by model; for a task about texts, in the space of the text tower."""
     config: EvaluationConfig

@@ -76,12 +76,14 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
     return weights
 
 
-def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights) -> None:
+def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights, k: int) -> None:
     """Refuse queries that are not there, before anything is loaded.
 
     Raises:
         UserError: names the query or option.
     """
+    if k < 1:
+        raise UserError(f"-k must be ≥ 1, got {k}")
     if not files and not texts:
         raise UserError('nothing to search for: give an audio file, or --text "words"')
     for file in files:

@@ -57,23 +57,13 @@ def check_targets(config: EvaluationConfig) -> None:
         UserError: names the task and what is missing.
     """
     from data_shards.read.reader import ShardSet
-    from evaluation.kinds.answerable import why_not
-    from evaluation.kinds.targets import read_target
-    from evaluation.targets.target import parts_of
+    from evaluation.tasks import read_target, why_not
 
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
         for name, task in config.tasks.items():
             target = read_target(shards.index, name, task)
-            for split, part in parts_of(target, "valid").items():
-                held = "valid" if split == "test" else "train"
-                if not len(part) and (task.probe or split == "test"):
-                    raise UserError(
-                        f"objective: task {name} needs clips of split {held} with a value in column {task.column}, and "
-                        f"{config.data.shards} has none; build the shards with that split"
-                    )
-            reason = why_not(name, task, target, config)
-            if reason is not None:
+            if (reason := why_not(name, task, target, config)) is not None:
                 raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
