@@ -39,7 +39,8 @@ def song(number: int, seconds: float) -> NDArray[np.float32]:
     time_T = np.arange(int(seconds * RATE)) / RATE
     low, high = draw.uniform(80, 400), draw.uniform(400, 4000)
     wave_T = 0.3 * np.sin(2 * np.pi * low * time_T) + 0.2 * np.sin(2 * np.pi * high * time_T)
-    return np.float32(wave_T + draw.uniform(0.01, 0.1) * draw.standard_normal(len(time_T)))
+    noise_T = draw.uniform(0.01, 0.1) * draw.standard_normal(len(time_T))
+    return (wave_T + noise_T).astype(np.float32)
 
 
 def timed(call: Callable[[], Any], rounds: int) -> dict[str, float]:
