@@ -65,10 +65,6 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
 def import_factory(name: str, key: str) -> Callable[..., Any]:
     """Import what ``module:factory`` names; the module is found on PYTHONPATH or in the working directory.
 
-    Args:
-        name: ``module:factory``.
-        key: what named it, for messages.
-
     Raises:
         UserError: if there is no such module or factory, or its import fails.
     """

@@ -13,10 +13,6 @@ FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex", 
 def check_outputs(out: Path, config: EvaluationConfig) -> None:
     """Try every place that an evaluation writes to.
 
-    Args:
-        out: folder of the report.
-        config: where its embeddings and copies of remote shards go.
-
     Raises:
         UserError: names the place and its option.
     """

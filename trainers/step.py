@@ -233,11 +233,6 @@ def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.devi
 def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot | None") -> None:
     """Whether a `StepTrainer` of these settings could be made: builds its network, without memory for its weights.
 
-    Args:
-        config: the experiment.
-        num_tags: C, outputs of a supervised head.
-        initial: the snapshot of ``init_from`` where the run starts from it.
-
     Raises:
         UserError: as `StepTrainer` and `StepTrainer.load_weights`.
     """

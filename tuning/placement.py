@@ -91,14 +91,7 @@ def here(cpus: float) -> tuple[Machine, ...]:
 
 
 def places(key: str, folder: Path, read: Mapping[str, str | None], tracking: TrackingConfig) -> Places:
-    """What the machines of a sweep or study must have in common; what it builds itself lies in its folder.
-
-    Args:
-        key: of its folder.
-        folder: the same, absolute.
-        read: key → what runs read, absolute.
-        tracking: of its runs, its URI in place.
-    """
+    """What the machines of a sweep or study must have in common; what it builds itself lies in its folder."""
     written, on = {key: folder}, tracking.enabled and tracking.uri is not None
     if on and (file := store_file(tracking.uri or "")):
         written["tracking.uri"] = file.parent

@@ -243,11 +243,6 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) 
     stand where this one's is expected. Account and rows of the old attempt are kept in ``attempt-IDENTITY``, from where
     `replay` sends what MLflow lacks.
 
-    Args:
-        config: where to.
-        run_dir: the run's folder.
-        params: those that decide its numbers, by dotted key.
-
     Raises:
         UserError: if another process tracks ``run_dir``.
     """

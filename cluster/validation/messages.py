@@ -10,14 +10,7 @@ from cluster.validation.renamed import new_name
 
 
 def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:
-    """A problem of pydantic in words.
-
-    Args:
-        problem: of `ValidationError.errors`.
-        where: file, or another name of the source.
-        schema: name of the root dataclass.
-        leaves: dotted paths of its keys.
-    """
+    """A problem of pydantic in words."""
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if new := new_name(schema, path):

@@ -18,10 +18,6 @@ RENAMED: dict[str, dict[str, str]] = {
 def new_name(schema: str, path: str) -> str | None:
     """What a key of an earlier version is called now, or None.
 
-    Args:
-        schema: name of the root dataclass.
-        path: dotted key.
-
     >>> new_name("Study", "scales.tiny.claims.3.says"), new_name("Study", "claim")
     ('scales.tiny.claims.statement', None)
     """

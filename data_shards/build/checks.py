@@ -19,10 +19,6 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar 
 def require_place(out: Path, key: str) -> None:
     """Refuse a place where no set can be made, before any work: a set is written beside `out` and renamed at the end.
 
-    Args:
-        out: the folder of the set.
-        key: the option that it was given as, for the message.
-
     Raises:
         UserError: names `out`, what is wrong and the remedy.
     """

@@ -41,14 +41,6 @@ def prompts(
 ) -> Iterator[dict[str, Any]]:
     """Prompts for captions of balanced parts of the clips' tags, as lines.
 
-    Args:
-        index: of the set.
-        each: prompts a clip, ≥ 1.
-        least: tags of a prompt at least.
-        split: whose clips.
-        seed: of the parts.
-        dictionary: gives the categories of tags that stand in one column.
-
     Raises:
         UserError: no clip of the split has a tag.
     """

@@ -60,9 +60,6 @@ class Moved:
 def measure_equivariance(inputs: EvaluationInputs) -> tuple[dict[str, Any], Relative]:
     """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
 
-    Args:
-        inputs: a set with enough long tracks (`check_tracks`), encoders, steps, bootstrap.
-
     Returns:
         ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;
         ``probe`` → axis → model → value (R²), low, high, error, unit.

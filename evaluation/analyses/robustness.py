@@ -43,10 +43,6 @@ def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
 def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -> Curves:
     """Metrics of every probe, model and condition.
 
-    Args:
-        inputs: set, encoders, targets, conditions.
-        scored: the tasks on clean audio; their probes answer again. One at least has some.
-
     Returns:
         Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.
     """

@@ -13,13 +13,7 @@ from trainers.inference.spaces import JOINT
 def split_tables(
     tables: Mapping[str, EmbeddingTable], encoders: Mapping[str, Encoder], spaces: Sequence[str]
 ) -> dict[str, EmbeddingTable]:
-    """A table a model.
-
-    Args:
-        tables: embeddings by the encoder's name, as wide as it is.
-        encoders: by name.
-        spaces: as for `models_of`.
-    """
+    """A table a model."""
     return {
         model: columns(table, place)
         for name, table in tables.items()

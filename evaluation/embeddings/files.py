@@ -171,10 +171,6 @@ def _write(
 def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:
     """Embed files one after another; what waits in memory is a few jobs for each worker, whatever their number.
 
-    Args:
-        pool: of one encoder, called `ENCODER`.
-        files: drawn as they are needed.
-
     Raises:
         RunError: names a file whose embedding is not finite.
     """

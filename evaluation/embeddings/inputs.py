@@ -27,11 +27,7 @@ class Inputs:
 
 
 def check_there(places: Sequence[Path]) -> None:
-    """Refuse a place that does not exist.
-
-    Raises:
-        UserError: names it.
-    """
+    """Refuse a place that does not exist. The UserError names it."""
     for place in places:
         if not place.exists():
             raise UserError(f"{place}: no such file or folder")

@@ -20,15 +20,7 @@ def spaces_of(encoder: Encoder) -> dict[str, slice]:
 
 
 def check_spaces(encoder: Any, source: str) -> None:
-    """Refuse spaces of a user's encoder that are no columns of its embedding.
-
-    Args:
-        encoder: what the factory returned; `spaces` is optional.
-        source: ``module:factory``, for the message.
-
-    Raises:
-        UserError: names the space.
-    """
+    """Refuse spaces of a user's encoder that are no columns of its embedding. The UserError names the space."""
     spaces = getattr(encoder, "spaces", None)
     if spaces is None:
         return
@@ -51,13 +43,7 @@ def with_heads(encoder: Any) -> Any:
 
 
 def models_of(name: str, encoder: Encoder, spaces: Sequence[str]) -> dict[str, slice]:
-    """Models that an encoder is evaluated as, and their columns.
-
-    Args:
-        name: of the encoder; its whole embedding is the model of that name.
-        encoder: which.
-        spaces: each is a further model ``trained/SPACE`` of the encoder that is reported.
-    """
+    """Models that an encoder is evaluated as, and their columns."""
     found = spaces_of(encoder)
     models = {name: found.get(WHOLE, slice(0, encoder.width))}
     return models | ({f"{name}/{space}": found[space] for space in spaces} if name == SUBJECT else {})

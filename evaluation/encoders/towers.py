@@ -33,12 +33,6 @@ def without_towers(
 ) -> dict[str, str]:
     """Optional tasks about texts that the encoders cannot answer, and why.
 
-    Args:
-        tasks: by name.
-        asking: names of the tasks about texts.
-        encoders: by name; one that is the untrained self of another may lack a tower.
-        sources: of the encoders, for messages.
-
     Raises:
         UserError: for a task that is not optional, or if no task is left.
     """

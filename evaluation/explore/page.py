@@ -43,10 +43,6 @@ class Page:
 def check_page(path: Path, key: str) -> None:
     """Refuse a place where the page could not be written, or where it would replace something else than a page.
 
-    Args:
-        path: what the user gave.
-        key: the option that it was given as.
-
     Raises:
         UserError: names the place and the remedy.
     """

@@ -39,13 +39,7 @@ def protocols() -> tuple[str, ...]:
 
 
 def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
-    """Published values of the report's metrics, in its order.
-
-    Args:
-        tree: of the report.
-        config: its tasks, each with a protocol that is known or with none.
-        seconds: length of the encoder's chunk.
-    """
+    """Published values of the report's metrics, in its order."""
     named = {name: task for name, task in config.tasks.items() if task.published and name in tree["tasks"]}
     if not named:
         return []

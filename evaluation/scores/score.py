@@ -56,7 +56,7 @@ def score_task(inputs: TaskInputs) -> Scored:
     """Run a task's probe and retrieval on every model."""
     name, task, test, config = inputs.name, inputs.task, inputs.test, inputs.config
     resamples = test_resamples(name, test, config)
-    notes = tasks.notes(name, task, test, config)
+    notes = tasks.notes(name, task, inputs.parts, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     if isinstance(inputs.kind, TextKind):

@@ -41,14 +41,7 @@ INDEXES = Path("outputs/indexes")
 def follow_catalogue(
     pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT
 ) -> tuple[TrackIndex, AudioFolder | None]:
-    """The index of a catalogue as it is now, and what the scan of a folder found.
-
-    Args:
-        pool: of one encoder.
-        catalogue: see `evaluation.search.query.search`.
-        place: folder of the index.
-        progress: counts what is embedded.
-    """
+    """The index of a catalogue as it is now, and what the scan of a folder found."""
     encoder: Encoder = pool[ENCODER]
     if catalogue.is_dir() and is_index(catalogue):
         if place is not None:
@@ -210,13 +203,7 @@ def _append(index: TrackIndex, pool: Pool, tracks: Sequence[tuple[Track, Path]],
 
 
 def _read_embeddings(index: TrackIndex, parquet: Path, widths: Mapping[str, int]) -> TrackIndex:
-    """Index what `counterpoint embed` wrote, a row group at a time.
-
-    Args:
-        index: where to, and of which encoder.
-        parquet: the file; it may hold some of the encoder's spaces.
-        widths: of all spaces of the encoder.
-    """
+    """Index what `counterpoint embed` wrote, a row group at a time."""
     try:
         file = pq.ParquetFile(parquet, page_checksum_verification=True)
         about: dict[bytes, Any] = file.schema_arrow.metadata or {}

@@ -28,14 +28,7 @@ def shards_stamp(folder: Path) -> str:
 
 
 def index_shards(index: TrackIndex, pool: Pool, folder: Path, *, progress: Progress) -> TrackIndex:
-    """Embed every clip of a set, resampled to the encoder's rate where it has another, and write the index.
-
-    Args:
-        index: where to, and of which encoder.
-        pool: of one encoder.
-        folder: of the shards.
-        progress: counts the clips.
-    """
+    """Embed every clip of a set, resampled to the encoder's rate where it has another, and write the index."""
     config = EvaluationConfig(data=EvaluationData(shards=str(folder)), chunking=Chunking(resample=True))
     with ShardSet.open(folder) as shards:
         table = embed_shards(shards, pool, config, progress=progress)[ENCODER]

@@ -27,10 +27,6 @@ def facts(frozen: FrozenSplit) -> dict[str, Any]:
 def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
     """How a task's split differs from the published one.
 
-    Args:
-        protocol: the task's ``published``.
-        frozen: the clips that it is evaluated on.
-
     Returns:
         ``same``: the split and the classes are the pinned ones, or those of a variant; ``missing``: clips that the
         pinned split has more, by split; ``words``: for the report.

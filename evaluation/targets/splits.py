@@ -96,12 +96,6 @@ def load_split(path: Path) -> FrozenSplit:
 def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -> Target:
     """A target reduced to the clips of a frozen split, in its splits.
 
-    Args:
-        frozen: the clips of an earlier evaluation.
-        name: of the task.
-        index: of the set.
-        target: its known targets, in the frozen vocabulary.
-
     Raises:
         UserError: if a clip is missing or a track would be in two splits.
     """
@@ -129,11 +123,7 @@ def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -
 
 
 def check_leaks(what: str, tracks: Sequence[str], splits: Sequence[str]) -> None:
-    """Refuse splits that share a track.
-
-    Raises:
-        UserError: names the tracks.
-    """
+    """Refuse splits that share a track. The UserError names the tracks."""
     place: dict[str, str] = {}
     leaking: dict[str, set[str]] = {}
     for track, split in zip(tracks, splits, strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_shards.format.index import ShardIndex
 
 STOP_EVERY = 5
-"""One train artist in so many is stopped on where the validation split is reported."""
+"""One train artist in so many, or track, is stopped on where the validation split is reported."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,16 @@ class Target:
 def parts_of(target: Target, reported: Literal["test", "valid"]) -> dict[str, Target]:
     """What heads are trained on, what they stop on and what is reported, by the names ``train``, ``valid``, ``test``.
 
-    Where the validation split is what is reported, heads stop on a fifth of the train split's artists: choosing by a
-    split that a head has also stopped on would flatter whatever stops by luck.
+    Where the validation split is what is reported, heads stop on a fifth of the train split's artists, of its tracks
+    where all are of one artist: choosing by a split that a head has also stopped on would flatter whatever stops by
+    luck.
     """
     if reported == "test":
         return {split: target.only(split) for split in ("train", "valid", "test")}
     train = target.split_K == "train"
-    artists = sorted(set(target.artist_K[train].tolist()), key=lambda name: hashlib.sha256(name.encode()).digest())
-    stops = train & np.isin(target.artist_K, artists[: -(-len(artists) // STOP_EVERY)])
+    unit_K = target.artist_K if len(np.unique(target.artist_K[train])) > 1 else target.track_K
+    units = sorted(set(unit_K[train].tolist()), key=lambda name: hashlib.sha256(name.encode()).digest())
+    stops = train & np.isin(unit_K, units[: -(-len(units) // STOP_EVERY)])
     return {"train": target.where(train & ~stops), "valid": target.where(stops), "test": target.only("valid")}
 
 

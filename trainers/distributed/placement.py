@@ -9,12 +9,6 @@ from trainers.config import ExperimentConfig
 def reserved(config: ExperimentConfig, machines: Sequence[Machine], *, workers: int, what: str) -> list[Bundle]:
     """What the processes of a run reserve on a cluster: its workers, then their view actors.
 
-    Args:
-        config: of the run.
-        machines: of the cluster.
-        workers: fewest that the run can do with, ≥ 1.
-        what: the run, for the message: ``the run``, ``row x``.
-
     Raises:
         UserError: if they do not fit the machines, one by one: they would wait for ever.
     """

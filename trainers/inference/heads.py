@@ -22,12 +22,7 @@ FIRST, VARIANT = "projector.head.", "projector.variant_heads."
 
 
 def heads_of_snapshot(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Weights of the heads as ``NAME.PLACE.weight``; none without names.
-
-    Args:
-        state: of a whole model.
-        names: of the heads, the invariant one first.
-    """
+    """Weights of the heads as ``NAME.PLACE.weight``; none without names."""
     found: dict[str, Tensor] = {}
     for place, name in enumerate(names):
         prefix = f"{VARIANT}{name}." if place else FIRST

@@ -59,11 +59,6 @@ def no_text_tower(source: object) -> str:
 def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
     """Columns of one space.
 
-    Args:
-        spaces: of an encoder.
-        name: the space that is asked for.
-        key: option or configuration key that asks.
-
     Raises:
         UserError: names the key and the spaces there are.
     """

@@ -179,10 +179,6 @@ def head_outputs(config: LossConfig) -> Outputs:
 def build_loss(config: LossConfig, variant: Sequence[str] = ()) -> nn.Module:
     """The objective of a configuration, from `Projected` to `LossResult`.
 
-    Args:
-        config: of the loss.
-        variant: effects that have a head of their own, of ``head.variant``.
-
     Raises:
         UserError: if a user's own cannot be made.
     """

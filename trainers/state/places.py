@@ -69,11 +69,6 @@ def check_encoder(path: Path) -> None:
 def check_order(source: Path, catalogue: Path, command: str) -> None:
     """Refuse a model that is none; a message of its own where the catalogue is the model.
 
-    Args:
-        source: given as the model.
-        catalogue: given as the folder of music.
-        command: that takes the two in this order.
-
     Raises:
         UserError: names the nearest, or the right order.
     """

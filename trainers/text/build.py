@@ -16,10 +16,6 @@ _PROBES = ("a slow piece", "🎹 静かな曲, played live")
 def build_text_encoder(config: TextConfig, *, seed: int) -> TextEncoder:
     """A text encoder with the weights that are trained chosen; in evaluation mode, and tried on two texts.
 
-    Args:
-        config: which.
-        seed: of first weights, where there are such; the same for the same seed on every rank.
-
     Raises:
         UserError: if a file, a package or a layer is missing, or does not fit.
     """

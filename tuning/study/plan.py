@@ -135,12 +135,6 @@ def rows_of(study: Study) -> list[Row]:
 def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapping[str, Any]) -> Plan:
     """Resolve every run of a study.
 
-    Args:
-        study: as its file has it.
-        scale: one of its scales.
-        settings: folder, seeds, sets of shards.
-        overrides: keys of every row's experiment, from the command line.
-
     Raises:
         UserError: for an unknown key or scale, a set of shards that is not given, or claims on rows or columns that
             are not there; before anything is made.

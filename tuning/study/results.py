@@ -46,11 +46,7 @@ class Line:
 
 
 def collect(plan: Plan) -> dict[str, Line]:
-    """Rows whose runs are all done, and the baselines, by name.
-
-    Args:
-        plan: of the study.
-    """
+    """Rows whose runs are all done, and the baselines, by name."""
     lines = {}
     for row in plan.rows:
         runs = [run for run in plan.runs if run.row == row.name]

@@ -58,14 +58,7 @@ def travelling(run: Run, takes: Need) -> tuple[Run, ExperimentConfig]:
 
 
 def row_task(run: Run, experiment: ExperimentConfig, parent: Path, takes: Need) -> Outcome:
-    """Pretrain and evaluate a run on the machine that Ray chose.
-
-    Args:
-        run: of `travelling`.
-        experiment: the same.
-        parent: the study's folder, which all machines mount.
-        takes: what was reserved.
-    """
+    """Pretrain and evaluate a run on the machine that Ray chose."""
     if not wait_for_writer(run.folder, LOCK_S):
         return run.folder, RunError.exit_code, f"{run.folder}: another process has written there for {LOCK_S:g} s"
     if takes.alone:

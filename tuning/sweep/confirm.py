@@ -90,10 +90,6 @@ def _same(there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> dict[str, Any]:
     """Values of both sides and their paired difference, over seeds and over the test set's artists.
 
-    Args:
-        folders: of each side's evaluated runs, in the order of their seeds.
-        metrics: ``task/metric``.
-
     Returns:
         Metric → side → value, low, high; by_seed; and the difference with its p-value.
     """

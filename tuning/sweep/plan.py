@@ -97,10 +97,6 @@ class SweepPlan:
 def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     """Resolve a sweep and refuse what cannot be, without taking anything.
 
-    Args:
-        config: of `load_sweep`.
-        where: its file, for messages.
-
     Raises:
         UserError: one message that names the thing and the remedy.
     """

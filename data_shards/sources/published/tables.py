@@ -56,11 +56,7 @@ def first_below(root: Path, *names: str) -> Path:
 
 
 def require_columns(path: Path | str, row: Mapping[str, str], columns: Sequence[str]) -> None:
-    """Refuse a table that is not the published one.
-
-    Raises:
-        UserError: names the columns that are missing.
-    """
+    """Refuse a table that is not the published one. The UserError names the columns that are missing."""
     if not row.keys() >= set(columns):
         missing = [column for column in columns if column not in row]
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; is this the published file?")
