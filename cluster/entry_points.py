@@ -147,12 +147,6 @@ def check_settings(
 def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> Any:
     """Import a factory, check its settings and call it.
 
-    Args:
-        name: ``module:factory``.
-        settings: of the configuration.
-        key: dotted key that holds the name; the settings lie beside it: ``encoder.name``, ``encoder.settings``.
-        given: arguments that the product offers; those that the factory names are passed.
-
     Raises:
         UserError: as `import_factory` and `check_settings`, or if the factory raises.
     """
@@ -182,11 +176,6 @@ def failures_named(what: str) -> Iterator[None]:
 
 def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool) -> None:
     """Refuse to import code because a file names it.
-
-    Args:
-        parts: entry points by the key that names them.
-        source: the file or folder.
-        trust_code: the user gave ``--trust-code``.
 
     Raises:
         UserError: if there are any and the user did not.

@@ -4,11 +4,9 @@ import difflib
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
 from cluster.reference import NEEDED, Key, keys_of
 from cluster.settings import UserError
-from commands.console import AsJson, console, escape, print_json
+from commands.console import AsJson, console, positional, print_json, say
 
 ROOTS = {
     "pretrain": "counterpoint pretrain, conf/pretrain/*.yaml, counterpoint views",
@@ -20,14 +18,8 @@ ROOTS = {
 """What has a configuration, and where its keys are written."""
 
 
-Root = Annotated[
-    str | None,
-    typer.Argument(help=f"{', '.join(ROOTS)}; all of them unless given.", metavar="[ROOT]", show_default=False),
-]
-KeyOrSection = Annotated[
-    str | None,
-    typer.Argument(help="A key, or a section: loss.temperature, loss.", metavar="[KEY]", show_default=False),
-]
+Root = Annotated[str | None, positional("[ROOT]", f"{', '.join(ROOTS)}; all of them unless given.")]
+KeyOrSection = Annotated[str | None, positional("[KEY]", "A key, or a section: loss.temperature, loss.")]
 
 
 def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False) -> None:
@@ -47,7 +39,7 @@ def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False)
         width = max(len(row.key) for row in rows)
         for row in rows:
             line = f"{row.key:<{width}}  {describe(row)}"
-            console.print(escape(line), highlight=False, soft_wrap=True)
+            say(line)
 
 
 def describe(row: Key) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.settings import UserError
-from commands.console import AsJson, console, escape, print_json, quoted, then
+from commands.console import AsJson, console, escape, positional, print_json, quoted, say, then
 from trainers.models.shipped import ShippedModel, known_models, shipped_models
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def list_models(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="As `models list` has it.", metavar="NAME", show_default=False)],
+    name: Annotated[str, positional("NAME", "As `models list` has it.")],
     as_json: AsJson = False,
 ) -> None:
     """The model card: what it is, its music with licences and attribution, settings, metrics, limits."""
@@ -51,7 +51,7 @@ def show(
         return
     console.print(f"{model.name}: {escape(model.summary)}", highlight=False, soft_wrap=True)
     console.print(f"licence of the weights: {model.licence}; of the code: Apache-2.0", highlight=False)
-    console.print(escape((model.folder / CARD).read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+    say((model.folder / CARD).read_text(encoding="utf-8"))
     commands: list[tuple[str, ...]] = [("search", name, "FOLDER", "SONG.mp3"), ("embed", name, "FOLDER")]
     if (model.folder / "towers.safetensors").is_file():
         commands[1:1] = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cluster.files.outputs import require_writable_file, require_writable_folder
 from evaluation.config import EvaluationConfig
-from evaluation.metrics.resamples import RESAMPLES
+from evaluation.metrics.samples import RESAMPLES
 
 FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex", RESAMPLES)
 """Beside the figures."""

@@ -10,8 +10,7 @@ from cluster.settings import UserError
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
-from evaluation.encoders.encoder import SUBJECT
-from evaluation.encoders.spaces import spaces_of
+from evaluation.encoders.encoder import SUBJECT, spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols

@@ -15,9 +15,8 @@ from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
 from evaluation.kinds.kind import Kind, TaskKind, kind_of
 from evaluation.kinds.text import TextKind
-from evaluation.targets.index_columns import columns
 from evaluation.targets.splits import hold_to, load_split
-from evaluation.targets.target import Target, parts_of
+from evaluation.targets.target import Target, columns, parts_of
 
 
 class EmptyColumnError(UserError):

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from cluster.entry_points import is_entry_point
 from cluster.machine.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.config import TrackingConfig
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
+from trainers.checks.combinations import check_towers, check_variants
 from trainers.checks.constant_loss import check_settings_can_learn
-from trainers.checks.towers import check_towers
-from trainers.checks.variants import check_variants
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig

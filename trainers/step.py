@@ -65,11 +65,6 @@ class StepResult(NamedTuple):
 class StepTrainer:
     """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
 
-    Args:
-        config: the experiment.
-        num_tags: C, outputs of a supervised head.
-        device: where the model is.
-
     Raises:
         UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
     """

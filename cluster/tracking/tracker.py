@@ -125,14 +125,7 @@ class Tracker:
             self._account.add_file(path, {"kind": "file", "folder": folder})
 
     def model(self, program: Path, *, samples: int, width: int, step: int) -> None:
-        """The trained encoder, as a logged model that MLflow loads without a pickle.
-
-        Args:
-            program: a torch.export program, waves (N, ``samples``) to embeddings (N, ``width``).
-            samples: of a view.
-            width: of an embedding.
-            step: optimisation steps that it was trained for.
-        """
+        """The trained encoder, as a logged model that MLflow loads without a pickle."""
         if self._enabled:
             self._account.add_file(program, {"kind": "model", "samples": samples, "width": width, "step": step})
 

@@ -17,7 +17,7 @@ from data_shards.format.text import tidy
 from data_shards.text.clip_words import ClipWords, build_lexicon
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.parts import partial_tags
+from data_shards.text.lexicon import partial_tags
 
 MAX_WORDS = 1000
 """Words of a caption at most: text towers read some dozens (FIGMA, arXiv:2606.06615: little is gained beyond 50)."""

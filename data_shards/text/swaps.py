@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.text.dictionary import tokens_of
 from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon, Span, plural
 from data_shards.text.templates import article
-from data_shards.text.tokens import tokens_of
 
 
 class Swapped(NamedTuple):

@@ -25,14 +25,13 @@ from cluster.settings import UserError
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import PCM_SCALE, run_encoder
-from evaluation.encoders.encoder import Encoder, alike
-from evaluation.encoders.spaces import models_of
+from evaluation.encoders.encoder import Encoder, alike, models_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import pair_mean, r_squared
-from evaluation.scores.task_inputs import generator
+from evaluation.scores.score import generator
 from trainers.augment.dsp.phase_vocoder import pitch_time
 
 N_FFT = 2048

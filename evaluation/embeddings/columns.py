@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.encoders.encoder import Encoder
-from evaluation.encoders.spaces import models_of, spaces_of
-from evaluation.encoders.towers import text_towers
+from evaluation.encoders.encoder import Encoder, models_of, spaces_of, text_towers
 from trainers.inference.spaces import JOINT
 
 

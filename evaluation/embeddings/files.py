@@ -28,10 +28,9 @@ from evaluation.config import Chunking
 from evaluation.embeddings.cache import embedding_array
 from evaluation.embeddings.embed import PCM_SCALE, chunk_spans, in_batches, make_chunk, run_encoder
 from evaluation.embeddings.inputs import expand
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
 from trainers.inference.spaces import WHOLE, space_in, spaces_tree
 
 SCHEMA_VERSION = 1

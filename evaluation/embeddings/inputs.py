@@ -36,10 +36,6 @@ def check_there(places: Sequence[Path]) -> None:
 def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
     """Files as they are given, and in place of a folder the audio below it, sorted; each file once.
 
-    Args:
-        places: files and folders.
-        missing_ok: keep what does not exist, for a caller that rejects files one by one.
-
     Raises:
         UserError: names a place that does not exist, or a folder without audio.
     """

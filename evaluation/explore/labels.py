@@ -107,10 +107,6 @@ def of_shards(folder: Path) -> Known:
 def of_table(path: Path, root: Path) -> Known:
     """What a table says of files.
 
-    Args:
-        path: CSV or Parquet, see `read_labels`; of its columns only ``path`` is needed.
-        root: folder that the paths are relative to.
-
     Raises:
         UserError: names the file, and the row and column that are wrong.
     """

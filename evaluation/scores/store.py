@@ -24,14 +24,13 @@ from cluster.provenance import provenance
 from cluster.settings import to_tree
 from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.encoders.towers import text_towers
+from evaluation.encoders.encoder import text_towers
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import Kind, kind_of
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, Scale
 from evaluation.probes.training import Head, TrainedHeads
-from evaluation.scores.score import Scored, score_task
-from evaluation.scores.task_inputs import TaskInputs
+from evaluation.scores.score import Scored, TaskInputs, score_task
 
 SCORES = "scores"
 """Folder beside the report."""

@@ -26,9 +26,8 @@ from data_shards.audio.decode import AudioError, rejecting
 from data_shards.audio.scan import AudioFolder, scan_folder
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream, spaces_in
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
 from evaluation.encoders.pool import Pool
-from evaluation.encoders.spaces import spaces_of
 from evaluation.search.asked import check_catalogue
 from evaluation.search.mixture import unit_slices
 from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp

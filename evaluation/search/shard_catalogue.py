@@ -9,9 +9,8 @@ from data_shards.format.paths import MANIFEST_NAME
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.embeddings.embed import embed_shards
-from evaluation.encoders.encoder import ENCODER
+from evaluation.encoders.encoder import ENCODER, spaces_of
 from evaluation.encoders.pool import Pool
-from evaluation.encoders.spaces import spaces_of
 from evaluation.search.mixture import unit_slices
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, read_index, rewriting
 

@@ -32,13 +32,7 @@ def heads_of_snapshot(state: Mapping[str, Tensor], names: Sequence[str]) -> dict
 
 
 class EncoderWithHeads(nn.Module):
-    """A frozen encoder whose output goes on with those of its heads.
-
-    Args:
-        frozen: the encoder; its output comes first, as it is.
-        state: weights of the heads, see `heads_of_snapshot`.
-        names: of the heads, in the order of their columns.
-    """
+    """A frozen encoder whose output goes on with those of its heads."""
 
     def __init__(self, frozen: "FrozenEncoder", state: Mapping[str, Tensor], names: Sequence[str]) -> None:
         super().__init__()

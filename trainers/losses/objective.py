@@ -126,12 +126,7 @@ class SupervisedLoss(nn.Module):
 
 
 class OwnLoss(nn.Module):
-    """A user's loss, held to the contract.
-
-    Args:
-        name: ``module:factory``.
-        inner: what the factory returned.
-    """
+    """A user's loss, held to the contract."""
 
     def __init__(self, name: str, inner: Callable[[Projected], LossResult]) -> None:
         super().__init__()

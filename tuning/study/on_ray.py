@@ -114,14 +114,7 @@ def preview(plan: Plan, needs: Needs, machines: Sequence[Machine], most: int) ->
 
 
 def on_ray(parent: Path, needs: Needs, *, most: int, wait_s: float) -> Runner:
-    """Runs in tasks of the Ray session that this process is in.
-
-    Args:
-        parent: the study's folder.
-        needs: of every run.
-        most: runs at once, ≥ 1.
-        wait_s: longest wait for machines where no run fits what is left.
-    """
+    """Runs in tasks of the Ray session that this process is in."""
 
     def run_on_ray(todo: Sequence[Run]) -> Iterator[Outcome]:
         tasks = _Tasks(parent, needs, todo, most)

@@ -12,12 +12,11 @@ from typing import Any
 from cluster.files.outputs import require_writable_folder
 from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
-from cluster.validation.renamed import new_name
+from cluster.validation.messages import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.inference.spaces import space_names
-from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings
-from tuning.study.metric import parse_metric
+from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings, parse_metric
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""

@@ -108,12 +108,6 @@ def attempt(
 ) -> Outcome:
     """Pretrain a run and evaluate it, or go on where an earlier start ended: what a process of the pool or of Ray does.
 
-    Args:
-        run: of the study.
-        parent: the study's folder.
-        experiment: what is trained, where it is not the run's to the letter (its paths and resources on a cluster).
-        evaluated: evaluates it.
-
     Returns:
         With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
     """

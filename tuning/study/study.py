@@ -18,14 +18,13 @@ from cluster.ray_runtime.session import has_cluster
 from cluster.ray_runtime.shared import refuse_own_folder_of_a_job, require_shared
 from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
-from cluster.tracking_config import TrackingConfig, store_uri
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.inference.frozen import load_encoder
 from tuning.placement import here
-from tuning.study.config import StudySettings
-from tuning.study.metric import parse_metric
+from tuning.study.config import StudySettings, parse_metric
 from tuning.study.plan import Plan, Run
 from tuning.study.report import write_study
 from tuning.study.results import collect, late_median, study_tree

@@ -14,7 +14,7 @@ from cluster.files.storage import write_atomic
 from cluster.progress import Bar
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
-from evaluation.metrics.resamples import RESAMPLES, load_resamples
+from evaluation.metrics.samples import RESAMPLES, load_resamples
 from tuning.study.results import LEVEL, averaged
 from tuning.sweep.jobs import Curve, Job
 
@@ -25,12 +25,7 @@ SIDES = ("best", "preset")
 
 @dataclass
 class ConfirmRuns:
-    """The source of these runs: what is done is not run again.
-
-    Args:
-        jobs: by side and seed, in order.
-        bar: called with how many are done.
-    """
+    """The source of these runs: what is done is not run again."""
 
     jobs: Sequence[Job]
     bar: Bar

@@ -9,7 +9,7 @@ from cluster.files.outputs import require_writable_folder
 from cluster.machine.resources import ResourcesConfig
 from cluster.refusals import Refusals
 from cluster.settings import UserError, flatten, put, to_tree, validate
-from cluster.tracking_config import store_uri
+from cluster.tracking.config import store_uri
 from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.figures.canvas import LIGHT, canvas, plain
+from evaluation.report.canvas import LIGHT, canvas, plain
 from tuning.sweep.space import Choice, Distribution, LogUniform, Space
 
 Row = Mapping[str, Any]

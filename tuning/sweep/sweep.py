@@ -17,8 +17,8 @@ from cluster.ray_runtime.session import Session, ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
-from cluster.tracking_config import TrackingConfig, store_uri
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.placement import Need, concurrent, cores, need, places, wanted
 from tuning.study.sets import build_corpus
@@ -237,7 +237,7 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from evaluation.report.figures.canvas import png
+    from evaluation.report.canvas import png
     from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]

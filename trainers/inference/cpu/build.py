@@ -40,11 +40,7 @@ def fold_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> Netw
 
 
 class CpuPath:
-    """An encoder's equivalent, made when it is first needed and again after its weights changed.
-
-    Args:
-        encoder: in evaluation mode.
-    """
+    """An encoder's equivalent, made when it is first needed and again after its weights changed."""
 
     def __init__(self, encoder: nn.Module) -> None:
         network = encoder.network if isinstance(encoder, Branched) else encoder

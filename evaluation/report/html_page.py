@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment
 
 from evaluation.encoders.encoder import SUBJECT
-from evaluation.report.figures.draw import Drawn
+from evaluation.report.figures import Drawn
 from evaluation.report.rows import intervals, reference, text_rows
 from evaluation.report.tables import extra_tables
 
