@@ -37,7 +37,8 @@ def evaluation(tree: Path, folder: Path) -> dict[str, Any]:
     _run(tree, folder, "shards build synthetic --tracks 400 --seconds 8 --out", labelled)
     _run(tree, folder, "shards build synthetic --tracks 48 --seconds 8 --seed 1 --out", unlabelled)
     sets = (f"data.labelled={labelled}", f"data.unlabelled={unlabelled}")
-    _run(tree, folder, "pretrain conf/pretrain/tiny.yaml", *sets, f"run.dir={folder}/run", "tracking.enabled=false")
+    few = ("optim.steps=4", "optim.warmup_steps=1", "run.snapshot_every=4", "tracking.enabled=false")
+    _run(tree, folder, "pretrain conf/pretrain/tiny.yaml", *sets, f"run.dir={folder}/run", *few)
     (folder / "tasks.yaml").write_text(TASKS, encoding="utf-8")
     words = (folder / "run", folder / "tasks.yaml", f"data.shards={labelled}", "--out", folder / "evaluation")
     cost = _run(tree, folder, "evaluate", *words)
@@ -62,7 +63,9 @@ WORK = {"evaluation": evaluation, "sweep": sweep}
 
 def _run(tree: Path, folder: Path, command: str, *words: Path | str) -> Cost:
     environment = {"PYTHONDONTWRITEBYTECODE": "", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    return counterpoint(tree, [*command.split(), *(str(word) for word in words)], environment)
+    cost = counterpoint(tree, [*command.split(), *(str(word) for word in words)], environment)
+    print(f"  {command}: {cost.cpu_s:.1f} CPU-s, {cost.wall_s:.0f} s", flush=True)
+    return cost
 
 
 def main() -> None:

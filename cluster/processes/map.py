@@ -6,14 +6,17 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Literal, TypeVar
 
 from cluster.settings import RunError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+QUEUED = 4
+"""Jobs a worker that are pickled ahead: of ten million clips all would be gigabytes."""
 
 
 class WorkerLostError(RunError):
@@ -33,7 +36,7 @@ def local_map(
 
     Args:
         function: picklable.
-        jobs: picklable.
+        jobs: picklable; each is taken when a worker will soon be free.
         workers: processes, ≥ 1.
         start: forkserver forks the workers from a server that has imported ``preload``, so neither this process's
             threads nor its locks are copied; spawn starts each with this process's environment variables of now.
@@ -48,9 +51,15 @@ def local_map(
         context.set_forkserver_preload(list(preload))
     initializer = _start_ignoring if ignore_interrupt else end_with_parent
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer)
+    waiting, running = iter(jobs), set[Future[Result]]()
     try:
-        for future in as_completed([pool.submit(function, job) for job in jobs]):
-            yield future.result()
+        while True:
+            running.update(pool.submit(function, job) for job in islice(waiting, QUEUED * workers - len(running)))
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            while done:
+                yield done.pop().result()
     except BrokenProcessPool as error:
         raise WorkerLostError(
             "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"

@@ -3,11 +3,12 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.files.spool import Spool, sorted_spool
 from data_shards.audio import pyav
 
 AUDIO_SUFFIXES = (
@@ -24,7 +25,7 @@ class AudioFolder:
     """The audio files below a folder, and counts of what was left out."""
 
     root: Path
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     """Audio files, sorted; each folder once, however many links lead to it."""
     by_av: Mapping[str, int] = field(default_factory=dict)
     """Those of `files` that only PyAV decodes, by suffix."""
@@ -102,7 +103,7 @@ def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
             elif folder != root:
                 scan.counts["seen_links"] += 1
         waiting, scan.links = sorted(scan.links), []
-    files = tuple(sorted(scan.files))
+    files = sorted_spool(scan.files)
     foreign = Counter(path.suffix.lower() for path in files if path.suffix.lower() in pyav.SUFFIXES)
     return AudioFolder(
         root,
@@ -120,7 +121,7 @@ class _Scan:
 
     def __init__(self, known: frozenset[str]) -> None:
         self.known = known
-        self.files: list[Path] = []
+        self.files = Spool[Path]()
         self.links: list[Path] = []
         self.undecodable, self.others = Counter[str](), Counter[str]()
         self.counts = {"hidden": 0, "no_files": 0, "seen_links": 0}
@@ -147,14 +148,11 @@ class _Scan:
             here = folders.pop()
             try:
                 with os.scandir(here) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
+                    inside = list(filter(None, (self._take(entry, here) for entry in entries)))
             except OSError as error:
                 self.unreadable.append(f"{here} left out: cannot be read: {error.strerror}")
                 continue
-            for entry in found:
-                inside = self._take(entry, here)
-                if inside is not None and self.enter(inside):
-                    folders.append(inside)
+            folders += filter(self.enter, sorted(inside))
 
     def _take(self, entry: "os.DirEntry[str]", here: Path) -> Path | None:
         """Count an entry; return it if it is a folder to scan."""

@@ -8,19 +8,21 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.files.locks import LOCK_NAME, sole_writer
+from cluster.files.spool import Spool
 from cluster.files.storage import write_atomic
 from cluster.machine.cores import num_cores
 from cluster.processes.map import local_map
 from cluster.settings import Config, UserError
-from data_shards.build.checks import RECORD_NAME, check_clips, require_place, tidied
+from data_shards.build.checks import RECORD_NAME, ClipChecks, require_place, tidied_orders
 from data_shards.build.index_writer import write_index
+from data_shards.build.jobs import Jobs
 from data_shards.build.progress import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
 from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, read_entries, recipe_of
@@ -59,6 +61,8 @@ def build(
 ) -> BuildSummary:
     """Build a set of shards in `out`, or finish one that was interrupted; a finished one is left as it is.
 
+    The clips of some shards are in memory at a time, whatever gives them: an iterator's wait on disk.
+
     Args:
         clips: of all splits, in the order of the shards; `tidied` normalises their labels. A listing also gives tag
             orders (those of other columns are collected and sorted) and notes, which the manifest keeps.
@@ -76,16 +80,12 @@ def build(
     """
     require_place(out, "the output")
     out = out.resolve() if out.is_symlink() else out
-    listing = tidied(clips if isinstance(clips, Listing) else Listing(tuple(clips)))
+    listing = clips if isinstance(clips, Listing) else Listing(clips if isinstance(clips, Sequence) else Spool(clips))
+    listing = replace(listing, vocabularies=tidied_orders(listing.vocabularies))
     clips = listing.clips
-    check_clips(clips, listing.vocabularies)
     partial_folder = out.with_name(out.name + ".partial")
-    step = config.clips_per_shard
-    jobs = [
-        BuildJob(number=number, clips=clips[start : start + step], folder=str(partial_folder), config=config)
-        for number, start in enumerate(range(0, len(clips), step))
-    ]
-    recipe = _recipe(jobs, listing.vocabularies)
+    jobs = Jobs(clips, str(partial_folder), config)
+    recipe = _checked_recipe(jobs, listing)
     if _is_finished(out, recipe):
         summary = summarise_build(out, clips, resumed_shards=len(jobs), seconds=0.0)
         if progress:
@@ -101,10 +101,23 @@ def build(
     return summarise_build(out, clips, resumed_shards=kept, seconds=time.monotonic() - tally.started)
 
 
-def _recipe(jobs: Sequence[BuildJob], vocabularies: Mapping[str, Sequence[str]]) -> str:
-    digest = hashlib.sha256(repr(sorted((column, tuple(tags)) for column, tags in vocabularies.items())).encode())
-    for job in jobs:
-        digest.update(recipe_of(job).encode())
+def _checked_recipe(jobs: Jobs, listing: Listing) -> str:
+    """What identifies the set, in one pass over clips that `ClipChecks` takes.
+
+    Raises:
+        UserError: no clips, or the first clip that is wrong.
+    """
+    orders = sorted((column, tuple(tags)) for column, tags in listing.vocabularies.items())
+    digest, checks = hashlib.sha256(repr(orders).encode()), ClipChecks(listing.vocabularies)
+    try:
+        for job in jobs:
+            for clip in job.clips:
+                checks.add(clip)
+            digest.update(recipe_of(job).encode())
+    except UserError:
+        checks.require_unique(listing.clips)  # a key that came twice before the clip that is wrong is named first
+        raise
+    checks.require_unique(listing.clips)
     return digest.hexdigest()
 
 

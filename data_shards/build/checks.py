@@ -2,13 +2,18 @@
 
 import os
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from cluster.files.outputs import require_writable_folder
+from cluster.files.spool import first_repeat
 from cluster.settings import UserError
-from data_shards.format.records import Clip, Listing
+from data_shards.format.records import Clip
 from data_shards.format.text import tidy
 
 RECORD_NAME = "build.json"
@@ -32,45 +37,66 @@ def require_place(out: Path, key: str) -> None:
         )
 
 
-def check_clips(clips: Sequence[Clip], vocabularies: Mapping[str, Sequence[str]]) -> None:
-    """Refuse clips that cannot become a set, before any work.
+class ClipChecks:
+    """Refuses clips that cannot become a set, before any work; 8 bytes are kept of each."""
 
-    Raises:
-        UserError: no clips, an invalid or duplicate key (both clips are named), an unknown tag.
-    """
-    if not clips:
-        raise UserError("there are no clips to build shards from")
-    seen: dict[str, Clip] = {}
-    for clip in clips:
+    def __init__(self, vocabularies: Mapping[str, Sequence[str]]) -> None:
+        """No clips so far.
+
+        Args:
+            vocabularies: tag orders that are given, by column.
+        """
+        self._known = {column: frozenset(tags) for column, tags in vocabularies.items()}
+        self._keys = array("q")
+
+    def add(self, clip: Clip) -> None:
+        """Check one clip.
+
+        Raises:
+            UserError: an invalid key, or an unknown tag.
+        """
         if not _KEY.match(clip.key):
             raise UserError(f"{clip.audio.name}: key {clip.key!r} must be 1 to 90 letters, digits, '_' or '-'")
-        other = seen.setdefault(clip.key, clip)
-        if other is not clip:
-            raise UserError(f"key {clip.key} is used twice, by {other.audio.name} and by {clip.audio.name}")
-        for column, known in vocabularies.items():
-            unknown = sorted(set(clip.multilabel.get(column, ())) - set(known))
+        self._keys.append(hash(clip.key))
+        for column, known in self._known.items():
+            unknown = sorted(set(clip.multilabel.get(column, ())) - known)
             if unknown:
                 raise UserError(f"{clip.audio.name}: {column} {', '.join(unknown)} not in the given vocabulary")
 
+    def require_unique(self, clips: Sequence[Clip]) -> None:
+        """Refuse a key of two of the clips that were added.
 
-def tidied(listing: Listing) -> Listing:
-    """The listing with `tidy` text of labels, tag orders, tracks, artists, licences and captions."""
+        Raises:
+            UserError: names both clips; or there are no clips.
+        """
+        if not clips:
+            raise UserError("there are no clips to build shards from")
+        hashes = np.asarray(self._keys, np.int64)
+        places = first_repeat((clip.key for clip in islice(clips, len(hashes))), hashes)
+        if places:
+            one, other = (clips[place] for place in places)
+            raise UserError(f"key {one.key} is used twice, by {one.audio.name} and by {other.audio.name}")
 
-    def known(text: str | None) -> str | None:
-        return (tidy(text) or None) if text else text
 
-    def of(clip: Clip) -> Clip:
-        return replace(
-            clip,
-            track=tidy(clip.track),
-            artist=known(clip.artist),
-            licence=known(clip.licence),
-            multilabel={tidy(name): tuple(dict.fromkeys(map(tidy, tags))) for name, tags in clip.multilabel.items()},
-            categorical={tidy(name): known(value) for name, value in clip.categorical.items()},
-            numeric={tidy(name): value for name, value in clip.numeric.items()},
-            captions=tuple(map(tidy, clip.captions)),
-            caption_tags=tuple(tuple(dict.fromkeys(map(tidy, tags))) for tags in clip.caption_tags),
-        )
+def tidied(clip: Clip) -> Clip:
+    """The clip with `tidy` text of labels, track, artist, licence and captions."""
+    return replace(
+        clip,
+        track=tidy(clip.track),
+        artist=_known(clip.artist),
+        licence=_known(clip.licence),
+        multilabel={tidy(name): tuple(dict.fromkeys(map(tidy, tags))) for name, tags in clip.multilabel.items()},
+        categorical={tidy(name): _known(value) for name, value in clip.categorical.items()},
+        numeric={tidy(name): value for name, value in clip.numeric.items()},
+        captions=tuple(map(tidy, clip.captions)),
+        caption_tags=tuple(tuple(dict.fromkeys(map(tidy, tags))) for tags in clip.caption_tags),
+    )
 
-    orders = {tidy(column): tuple(map(tidy, tags)) for column, tags in listing.vocabularies.items()}
-    return Listing(tuple(map(of, listing.clips)), orders, listing.notes)
+
+def tidied_orders(vocabularies: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Tag orders with `tidy` text."""
+    return {tidy(column): tuple(map(tidy, tags)) for column, tags in vocabularies.items()}
+
+
+def _known(text: str | None) -> str | None:
+    return (tidy(text) or None) if text else text

@@ -57,7 +57,7 @@ def summarise_build(out: Path, clips: Sequence[Clip], *, resumed_shards: int, se
     record = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))
     same = find_same_audio(index)
     keys = {index.key[row] for group in same.across for row in group}
-    names = {clip.key: clip.audio.name for clip in clips if clip.key in keys}
+    names = {clip.key: clip.audio.name for clip in clips if clip.key in keys} if keys else {}
 
     def same_clip(row: int) -> SameClip:
         key = index.key[row]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,7 +75,7 @@ class BuildJob:
     """The work of one shard. Picklable."""
 
     number: int
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
     folder: str
     config: BuildConfig
 

@@ -5,7 +5,7 @@ Shape suffixes: B clips of this rank's part of a step, T samples of a window, C 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
@@ -71,7 +71,8 @@ class Clip:
 class Listing:
     """The clips of a dataset, before any audio is read."""
 
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
+    """A tuple, or a `cluster.files.spool.Spool` of millions."""
     vocabularies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Tag orders that the dataset fixes."""
     notes: tuple[str, ...] = ()

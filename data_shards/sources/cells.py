@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from data_shards.format.text import tidy
 
@@ -47,17 +47,21 @@ def to_number(cell: str, *, decimal_comma: bool = False) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
+def has_decimal_commas(cells: Iterable[str], delimiter: str) -> bool:
     """Whether the commas of a column of numbers are decimal points.
 
     >>> has_decimal_commas(["98,5", "120"], ","), has_decimal_commas(["1,200"], ","), has_decimal_commas(["1,200"], ";")
     (True, False, True)
     """
-    commas = [cell for cell in cells if "," in cell]
-    if not commas or not all(_DECIMAL_COMMA.fullmatch(cell) for cell in commas) or any("." in cell for cell in cells):
-        return False
-    # "1,200" may be 1.2 or 1200: ambiguous while every comma has three digits behind it.
-    return delimiter == ";" or any(len(cell.rpartition(",")[2]) != 3 for cell in commas)
+    found, is_plain = False, delimiter == ";"
+    for cell in cells:
+        if "." in cell or ("," in cell and not _DECIMAL_COMMA.fullmatch(cell)):
+            return False
+        if "," in cell:
+            found = True
+            # "1,200" may be 1.2 or 1200: ambiguous while every comma has three digits behind it.
+            is_plain = is_plain or len(cell.rpartition(",")[2]) != 3
+    return found and is_plain
 
 
 def is_bracketed(cell: str) -> bool:

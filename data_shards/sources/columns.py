@@ -2,11 +2,15 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
+import numpy as np
+
+from cluster.files.spool import text_hashes
 from cluster.settings import UserError
 from data_shards.sources.cells import (
     BRACKETS,
@@ -77,8 +81,10 @@ def given_kinds(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -
     return kinds
 
 
-def guess_kind(column: str, values: Sequence[str], *, how: str = SEPARATOR, decimal_comma: bool = False) -> Kind:
+def guess_kind(column: str, values: Iterable[str], *, how: str = SEPARATOR, decimal_comma: bool = False) -> Kind:
     """Guess the kind of a column: lists are tags, numbers numeric, short or repeated words classes.
+
+    `values` are iterated over more than once.
 
     >>> guess_kind("moods", ["calm|dark", ""]), guess_kind("bpm", ["120", "98.5"]), guess_kind("key", ["C minor", "D"])
     ('multilabel', 'numeric', 'categorical')
@@ -87,16 +93,15 @@ def guess_kind(column: str, values: Sequence[str], *, how: str = SEPARATOR, deci
     >>> guess_kind("caption", ["a slow song|slow and sad"])
     'captions'
     """
-    known = [value for value in values if value]
     if column in CAPTION_NAMES:
         return "captions"
-    if known and all(to_number(value, decimal_comma=decimal_comma) is not None for value in known):
+    if any(values) and all(to_number(value, decimal_comma=decimal_comma) is not None for value in values if value):
         return "multilabel" if column == "tags" else "numeric"
-    if column == "tags" or any(is_bracketed(value) if how == BRACKETS else how in value for value in known):
+    if column == "tags" or any(is_bracketed(value) if how == BRACKETS else how in value for value in values):
         return "multilabel"
-    longest = max(map(len, known), default=0)
-    repeated = 2 * len(set(known)) <= len(known)
-    return "categorical" if 0 < longest <= MAX_WORD or (known and repeated and longest <= MAX_NAME) else "ignored"
+    longest = max(map(len, values), default=0)
+    is_class = 0 < longest <= MAX_WORD or (0 < longest <= MAX_NAME and _come_again(filter(None, values)))
+    return "categorical" if is_class else "ignored"
 
 
 def tags_of(cell: str, column: Column, missing: Sequence[str]) -> tuple[str, ...]:
@@ -141,10 +146,10 @@ def _column(table: LabelTable, name: str, kind: Kind) -> Column:
     return Column(kind, how if kind == "multilabel" or how == BRACKETS else SEPARATOR)
 
 
-def _how(table: LabelTable, name: str, values: Sequence[str]) -> str:
+def _how(table: LabelTable, name: str, values: Iterable[str]) -> str:
     if name in table.lists:
         return SEPARATOR
-    if table.separator is None and values and all(map(is_bracketed, values)):
+    if table.separator is None and any(values) and all(map(is_bracketed, values)):
         return BRACKETS
     return table.separator or SEPARATOR
 
@@ -164,45 +169,72 @@ def _hint(table: LabelTable, name: str, column: Column) -> str | None:
         return f"hint: {name}: cells in brackets are read as lists; --list-separator '|' reads each as one value"
     if name in table.lists or column.kind in ("captions", "numeric"):
         return None
-    cells = [(row.number, cell) for row in table.rows if (cell := row.cells[name])]
-    if column.kind != "multilabel" and (hint := _number_hint(name, cells)):
+    if column.kind != "multilabel" and (hint := _number_hint(table, name)):
         return hint
-    if any(column.how != BRACKETS and column.how in cell for _, cell in cells):
+    if any(column.how != BRACKETS and column.how in cell for cell in table.values(name)):
         return None
-    bracketed = [(row, cell) for row, cell in cells if is_bracketed(cell)]
-    if bracketed and column.how != BRACKETS:
+    bracketed = _Found.of(table, name, is_bracketed)
+    if bracketed.num and column.how != BRACKETS:
         return _list_hint(name, bracketed, BRACKETS, column)
     for sign in (";", ",", SEPARATOR):
-        listed = [(row, cell) for row, cell in cells if sign in cell]
-        if listed and column.how not in (sign, BRACKETS) and _may_be_lists([c for _, c in cells], sign, column.kind):
+        listed = _Found.of(table, name, partial(_holds, sign))
+        if listed.num and column.how not in (sign, BRACKETS) and _may_be_lists(table.values(name), sign, column.kind):
             return _list_hint(name, listed, sign, column)
     return None
 
 
-def _number_hint(name: str, cells: Sequence[tuple[int, str]]) -> str | None:
-    others = [(row, cell) for row, cell in cells if to_number(cell) is None]
-    if not 0 < 2 * len(others) <= len(cells):
+class _Found(NamedTuple):
+    """Cells of a column: how many, and the first with its row."""
+
+    num: int
+    row: int = 0
+    cell: str = ""
+
+    @classmethod
+    def of(cls, table: LabelTable, name: str, condition: Callable[[str], bool]) -> "_Found":
+        """The known cells that meet a condition."""
+        found = ((row, cell) for row, cell in table.known(name) if condition(cell))
+        first = next(found, None)
+        return cls(0) if first is None else cls(1 + sum(1 for _ in found), *first)
+
+
+def _holds(sign: str, cell: str) -> bool:
+    return sign in cell
+
+
+def _number_hint(table: LabelTable, name: str) -> str | None:
+    known = sum(1 for _ in table.values(name))
+    others = _Found.of(table, name, lambda cell: to_number(cell) is None)
+    if not 0 < 2 * others.num <= known:
         return None
-    row, other = others[0]
     return (
-        f"hint: {name}: {len(cells) - len(others):,} of {len(cells):,} values are numbers, but {other!r} in row {row} "
-        f"is not, so the column is not numeric; correct it, or give it to --missing where it means a missing value"
+        f"hint: {name}: {known - others.num:,} of {known:,} values are numbers, but {others.cell!r} in row "
+        f"{others.row} is not, so the column is not numeric; correct it, or give it to --missing where it means a "
+        "missing value"
     )
 
 
-def _list_hint(name: str, listed: Sequence[tuple[int, str]], how: str, column: Column) -> str:
-    row, cell = listed[0]
+def _list_hint(name: str, listed: _Found, how: str, column: Column) -> str:
     taken = "each is read as one tag" if column.kind == "multilabel" else f"the column is {column.kind}"
     more = "" if column.kind == "multilabel" else f" --multilabel {name}"
     return (
-        f"hint: {name}: {len(listed):,} cells look like lists, as {cell!r} in row {row}, but {taken}, since lists are "
-        f"separated by {column.how}; did you mean --list-separator {shlex.quote(how)}{more}?"
+        f"hint: {name}: {listed.num:,} cells look like lists, as {listed.cell!r} in row {listed.row}, but {taken}, "
+        f"since lists are separated by {column.how}; did you mean --list-separator {shlex.quote(how)}{more}?"
     )
 
 
-def _may_be_lists(cells: Sequence[str], sign: str, kind: Kind) -> bool:
+def _may_be_lists(cells: Iterable[str], sign: str, kind: Kind) -> bool:
     """Titles and sentences hold commas too; the values of lists are short, and come again."""
     if kind == "multilabel":
         return True
-    parts = [part for cell in cells for part in split_list(cell, sign)]
-    return max(map(len, parts), default=0) <= MAX_NAME and 2 * len(set(parts)) <= len(parts)
+
+    def parts() -> Iterator[str]:
+        return (part for cell in cells for part in split_list(cell, sign))
+
+    return max(map(len, parts()), default=0) <= MAX_NAME and _come_again(parts())
+
+
+def _come_again(values: Iterable[str]) -> bool:
+    """Whether each value comes twice or more, on average."""
+    hashes = text_hashes(values)
+    return 2 * len(np.unique(hashes)) <= len(hashes)

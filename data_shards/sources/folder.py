@@ -12,8 +12,13 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.files.spool import Spool, first_repeat, text_hashes
 from cluster.settings import UserError
 from data_shards.audio.decode import FileAudio
 from data_shards.audio.scan import AudioFolder, scan_folder
@@ -45,13 +50,16 @@ NAMED_PATHS = 5
 """Number of paths without a file that are named."""
 MOST_ABOVE, CHECKED_PATHS = 3, 20
 """Folders above the given one, and paths of the table, that are tried where no path leads to a file."""
+FILES_AT_ONCE = 1 << 16
+"""Files of the folder that are compared with the table together."""
 
 
 @dataclass(frozen=True)
 class FolderListing:
     """The clips of a folder, and how its table was read."""
 
-    clips: tuple[Clip, ...]
+    clips: Sequence[Clip]
+    """On disk, so that each access makes a clip."""
     folder: AudioFolder
     """The scan of the folder."""
     kinds: Mapping[str, Kind]
@@ -124,16 +132,16 @@ def read_folder(
     if labels is None:
         if any(given.values()):
             raise UserError("columns are given but no CSV file; add --labels FILE.csv")
-        return FolderListing(tuple(_unlabelled(found)), found, {})
+        return FolderListing(Spool(_unlabelled(found)), found, {})
     table = labels if isinstance(labels, LabelTable) else read_labels(labels)
     kinds = given_kinds(table, given)
     columns = read_columns(table, kinds)
     tree = FolderTree(audio)
-    clips = tuple(_clip(tree, table, row, columns) for row in table.rows)
-    _check_paths(table, clips)
-    listed = {clip.audio.name for clip in clips}
-    unlisted = [name for file in found.files if (name := str(file)) not in listed]
-    lost = _lost(audio, table, clips, [os.path.relpath(name, audio) for name in unlisted])
+    clips = Spool(_clip(tree, table, row, columns) for row in table.rows)
+    listed = text_hashes(clip.audio.name for clip in clips)
+    _check_paths(table, clips, listed)
+    unlisted = Spool(_unlisted(found, listed))
+    lost = _lost(audio, table, clips, unlisted)
     return FolderListing(
         clips,
         found,
@@ -217,22 +225,33 @@ def _path_below(root: Path, cell: str) -> str | None:
     return None if path.is_absolute() or path.parts[:1] in ((), ("..",)) else path.as_posix()
 
 
+def _unlisted(found: AudioFolder, listed: NDArray[np.int64]) -> Iterator[str]:
+    """Paths below the folder of files that the table does not name."""
+    listed, names = np.sort(listed), map(str, found.files)
+    while some := list(islice(names, FILES_AT_ONCE)):
+        hashes = text_hashes(some)
+        places = np.searchsorted(listed, hashes).clip(max=len(listed) - 1)
+        for place in np.flatnonzero(listed[places] != hashes).tolist():
+            yield os.path.relpath(some[place], found.root)
+
+
 def _right_folder(audio: Path, paths: Sequence[str], unlisted: Sequence[str]) -> Path | None:
     """The folder above or below the given one from which a table's paths lead to files; None where there is none."""
     first = os.path.normpath(paths[0])
     below = [audio / name.removesuffix(first) for name in unlisted if name.endswith(f"/{first}")]
     for folder in (*list(audio.absolute().parents)[:MOST_ABOVE], *below):
-        if all((folder / path).is_file() for path in paths[:CHECKED_PATHS]):
+        if all((folder / path).is_file() for path in paths):
             return folder
     return None
 
 
-def _check_paths(table: LabelTable, clips: Sequence[Clip]) -> None:
-    first: dict[str, int] = {}
-    for row, clip in zip(table.rows, clips, strict=True):
-        if first.setdefault(clip.audio.name, row.number) != row.number:
-            path, other = row.cells["path"], first[clip.audio.name]
-            raise UserError(f"{table.path}, row {row.number}, column path: {path} is a duplicate of row {other}")
+def _check_paths(table: LabelTable, clips: Sequence[Clip], listed: NDArray[np.int64]) -> None:
+    """Refuse a file that two rows name; `listed` are the hashes of the clips' paths."""
+    rows = first_repeat((clip.audio.name for clip in clips), listed)
+    if rows:
+        other, row = (table.numbers[place] for place in rows)
+        path = table.cells["path"][rows[1]]
+        raise UserError(f"{table.path}, row {row}, column path: {path} is a duplicate of row {other}")
 
 
 def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
@@ -241,19 +260,22 @@ def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Seque
     Raises:
         UserError: if none leads to a file, and all would from another folder.
     """
-    lost = [row for row, clip in zip(table.rows, clips, strict=True) if not Path(clip.audio.name).exists()]
-    if not lost:
+    places = (place for place, clip in enumerate(clips) if not Path(clip.audio.name).exists())
+    first = [(table.numbers[place], table.cells["path"][place]) for place in islice(places, CHECKED_PATHS)]
+    if not first:
         return []
-    if len(lost) == len(clips) and (right := _right_folder(audio, [row.cells["path"] for row in lost], unlisted)):
+    count = len(first) + sum(1 for _ in places)
+    if count == len(clips) and (right := _right_folder(audio, [path for _, path in first], unlisted)):
+        row, path = first[0]
         raise UserError(
-            f"{table.path}: its paths are relative to {right}, such as {lost[0].cells['path']!r} in row "
-            f"{lost[0].number}; give --audio {shlex.quote(str(right))} in place of {audio}"
+            f"{table.path}: its paths are relative to {right}, such as {path!r} in row {row}; "
+            f"give --audio {shlex.quote(str(right))} in place of {audio}"
         )
-    alike = {fold(path): path for path in unlisted}
+    looks = [fold(path.replace("\\", "/")) for _, path in first[:NAMED_PATHS]]
+    alike = {look: path for path in unlisted if (look := fold(path)) in looks}
     named = []
-    for row in lost[:NAMED_PATHS]:
-        path = row.cells["path"]
-        other = alike.get(fold(path.replace("\\", "/")))
-        named.append(f"{path!r} in row {row.number}" + (f" (did you mean {other!r}?)" if other else ""))
-    more = f", and {len(lost) - len(named):,} more" if len(lost) > len(named) else ""
-    return [f"hint: {len(lost):,} paths of the table lead to no file below the folder: {', '.join(named)}{more}"]
+    for (row, path), look in zip(first, looks, strict=False):
+        other = alike.get(look)
+        named.append(f"{path!r} in row {row}" + (f" (did you mean {other!r}?)" if other else ""))
+    more = f", and {count - len(named):,} more" if count > len(named) else ""
+    return [f"hint: {count:,} paths of the table lead to no file below the folder: {', '.join(named)}{more}"]

@@ -3,12 +3,14 @@
 import codecs
 import csv
 import math
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
+from cluster.files.spool import Spool
 from cluster.settings import UserError
 from data_shards.format.text import tidy
 from data_shards.sources.cells import BRACKETS, MISSING, SEPARATOR
@@ -16,6 +18,8 @@ from data_shards.sources.cells import BRACKETS, MISSING, SEPARATOR
 REQUIRED = ("path", "split", "track_id")
 RESERVED = (*REQUIRED, "artist", "licence")
 DELIMITERS = (",", ";", "\t")
+BATCH_ROWS = 4096
+"""Rows of Parquet that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,16 @@ class Row:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The table; every row has a cell for every column. Paths are as written, all other cells are tidy."""
+    """The table; every row has a cell for every column. Paths are as written, all other cells are tidy.
+
+    Its cells are on disk, column by column; what iterates over them makes no list.
+    """
 
     path: Path
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    cells: Mapping[str, Sequence[str]]
+    """By column."""
+    numbers: Sequence[int]
+    """Of the rows."""
     lists: frozenset[str] = frozenset()
     """Columns of Parquet that hold lists; their cells are joined by ``|``."""
     delimiter: str = ","
@@ -43,9 +52,35 @@ class LabelTable:
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By column, the words for missing values, which become empty, with their counts; "empty" for empty cells."""
 
-    def values(self, column: str) -> list[str]:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, in order."""
+        return tuple(self.cells)
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """Every row, made as it is asked for."""
+        for number, *cells in zip(self.numbers, *self.cells.values(), strict=True):
+            yield Row(number, dict(zip(self.cells, cells, strict=True)))
+
+    def known(self, column: str) -> Iterator[tuple[int, str]]:
+        """The known cells of a column, with the numbers of their rows."""
+        return ((number, cell) for number, cell in zip(self.numbers, self.cells[column], strict=True) if cell)
+
+    def values(self, column: str) -> "Values":
         """The known cells of a column."""
-        return [cell for row in self.rows if (cell := row.cells[column])]
+        return Values(self, column)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The known cells of a column, as often as they are iterated over."""
+
+    table: LabelTable
+    column: str
+
+    def __iter__(self) -> Iterator[str]:
+        return (cell for _, cell in self.table.known(self.column))
 
 
 def read_labels(
@@ -73,7 +108,7 @@ def read_labels(
         what = "is a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {what}; --labels is a CSV or Parquet file with the columns {', '.join(required)}")
     table = _read_parquet(path, required) if path.suffix.lower() == ".parquet" else _read_csv(path, required)
-    if not table.rows:
+    if not table.numbers:
         raise UserError(f"{path}: no rows below the header")
     return _without_missing(replace(table, separator=separator, missing_words=tuple(missing)))
 
@@ -82,26 +117,28 @@ def _without_missing(table: LabelTable) -> LabelTable:
     """Words for missing values become empty cells; those of columns that every row needs are refused later, by row."""
     counts: dict[str, Counter[str]] = {column: Counter() for column in table.columns if column not in REQUIRED}
     words = frozenset(word.casefold() for word in table.missing_words)
-    rows = []
-    for row in table.rows:
-        cells = dict(row.cells)
-        for column, count in counts.items():
-            cell = cells[column]
-            if not cell or cell.casefold() in words:
-                count[cell or "empty"] += 1
-                cells[column] = ""
-        rows.append(Row(row.number, cells))
-    return replace(table, rows=tuple(rows), missing={column: count for column, count in counts.items() if count})
+
+    def known(cell: str, count: Counter[str]) -> str:
+        if cell and cell.casefold() not in words:
+            return cell
+        count[cell or "empty"] += 1
+        return ""
+
+    cells = {
+        column: Spool(known(cell, counts[column]) for cell in cells) if column in counts else cells
+        for column, cells in table.cells.items()
+    }
+    return replace(table, cells=cells, missing={column: count for column, count in counts.items() if count})
 
 
 def _read_csv(path: Path, required: Sequence[str]) -> LabelTable:
     header: list[str] = []
-    rows: list[Row] = []
+    table = _Growing()
     try:
         delimiter = _delimiter(path, required)
         with _open(path) as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
-            header = _header(path, next(reader, []), required)
+            header = table.begin(_header(path, next(reader, []), required))
             for number, cells in enumerate(reader, start=2):
                 if not any(map(str.strip, cells)):
                     continue  # an empty line, or one of empty cells, as editors and spreadsheets leave at the end
@@ -111,14 +148,32 @@ def _read_csv(path: Path, required: Sequence[str]) -> LabelTable:
                         f"{path}, row {number}: {len(cells)} cells, the header has {len(header)} columns"
                         f"{quote if len(cells) > len(header) else ''}"
                     )
-                named = zip(header, cells, strict=True)
-                rows.append(Row(number, {name: _tidy_cell(name, cell) for name, cell in named}))
+                table.append(number, map(_tidy_cell, header, cells))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (csv.Error, UnicodeError) as error:
-        row = len(rows) + 2 if header else 1
+        row = len(table.numbers) + 2 if header else 1
         raise UserError(f"{path}, row {row}: not CSV in UTF-8: {error}") from None
-    return LabelTable(path, tuple(header), tuple(rows), delimiter=delimiter)
+    return LabelTable(path, table.cells, table.numbers, delimiter=delimiter)
+
+
+class _Growing:
+    """A table that is read row by row."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Spool[str]] = {}
+        self.numbers = array("q")
+
+    def begin(self, header: list[str]) -> list[str]:
+        """The header, whose columns are empty so far."""
+        self.cells = {name: Spool() for name in header}
+        return header
+
+    def append(self, number: int, cells: Iterable[str]) -> None:
+        """One row: its number and a cell for every column."""
+        for column, cell in zip(self.cells.values(), cells, strict=True):
+            column.append(cell)
+        self.numbers.append(number)
 
 
 def _open(path: Path) -> TextIO:
@@ -153,19 +208,21 @@ def _read_parquet(path: Path, required: Sequence[str]) -> LabelTable:
     import pyarrow as pa
     import pyarrow.parquet
 
+    table = _Growing()
     try:
-        table = pa.parquet.read_table(path)
+        with pa.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            header = table.begin(_header(path, schema.names, required))
+            kinds = zip(header, schema.types, strict=True)
+            lists = {name for name, kind in kinds if pa.types.is_list(kind) or pa.types.is_large_list(kind)}
+            for batch in file.iter_batches(BATCH_ROWS):
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number = len(table.numbers) + 1
+                    named = zip(header, values, strict=True)
+                    table.append(number, [_cell(path, number, name, value) for name, value in named])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    header = _header(path, table.column_names, required)
-    kinds = zip(header, table.schema.types, strict=True)
-    lists = {name for name, kind in kinds if pa.types.is_list(kind) or pa.types.is_large_list(kind)}
-    columns = {name: column.to_pylist() for name, column in zip(header, table.columns, strict=True)}
-    rows = [
-        Row(number + 1, {name: _cell(path, number + 1, name, cells[number]) for name, cells in columns.items()})
-        for number in range(table.num_rows)
-    ]
-    return LabelTable(path, tuple(header), tuple(rows), frozenset(lists), delimiter="")
+    return LabelTable(path, table.cells, table.numbers, frozenset(lists), delimiter="")
 
 
 def _cell(path: Path, number: int, column: str, value: object) -> str:

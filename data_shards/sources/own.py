@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from cluster.entry_points import check_settings, import_factory
+from cluster.files.spool import Spool
 from cluster.settings import UserError
 from data_shards.format.records import SPLITS, Clip, Listing
 
@@ -29,7 +30,7 @@ def list_own(name: str, settings: Mapping[str, Any]) -> Listing:
     function = import_factory(name, KEY)
     arguments = check_settings(function, settings, f"{KEY}.settings")
     label = f"{KEY}={name}"
-    clips: list[Clip] = []
+    clips = Spool[Clip]()
     kinds: set[type] = set()
     for number, found in enumerate(_yielded(function, arguments, label), start=1):
         clip = _checked(found, f"{label}, clip {number}")
@@ -39,7 +40,7 @@ def list_own(name: str, settings: Mapping[str, Any]) -> Listing:
         clips.append(clip)
     if not clips:
         raise UserError(f"{label}: yields no clips")
-    return Listing(tuple(clips))
+    return Listing(clips)
 
 
 def _yielded(function: Callable[..., Any], arguments: Mapping[str, Any], label: str) -> Iterator[object]:

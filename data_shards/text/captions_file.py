@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.files.spool import Spool
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from data_shards.format.records import Clip
@@ -83,20 +84,20 @@ def read_captions(path: Path) -> dict[str, Captions]:
     return found
 
 
-def add_captions(clips: Sequence[Clip], captions: Mapping[str, Captions], path: Path) -> tuple[Clip, ...]:
+def add_captions(clips: Sequence[Clip], captions: Mapping[str, Captions], path: Path) -> Sequence[Clip]:
     """Clips with the captions of a file behind their own.
 
     Raises:
         UserError: keys that no clip has.
     """
-    known = {clip.key for clip in clips}
+    known = {clip.key for clip in clips if clip.key in captions}
     unknown = [key for key in captions if key not in known]
     if unknown:
         raise UserError(
             f"{path}: {len(unknown):,} of {len(captions):,} keys are of no clip, for example "
             f"{', '.join(unknown[:NAMED])}; keys are those of counterpoint captions prompts on shards of this folder"
         )
-    return tuple(_with(clip, captions[clip.key]) if clip.key in captions else clip for clip in clips)
+    return Spool(_with(clip, captions[clip.key]) if clip.key in captions else clip for clip in clips)
 
 
 def _with(clip: Clip, more: Captions) -> Clip:
