@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from cluster.settings import ROOT, Config, UserError, validate
+from cluster.validation.messages import nearest
 
 OR_OWN = "or module:factory"
 """Ends the list of names in the refusal of one that is unknown."""
@@ -55,9 +56,7 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
         return
     names = list(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{hint}")
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{nearest(name, names)}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
 

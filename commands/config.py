@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cluster.reference import NEEDED, Key, keys_of
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from commands.console import AsJson, console, positional, print_json, say
 
 ROOTS = {
@@ -25,9 +26,7 @@ KeyOrSection = Annotated[str | None, positional("[KEY]", "A key, or a section: l
 def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False) -> None:
     """Print the keys of a configuration: type, range, default and meaning, one key a line."""
     if root is not None and root not in ROOTS:
-        near = difflib.get_close_matches(root, ROOTS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no configuration {root!r}{hint}; known are {', '.join(ROOTS)}")
+        raise UserError(f"no configuration {root!r}{nearest(root, ROOTS)}; known are {', '.join(ROOTS)}")
     found = {name: _matching(name, keys_in(name), key) for name in ([root] if root else ROOTS)}
     if as_json:
         trees = {name: [asdict(row) for row in rows] for name, rows in found.items()}

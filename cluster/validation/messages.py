@@ -3,7 +3,7 @@
 import difflib
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 RENAMED: dict[str, dict[str, str]] = {
@@ -19,6 +19,16 @@ RENAMED: dict[str, dict[str, str]] = {
     "SweepConfig": {"stop.figure": "stop.metric"},
 }
 """Root dataclass → dotted key of 0.1 → key now. ``*`` stands for any one name; places in lists are left out."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The nearest of some names, to end a refusal with; nothing where none is near.
+
+    >>> nearest("pich", ["pitch", "tempo"]), nearest("gain", ["pitch", "tempo"])
+    ('; did you mean pitch?', '')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:

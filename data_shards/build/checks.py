@@ -41,11 +41,6 @@ class ClipChecks:
     """Refuses clips that cannot become a set, before any work; 8 bytes are kept of each."""
 
     def __init__(self, vocabularies: Mapping[str, Sequence[str]]) -> None:
-        """No clips so far.
-
-        Args:
-            vocabularies: tag orders that are given, by column.
-        """
         self._known = {column: frozenset(tags) for column, tags in vocabularies.items()}
         self._keys = array("q")
 

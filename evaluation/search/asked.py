@@ -1,12 +1,12 @@
 """What a search or a tagging may be asked, refused where it is wrong. No torch here: the answer comes at once."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.entry_points import is_entry_point
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from data_shards.text.captions_file import MAX_WORDS
 from evaluation.config import Task
 from evaluation.text_task import TEXT_KINDS, check_prompts
@@ -60,9 +60,9 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
         if space not in spaces:
             known = [*spaces, ALL, *(alias for alias, meant in ALIASES.items() if meant in spaces)]
             meant = "" if space == name else f" ({name})"
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}{hint}")
+            raise UserError(
+                f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}{nearest(name, known)}"
+            )
         if space in weights:
             raise UserError(f"{asked}: {name} is {space}, which comes twice; give it one weight")
         weights[space] = weight

@@ -3,10 +3,10 @@
 They are refused when the configuration is made.
 """
 
-import difflib
 from typing import TYPE_CHECKING
 
 from cluster.settings import flatten, to_tree
+from cluster.validation.messages import nearest
 from trainers.encoders.config import INVARIANT
 
 if TYPE_CHECKING:
@@ -107,11 +107,8 @@ def _check_unused(config: "ExperimentConfig") -> None:
 def _check_effect(config: "ExperimentConfig", effect: str) -> None:
     chances = config.augment.chances
     if effect in RESERVED or effect not in chances:
-        near = difflib.get_close_matches(effect, chances, n=1)
-        raise ValueError(
-            f"head.variant: no effect {effect}; the chain tracks {', '.join(chances)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
+        tracked = ", ".join(chances)
+        raise ValueError(f"head.variant: no effect {effect}; the chain tracks {tracked}{nearest(effect, chances)}")
     own = next((place for place, extra in enumerate(config.augment.extra) if extra.effect == effect), None)
     key = f"augment.{effect}.p" if own is None else f"augment.extra.{own}.p"
     if chances[effect] == 0:

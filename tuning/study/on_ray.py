@@ -23,10 +23,11 @@ from cluster.refusals import Refusals
 from cluster.settings import RunError, UserError, first_line
 from trainers.config import without_ray_train
 from trainers.loop import EXIT_PREEMPTED, STOP_FILE
+from trainers.state.places import absolute
 from tuning.placement import Need, cores, need, places, wanted
 from tuning.study.config import StudySettings
 from tuning.study.plan import Plan, Run
-from tuning.study.row_task import absolute, elsewhere, options_of, row_task, travelling
+from tuning.study.row_task import elsewhere, options_of, row_task, travelling
 from tuning.study.runs import Outcome, Runner, is_done
 
 POLL_S = 1.0
@@ -71,7 +72,10 @@ def places_of(plan: Plan, folder: Path) -> Places:
     for run in left_of(plan):
         data = elsewhere(run.experiment).data
         read |= {f"data.{name}": getattr(data, name) for name in data.drawn_from}
-        read |= {f"{one.preset}: data.shards": absolute(config.data.shards) for one, config in run.evaluations}
+        read |= {
+            f"{one.preset}: data.shards": config.data.shards and absolute(config.data.shards)
+            for one, config in run.evaluations
+        }
     return places("study.dir", folder, read, plan.runs[0].experiment.tracking)
 
 

@@ -211,9 +211,7 @@ def _run(
 ) -> Run:
     folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
     own = {"seed": seed, "run.dir": str(folder)}
-    started = {
-        name: str(Path(settings.dir).absolute() / "starts" / slug(name) / f"seed-{seed}") for name in study.starts
-    }
+    started = {name: str(_start_folder(settings, name, seed)) for name in study.starts}
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
     refusals = Refusals()
     with refusals.noted():
