@@ -1,6 +1,7 @@
 """`counterpoint models`: the models that ship with this release, which every command takes by name."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,11 +64,4 @@ def show(
 
 def _row(model: ShippedModel) -> dict[str, Any]:
     attribution: Path = model.folder / ATTRIBUTION
-    return {
-        "name": model.name,
-        "summary": model.summary,
-        "licence": model.licence,
-        "hash": model.hash,
-        "folder": model.folder,
-        "attribution": attribution if attribution.is_file() else None,
-    }
+    return {**asdict(model), "attribution": attribution if attribution.is_file() else None}

@@ -8,8 +8,10 @@ from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
+from trainers.distributed.world import world_sizes
 from trainers.views.batches import open_batches
 from tuning.study.plan import Plan
+from tuning.study.runs import is_done
 
 
 def is_there(config: ExperimentConfig) -> bool:
@@ -29,11 +31,11 @@ def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[s
     """
     refusals, found = Refusals(), set(checked)
     for run in (*plan.starts, *plan.runs):
-        if run.row in found or not is_there(run.experiment):
+        if run.row in found or is_done(run) or not is_there(run.experiment):
             continue
         found.add(run.row)  # no other seed is refused for its clips
         try:
-            open_batches(run.experiment).close()
+            open_batches(run.experiment, world=world_sizes(run.experiment)[-1]).close()
         except UserError as error:
             refusals.add(f"row {run.row}: {error}")
     refusals.require_none()
