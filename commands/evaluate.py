@@ -8,17 +8,21 @@ import typer
 
 from cluster.files.outputs import require_writable_file
 from cluster.settings import UserError, load_config, parse_overrides
-from commands.console import AsJson, TrustCode, console, progress
-from commands.encoder import (
+from commands.console import (
+    AsJson,
     AudioFiles,
     Device,
     Source,
+    TrustCode,
     Workers,
     check_device_option,
     check_places,
+    console,
     end,
     left_out,
     note,
+    positional,
+    progress,
     trusted,
 )
 
@@ -38,14 +42,8 @@ Against = Annotated[
 
 def evaluate(
     snapshot: Source,
-    tasks: Annotated[
-        Path,
-        typer.Argument(help="A preset of conf/evaluation, or your own YAML.", metavar="TASKS", show_default=False),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted keys: data.shards=DIR seeds=5", metavar="[KEY=VALUE]...", show_default=False),
-    ] = None,
+    tasks: Annotated[Path, positional("TASKS", "A preset of conf/evaluation, or your own YAML.")],
+    overrides: Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: data.shards=DIR seeds=5")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("outputs/evaluation"),
     against: Against = None,
     trust_code: TrustCode = False,

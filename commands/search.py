@@ -10,19 +10,24 @@ import typer
 from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_writable_file
 from cluster.settings import UserError
-from commands.console import AsJson, TrustCode, console, escape, progress
-from commands.encoder import (
+from commands.console import (
+    AsJson,
     AudioFiles,
     Catalogue,
     Device,
     SavedIndex,
     Source,
+    TrustCode,
     Workers,
     check_device_option,
     check_places,
+    console,
     end,
+    escape,
     left_out,
     note,
+    positional,
+    progress,
     trusted,
 )
 from trainers.state.places import check_order
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from evaluation.search.query import SearchResult
     from evaluation.search.track_index import TrackIndex
 
-Queries = Annotated[list[Path] | None, typer.Argument(help="Audio files.", metavar="[QUERIES]...", show_default=False)]
+Queries = Annotated[list[Path] | None, positional("[QUERIES]...", "Audio files.")]
 Texts = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,9 +15,8 @@ from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
 from evaluation.kinds.kind import Kind, TaskKind, kind_of
 from evaluation.kinds.text import TextKind
-from evaluation.targets.index_columns import columns
 from evaluation.targets.splits import hold_to, load_split
-from evaluation.targets.target import Target, parts_of
+from evaluation.targets.target import Target, columns, parts_of
 
 
 class EmptyColumnError(UserError):
@@ -79,14 +78,7 @@ def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str,
 
 
 def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> str | None:
-    """Why a task cannot be answered, with its column, its split and the remedy; None where it can.
-
-    Args:
-        name: of the task.
-        task: what is asked.
-        target: its known targets over all splits.
-        config: the split that is reported, and who is excluded as a neighbour.
-    """
+    """Why a task cannot be answered, with its column, its split and the remedy; None where it can."""
     parts = parts_of(target, config.split)
     reason = _empty(task, parts, config)
     kind = kind_of(task)
@@ -105,12 +97,14 @@ def why_not(name: str, task: Task, target: Target, config: EvaluationConfig) -> 
     )
 
 
-def notes(name: str, task: Task, test: Target, config: EvaluationConfig) -> list[str]:
-    """What a reader must know of metrics that are defined and yet mean little."""
-    kind = kind_of(task)
+def notes(name: str, task: Task, parts: Mapping[str, Target], config: EvaluationConfig) -> list[str]:
+    """What a reader must know of metrics that are defined and yet mean little; ``parts`` as `parts_of` has them."""
+    kind, test = kind_of(task), parts["test"]
     found = kind.retrieval_notes(name, test) if isinstance(kind, TaskKind) and task.retrieval else []
     if not kind.reads_texts and len(np.unique(test.values, axis=0)) == 1:
         found.append(f"{name}: all {config.split} clips have one value of {task.column}: a constant answer is right")
+    if task.probe and config.split == "valid" and np.isin(parts["valid"].artist_K, parts["train"].artist_K).any():
+        found.append(f"{name}: all train clips are of one artist, so heads stop on a fifth of its tracks")
     units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
     if len(set(units.tolist())) == 1:
         found.append(
@@ -155,8 +149,8 @@ def _empty(task: Task, parts: Mapping[str, Target], config: EvaluationConfig) ->
             continue
         if split == "train" and len(parts["valid"]) and config.split == "valid":
             return (
-                f"the train clips with a value in column {task.column} are of one artist, and heads stop on a fifth of "
-                "the train artists where the valid split is reported; build the shards with more artists in train"
+                f"the train clips with a value in column {task.column} are of one track, and heads stop on a fifth of "
+                "the train split where the valid split is reported; build the shards with more tracks in train"
             )
         return (
             f"no clip of split {_held(split, config)} has a value in column {task.column}; "

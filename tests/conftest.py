@@ -93,6 +93,14 @@ def running_below() -> RunningBelow:
     return find
 
 
+@pytest.fixture
+def study_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The study of a test's module, as a file."""
+    written = tmp_path / "mine.yaml"
+    written.write_text(request.module.STUDY)
+    return written
+
+
 @pytest.fixture(scope="session")
 def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A labelled and an unlabelled set of a dozen six-second tracks each."""

@@ -16,11 +16,9 @@ from cluster.settings import UserError
 from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, TextTower, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
-from evaluation.encoders.towers import TextTower
 from evaluation.search.asked import Weights, check_queries, parse_by, resolve
 from evaluation.search.index_update import follow_catalogue
 from evaluation.search.mixture import query_rows

@@ -16,10 +16,6 @@ from tuning.sweep.config import ObjectiveConfig, read_evaluation
 def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> EvaluationConfig:
     """The objective's evaluation: only the tasks that its metrics need, on the validation split.
 
-    Args:
-        config: metrics and preset.
-        shards: the set that trials are evaluated on; None where none is known yet.
-
     Raises:
         UserError: for a metric that no task gives, with those there are.
     """
@@ -69,12 +65,6 @@ def check_targets(config: EvaluationConfig) -> None:
 
 def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
     """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
-
-    Args:
-        run_dir: folder of the run.
-        evaluation: as `objective_evaluation` or `on_split` makes it.
-        metrics: ``task/metric``, in the order they are returned.
-        out: folder of the report.
 
     Raises:
         RunError: if a metric is undefined.

@@ -17,11 +17,11 @@ from cluster.ray_runtime.session import Session, ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
-from cluster.tracking_config import TrackingConfig, store_uri
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.placement import Need, concurrent, cores, need, places, wanted
-from tuning.study.study import build_corpus
+from tuning.study.sets import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job
 from tuning.sweep.journal import SweepJournal, claim
@@ -37,10 +37,6 @@ TABLE_SHARE = 0.05
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
     """Run what is not done yet of a sweep, and conclude.
-
-    Args:
-        plan: of `plan_sweep`.
-        progress: shows every stage.
 
     Raises:
         UserError: if the folder holds another sweep, the shards do not fit, or a trial does not fit the cluster.
@@ -241,7 +237,7 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from evaluation.report.figures.canvas import png
+    from evaluation.report.canvas import png
     from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]

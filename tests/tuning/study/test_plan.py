@@ -41,7 +41,8 @@ def settings(tmp_path: Path) -> StudySettings:
 
 def sets_of(one: Study) -> dict[str, str]:
     """Every name that a study's rows and evaluations stand for."""
-    values = [value for row in rows_of(one) for value in row.overrides.values()] + [j.shards for j in one.evaluations]
+    values = [*one.set.values(), *(value for row in rows_of(one) for value in row.overrides.values())]
+    values += [evaluation.shards for evaluation in one.evaluations]
     names = {value[1:] for value in values if isinstance(value, str) and value.startswith("$")}
     return {name: f"/sets/{name}" for name in names | {"labelled", "unlabelled"}}
 

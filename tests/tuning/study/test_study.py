@@ -3,18 +3,20 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.progress import SILENT
-from cluster.settings import ROOT
+from cluster.settings import ROOT, UserError
 from tuning.study.plan import plan_study
-from tuning.study.study import StudyResult, run_study
+from tuning.study.study import StudyResult, outline, run_study
 
 STUDY = """
 title: three rows
@@ -53,6 +55,22 @@ def run(file: Path, folder: Path, **settings: object) -> StudyResult:
 
 def values(tree: dict[str, Any]) -> dict[str, Any]:
     return {row["name"]: row["values"] for row in tree["rows"]}
+
+
+def test_rows_that_no_clip_is_left_for_are_refused_by_name_before_anything_is_made(
+    tmp_path: Path, tiny_sets: tuple[Path, Path]
+) -> None:
+    file = write(tmp_path, "  few: {data.p_s: 0.0001}\n  same: {data.unlabelled: $labelled}\n")
+    sets = dict(zip(("sets.labelled", "sets.unlabelled"), map(str, tiny_sets), strict=True))
+    own = {f"study.{key}": value for key, value in (sets | {"dir": str(tmp_path / "study")}).items()}
+    plan, settings = plan_study(str(file), "paper", own)
+    for refuse in (partial(outline, plan, settings), partial(run_study, plan, settings, progress=SILENT)):
+        with pytest.raises(UserError) as refused:
+            refuse()
+        first, second = str(refused.value).splitlines()
+        assert re.match(r"row few: data\.p_s = 0\.0001 leaves none of \d+ labelled clips", first)
+        assert second.startswith("row same: the unlabelled set has no training clip of its own")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.timeout(600)
