@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -130,32 +130,41 @@ def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "labelled", folder / "unlabelled"
 
 
+@pytest.fixture(scope="session")
+def configs_below(tiny_sets: tuple[Path, Path]) -> Callable[[Path], MakeConfig]:
+    """`make_config` for runs below a folder."""
+
+    def below(folder: Path) -> MakeConfig:
+        return partial(_tiny_config, *tiny_sets, folder)
+
+    return below
+
+
 @pytest.fixture
-def make_config(tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
+def make_config(configs_below: Callable[[Path], MakeConfig], tmp_path: Path) -> MakeConfig:
     """A run of seconds on the tiny sets; dotted keys with underscores for dots: ``make_config(optim__steps=3)``."""
+    return configs_below(tmp_path)
 
-    def make(**overrides: object) -> ExperimentConfig:
-        labelled, unlabelled = tiny_sets
-        tree = {
-            "data.labelled": str(labelled),
-            "data.unlabelled": str(unlabelled),
-            "data.batch": 8,
-            "data.b_s": 0.5,
-            "views.samples": 16_384,
-            "frontend.kind": "mel",
-            "encoder.name": "mel_cnn",
-            "encoder.channels": 2,
-            "head.hidden": 32,
-            "head.width": 16,
-            "optim.steps": 6,
-            "optim.learning_rate": 1e-3,
-            "resources.num_workers": 0,
-            "resources.threads_per_worker": 1,  # two that wait for each other on a busy machine take minutes
-            "resources.use_gpu": "no",
-            "tracking.enabled": False,
-            "run.dir": str(tmp_path / "run"),
-            "run.snapshot_every": 2,
-        }
-        return load_config(ExperimentConfig, None, tree | {k.replace("__", "."): v for k, v in overrides.items()})
 
-    return make
+def _tiny_config(labelled: Path, unlabelled: Path, folder: Path, **overrides: object) -> ExperimentConfig:
+    tree = {
+        "data.labelled": str(labelled),
+        "data.unlabelled": str(unlabelled),
+        "data.batch": 8,
+        "data.b_s": 0.5,
+        "views.samples": 16_384,
+        "frontend.kind": "mel",
+        "encoder.name": "mel_cnn",
+        "encoder.channels": 2,
+        "head.hidden": 32,
+        "head.width": 16,
+        "optim.steps": 6,
+        "optim.learning_rate": 1e-3,
+        "resources.num_workers": 0,
+        "resources.threads_per_worker": 1,  # two that wait for each other on a busy machine take minutes
+        "resources.use_gpu": "no",
+        "tracking.enabled": False,
+        "run.dir": str(folder / "run"),
+        "run.snapshot_every": 2,
+    }
+    return load_config(ExperimentConfig, None, tree | {k.replace("__", "."): v for k, v in overrides.items()})
