@@ -16,10 +16,11 @@ import torch
 from cluster import entry_points
 from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, UserError, load_config
+from trainers.checks.start_up import checked
 from trainers.config import ExperimentConfig
 from trainers.inference.export import export_encoder
 from trainers.inference.frozen import load_encoder
-from trainers.pretrain import checked, pretrain, pretrain_checked
+from trainers.pretrain import pretrain, pretrain_checked
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
 
