@@ -1,5 +1,6 @@
 """Front-ends against librosa and nnAudio."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from trainers.inference.frozen import load_encoder, untrained_encoder
 from trainers.model import build_encoder
 from trainers.pretrain import pretrain
 
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # librosa's filters need nothing that numba would compile for 15 s
+
 RATE = 22_050
 
 
@@ -35,7 +38,7 @@ def power(config: FrontendConfig, wave: Tensor, rate: int = RATE) -> Tensor:
 def librosas_mel(wave: Tensor, config: FrontendConfig, rate: int) -> np.ndarray[Any, Any]:
     """librosa's melspectrogram, transcribed: its filters on the power of centred frames.
 
-    The function itself compiles with numba half of librosa for a minute; ``-m slow`` compares with it.
+    The function itself asks numba for half of librosa, which takes long; ``-m slow`` compares with it.
     """
     filters = pytest.importorskip("librosa.filters")
     length, window = config.n_fft, config.window or config.n_fft

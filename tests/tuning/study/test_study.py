@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 
 from cluster.progress import SILENT
 from cluster.settings import ROOT, UserError
-from tuning.study.plan import plan_study
-from tuning.study.study import StudyResult, outline, run_study
+from tuning.study.plan import plan_study, read_study
+from tuning.study.study import StudyResult, build_corpus, outline, run_study
 
 STUDY = """
 title: three rows
@@ -138,12 +139,32 @@ def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
     assert values(resumed.tree) == values(unbroken.tree)
 
 
-@pytest.mark.timeout(900)
-def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(tmp_path: Path) -> None:
-    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3, "optim.steps": 70}  # of 100: signs, no values
-    plan, settings = plan_study("evidence", "tiny", own)
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The music of both studies of evidence, rendered once."""
+    corpora, others = (read_study(name).scales["tiny"].corpora for name in ("evidence", "evidence_loev"))
+    assert corpora == others
+    folder = tmp_path_factory.mktemp("rendered")
+    for name, config in corpora.items():
+        build_corpus(config, folder / name, SILENT)
+    return folder
+
+
+def evidence(name: str, rendered: Path, folder: Path, *, steps: int) -> dict[str, Any]:
+    """A study of evidence in fewer steps than its scale has: the signs of its claims, not their values."""
+    shutil.copytree(rendered, folder / "shards")
+    plan, settings = plan_study(name, "tiny", {"study.dir": str(folder), "study.parallel": 2, "optim.steps": steps})
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
+    assert not tree["missing"]
+    return tree
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(
+    rendered: Path, tmp_path: Path
+) -> None:
+    tree = evidence("evidence", rendered, tmp_path / "study", steps=70)
     assert {claim["statement"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
         (
             "time-stretch lowers tempo agreement among neighbours",
@@ -182,10 +203,6 @@ def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_
 
 
 @pytest.mark.timeout(900)
-def test_the_evidence_of_loev_each_space_keeps_the_property_that_it_varies_with(tmp_path: Path) -> None:
-    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
-    plan, settings = plan_study("evidence_loev", "tiny", own)
-    tree = run_study(plan, settings, progress=SILENT).tree
-    assert not tree["failed"]
-    assert not tree["missing"]
+def test_the_evidence_of_loev_each_space_keeps_the_property_that_it_varies_with(rendered: Path, tmp_path: Path) -> None:
+    tree = evidence("evidence_loev", rendered, tmp_path / "study", steps=50)
     assert [claim["holds"] for claim in tree["claims"]] == [True] * 6
