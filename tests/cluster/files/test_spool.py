@@ -55,7 +55,7 @@ def test_as_many_objects_are_alive_as_a_chunk_has_whatever_the_count() -> None:
     for place, item in enumerate(spool):
         assert item.number == place
         if place % 500 == 0:
-            most = max(most, sum(isinstance(one, Item) for one in gc.get_objects()))
+            most = max(most, sum(type(one) is Item for one in gc.get_objects()))
     assert most <= 3 * CHUNK
 
 
