@@ -17,7 +17,8 @@ import pytest
 from cluster.progress import SILENT
 from cluster.settings import ROOT, UserError
 from tuning.study.plan import plan_study, read_study
-from tuning.study.study import StudyResult, build_corpus, outline, run_study
+from tuning.study.sets import build_corpus
+from tuning.study.study import StudyResult, outline, run_study
 
 STUDY = """
 title: three rows
