@@ -61,8 +61,8 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress, ray: b
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
-    checked = check_sets(plan)
     with sole_writer(folder, "choose another study.dir"):
+        checked = check_sets(plan)
         plan = _tracked(plan, folder)
         with _runner(plan, settings, folder, ray=ray) as runner:
             build_corpora(plan, folder / "shards", progress)
