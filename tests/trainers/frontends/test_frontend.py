@@ -1,6 +1,5 @@
 """Front-ends against librosa and nnAudio."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +17,6 @@ from trainers.frontends.frontend import build_frontend, build_transform
 from trainers.inference.frozen import load_encoder, untrained_encoder
 from trainers.model import build_encoder
 from trainers.pretrain import pretrain
-
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # librosa's filters need nothing that numba would compile for 15 s
 
 RATE = 22_050
 
@@ -46,10 +43,11 @@ def librosas_mel(wave: Tensor, config: FrontendConfig, rate: int) -> np.ndarray[
     padded = np.pad(wave.numpy().astype(np.float64), ((0, 0), (length // 2, length // 2)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=-1)[:, :: config.hop]
     spectrum = np.fft.rfft(frames * hann)
-    bands_FK = filters.mel(
-        sr=rate, n_fft=length, n_mels=config.num_mels, fmin=config.min_hz, fmax=config.max_hz,
-        htk=config.scale == "htk", norm="slaney" if config.scale == "slaney" else None,
-    )  # fmt: skip
+    settings: dict[str, Any] = {"fmin": config.min_hz, "fmax": config.max_hz, "htk": config.scale == "htk"}
+    bands_FK = filters.mel(sr=rate, n_fft=length, n_mels=config.num_mels, norm="slaney", **settings)
+    if config.scale == "htk":  # norm=None: the norm is undone here, since librosa compiles 15 s to apply none
+        edges = filters.mel_frequencies(config.num_mels + 2, **settings)
+        bands_FK = bands_FK * ((edges[2:] - edges[:-2]) / 2)[:, None]
     found: np.ndarray[Any, Any] = bands_FK @ np.moveaxis(np.abs(spectrum) ** 2, 1, 2)
     return found
 

@@ -183,9 +183,8 @@ def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_
 def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_queries_of_few_tags(
     tmp_path: Path,
 ) -> None:
-    plan, settings = plan_study(
-        "ads_ladder", "tiny", {"study.dir": str(tmp_path), "study.parallel": 2, "study.seeds": 1}
-    )
+    own = {"study.dir": str(tmp_path), "study.parallel": 2, "study.seeds": 1, "optim.steps": 80}  # of 120
+    plan, settings = plan_study("ads_ladder", "tiny", own)
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
     by_row = {name: {column: one["value"] for column, one in row.items()} for name, row in values(tree).items()}
