@@ -73,7 +73,8 @@ def blocks(kind: str) -> list[str]:
     return [text for of, text in FENCE.findall((ROOT / "docs/tutorial.md").read_text(encoding="utf-8")) if of == kind]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
+@pytest.mark.timeout(1200)
 def test_every_command_of_the_tutorial_runs(home: Path) -> None:
     lines = [line for block in blocks("") for line in block.splitlines() if not line.startswith(OF_THE_CHECKOUT)]
     assert len(lines) > 10
