@@ -30,8 +30,8 @@ quickstart: setup  ## synthetic music -> shards -> pretraining on two workers ->
 
 # Tests start processes beside each other: threads of several that share the cores wait for one another.
 test test-fast test-slow: export OMP_NUM_THREADS = 1
-# Two pytest processes; those that start Ray or process groups run in one of them (tests/conftest.py).
-WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two pytest processes; tests that start Ray or process groups run in one of them (tests/conftest.py).
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## all tests but the slow ones, with branch coverage (markers: slow, dist, ray, gpu)
 	$(BIN)/python -m pytest $(WORKERS) --cov-fail-under=93

@@ -29,8 +29,8 @@ from evaluation.config import EvaluationConfig
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.evaluate import evaluate
 from evaluation.metrics.confidence import as_row
-from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.report.figures.canvas import LIGHT, Theme, canvas
+from evaluation.metrics.samples import RESAMPLES, load_resamples
+from evaluation.report.canvas import LIGHT, Theme, canvas
 from evaluation.report.rows import REFERENCE
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain

@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from evaluation.report.figures.canvas import LIGHT, canvas
+from evaluation.report.canvas import LIGHT, canvas
 
 PANELS = {"neighbours in the same or a related key": "key@10", "neighbours at the same tempo": "tempo acc1@10"}
 """What a panel shows, and its column of the study."""

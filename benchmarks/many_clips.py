@@ -9,8 +9,7 @@ Run as ``python -m benchmarks.many_clips [plan|folder|table|build] [--clips 1000
 - build: plan, then every shard is decoded, written, read back and indexed, and the set summarised. A sound is 50 ms of
   noise at 4 kHz, another for each clip, made in place of decoded: nothing else is replaced.
 
-Memory is anonymous (not of files), of this process alone, after minus before, in MB. Pages of files go back when
-memory is short.
+Memory is anonymous (not of files), of this process alone, after minus before, in MB; pages of files go back when
 """
 
 import argparse
@@ -76,7 +75,7 @@ def noises(clips: int) -> Iterator[Clip]:
         )
 
 
-class _Planned(Exception):  # noqa: N818 no error: the plan is made
+class _Planned(Exception):
     """Every job was made."""
 
 
@@ -156,7 +155,7 @@ def measure(stage: str, folder: Path, clips: int) -> dict[str, float]:
 def main() -> None:
     """Measure the stages, print and write a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="*", help="; ".join(STAGES))
+    parser.add_argument("stages", nargs="*", default=[*STAGES], choices=[*STAGES])
     parser.add_argument("--clips", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, help="for files and sets, 3 kB a clip; default a temporary one")
     parser.add_argument("--child", action="store_true", help="used by the benchmark itself")
@@ -168,7 +167,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
-        for stage in arguments.stages or STAGES:
+        for stage in arguments.stages:
             for clips in arguments.clips:
                 if stage in ("folder", "table"):
                     make_files(folder, clips)

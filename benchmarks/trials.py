@@ -1,6 +1,6 @@
 """An evaluation that reads one split, and a sweep of four trials: this code and that of release 0.1, by turns.
 
-    python -m benchmarks.trials [--rounds 1] [--only evaluation]
+    python -m benchmarks.trials [--rounds 1] [--only evaluation] [--trials 4]
 
 CPU-seconds of all processes. The evaluation asks for neighbours by tags, key and tempo among 400 composed tracks, as
 the tiny evidence does: its tasks read the test split, a fifth. Set and encoder are made by each code beforehand. The
@@ -31,22 +31,23 @@ GOAL = 2.0
 """Times less than 0.1."""
 
 
-def evaluation(tree: Path, folder: Path) -> dict[str, Any]:
+def evaluation(tree: Path, folder: Path, _trials: int) -> dict[str, Any]:
     """What one evaluation costs once there are shards and an encoder."""
     labelled, unlabelled = folder / "labelled", folder / "unlabelled"
     _run(tree, folder, "shards build synthetic --tracks 400 --seconds 8 --out", labelled)
     _run(tree, folder, "shards build synthetic --tracks 48 --seconds 8 --seed 1 --out", unlabelled)
     sets = (f"data.labelled={labelled}", f"data.unlabelled={unlabelled}")
-    _run(tree, folder, "pretrain conf/pretrain/tiny.yaml", *sets, f"run.dir={folder}/run", "tracking.enabled=false")
+    few = ("optim.steps=4", "optim.warmup_steps=1", "run.snapshot_every=4", "tracking.enabled=false")
+    _run(tree, folder, "pretrain conf/pretrain/tiny.yaml", *sets, f"run.dir={folder}/run", *few)
     (folder / "tasks.yaml").write_text(TASKS, encoding="utf-8")
     words = (folder / "run", folder / "tasks.yaml", f"data.shards={labelled}", "--out", folder / "evaluation")
     cost = _run(tree, folder, "evaluate", *words)
     return {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s}
 
 
-def sweep(tree: Path, folder: Path) -> dict[str, Any]:
-    """What four trials and the confirmation of the best cost."""
-    keys = ("sweep.trials=4", "sweep.startup=2", "sweep.confirm_seeds=1", f"sweep.dir={folder}/sweep")
+def sweep(tree: Path, folder: Path, trials: int) -> dict[str, Any]:
+    """What some trials and the confirmation of the best cost."""
+    keys = (f"sweep.trials={trials}", "sweep.startup=2", "sweep.confirm_seeds=1", f"sweep.dir={folder}/sweep")
     cost = _run(tree, folder, "sweep conf/sweep/quickstart.yaml", *keys)
     beyond = []
     for row in csv.DictReader((folder / "sweep/trials.csv").open(encoding="utf-8")):
@@ -54,7 +55,7 @@ def sweep(tree: Path, folder: Path) -> dict[str, Any]:
             file = folder / "sweep" / row["folder"] / "metrics.jsonl"
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             beyond.append(float(row["seconds"]) - sum(step.get("step_s", 0.0) for step in rows))
-    return {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s, "beyond_s": beyond}
+    return {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s, "beyond_s": beyond, "trials": trials}
 
 
 WORK = {"evaluation": evaluation, "sweep": sweep}
@@ -62,13 +63,16 @@ WORK = {"evaluation": evaluation, "sweep": sweep}
 
 def _run(tree: Path, folder: Path, command: str, *words: Path | str) -> Cost:
     environment = {"PYTHONDONTWRITEBYTECODE": "", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    return counterpoint(tree, [*command.split(), *(str(word) for word in words)], environment)
+    cost = counterpoint(tree, [*command.split(), *(str(word) for word in words)], environment)
+    print(f"  {command}: {cost.cpu_s:.1f} CPU-s, {cost.wall_s:.0f} s", flush=True)
+    return cost
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=WORK, nargs="+", default=list(WORK))
+    parser.add_argument("--trials", type=int, default=4, help="of the sweep, beside the confirmation of the best")
     asked = parser.parse_args()
     place = RESULTS / f"trials-{platform.machine()}"
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -80,7 +84,7 @@ def main() -> None:
             for name in asked.only:
                 for way, tree in (("now", ROOT), ("0.1", base)):
                     with tempfile.TemporaryDirectory(prefix="counterpoint-trials-") as folder:
-                        row = WORK[name](tree, Path(folder))
+                        row = WORK[name](tree, Path(folder), asked.trials)
                     found.setdefault(name, {}).setdefault(way, []).append(row)
                     print(name, way, row, flush=True)
                     place.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

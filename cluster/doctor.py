@@ -18,8 +18,8 @@ from cluster.machine.scratch import cache_variables, ray_folder, replaced
 from cluster.ray_runtime.credentials import ensure_token, has_token, token_path
 from cluster.ray_runtime.environment import differences, locked, versions
 from cluster.settings import ROOT, UserError
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.store import trouble
-from cluster.tracking_config import TrackingConfig, store_uri
 
 if TYPE_CHECKING:
     from rich.console import Console

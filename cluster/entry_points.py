@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from cluster.settings import ROOT, Config, UserError, validate
+from cluster.validation.messages import nearest
 
 OR_OWN = "or module:factory"
 """Ends the list of names in the refusal of one that is unknown."""
@@ -55,19 +56,13 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
         return
     names = list(known)
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{hint}")
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{nearest(name, names)}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
 
 
 def import_factory(name: str, key: str) -> Callable[..., Any]:
     """Import what ``module:factory`` names; the module is found on PYTHONPATH or in the working directory.
-
-    Args:
-        name: ``module:factory``.
-        key: what named it, for messages.
 
     Raises:
         UserError: if there is no such module or factory, or its import fails.
@@ -151,12 +146,6 @@ def check_settings(
 def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> Any:
     """Import a factory, check its settings and call it.
 
-    Args:
-        name: ``module:factory``.
-        settings: of the configuration.
-        key: dotted key that holds the name; the settings lie beside it: ``encoder.name``, ``encoder.settings``.
-        given: arguments that the product offers; those that the factory names are passed.
-
     Raises:
         UserError: as `import_factory` and `check_settings`, or if the factory raises.
     """
@@ -186,11 +175,6 @@ def failures_named(what: str) -> Iterator[None]:
 
 def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool) -> None:
     """Refuse to import code because a file names it.
-
-    Args:
-        parts: entry points by the key that names them.
-        source: the file or folder.
-        trust_code: the user gave ``--trust-code``.
 
     Raises:
         UserError: if there are any and the user did not.

@@ -56,12 +56,7 @@ SILENT = Silent()
 
 
 class TerminalProgress:
-    """Bars with rate and remaining time; where the output is no terminal, a plain line every half minute.
-
-    Args:
-        console: where they are drawn.
-        clock: seconds from any moment on.
-    """
+    """Bars with rate and remaining time; where the output is no terminal, a plain line every half minute."""
 
     def __init__(self, console: "Console", clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console

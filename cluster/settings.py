@@ -8,7 +8,9 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Schema = TypeVar("Schema")
 _WORDS = re.compile(r"\[([^\[\]{}\"']+)\]")
 """A list of words without quotes."""
+_hints = cache(get_type_hints)
 
 
 class UserError(ValueError):
@@ -96,7 +99,7 @@ def leaf_paths(schema: type, prefix: str = "") -> list[str]:
     >>> leaf_paths(Experiment)
     ['seed', 'loss.temperature']
     """
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     paths: list[str] = []
     for field in fields(schema):
         kind = hints[field.name]
@@ -211,14 +214,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    from cluster.validation.strict_yaml import strict_loader  # brings PyYAML
-
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{_nearest_preset(path)}")
     if path.stat().st_size > MAX_PRESET_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_loader())  # noqa: S506  # a subclass of the safe loader
+        tree = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -226,6 +227,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds a {type(tree).__name__}, a configuration is a mapping of keys to values")
     return tree
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """A text of YAML as a tree, which nobody may change: a study reads the same presets for each of its rows."""
+    import yaml
+
+    from cluster.validation.strict_yaml import strict_loader  # brings PyYAML
+
+    return yaml.load(text, Loader=strict_loader())  # noqa: S506  # a subclass of the safe loader
 
 
 def _nearest_preset(path: Path) -> str:

@@ -11,8 +11,8 @@ import commands.captions
 import commands.cluster
 import commands.config
 import commands.evaluate
-import commands.explore
 import commands.models
+import commands.search
 import commands.shards
 import commands.train
 import commands.tune
@@ -36,9 +36,9 @@ for _command in (
     commands.train.export,
     commands.evaluate.evaluate,
     commands.evaluate.embed,
-    commands.evaluate.search,
-    commands.evaluate.tag,
-    commands.explore.map,
+    commands.search.search,
+    commands.search.tag,
+    commands.search.map,
     commands.tune.sweep,
     commands.tune.study,
     commands.cluster.ui,

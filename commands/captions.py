@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster.settings import Config, UserError, load_config
-from commands.console import AsJson, console, errors, escape, print_json
+from commands.console import AsJson, console, errors, escape, positional, print_json
 from data_shards.text.config import TextViewsConfig
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Shards = Annotated[str, typer.Argument(help="Folder or URI of the shards.", metavar="SHARDS", show_default=False)]
+Shards = Annotated[str, positional("SHARDS", "Folder or URI of the shards.")]
 STEPS = 1000
 """Of the run whose last step is looked at, where the share of swaps has risen."""
 SHOWN = 3
@@ -61,10 +61,7 @@ def prompts(
 @app.command("check")
 def check(
     shards: Shards,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted keys: text.captions=templates", metavar="[KEY=VALUE]...", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: text.captions=templates")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show texts of a set's training clips with their swaps, and whether a text alone betrays that it was swapped.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.settings import RunError, UserError, validate
-from commands.console import AsJson, console, escape, print_json, quoted
+from commands.console import AsJson, console, positional, print_json, quoted, say
 
 if TYPE_CHECKING:
     from cluster.doctor import Check
@@ -57,17 +57,15 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 5000,
 ) -> None:
     """MLflow on this machine: every run, its curves and reports."""
+    from cluster.tracking.config import TrackingConfig, store_uri
     from cluster.tracking.ui import serve_ui
-    from cluster.tracking_config import TrackingConfig, store_uri
 
     config = validate(TrackingConfig, {"uri": store}, "--store")
     raise typer.Exit(serve_ui(store_uri(config, Path("outputs/run")), host=host, port=port))
 
 
 def replay(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of a run, sweep or study, or of several.", metavar="DIR", show_default=False)
-    ],
+    folder: Annotated[Path, positional("DIR", "Folder of a run, sweep or study, or of several.")],
     wait: Annotated[float, typer.Option(help="Seconds to give MLflow for each run.", min=1)] = 60.0,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +76,7 @@ def replay(
     for run, end in replay_below(folder, wait_s=wait):
         ends[str(run)] = end
         if not as_json:
-            console.print(escape(f"{run}  {end}"), highlight=False, soft_wrap=True)
+            say(f"{run}  {end}")
     if as_json:
         print_json(ends)
     elif not ends:
@@ -88,10 +86,7 @@ def replay(
 
 
 def submit(
-    words: Annotated[
-        list[str],
-        typer.Argument(help="-- COMMAND…, or list, logs JOB, stop JOB.", metavar="WORDS...", show_default=False),
-    ],
+    words: Annotated[list[str], positional("WORDS...", "-- COMMAND…, or list, logs JOB, stop JOB.")],
     cluster: Annotated[str | None, typer.Option(help="URL of the cluster's dashboard.", show_default=False)] = None,
     install: Annotated[bool, typer.Option("--install", help="Install requirements.lock for the job first.")] = False,
 ) -> None:
@@ -103,7 +98,7 @@ def submit(
         case ["list"]:
             for job in Cluster(cluster).jobs():
                 line = f"{job.name}  {job.status}  {job.seconds:,.0f} s  {job.command}"
-                console.print(escape(line), highlight=False, soft_wrap=True)
+                say(line)
         case ["list", "--json"]:
             print_json([asdict(job) for job in Cluster(cluster).jobs()])
         case ["logs", name]:

@@ -4,11 +4,10 @@ import difflib
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
 from cluster.reference import NEEDED, Key, keys_of
 from cluster.settings import UserError
-from commands.console import AsJson, console, escape, print_json
+from cluster.validation.messages import nearest
+from commands.console import AsJson, console, positional, print_json, say
 
 ROOTS = {
     "pretrain": "counterpoint pretrain, conf/pretrain/*.yaml, counterpoint views",
@@ -20,22 +19,14 @@ ROOTS = {
 """What has a configuration, and where its keys are written."""
 
 
-Root = Annotated[
-    str | None,
-    typer.Argument(help=f"{', '.join(ROOTS)}; all of them unless given.", metavar="[ROOT]", show_default=False),
-]
-KeyOrSection = Annotated[
-    str | None,
-    typer.Argument(help="A key, or a section: loss.temperature, loss.", metavar="[KEY]", show_default=False),
-]
+Root = Annotated[str | None, positional("[ROOT]", f"{', '.join(ROOTS)}; all of them unless given.")]
+KeyOrSection = Annotated[str | None, positional("[KEY]", "A key, or a section: loss.temperature, loss.")]
 
 
 def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False) -> None:
     """Print the keys of a configuration: type, range, default and meaning, one key a line."""
     if root is not None and root not in ROOTS:
-        near = difflib.get_close_matches(root, ROOTS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no configuration {root!r}{hint}; known are {', '.join(ROOTS)}")
+        raise UserError(f"no configuration {root!r}{nearest(root, ROOTS)}; known are {', '.join(ROOTS)}")
     found = {name: _matching(name, keys_in(name), key) for name in ([root] if root else ROOTS)}
     if as_json:
         trees = {name: [asdict(row) for row in rows] for name, rows in found.items()}
@@ -47,7 +38,7 @@ def config(root: Root = None, key: KeyOrSection = None, as_json: AsJson = False)
         width = max(len(row.key) for row in rows)
         for row in rows:
             line = f"{row.key:<{width}}  {describe(row)}"
-            console.print(escape(line), highlight=False, soft_wrap=True)
+            say(line)
 
 
 def describe(row: Key) -> str:

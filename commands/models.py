@@ -1,13 +1,14 @@
 """`counterpoint models`: the models that ship with this release, which every command takes by name."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cluster.settings import UserError
-from commands.console import AsJson, console, escape, print_json, quoted, then
+from commands.console import AsJson, console, escape, positional, print_json, quoted, say, then
 from trainers.models.shipped import ShippedModel, known_models, shipped_models
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ def list_models(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="As `models list` has it.", metavar="NAME", show_default=False)],
+    name: Annotated[str, positional("NAME", "As `models list` has it.")],
     as_json: AsJson = False,
 ) -> None:
     """The model card: what it is, its music with licences and attribution, settings, metrics, limits."""
@@ -51,7 +52,7 @@ def show(
         return
     console.print(f"{model.name}: {escape(model.summary)}", highlight=False, soft_wrap=True)
     console.print(f"licence of the weights: {model.licence}; of the code: Apache-2.0", highlight=False)
-    console.print(escape((model.folder / CARD).read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+    say((model.folder / CARD).read_text(encoding="utf-8"))
     commands: list[tuple[str, ...]] = [("search", name, "FOLDER", "SONG.mp3"), ("embed", name, "FOLDER")]
     if (model.folder / "towers.safetensors").is_file():
         commands[1:1] = [
@@ -63,11 +64,4 @@ def show(
 
 def _row(model: ShippedModel) -> dict[str, Any]:
     attribution: Path = model.folder / ATTRIBUTION
-    return {
-        "name": model.name,
-        "summary": model.summary,
-        "licence": model.licence,
-        "hash": model.hash,
-        "folder": model.folder,
-        "attribution": attribution if attribution.is_file() else None,
-    }
+    return {**asdict(model), "attribution": attribution if attribution.is_file() else None}

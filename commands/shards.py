@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
 from cluster.settings import UserError, load_config
-from commands.console import AsJson, console, errors, escape, made, print_json, progress, quoted, then
+from commands.console import AsJson, console, errors, escape, made, positional, print_json, progress, quoted, say, then
 from data_shards.build.checks import require_place
 from data_shards.sources import datasets
 
@@ -38,10 +38,7 @@ build_app = typer.Typer(
 app.add_typer(build_app, name="build")
 Out = Annotated[Path, typer.Option(help="Folder of the shards; made when the build is complete.", show_default=False)]
 OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_ADDRESS or this job, else a local one.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Dotted keys: build.codec=flac build.rate=16000", metavar="[KEY=VALUE]...", show_default=False),
-]
+Overrides = Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: build.codec=flac build.rate=16000")]
 Words = Annotated[
     str | None,
     typer.Option(help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
@@ -107,7 +104,7 @@ def folder(
         for hint in listing.hints:
             errors.print(escape(hint), highlight=False, soft_wrap=True)
     else:
-        console.print(escape(listing.report()), highlight=False, soft_wrap=True)
+        say(listing.report())
     about = {"passed_over": listing.folder.passed_over()}
     _build(clips, out, config, as_json=as_json, ray=ray, about=about)
 
@@ -253,7 +250,7 @@ def _over_ray(workers: int) -> "MapJobs":
 
 @app.command("index")
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of WebDataset tars.", metavar="FOLDER", show_default=False)],
+    folder: Annotated[Path, positional("FOLDER", "Folder of WebDataset tars.")],
     as_json: AsJson = False,
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip.
@@ -279,7 +276,7 @@ def index(
 
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(help="Folder of the shards.", metavar="FOLDER", show_default=False)],
+    folder: Annotated[Path, positional("FOLDER", "Folder of the shards.")],
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against the index; exit code 0 when whole, 1 with every problem: shard, key, byte, what."""
@@ -290,7 +287,7 @@ def verify(
         print_json(to_json(problems))
     else:
         for problem in problems:
-            console.print(escape(str(problem)), highlight=False, soft_wrap=True)
+            say(str(problem))
         count = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
         console.print(f"{escape(str(folder))}: {count}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
@@ -298,7 +295,7 @@ def verify(
 
 @app.command("show")
 def show(
-    folder: Annotated[str, typer.Argument(help="Folder or URI of the shards.", metavar="FOLDER", show_default=False)],
+    folder: Annotated[str, positional("FOLDER", "Folder or URI of the shards.")],
     page: Annotated[
         Path | None, typer.Option(help="Write an HTML page with bars, spectrograms and players.", show_default=False)
     ] = None,
@@ -336,5 +333,5 @@ def _show(folder: Path | str, as_json: bool = False, *, names: Mapping[str, str]
     if as_json:
         print_json(summarise(index))
     else:
-        console.print(escape(describe(index, names=names)), highlight=False, soft_wrap=True)
+        say(describe(index, names=names))
     return index

@@ -16,6 +16,7 @@ from commands.console import (
     console,
     errors,
     made,
+    positional,
     print_json,
     progress,
     quoted,
@@ -130,12 +131,7 @@ def views(
 
 
 def export(
-    snapshot: Annotated[
-        Path,
-        typer.Argument(
-            help="A snapshot, a run's folder, an exported one, or open-mel.", metavar="SNAPSHOT", show_default=False
-        ),
-    ],
+    snapshot: Annotated[Path, positional("SNAPSHOT", "A snapshot, a run's folder, an exported one, or open-mel.")],
     out: Annotated[Path, typer.Option("--out", help="Output folder; an earlier export is replaced.")],
     report: Annotated[
         Path | None, typer.Option("--report", help="report.json of an evaluation of this encoder, for the model card.")

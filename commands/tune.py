@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from cluster.settings import ROOT, PreemptedError, load_config, parse_overrides
-from commands.console import AsJson, DryRun, Overrides, console, escape, made, print_json, progress, quoted, show, then
+from commands.console import (
+    AsJson,
+    DryRun,
+    Overrides,
+    console,
+    made,
+    positional,
+    print_json,
+    progress,
+    quoted,
+    say,
+    show,
+    then,
+)
 
 
 def quickstart(
@@ -45,16 +58,10 @@ def quickstart(
 
 
 def sweep(
-    space: Annotated[
-        Path, typer.Argument(help="A sweep of conf/sweep, or your own YAML.", metavar="SPACE", show_default=False)
-    ],
+    space: Annotated[Path, positional("SPACE", "A sweep of conf/sweep, or your own YAML.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="sweep.trials=N sweep.dir=DIR; other keys as for pretrain.",
-            metavar="[KEY=VALUE]...",
-            show_default=False,
-        ),
+        positional("[KEY=VALUE]...", "sweep.trials=N sweep.dir=DIR; other keys as for pretrain."),
     ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -77,7 +84,7 @@ def sweep(
     else:
         console.print(shown(result.rows, plan, result.importances, console.width))
         for words in result.words:
-            console.print(escape(words), highlight=False, soft_wrap=True)
+            say(words)
         made(**result.files, tracking=result.tracking)
     if result.code:
         raise PreemptedError(f"stopped; every trial saved itself in {plan.folder}/trials; the same command resumes")
@@ -86,16 +93,10 @@ def sweep(
 
 
 def study(
-    name: Annotated[
-        str, typer.Argument(help="A study of conf/study, or your own YAML.", metavar="NAME", show_default=False)
-    ],
+    name: Annotated[str, positional("NAME", "A study of conf/study, or your own YAML.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="study.dir=DIR study.seeds=3; other keys as for pretrain.",
-            metavar="[KEY=VALUE]...",
-            show_default=False,
-        ),
+        positional("[KEY=VALUE]...", "study.dir=DIR study.seeds=3; other keys as for pretrain."),
     ] = None,
     scale: Annotated[str, typer.Option(help="paper, small or tiny; the output lists what is reduced.")] = "paper",
     ray: Annotated[
@@ -124,7 +125,7 @@ def study(
     if as_json:
         print_json(result.tree)
     else:
-        console.print(escape(result.files["md"].read_text(encoding="utf-8")), highlight=False, soft_wrap=True)
+        say(result.files["md"].read_text(encoding="utf-8"))
         made(table=result.files["md"], plot=result.files["png"], data=result.files["json"], tracking=result.tracking)
         then("counterpoint ui")
     if result.tree["failed"] or any(claim["holds"] is False for claim in result.tree["claims"]):

@@ -271,7 +271,8 @@ class EvaluationConfig(Config):
     """Of the heads, and of the encoders unless Ray workers embed: cpu, cuda or cuda:N."""
     resources: WorkersConfig = field(default_factory=WorkersConfig)
     split: Literal["test", "valid"] = "test"
-    """Split that is reported. valid: to choose by, as a sweep does; heads then stop on a fifth of the train artists."""
+    """Split that is reported. valid: to choose by, as a sweep does; heads then stop on a fifth of the train artists,
+    of one artist's tracks where there is no other."""
     cache: str | None = None
     """Folder of embedding tables; by default ``embeddings`` in the output folder."""
 

@@ -20,25 +20,21 @@ from evaluation.embeddings.cache import embed_or_load
 from evaluation.embeddings.columns import joint_tables, split_tables
 from evaluation.embeddings.embed import EmbeddingTable, frames_at, open_shards
 from evaluation.encoders.devices import check_device
-from evaluation.encoders.encoder import SUBJECT, Encoder
+from evaluation.encoders.encoder import SUBJECT, Encoder, with_heads, without_towers
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
-from evaluation.encoders.spaces import with_heads
-from evaluation.encoders.towers import without_towers
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import kind_of
-from evaluation.kinds.targets import read_targets
-from evaluation.metrics.resamples import RESAMPLES, save_resamples
-from evaluation.metrics.samples import MetricSamples
+from evaluation.metrics.samples import RESAMPLES, MetricSamples, save_resamples
 from evaluation.preflight import check_request
 from evaluation.report.published import beside
 from evaluation.report.rows import build_tree
 from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored, by_metric
 from evaluation.scores.store import SCORES, score_tasks
-from evaluation.targets.published_splits import compare
-from evaluation.targets.splits import check_leaks, freeze, save_split
+from evaluation.targets.splits import check_leaks, compare, freeze, save_split
 from evaluation.targets.target import artist_overlap
+from evaluation.tasks import read_targets
 
 
 def evaluate(
@@ -92,13 +88,6 @@ def evaluate_encoders(
     progress: Progress = SILENT,
 ) -> Report:
     """The same for any encoders: one called ``trained``, and its baselines.
-
-    Args:
-        encoders: by name.
-        config: shards and tasks.
-        out: folder of the report.
-        about: provenance of the encoders, plain JSON types.
-        progress: counts the work.
 
     Raises:
         UserError: for whatever cannot be answered, before anything is embedded.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cluster.files.outputs import require_writable_file, require_writable_folder
 from evaluation.config import EvaluationConfig
-from evaluation.metrics.resamples import RESAMPLES
+from evaluation.metrics.samples import RESAMPLES
 
 FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex", RESAMPLES)
 """Beside the figures."""
@@ -12,10 +12,6 @@ FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex", 
 
 def check_outputs(out: Path, config: EvaluationConfig) -> None:
     """Try every place that an evaluation writes to.
-
-    Args:
-        out: folder of the report.
-        config: where its embeddings and copies of remote shards go.
 
     Raises:
         UserError: names the place and its option.

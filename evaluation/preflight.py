@@ -3,15 +3,14 @@
 A mistake that is found after an hour of embedding has cost an hour; each is one message with the key and the remedy.
 """
 
-import difflib
 from collections.abc import Iterable
 
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
-from evaluation.encoders.encoder import SUBJECT
-from evaluation.encoders.spaces import spaces_of
+from evaluation.encoders.encoder import SUBJECT, spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols
@@ -54,5 +53,4 @@ def _check_names(inputs: EvaluationInputs) -> None:
 def _known(key: str, word: str, known: Iterable[str]) -> None:
     names = list(known)
     if word not in names:
-        near = difflib.get_close_matches(word, names, n=1)
-        raise UserError(f"{key}: no {word}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"))
+        raise UserError(f"{key}: no {word}" + (nearest(word, names) or f"; known: {', '.join(names)}"))

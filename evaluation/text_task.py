@@ -45,11 +45,7 @@ class TextTask(Config):
     """partial_query: tags of a query."""
 
     def check_texts(self, kind: str) -> None:
-        """Refuse keys that a kind does not read, and values out of range.
-
-        Raises:
-            ValueError: names the key.
-        """
+        """Refuse keys that a kind does not read, and values out of range. The ValueError names the key."""
         for item in fields(TextTask):
             if getattr(self, item.name) != item.default and kind not in OF_KINDS[item.name] and ":" not in kind:
                 raise ValueError(f"{item.name} is a setting of kind={' or '.join(OF_KINDS[item.name])}; leave it out")
@@ -60,11 +56,7 @@ class TextTask(Config):
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """Refuse prompts without one place for a class.
-
-    Raises:
-        ValueError: names the prompt.
-    """
+    """Refuse prompts without one place for a class. The ValueError names the prompt."""
     if not prompts or len(set(prompts)) < len(prompts):
         raise ValueError("prompts must be different, at least one")
     for prompt in prompts:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from cluster.settings import load_config
 from trainers.config import ExperimentConfig
 
-GROUP = "processes"
-"""Tests that start Ray or process groups, or measure time: one after another, in one of pytest-xdist's workers."""
+APART = ("ray", "dist", "timed")
+"""Files with a test of one of these markers run one after another, in one of pytest-xdist's two processes."""
 
 MakeConfig = Callable[..., ExperimentConfig]
 RunningBelow = Callable[[str], list[int]]
@@ -32,6 +33,8 @@ MEDIUM = (
     "evaluation/scores",
     "evaluation/targets/test_published_splits",
     "evaluation/test_e",
+    "evaluation/test_spaces",
+    "evaluation/test_text_tasks",
     "examples",
     "faults",
     "test_",
@@ -42,38 +45,57 @@ MEDIUM = (
     "trainers/inference",
     "trainers/losses/contrastive/test_fused",
     "trainers/monitor",
+    "trainers/state/test_background",
     "trainers/state/test_snapshot",
     "trainers/test_loop",
     "trainers/test_own_parts",
     "trainers/test_pretrain",
+    "trainers/test_two_tower",
     "trainers/views",
     "tuning",
 )
 """What begins with one of these is `medium`: it starts commands, builds corpora, trains, renders or compiles."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist writes the groups into the names of the tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests marked ``ray`` or ``dist`` into one group and start it first: it is the longest."""
+    """Name the medium tests; start those that run apart first, the long ones beside them, then all others.
+
+    A long one at the end would leave one of the two processes without work.
+    """
     here = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        if any(item.get_closest_marker(name) for name in APART):
+            return 0
+        given = item.get_closest_marker("timeout")  # what is given more time than others takes it
+        return 1 if given and given.args[0] > int(item.config.getini("timeout")) else 2
+
     for item in items:
         if item.path.is_relative_to(here) and item.path.relative_to(here).as_posix().startswith(MEDIUM):
             item.add_marker(pytest.mark.medium)
-        if item.get_closest_marker("ray") or item.get_closest_marker("dist"):
-            item.add_marker(pytest.mark.xdist_group(GROUP))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    items.sort(key=turn)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Share out a group whole and other tests by file, so that a module's fixtures are made once."""
-    from xdist.scheduler import LoadGroupScheduling
+    """Share tests out by file, so that a module's fixtures are made once, and all files that run apart as one.
 
-    class ByGroupOrFile(LoadGroupScheduling):  # type: ignore[misc]  # published without types
+    The groups of pytest-xdist would need no reading of files, but 3.8 forgets them with pytest 9.2: that no longer
+    takes another name for a test.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Apart(LoadFileScheduling):  # type: ignore[misc]  # published without types
         def _split_scope(self, nodeid: str) -> str:
-            return str(super()._split_scope(nodeid)).split("::")[0]
+            file = str(super()._split_scope(nodeid))
+            return "apart" if _runs_apart(config.rootpath / file) else file
 
-    return ByGroupOrFile(config, log)
+    return Apart(config, log)
+
+
+@cache
+def _runs_apart(file: Path) -> bool:
+    return any(f"pytest.mark.{name}" in file.read_text(encoding="utf-8") for name in APART)
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +113,14 @@ def running_below() -> RunningBelow:
         return sorted(found)
 
     return find
+
+
+@pytest.fixture
+def study_file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The study of a test's module, as a file."""
+    written = tmp_path / "mine.yaml"
+    written.write_text(request.module.STUDY)
+    return written
 
 
 @pytest.fixture(scope="session")
@@ -112,32 +142,41 @@ def tiny_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "labelled", folder / "unlabelled"
 
 
+@pytest.fixture(scope="session")
+def configs_below(tiny_sets: tuple[Path, Path]) -> Callable[[Path], MakeConfig]:
+    """`make_config` for runs below a folder."""
+
+    def below(folder: Path) -> MakeConfig:
+        return partial(_tiny_config, *tiny_sets, folder)
+
+    return below
+
+
 @pytest.fixture
-def make_config(tiny_sets: tuple[Path, Path], tmp_path: Path) -> MakeConfig:
+def make_config(configs_below: Callable[[Path], MakeConfig], tmp_path: Path) -> MakeConfig:
     """A run of seconds on the tiny sets; dotted keys with underscores for dots: ``make_config(optim__steps=3)``."""
+    return configs_below(tmp_path)
 
-    def make(**overrides: object) -> ExperimentConfig:
-        labelled, unlabelled = tiny_sets
-        tree = {
-            "data.labelled": str(labelled),
-            "data.unlabelled": str(unlabelled),
-            "data.batch": 8,
-            "data.b_s": 0.5,
-            "views.samples": 16_384,
-            "frontend.kind": "mel",
-            "encoder.name": "mel_cnn",
-            "encoder.channels": 2,
-            "head.hidden": 32,
-            "head.width": 16,
-            "optim.steps": 6,
-            "optim.learning_rate": 1e-3,
-            "resources.num_workers": 0,
-            "resources.threads_per_worker": 1,  # two that wait for each other on a busy machine take minutes
-            "resources.use_gpu": "no",
-            "tracking.enabled": False,
-            "run.dir": str(tmp_path / "run"),
-            "run.snapshot_every": 2,
-        }
-        return load_config(ExperimentConfig, None, tree | {k.replace("__", "."): v for k, v in overrides.items()})
 
-    return make
+def _tiny_config(labelled: Path, unlabelled: Path, folder: Path, **overrides: object) -> ExperimentConfig:
+    tree = {
+        "data.labelled": str(labelled),
+        "data.unlabelled": str(unlabelled),
+        "data.batch": 8,
+        "data.b_s": 0.5,
+        "views.samples": 16_384,
+        "frontend.kind": "mel",
+        "encoder.name": "mel_cnn",
+        "encoder.channels": 2,
+        "head.hidden": 32,
+        "head.width": 16,
+        "optim.steps": 6,
+        "optim.learning_rate": 1e-3,
+        "resources.num_workers": 0,
+        "resources.threads_per_worker": 1,  # two that wait for each other on a busy machine take minutes
+        "resources.use_gpu": "no",
+        "tracking.enabled": False,
+        "run.dir": str(folder / "run"),
+        "run.snapshot_every": 2,
+    }
+    return load_config(ExperimentConfig, None, tree | {k.replace("__", "."): v for k, v in overrides.items()})

@@ -1,19 +1,18 @@
 """The one configuration tree of an experiment; every section lives beside the code that owns it."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.entry_points import is_entry_point
 from cluster.machine.resources import ResourcesConfig
 from cluster.settings import Config, leaf_paths
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.config import TrackingConfig
+from cluster.validation.messages import nearest
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.sampling.config import DataConfig
 from trainers.augment.parameters import AugmentConfig
+from trainers.checks.combinations import check_towers, check_variants
 from trainers.checks.constant_loss import check_settings_can_learn
-from trainers.checks.towers import check_towers
-from trainers.checks.variants import check_variants
 from trainers.encoders.config import EncoderConfig, HeadConfig
 from trainers.frontends.config import FrontendConfig, least_samples, num_bands
 from trainers.losses.config import OUTPUTS, LossConfig
@@ -127,8 +126,7 @@ class ExperimentConfig(Config):
         known = [*leaf_paths(ExperimentConfig), MANIFEST]
         for rule in self.run.may_differ:
             if not any(matches(rule, key) for key in known):
-                near = difflib.get_close_matches(rule, known, n=1)
-                raise ValueError(f"run.may_differ: unknown key {rule}" + (f"; did you mean {near[0]}?" if near else ""))
+                raise ValueError(f"run.may_differ: unknown key {rule}{nearest(rule, known)}")
 
     def _check_size(self) -> None:
         """Refuse views that the encoder would pool down to nothing."""

@@ -86,13 +86,7 @@ class Projector(Network):
 
 
 def build_head(inside: int, hidden: int, width: int) -> nn.Sequential:
-    """A head at its first weights: Linear, ReLU, Linear, no bias.
-
-    Args:
-        inside: width of what it reads.
-        hidden: width of the hidden layer.
-        width: D, or C logits.
-    """
+    """A head at its first weights: Linear, ReLU, Linear, no bias."""
     return nn.Sequential(
         nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
     )

@@ -65,11 +65,6 @@ class StepResult(NamedTuple):
 class StepTrainer:
     """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
 
-    Args:
-        config: the experiment.
-        num_tags: C, outputs of a supervised head.
-        device: where the model is.
-
     Raises:
         UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
     """
@@ -232,11 +227,6 @@ def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.devi
 
 def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot | None") -> None:
     """Whether a `StepTrainer` of these settings could be made: builds its network, without memory for its weights.
-
-    Args:
-        config: the experiment.
-        num_tags: C, outputs of a supervised head.
-        initial: the snapshot of ``init_from`` where the run starts from it.
 
     Raises:
         UserError: as `StepTrainer` and `StepTrainer.load_weights`.

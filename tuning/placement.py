@@ -15,7 +15,7 @@ from cluster.machine.placement import Bundle, Machine, copies
 from cluster.machine.resources import ResourcesConfig
 from cluster.ray_runtime.session import Session
 from cluster.ray_runtime.shared import Places
-from cluster.tracking_config import TrackingConfig, store_file
+from cluster.tracking.config import TrackingConfig, store_file
 from trainers.config import ExperimentConfig, without_ray_train
 
 DRIVER_MEMORY = 1 << 28
@@ -58,8 +58,10 @@ def need(config: ExperimentConfig, machines: Sequence[Machine], what: str) -> Ne
     Raises:
         UserError: if it never fits them.
     """
-    from trainers.distributed.placement import reserved
-    from trainers.distributed.world import world_sizes  # brings torch, which a wrong key need not wait for
+    from trainers.distributed.world import (
+        reserved,
+        world_sizes,  # brings torch, which a wrong key need not wait for
+    )
 
     run = without_ray_train(config)
     bundles = reserved(run, machines, workers=max(1, world_sizes(run)[0]), what=what)
@@ -91,14 +93,7 @@ def here(cpus: float) -> tuple[Machine, ...]:
 
 
 def places(key: str, folder: Path, read: Mapping[str, str | None], tracking: TrackingConfig) -> Places:
-    """What the machines of a sweep or study must have in common; what it builds itself lies in its folder.
-
-    Args:
-        key: of its folder.
-        folder: the same, absolute.
-        read: key → what runs read, absolute.
-        tracking: of its runs, its URI in place.
-    """
+    """What the machines of a sweep or study must have in common; what it builds itself lies in its folder."""
     written, on = {key: folder}, tracking.enabled and tracking.uri is not None
     if on and (file := store_file(tracking.uri or "")):
         written["tracking.uri"] = file.parent

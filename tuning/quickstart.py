@@ -46,11 +46,6 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
 
     What an earlier call finished is not done again: shards are kept, pretraining resumes.
 
-    Args:
-        out: folder of everything it makes.
-        overrides: dotted keys of the pretraining configuration.
-        progress: shows every stage.
-
     Raises:
         UserError: for a wrong key, before anything is composed.
         PreemptedError: if pretraining was asked to stop.

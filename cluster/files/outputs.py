@@ -41,10 +41,6 @@ def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> 
 def require_writable_file(path: Path, key: str) -> None:
     """Refuse a file that could not be written or replaced; it may exist or not.
 
-    Args:
-        path: what the user gave.
-        key: the option or setting that it was given as, for the message: ``--out``.
-
     Raises:
         UserError: names ``path``, what is wrong and ``key``.
 
@@ -66,10 +62,6 @@ def require_writable_file(path: Path, key: str) -> None:
 def require_replaceable_folder(path: Path, key: str) -> None:
     """Refuse a folder that could not be written beside its place and renamed, as `storage.atomic_folder` does.
 
-    Args:
-        path: what the user gave; it may exist or not.
-        key: the option or setting that it was given as, for the message: ``--out``.
-
     Raises:
         UserError: names ``path``, what is wrong and ``key``.
     """
@@ -80,12 +72,6 @@ def require_replaceable_folder(path: Path, key: str) -> None:
 
 def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
     """Refuse an output that is, or holds, what the command reads; an output inside of it is fine.
-
-    Args:
-        path: the output that the user gave.
-        key: the option or setting that it was given as.
-        source: what is read.
-        source_key: its option or setting.
 
     Raises:
         UserError: names both.

@@ -60,9 +60,6 @@ class Room:
     def take(self, bundles: Sequence[Bundle]) -> list[Placed] | None:
         """Place a task.
 
-        Args:
-            bundles: of its processes.
-
         Returns:
             A machine for each process; None, and nothing is taken, if they do not fit together.
         """
@@ -149,13 +146,6 @@ def worker_bundle(
     config: ResourcesConfig, machines: Sequence[Machine], *, workers: int, what: str, beside: Sequence[Bundle] = ()
 ) -> Bundle:
     """What each worker of a run reserves on a cluster: with GPUs where the configuration and the machines have them.
-
-    Args:
-        config: of the run.
-        machines: of the cluster.
-        workers: fewest that the run can do with, ≥ 1.
-        what: the run, for the message: ``the run``, ``row x``.
-        beside: other processes that must fit at the same time.
 
     Raises:
         UserError: if they do not fit; names what there is. Not raised where ``resources.autoscaling`` waits for more.

@@ -25,11 +25,7 @@ class Process(NamedTuple):
 
 
 class CpuTime:
-    """What was seen of the processes below one, by number and start.
-
-    Args:
-        root: number of the process; it is not counted itself.
-    """
+    """What was seen of the processes below one, by number and start."""
 
     def __init__(self, root: int) -> None:
         self.root = root

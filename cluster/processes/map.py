@@ -1,14 +1,16 @@
 """A function over many jobs in processes of this machine; `cluster.ray_runtime.map.ray_map` is the same on Ray."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Literal, TypeVar
 
-from cluster.processes.pool_workers import end_with_parent
 from cluster.settings import RunError
 
 Job = TypeVar("Job")
@@ -69,3 +71,15 @@ def local_map(
 def _start_ignoring() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that made its pool is gone: a killed parent's workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -63,11 +63,7 @@ def differences(wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
 
 
 def require_locked_versions() -> None:
-    """Refuse to run a job with other versions than the checkout's.
-
-    Raises:
-        UserError: names each and the two ways out.
-    """
+    """Refuse to run a job with other versions than the checkout's. The UserError names each and the two ways out."""
     wrong = differences(locked(), versions())
     if wrong:
         raise UserError(

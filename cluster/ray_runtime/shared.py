@@ -79,11 +79,7 @@ def _answers(places: Places, mark: str, machines: Sequence[Machine]) -> Iterator
 
 
 def refuse_own_folder_of_a_job(key: str, folder: Path) -> None:
-    """Refuse results in the folder that Ray made for a job and removes with it.
-
-    Raises:
-        UserError: names the key.
-    """
+    """Refuse results in the folder that Ray made for a job and removes with it. The UserError names the key."""
     if in_job() and folder.absolute().is_relative_to(Path.cwd()):
         raise UserError(
             f"{key}={folder}: lies in the job's own folder, which goes with the job; "

@@ -44,9 +44,6 @@ _log = logging.getLogger(__name__)
 class Account:
     """One run's folder ``tracking``, open in one process at a time.
 
-    Args:
-        run_dir: the run's folder.
-
     Raises:
         UserError: if another process has it open.
     """

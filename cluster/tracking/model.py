@@ -16,14 +16,7 @@ EXAMPLE_VIEWS = 2
 
 
 def log_model(client: Any, run_id: str, folder: Path, step: int) -> None:
-    """Give a run its encoder; one that it has already at this step stays.
-
-    Args:
-        client: MlflowClient.
-        run_id: of the run.
-        folder: as `write_model` leaves it.
-        step: optimisation steps that it was trained for.
-    """
+    """Give a run its encoder; one that it has already at this step stays."""
     from mlflow.entities import LoggedModelOutput
 
     experiment_id = client.get_run(run_id).info.experiment_id

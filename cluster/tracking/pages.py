@@ -186,12 +186,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def settings_table(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The settings of a run that differ from their defaults, in Markdown; where it lies and is tracked left out.
-
-    Args:
-        settings: by dotted key.
-        defaults: likewise.
-    """
+    """The settings of a run that differ from their defaults, in Markdown; where it lies and is tracked left out."""
     rows = [
         [f"`{key}`", _code(value), _code(defaults.get(key))]
         for key, value in settings.items()

@@ -125,14 +125,7 @@ class Tracker:
             self._account.add_file(path, {"kind": "file", "folder": folder})
 
     def model(self, program: Path, *, samples: int, width: int, step: int) -> None:
-        """The trained encoder, as a logged model that MLflow loads without a pickle.
-
-        Args:
-            program: a torch.export program, waves (N, ``samples``) to embeddings (N, ``width``).
-            samples: of a view.
-            width: of an embedding.
-            step: optimisation steps that it was trained for.
-        """
+        """The trained encoder, as a logged model that MLflow loads without a pickle."""
         if self._enabled:
             self._account.add_file(program, {"kind": "model", "samples": samples, "width": width, "step": step})
 
@@ -242,11 +235,6 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) 
     For a folder that starts anew, its earlier attempt having left no snapshot: the curve of another experiment must not
     stand where this one's is expected. Account and rows of the old attempt are kept in ``attempt-IDENTITY``, from where
     `replay` sends what MLflow lacks.
-
-    Args:
-        config: where to.
-        run_dir: the run's folder.
-        params: those that decide its numbers, by dotted key.
 
     Raises:
         UserError: if another process tracks ``run_dir``.

@@ -44,10 +44,6 @@ def ui_command(*, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
     """The server's command line: one worker (a quarter of the memory of the default four), loopback unless guarded.
 
     Its store stands in `SERVED_VARIABLE`.
-
-    Args:
-        host: address to listen on; on another than loopback the pages ask for a password.
-        port: to listen on.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     if host in LOOPBACK:

@@ -3,21 +3,36 @@
 import difflib
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cluster.validation.renamed import new_name
+RENAMED: dict[str, dict[str, str]] = {
+    "EvaluationConfig": {"judged": "split"},
+    "Study": {
+        "judges": "evaluations",
+        "figures": "metrics",
+        "claims.says": "claims.statement",
+        "scales.*.judges": "scales.*.evaluations",
+        "scales.*.claims.says": "scales.*.claims.statement",
+    },
+    "StudySettings": {"sets.judged": "sets.evaluation"},
+    "SweepConfig": {"stop.figure": "stop.metric"},
+}
+"""Root dataclass → dotted key of 0.1 → key now. ``*`` stands for any one name; places in lists are left out."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The nearest of some names, to end a refusal with; nothing where none is near.
+
+    >>> nearest("pich", ["pitch", "tempo"]), nearest("gain", ["pitch", "tempo"])
+    ('; did you mean pitch?', '')
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:
-    """A problem of pydantic in words.
-
-    Args:
-        problem: of `ValidationError.errors`.
-        where: file, or another name of the source.
-        schema: name of the root dataclass.
-        leaves: dotted paths of its keys.
-    """
+    """A problem of pydantic in words."""
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if new := new_name(schema, path):
@@ -32,3 +47,18 @@ def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequenc
     if problem["type"] == "string_type" and isinstance(given, int | float):
         value += f"; text that looks like something else takes quotes: {path}='\"{json.dumps(given)}\"'"
     return f"{where}: {path}: {message}{value}" if path else f"{where}: {message}{value}"
+
+
+def new_name(schema: str, path: str) -> str | None:
+    """What a key of an earlier version is called now, or None.
+
+    >>> new_name("Study", "scales.tiny.claims.3.says"), new_name("Study", "claim")
+    ('scales.tiny.claims.statement', None)
+    """
+    parts = [part for part in path.split(".") if not part.isdigit()]
+    for old, new in RENAMED.get(schema, {}).items():
+        pattern = old.split(".")
+        if len(pattern) == len(parts) and all(mark in ("*", part) for mark, part in zip(pattern, parts, strict=True)):
+            kept = iter(part for mark, part in zip(pattern, parts, strict=True) if mark == "*")
+            return ".".join(next(kept) if part == "*" else part for part in new.split("."))
+    return None

@@ -42,11 +42,6 @@ def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> 
 
     The key at fault is taken out of the tree, and the rest is validated again. What then names a key that was taken
     out follows from its default, and is no fault of the user's.
-
-    Args:
-        schema: the root dataclass.
-        tree: what does not validate.
-        problems: what pydantic found first.
     """
     rest: dict[str, Any] = deepcopy(dict(tree))
     found: list[Any] = []

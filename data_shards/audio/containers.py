@@ -22,9 +22,6 @@ SEARCH_BYTES = 1 << 17
 def examine(file: BinaryIO) -> Container:
     """Compare the length that a file states with its bytes.
 
-    Args:
-        file: open for as long as the parts are read.
-
     Raises:
         OSError: if it cannot be read.
     """

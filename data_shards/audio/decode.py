@@ -87,9 +87,6 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 def rejecting(name: str) -> Iterator[None]:
     """Turn any error about one file into an `AudioError`; errors of the machine stay what they are.
 
-    Args:
-        name: of the file, for errors of the machine.
-
     Raises:
         AudioError: with the reason.
         RunError: for a full disk or too many open files.
@@ -114,10 +111,6 @@ def rejecting(name: str) -> Iterator[None]:
 
 def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
     """A clip as mono 16 bits at a rate: how building, embedding and searching all read.
-
-    Args:
-        audio: a file, or another source of samples.
-        rate: Hz.
 
     Returns:
         (T,) int16.

@@ -89,12 +89,7 @@ class UnknownLengthStream(io.BytesIO):
 
 
 def find_mpeg(data: bytes, start: int = 0) -> MpegAudio | None:
-    """The MPEG audio of a file, None where there is none.
-
-    Args:
-        data: the whole file.
-        start: where to begin, behind tags.
-    """
+    """The MPEG audio of a file, None where there is none."""
     first = _sync(data, start, None)
     if first < 0:
         return None

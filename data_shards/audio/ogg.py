@@ -42,11 +42,7 @@ class OggAudio(NamedTuple):
 
 
 def read_ogg(data: bytes) -> OggAudio:
-    """The length that an Ogg file states.
-
-    Args:
-        data: the whole file.
-    """
+    """The length that an Ogg file states."""
     pages = _pages(data)
     problem = _problem(data, pages[-1] if pages else None)
     if problem:

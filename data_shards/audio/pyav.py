@@ -44,9 +44,6 @@ def has_av() -> bool:
 def foreign_format(head: bytes) -> str | None:
     r"""The format of a file whose audio libsndfile does not decode, None where it may.
 
-    Args:
-        head: its first 64 bytes, behind tags.
-
     >>> foreign_format(b"\0\0\0 ftypM4A " + bytes(50)), foreign_format(b"fLaC" + bytes(60))
     ('MP4 (AAC or ALAC)', None)
     """

@@ -91,10 +91,6 @@ def scan_folder(root: Path, *, leave_out: Path | None = None) -> AudioFolder:
     """Find the audio files below a folder, through links to other folders as well.
 
     Hidden files are left out: macOS leaves a ``._song.mp3``, which is no audio, beside every song it copies.
-
-    Args:
-        root: the folder.
-        leave_out: a folder below it that is not scanned.
     """
     scan = _Scan(frozenset(suffixes()))
     if leave_out is not None and leave_out.is_dir():

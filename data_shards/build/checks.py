@@ -24,10 +24,6 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar 
 def require_place(out: Path, key: str) -> None:
     """Refuse a place where no set can be made, before any work: a set is written beside `out` and renamed at the end.
 
-    Args:
-        out: the folder of the set.
-        key: the option that it was given as, for the message.
-
     Raises:
         UserError: names `out`, what is wrong and the remedy.
     """
@@ -45,11 +41,6 @@ class ClipChecks:
     """Refuses clips that cannot become a set, before any work; 8 bytes are kept of each."""
 
     def __init__(self, vocabularies: Mapping[str, Sequence[str]]) -> None:
-        """No clips so far.
-
-        Args:
-            vocabularies: tag orders that are given, by column.
-        """
         self._known = {column: frozenset(tags) for column, tags in vocabularies.items()}
         self._keys = array("q")
 

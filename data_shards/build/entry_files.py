@@ -31,10 +31,6 @@ class EntryFiles:
     def __init__(self, folder: ColumnFolder, given: Mapping[str, Sequence[str]]) -> None:
         """Empty columns.
 
-        Args:
-            folder: of their files.
-            given: tag orders that are fixed, by column.
-
         Raises:
             ValueError: a given name is a duplicate or empty.
         """
@@ -105,11 +101,7 @@ class EntryFiles:
         return np.argsort(self._integers["id_hash"].array(), kind="stable")
 
     def check_unique(self, order: NDArray[np.int64], shards: Sequence[ShardFile]) -> None:
-        """Refuse a key that two clips have.
-
-        Raises:
-            ShardError: names both places.
-        """
+        """Refuse a key that two clips have. The ShardError names both places."""
         ids = self._integers["id_hash"].array()[order]
         again = np.flatnonzero(ids[1:] == ids[:-1])
         if not len(again):

@@ -12,13 +12,6 @@ class Jobs(Sequence[BuildJob]):
     """One job for every `BuildConfig.clips_per_shard` clips, which are `tidied`."""
 
     def __init__(self, clips: Sequence[Clip], folder: str, config: BuildConfig) -> None:
-        """The jobs of a set.
-
-        Args:
-            clips: of all shards, in their order.
-            folder: where shards are written.
-            config: of the build.
-        """
         self._clips, self._folder, self._config = clips, folder, config
 
     def __len__(self) -> int:

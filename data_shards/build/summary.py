@@ -52,14 +52,7 @@ class BuildSummary:
 
 
 def summarise_build(out: Path, clips: Sequence[Clip], *, resumed_shards: int, seconds: float) -> BuildSummary:
-    """Summarise the finished set in `out`.
-
-    Args:
-        out: folder of the set.
-        clips: that it was built from, for the names of files.
-        resumed_shards: shards that an earlier run had finished.
-        seconds: the build took.
-    """
+    """Summarise the finished set in `out`."""
     index = read_index(out)
     record = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))
     same = find_same_audio(index)

@@ -12,12 +12,15 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+import data_shards.audio
 from cluster.files.storage import atomic_file, write_atomic
 from cluster.settings import Config, RunError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
@@ -123,7 +126,7 @@ def build_shard(job: BuildJob) -> ShardResult:
         silent=silent,
         resumed=False,
     )
-    write_atomic(record, json.dumps({"recipe": recipe, "result": _to_json(result)}))
+    write_atomic(record, json.dumps({"recipe": recipe, "program": program(), "result": _to_json(result)}))
     return result
 
 
@@ -141,6 +144,17 @@ def recipe_of(job: BuildJob) -> str:
         digest.update(repr(described).encode("utf-8", "surrogateescape"))
         if clip.caption_tags:  # no part of the repr, so that sets built without them keep their recipe
             digest.update(repr(clip.caption_tags).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+@lru_cache
+def program() -> str:
+    """SHA-256 of what decides whether a clip is rejected: the modules that decode, and their libraries' versions."""
+    modules = (Path(__file__), *sorted(Path(data_shards.audio.__file__).parent.glob("*.py")))
+    digest = hashlib.sha256(b"".join(module.read_bytes() for module in modules))
+    for library in ("soundfile", "soxr", "av"):
+        with suppress(PackageNotFoundError):  # av is an extra
+            digest.update(f"{library} {version(library)}".encode())
     return digest.hexdigest()
 
 
@@ -212,6 +226,8 @@ def _finished(path: Path, record: Path, recipe: str, number: int) -> ShardResult
     saved: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     if saved["recipe"] != recipe:
         return None
+    if saved["result"]["rejected"] and saved.get("program") != program():
+        return None  # another program may read what that one rejected
     shard = ShardFile.from_json(saved["result"]["shard"])
     if describe_shard(path, shard.clips) != shard:
         return None  # damaged since: written again

@@ -28,12 +28,6 @@ class TextColumn(Sequence[Any]):
     """
 
     def __init__(self, array: Any, check: Check = unchecked) -> None:
-        """A column.
-
-        Args:
-            array: Arrow's string or large_string, or a dictionary of them.
-            check: of its buffers.
-        """
         self._array, self._check = array, check
         self._is_coded = pa.types.is_dictionary(array.type)
 
@@ -118,13 +112,6 @@ class TextLists(Sequence[tuple[str, ...]]):
     """K tuples of texts, such as the captions of each clip; ``lists[row]`` is one."""
 
     def __init__(self, array: Any, count: int, check: Check = unchecked) -> None:
-        """A column.
-
-        Args:
-            array: Arrow's list of strings; None: every tuple is empty.
-            count: K.
-            check: of its buffers.
-        """
         self._array, self._count, self._check = array, count, check
 
     @classmethod

@@ -255,11 +255,6 @@ def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
 def open_table(manifest: Mapping[str, Any], path: Path, *, every_block: bool = False) -> ShardIndex:
     """The index of a manifest and its table.
 
-    Args:
-        manifest: from `parse_manifest`.
-        path: of the table, under any name.
-        every_block: check all of it now.
-
     Raises:
         OSError: the table cannot be opened.
         ShardError: they do not belong together, or are damaged.

@@ -22,15 +22,7 @@ def no_set(folder: Path) -> str:
 
 
 def check_set(key: str, uri: str) -> None:
-    """Refuse a local place that holds no set; a URI is checked when it is read.
-
-    Args:
-        key: that named it, for the message.
-        uri: folder, or URI.
-
-    Raises:
-        UserError: names the nearest set.
-    """
+    """Refuse a local place that holds no set; a URI is checked when it is read. The UserError names the nearest set."""
     scheme, sign, path = uri.partition("://")
     if sign and scheme != "file":
         return

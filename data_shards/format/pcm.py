@@ -44,11 +44,6 @@ def encode(wave_T: NDArray[np.int16], rate: int, codec: Codec) -> tuple[str, byt
 def read_form(extension: str, head: bytes, size: int) -> Form:
     """Length and rate of a shard's audio member.
 
-    Args:
-        extension: ``wav`` or ``flac``.
-        head: its first `WAV_HEAD_BYTES`, for FLAC all of it.
-        size: bytes of the whole member.
-
     Raises:
         ValueError: not mono, not 16 bits, or shorter than its header states.
     """

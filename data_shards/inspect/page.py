@@ -60,11 +60,6 @@ article p.lead { font-size: .82rem; }
 def write_page(shards: ShardSet, file: Path, *, previews: int = 9) -> None:
     """Write the page of a set.
 
-    Args:
-        shards: the set.
-        file: where to; it appears whole.
-        previews: clips to look at and listen to, chosen by a hash; 0 … `MAX_PREVIEWS`.
-
     Raises:
         ValueError: previews is out of range.
         RunError: a shard cannot be read.

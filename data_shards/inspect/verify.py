@@ -24,10 +24,6 @@ from data_shards.format.text import tidy
 def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
     """Read a set from its first byte to its last.
 
-    Args:
-        folder: of the set.
-        progress: advanced by every shard.
-
     Returns:
         Every problem; an empty list means that the set is whole.
 

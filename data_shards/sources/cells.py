@@ -50,10 +50,6 @@ def to_number(cell: str, *, decimal_comma: bool = False) -> float | None:
 def has_decimal_commas(cells: Iterable[str], delimiter: str) -> bool:
     """Whether the commas of a column of numbers are decimal points.
 
-    Args:
-        cells: the known cells of the column.
-        delimiter: between cells of the file; where it is a semicolon, commas are decimal.
-
     >>> has_decimal_commas(["98,5", "120"], ","), has_decimal_commas(["1,200"], ","), has_decimal_commas(["1,200"], ";")
     (True, False, True)
     """

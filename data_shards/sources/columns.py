@@ -4,7 +4,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from cluster.files.spool import text_hashes
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from data_shards.sources.cells import (
     BRACKETS,
     SEPARATOR,
@@ -65,11 +65,9 @@ def given_kinds(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -
                     f"{table.path}: column {name} is read without an option; leave it out of {OPTIONS[kind]}"
                 )
             if name not in columns:
-                near = get_close_matches(name, columns, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(
                     f"{table.path}, row 1: no column {name} for {OPTIONS[kind]}; there are "
-                    f"{', '.join(columns) or 'none'}{hint}"
+                    f"{', '.join(columns) or 'none'}{nearest(name, columns)}"
                 )
             if name in kinds:
                 raise UserError(f"column {name} is given as {OPTIONS[kinds[name]]} and as {OPTIONS[kind]}")

@@ -20,11 +20,6 @@ __all__ = ["DATASETS", "Dataset", "check_variant", "download", "list_clips"]
 def list_clips(name: str, root: Path, variant: str) -> "Listing":
     """List the clips of a dataset.
 
-    Args:
-        name: a key of `DATASETS`.
-        root: folder of its files.
-        variant: one of its variants.
-
     Raises:
         UserError: the variant is unknown, or the files are not there or not as published; it names the page.
     """

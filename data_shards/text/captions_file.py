@@ -18,7 +18,7 @@ from data_shards.format.text import tidy
 from data_shards.text.clip_words import ClipWords, build_lexicon
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.parts import partial_tags
+from data_shards.text.lexicon import partial_tags
 
 MAX_WORDS = 1000
 """Words of a caption at most: text towers read some dozens (FIGMA, arXiv:2606.06615: little is gained beyond 50)."""
@@ -41,14 +41,6 @@ def prompts(
     index: ShardIndex, *, each: int = 10, least: int = 2, split: str = "train", seed: int = 0, dictionary: str = "music"
 ) -> Iterator[dict[str, Any]]:
     """Prompts for captions of balanced parts of the clips' tags, as lines.
-
-    Args:
-        index: of the set.
-        each: prompts a clip, ≥ 1.
-        least: tags of a prompt at least.
-        split: whose clips.
-        seed: of the parts.
-        dictionary: gives the categories of tags that stand in one column.
 
     Raises:
         UserError: no clip of the split has a tag.

@@ -33,13 +33,7 @@ def build_lexicon(indexes: Iterable[ShardIndex | None], dictionary: SwapDictiona
 
 
 class ClipWords:
-    """Words and captions of the clips of one set.
-
-    Args:
-        index: of the set.
-        lexicon: words of all sets.
-        dictionary: it was built with.
-    """
+    """Words and captions of the clips of one set."""
 
     def __init__(self, index: ShardIndex, lexicon: Lexicon, dictionary: SwapDictionary) -> None:
         self.index, self.lexicon = index, lexicon

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.text.dictionary import tokenize
 from data_shards.text.draws import Draws
 from data_shards.text.text_views import TextViews
-from data_shards.text.tokens import tokenize
 
 Vectors = Callable[[Sequence[str]], NDArray[np.float64]]
 FOLDS = 5

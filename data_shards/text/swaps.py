@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_shards.text.dictionary import tokens_of
 from data_shards.text.draws import Draws
 from data_shards.text.lexicon import Lexicon, Span, plural
 from data_shards.text.templates import article
-from data_shards.text.tokens import tokens_of
 
 
 class Swapped(NamedTuple):
@@ -115,10 +115,6 @@ def corpus_weights(lexicon: Lexicon, has_KC: NDArray[np.bool_]) -> NDArray[np.fl
 
     For words of a group that exclude each other, such as tempos, that is the share of clips f that have it; where a
     clip may have several of a group, such as instruments, the odds f/(1 − f).
-
-    Args:
-        lexicon: C words.
-        has_KC: which clips of the corpus have which words.
 
     Returns:
         (C,), 0 for a word that no clip has.

@@ -44,11 +44,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Templates:
-    """Writes sentences that show given words, and reads which words a sentence shows.
-
-    Args:
-        lexicon: the words.
-    """
+    """Writes sentences that show given words, and reads which words a sentence shows."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon

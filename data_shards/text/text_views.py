@@ -21,7 +21,7 @@ from data_shards.text.clip_words import ClipWords, build_lexicon, evenly
 from data_shards.text.config import TextViewsConfig
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.parts import partial_tags
+from data_shards.text.lexicon import partial_tags
 from data_shards.text.swaps import Swapper, corpus_weights
 from data_shards.text.templates import Templates
 
@@ -92,12 +92,6 @@ class TextViews:
 
     def read(self, step: int, slot: int, stream: int, row: int) -> Reading:
         """The texts of a place at a step.
-
-        Args:
-            step: of the run.
-            slot: place in the global batch.
-            stream: which of the two sets the clip is of.
-            row: the clip's row there.
 
         Raises:
             ValueError: the clip has neither tags nor captions, see `data_shards.text.checks`.

@@ -25,14 +25,13 @@ from cluster.settings import UserError
 from data_shards.read.reader import ShardSet
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import PCM_SCALE, run_encoder
-from evaluation.encoders.encoder import Encoder, alike
-from evaluation.encoders.spaces import models_of
+from evaluation.encoders.encoder import Encoder, alike, models_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.metrics.confidence import Resamples, as_row, draw_resamples
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import pair_mean, r_squared
-from evaluation.scores.task_inputs import generator
+from evaluation.scores.score import generator
 from trainers.augment.dsp.phase_vocoder import pitch_time
 
 N_FFT = 2048
@@ -59,9 +58,6 @@ class Moved:
 
 def measure_equivariance(inputs: EvaluationInputs) -> tuple[dict[str, Any], Relative]:
     """Curves of every model over test clips, with intervals over tracks; the probe if it is wanted.
-
-    Args:
-        inputs: a set with enough long tracks (`check_tracks`), encoders, steps, bootstrap.
 
     Returns:
         ``semitones`` and ``rate`` → model → list of x, value, low, high; ``between_clips`` → model → mean distance;

@@ -44,10 +44,6 @@ def check_projection(inputs: EvaluationInputs) -> None:
 def project(inputs: EvaluationInputs, tables: Mapping[str, EmbeddingTable]) -> dict[str, Any]:
     """Coordinates of every model's test clips, and their class: the commonest of its tags, or pitch class and octave.
 
-    Args:
-        inputs: targets that passed `check_projection`, the task, and how t-SNE is done.
-        tables: embeddings of the whole set by model.
-
     Returns:
         ``points`` → model → [[x, y], …]; ``colour`` and ``octave`` of each clip (octave −1 where there is none);
         ``names`` of the colours.

@@ -16,14 +16,12 @@ from torch import Tensor
 from evaluation.config import EvaluationConfig
 from evaluation.embeddings.columns import split_tables
 from evaluation.embeddings.embed import Alter, EmbeddingTable, embed_shards
-from evaluation.encoders.encoder import alike
-from evaluation.encoders.spaces import models_of
+from evaluation.encoders.encoder import alike, models_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.metrics.confidence import as_row
 from evaluation.metrics.samples import MetricSamples
-from evaluation.scores.score import Scored
-from evaluation.scores.task_inputs import test_resamples
+from evaluation.scores.score import Scored, test_resamples
 from evaluation.targets.target import Target
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
@@ -42,10 +40,6 @@ def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
 
 def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -> Curves:
     """Metrics of every probe, model and condition.
-
-    Args:
-        inputs: set, encoders, targets, conditions.
-        scored: the tasks on clean audio; their probes answer again. One at least has some.
 
     Returns:
         Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.

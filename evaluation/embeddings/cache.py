@@ -18,8 +18,7 @@ from cluster.files.storage import atomic_file
 from cluster.settings import RunError, to_tree
 from evaluation.config import Chunking
 from evaluation.embeddings.embed import EmbeddingTable, embed_shards
-from evaluation.encoders.encoder import Encoder, alike
-from evaluation.encoders.spaces import spaces_of
+from evaluation.encoders.encoder import Encoder, alike, spaces_of
 from evaluation.inputs import EvaluationInputs
 from evaluation.targets.target import parts_of
 from trainers.inference.spaces import WHOLE

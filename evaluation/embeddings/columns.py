@@ -4,22 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.encoders.encoder import Encoder
-from evaluation.encoders.spaces import models_of, spaces_of
-from evaluation.encoders.towers import text_towers
+from evaluation.encoders.encoder import Encoder, models_of, spaces_of, text_towers
 from trainers.inference.spaces import JOINT
 
 
 def split_tables(
     tables: Mapping[str, EmbeddingTable], encoders: Mapping[str, Encoder], spaces: Sequence[str]
 ) -> dict[str, EmbeddingTable]:
-    """A table a model.
-
-    Args:
-        tables: embeddings by the encoder's name, as wide as it is.
-        encoders: by name.
-        spaces: as for `models_of`.
-    """
+    """A table a model."""
     return {
         model: columns(table, place)
         for name, table in tables.items()

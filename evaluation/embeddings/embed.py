@@ -90,11 +90,7 @@ def make_chunk(wave: NDArray[np.float32], span: tuple[int, int], samples: int, *
 
 
 def check_rate(encoder: Encoder, rate: int, what: str, *, resample: bool = False) -> None:
-    """Refuse audio of another rate than the encoder's, unless it may be resampled.
-
-    Raises:
-        UserError: names both rates.
-    """
+    """Refuse audio of another rate than the encoder's, unless it may be resampled. The UserError names both rates."""
     if encoder.rate != rate and not resample:
         raise UserError(
             f"{what}: {rate} Hz, but the encoder expects {encoder.rate} Hz; "
@@ -171,12 +167,7 @@ class ShardWork:
 
 
 def open_shards(data: EvaluationData, uri: str | None = None) -> ShardSet:
-    """The set of a configuration, in a folder or behind any URI.
-
-    Args:
-        data: shards and the cache of remote ones.
-        uri: instead of ``data.shards``.
-    """
+    """The set of a configuration, in a folder or behind any URI."""
     return ShardSet.open(uri or str(data.shards), cache=data.cache, cache_bytes=int(data.cache_gb * 1e9))
 
 

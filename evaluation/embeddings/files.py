@@ -28,10 +28,9 @@ from evaluation.config import Chunking
 from evaluation.embeddings.cache import embedding_array
 from evaluation.embeddings.embed import PCM_SCALE, chunk_spans, in_batches, make_chunk, run_encoder
 from evaluation.embeddings.inputs import expand
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
 from trainers.inference.spaces import WHOLE, space_in, spaces_tree
 
 SCHEMA_VERSION = 1
@@ -170,10 +169,6 @@ def _write(
 
 def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:
     """Embed files one after another; what waits in memory is a few jobs for each worker, whatever their number.
-
-    Args:
-        pool: of one encoder, called `ENCODER`.
-        files: drawn as they are needed.
 
     Raises:
         RunError: names a file whose embedding is not finite.

@@ -27,11 +27,7 @@ class Inputs:
 
 
 def check_there(places: Sequence[Path]) -> None:
-    """Refuse a place that does not exist.
-
-    Raises:
-        UserError: names it.
-    """
+    """Refuse a place that does not exist. The UserError names it."""
     for place in places:
         if not place.exists():
             raise UserError(f"{place}: no such file or folder")
@@ -39,10 +35,6 @@ def check_there(places: Sequence[Path]) -> None:
 
 def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
     """Files as they are given, and in place of a folder the audio below it, sorted; each file once.
-
-    Args:
-        places: files and folders.
-        missing_ok: keep what does not exist, for a caller that rejects files one by one.
 
     Raises:
         UserError: names a place that does not exist, or a folder without audio.

@@ -9,11 +9,7 @@ from cluster.settings import UserError
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that this machine has not.
-
-    Raises:
-        UserError: names those it has.
-    """
+    """Refuse a device that this machine has not. The UserError names those it has."""
     count = torch.cuda.device_count()
     here = ["cpu", *["cuda"] * (count > 0), *(f"cuda:{number}" for number in range(count))]
     if name not in here:

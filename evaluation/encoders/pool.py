@@ -53,12 +53,7 @@ class Pool(Mapping[str, Any]):
         return Pool({name: self[name] for name in names})
 
     def map(self, work: Callable[[Encoders, Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Results of ``work(encoders, job)`` in the order of the jobs.
-
-        Args:
-            work: picklable, like the jobs.
-            jobs: drawn as they are needed.
-        """
+        """Results of ``work(encoders, job)`` in the order of the jobs."""
         threads = torch.get_num_threads() if all(map(_may_share, self._encoders.values())) else 1
         keep_freed_memory()
         if threads == 1:

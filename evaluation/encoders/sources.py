@@ -24,9 +24,8 @@ from cluster.entry_points import import_factory, is_entry_point
 from cluster.settings import UserError
 from evaluation.config import WorkersConfig
 from evaluation.encoders.devices import check_device
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, check_spaces, spaces_of, with_heads
 from evaluation.encoders.pool import Pool, open_pool
-from evaluation.encoders.spaces import check_spaces, spaces_of, with_heads
 from trainers.inference.spaces import JOINT, TOWERS
 
 SOURCE = "encoder"
@@ -38,13 +37,7 @@ _PROBES = ("a slow piece", "🎹 静かな曲")
 
 
 class UserEncoder(nn.Module):
-    """A user's encoder, frozen.
-
-    Args:
-        inner: what the factory returned.
-        hash: its name in caches and reports.
-        provenance: plain JSON types.
-    """
+    """A user's encoder, frozen."""
 
     def __init__(self, inner: Any, *, hash: str, provenance: dict[str, Any]) -> None:
         super().__init__()

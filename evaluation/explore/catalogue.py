@@ -48,10 +48,6 @@ class Place:
 def find_place(source: Any, catalogue: Path) -> Place:
     """Look at a catalogue without reading its audio.
 
-    Args:
-        source: the model, for a message where the two are swapped.
-        catalogue: folder of audio, folder of shards, Parquet file of embeddings, or saved index.
-
     Raises:
         UserError: it does not exist, holds no audio, or is the model.
     """
@@ -104,12 +100,6 @@ def drawn(index: TrackIndex, weights: Weights, most: int, seed: int) -> tuple[li
     """At most so many tracks of an index, in its order, and their vectors (D, W); one part is read at a time.
 
     The product of two vectors is the cosine that `search` compares: the weighted mean over spaces.
-
-    Args:
-        index: of the catalogue.
-        weights: of its spaces, see `evaluation.search.mixture.resolve`.
-        most: tracks.
-        seed: of the draw, where there are more.
     """
     total = sum(weights.values())
     scale_W = np.concatenate(

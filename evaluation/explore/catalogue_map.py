@@ -18,10 +18,9 @@ from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
 from data_shards.read.reader import ShardSet
 from evaluation.analyses.projection import MIN_CLIPS
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
 from evaluation.explore import labels
 from evaluation.explore.catalogue import Place, drawn, files_of, find_place, known_of
 from evaluation.explore.labels import Known

@@ -57,10 +57,6 @@ class Known:
 def encoded(column: Labels, names: Sequence[str]) -> dict[str, Any]:
     """A column as JSON types: its classes or tags, the most frequent first, and what each track has of them.
 
-    Args:
-        column: what is known.
-        names: of the tracks, in the order of the points.
-
     >>> encoded(Labels("genre", "class", {"a": "rock", "c": "pop", "d": "pop"}), ["a", "b", "c", "d"])
     {'name': 'genre', 'kind': 'class', 'values': ['pop', 'rock'], 'of': [1, None, 0, 0]}
     """
@@ -110,10 +106,6 @@ def of_shards(folder: Path) -> Known:
 
 def of_table(path: Path, root: Path) -> Known:
     """What a table says of files.
-
-    Args:
-        path: CSV or Parquet, see `read_labels`; of its columns only ``path`` is needed.
-        root: folder that the paths are relative to.
 
     Raises:
         UserError: names the file, and the row and column that are wrong.

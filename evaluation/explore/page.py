@@ -43,10 +43,6 @@ class Page:
 def check_page(path: Path, key: str) -> None:
     """Refuse a place where the page could not be written, or where it would replace something else than a page.
 
-    Args:
-        path: what the user gave.
-        key: the option that it was given as.
-
     Raises:
         UserError: names the place and the remedy.
     """
@@ -60,16 +56,7 @@ def check_page(path: Path, key: str) -> None:
 def write_page(
     out: Path, page: Page, data: Mapping[str, Any], sounds: Sequence[Sound], options: SoundOptions, progress: Progress
 ) -> SoundCounts:
-    """Write the page; previews are written as they are made.
-
-    Args:
-        out: where to; it appears whole.
-        page: title and kind.
-        data: plain JSON types; what they are is said in the script of the kind.
-        sounds: of the tracks, in the order of the data; none for a page without.
-        options: previews or links, and the size.
-        progress: counts the previews.
-    """
+    """Write the page; previews are written as they are made."""
     counts = SoundCounts()
     with atomic_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(_head(page, data))

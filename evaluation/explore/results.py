@@ -24,15 +24,7 @@ def write_results(
     *,
     progress: Progress = SILENT,
 ) -> SoundCounts:
-    """Write one HTML file: every query with its nearest tracks, their scores, and a button that plays each.
-
-    Args:
-        found: what `search` returned.
-        catalogue: that was searched.
-        out: the page; it appears whole.
-        options: previews inside of the page, links to the files, or none.
-        progress: counts the previews.
-    """
+    """Write one HTML file: every query with its nearest tracks, their scores, and a button that plays each."""
     catalogue, out = Path(catalogue), Path(out)
     files = {answer.query: _file_of(answer.query) for answer in found.answers}
     queries = {query: file for query, file in files.items() if file}

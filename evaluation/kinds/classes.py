@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
 from evaluation.kinds.kind import Columns, TaskKind, Values
-from evaluation.targets.index_columns import read_classes
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, read_classes
 
 
 class Classes(TaskKind):

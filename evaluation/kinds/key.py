@@ -12,8 +12,7 @@ from evaluation.config import Task
 from evaluation.kinds.classes import Classes
 from evaluation.kinds.kind import Columns, Values
 from evaluation.metrics.weighted import key_scores
-from evaluation.targets.index_columns import read_classes, require_column
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, read_classes, require_column
 
 CONVENTION = "weighted key score; a fifth counts .5 only above the reference (mir_eval)"
 

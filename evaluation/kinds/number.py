@@ -13,8 +13,7 @@ from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import r_squared
-from evaluation.targets.index_columns import read_numbers
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, read_numbers
 
 
 class Number(TaskKind):

@@ -17,7 +17,7 @@ from data_shards.format.index import ShardIndex
 from data_shards.text.clip_words import ClipWords, build_lexicon, tag_columns
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.parts import balanced_order
+from data_shards.text.lexicon import balanced_order
 from data_shards.text.templates import Templates
 from evaluation.config import Task
 from evaluation.kinds.kind import Columns

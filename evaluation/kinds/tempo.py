@@ -11,8 +11,7 @@ from data_shards.format.index import ShardIndex
 from evaluation.config import Task
 from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.weighted import tempo_hits
-from evaluation.targets.index_columns import read_numbers
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, read_numbers
 
 CONVENTIONS = {
     "acc1": "tempo within 4% of the truth",

@@ -22,8 +22,7 @@ from evaluation.kinds.tags import Tags
 from evaluation.kinds.text import Question, TextKind, TextModel, Texts, mean_over_clips
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.samples import MetricSamples
-from evaluation.targets.index_columns import require_column
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, require_column
 from evaluation.text_task import in_prompts
 
 ACCURACY = "accuracy"

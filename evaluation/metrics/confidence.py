@@ -147,12 +147,12 @@ def jackknife_interval(
 
     Source: Efron & Tibshirani 1993, chapters 10 and 11.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats gives the same number and takes a second to import
 
     groups = len(left_out_G)
     bias = (groups - 1) * (left_out_G.mean() - value)
     variance = (groups - 1) * left_out_G.var() + seed_variance
-    reach = float(t.ppf((1 + level) / 2, groups - 1)) * math.sqrt(variance)
+    reach = float(stdtrit(groups - 1, (1 + level) / 2)) * math.sqrt(variance)
     low, high = max(0.0, value - bias - reach), min(1.0, value - bias + reach)
     return value, min(low, value), max(high, value)
 
@@ -196,12 +196,12 @@ def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8
     >>> round(data_needed(np.concatenate([[2.8], 2.8 + error_R])), 2)
     1.0
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     drawn = difference_R[1:][np.isfinite(difference_R[1:])]
     if len(drawn) < 2:
         return math.nan
-    reach = float(norm.ppf((1 + level) / 2) + norm.ppf(power)) * float(drawn.std(ddof=1))
+    reach = float(ndtri((1 + level) / 2) + ndtri(power)) * float(drawn.std(ddof=1))
     size = abs(float(difference_R[0]))
     return (reach / size) ** 2 if size else math.inf
 

@@ -85,12 +85,7 @@ def flat(shard_DE: NDArray[np.float32]) -> Any:
 
 
 class Product:
-    """torch's product and top-k, in blocks of queries: exact search on a GPU.
-
-    Args:
-        shard_DE: unit rows.
-        device: torch device.
-    """
+    """torch's product and top-k, in blocks of queries: exact search on a GPU."""
 
     def __init__(self, shard_DE: NDArray[np.float32], device: str) -> None:
         self._base_DE = torch.from_numpy(np.ascontiguousarray(shard_DE)).to(device)

@@ -1,14 +1,20 @@
-"""One metric of one model on the test set and on its resamples, and the interval that it gets.
+"""One metric of one model on the test set and on its resamples, the interval that it gets, and both on disk.
 
 Shape suffixes: R resamples + 1, G groups of clusters left out in turn.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.files.storage import atomic_file
+from cluster.settings import UserError
 from evaluation.metrics.confidence import as_row, bias_corrected, jackknife_interval, named
 
 PERCENTILE, JACKKNIFE = "percentile", "jackknife"
@@ -17,6 +23,7 @@ INTERVALS = {
     JACKKNIFE: "jackknife over groups of clusters, its bias removed",
 }
 """Intervals by the name that a row has for its own."""
+RESAMPLES = "resamples.parquet"
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,46 @@ class MetricSamples:
         value = float(self.values_R[0])
         ends = named(jackknife_interval(value, self.left_out_G, self.seed_variance, level))
         return ends | {"interval": JACKKNIFE, "corrected": bias_corrected(value, self.left_out_G)}
+
+
+Kept = Mapping[str, Mapping[str, MetricSamples]]
+"""Metric → model → what it was on every resample."""
+
+
+def save_resamples(kept: Kept, path: Path) -> None:
+    """Write a row a metric and model: ``metric``, ``model``, ``values`` (R), ``left_out`` (G), ``seed_variance``."""
+    rows = [(metric, model, samples) for metric, row in kept.items() for model, samples in row.items()]
+    table = pa.table(
+        {
+            "metric": [metric for metric, _, _ in rows],
+            "model": [model for _, model, _ in rows],
+            "values": pa.array([one.values_R.tolist() for _, _, one in rows], pa.list_(pa.float64())),
+            "left_out": pa.array(
+                [None if one.left_out_G is None else one.left_out_G.tolist() for _, _, one in rows],
+                pa.list_(pa.float64()),
+            ),
+            "seed_variance": pa.array([one.seed_variance for _, _, one in rows], pa.float64()),
+        }
+    )
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def load_resamples(path: Path) -> dict[str, dict[str, MetricSamples]]:
+    """Metric → model → what was kept, without values by tag.
+
+    Raises:
+        UserError: if the report has none.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: the report has no resamples; evaluate again")
+    found: dict[str, dict[str, MetricSamples]] = {}
+    for row in pq.read_table(path).to_pylist():
+        left_out = row.get("left_out")  # a report of an earlier release has none
+        found.setdefault(row["metric"], {})[row["model"]] = MetricSamples(
+            np.array(row["values"], np.float64),
+            {},
+            None if left_out is None else np.array(left_out, np.float64),
+            row.get("seed_variance", 0.0),
+        )
+    return found

@@ -99,14 +99,7 @@ class Probe:
 def fit_probe(
     task: Task, parts: Mapping[str, Target], tables: Mapping[str, EmbeddingTable], config: EvaluationConfig
 ) -> Probe:
-    """Train every seed on every model of one width together.
-
-    Args:
-        task: head and optimiser.
-        parts: targets of train and valid.
-        tables: embeddings of the whole set by model.
-        config: seeds, device and how chunks are averaged.
-    """
+    """Train every seed on every model of one width together."""
     kind, train, valid = label_kind_of(task), parts["train"], parts["valid"]
     values = kind.probe_target(train.values)
     target = fit_scale(values) if values.dtype.kind == "f" else None

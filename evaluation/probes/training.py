@@ -77,13 +77,6 @@ class TrainedHeads:
 def train_heads(task: Task, train: ProbeData, valid: ProbeData, outputs: int, heads: Sequence[Head]) -> TrainedHeads:
     """Train every head to its own early stop and keep its best weights.
 
-    Args:
-        task: head, optimiser and patience.
-        train: what is fitted.
-        valid: what decides when to stop; its loss is that of the whole split.
-        outputs: columns of the head, C.
-        heads: models and seeds; their order is that of the result.
-
     Raises:
         ValueError: if a head's validation loss is never finite.
     """

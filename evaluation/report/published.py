@@ -2,7 +2,7 @@
 
 A protocol is a dataset's variant: clips of the three splits, number of classes, length of a chunk, and what is stated
 of the probe: head, optimiser, patience, dropout. It is the same when all of them are, the clips by the hash of their
-ids where the lists are known (`evaluation.targets.published_splits`), and when the publication followed it (MARBLE has
+ids where the lists are known (`evaluation.targets.splits`), and when the publication followed it (MARBLE has
 its own splits and heads and never does).
 """
 
@@ -39,13 +39,7 @@ def protocols() -> tuple[str, ...]:
 
 
 def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float) -> list[dict[str, Any]]:
-    """Published values of the report's metrics, in its order.
-
-    Args:
-        tree: of the report.
-        config: its tasks, each with a protocol that is known or with none.
-        seconds: length of the encoder's chunk.
-    """
+    """Published values of the report's metrics, in its order."""
     named = {name: task for name, task in config.tasks.items() if task.published and name in tree["tasks"]}
     if not named:
         return []
@@ -66,15 +60,7 @@ def beside(tree: Mapping[str, Any], config: EvaluationConfig, *, seconds: float)
 def differences(
     protocol: Mapping[str, Any], task: Task, found: Mapping[str, Any], config: EvaluationConfig, *, seconds: float
 ) -> tuple[str, ...]:
-    """How a task's protocol differs from a published one; nothing where it does not.
-
-    Args:
-        protocol: clips (train, valid, test), classes, seconds of a chunk, and what is stated of the probe.
-        task: ours.
-        found: the report's tree of the task: counts, classes, epochs, and how its split differs from the published one.
-        config: how chunks are averaged.
-        seconds: length of our chunk.
-    """
+    """How a task's protocol differs from a published one; nothing where it does not."""
     counts = [found[f"num_{split}"] for split in ("train", "valid", "test")]
     reasons = []
     if counts != protocol["clips"]:

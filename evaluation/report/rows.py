@@ -37,14 +37,7 @@ class Row:
 def build_tree(
     scored: Mapping[str, Scored], *, config: EvaluationConfig, left_out: Mapping[str, str], provenance: dict[str, Any]
 ) -> dict[str, Any]:
-    """Assemble the JSON of a report.
-
-    Args:
-        scored: tasks by name.
-        config: level of the intervals, claims.
-        left_out: optional tasks that did not run, and why.
-        provenance: of encoder, shards and software.
-    """
+    """Assemble the JSON of a report."""
     models = list(dict.fromkeys(m for task in scored.values() for row in task.metrics.values() for m in row))
     tables: dict[str, dict[str, Any]] = {model: {} for model in models}
     differences: dict[str, dict[str, Any]] = {model: {} for model in models if model != SUBJECT}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.settings import RunError, UserError, flatten, validate
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig
 from cluster.tracking.pages import NOTE, description, evaluation_name, objective_name, picture, table
-from cluster.tracking_config import TrackingConfig
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.comparison import compared, differences_from
 from evaluation.report.rows import comparison_rows, reference, shortest, text_rows

@@ -1,19 +1,20 @@
-"""A finished report on disk: one JSON, and Markdown, CSV, LaTeX, an HTML page and figures made from it."""
+"""A finished report: one JSON; Markdown, CSV, LaTeX, an HTML page and figures made from it; tables for a terminal."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from cluster.files.storage import write_atomic
-from evaluation.report.figures.draw import draw_figures
-from evaluation.report.forms.csv_table import csv_text
-from evaluation.report.forms.html_page import html_page
-from evaluation.report.forms.latex import latex
-from evaluation.report.forms.markdown import markdown
-from evaluation.report.forms.terminal import comparison_tables, metrics_table
+from evaluation.encoders.encoder import SUBJECT
+from evaluation.report.comparison import compared
+from evaluation.report.figures import draw_figures
+from evaluation.report.html_page import html_page
+from evaluation.report.rows import comparison_rows, intervals, reference, shortest, text_rows
+from evaluation.report.text_forms import csv_text, latex, markdown
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,24 @@ class Report:
 
     def table(self) -> Table:
         """The short table of a terminal: the largest neighbourhood of retrieval, and the two baselines to beat."""
-        return metrics_table(self.tree)
+        names = [reference(self.tree), "constant"]
+        head = ("metric", SUBJECT, *names, f"difference from {names[0]}")
+        table, shown = Table(*head, box=SIMPLE, caption=intervals(self.tree)), shortest(self.tree)
+        for row in text_rows(self.tree):
+            if row.metric in shown:
+                baselines = [row.baselines[name] for name in names]
+                table.add_row(row.metric, f"{row.value} {row.interval}", *baselines, row.difference)
+        return table
 
     def comparisons(self) -> list[Table]:
         """A table for a terminal for each encoder that is compared with: paired differences, the same metrics."""
-        return comparison_tables(self.tree)
+        tables = []
+        for name in compared(self.tree):
+            head, rows = comparison_rows(self.tree, name)
+            tables.append(Table(*head, box=SIMPLE))
+            for row in rows:
+                tables[-1].add_row(*row)
+        return tables
 
 
 def write_report(tree: dict[str, Any], folder: Path) -> Report:

@@ -4,26 +4,74 @@ Shape suffixes: S seeds, K test clips, k neighbours, C tags or classes, E encode
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.config import Task
-from evaluation.encoders.towers import TextTower
-from evaluation.kinds import answerable
-from evaluation.kinds.kind import Values, label_kind_of
+from evaluation import tasks
+from evaluation.config import EvaluationConfig, Task
+from evaluation.embeddings.embed import EmbeddingTable
+from evaluation.encoders.encoder import TextTower
+from evaluation.kinds.kind import Kind, Values, kind_of, label_kind_of
 from evaluation.kinds.text import Question, TextKind, TextModel, Vectors
-from evaluation.metrics.confidence import Resamples
+from evaluation.metrics.confidence import Resamples, draw_resamples
 from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, by_width, fit_probe
-from evaluation.scores.task_inputs import TaskInputs, test_resamples
+from evaluation.targets.target import Target, parts_of
 
 FEW_CLUSTERS = 10
 ByModel = dict[str, dict[str, MetricSamples]]
 """Metric → model → values."""
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """What a task's scores are computed from."""
+
+    name: str
+    """Keys the draws."""
+    task: Task
+    target: Target
+    """Its known targets, which the task can answer (`evaluation.tasks`)."""
+    tables: Mapping[str, EmbeddingTable]
+    """Embeddings of the whole set by model; for a task about texts, in the space of the text tower."""
+    config: EvaluationConfig
+    towers: Mapping[str, TextTower] = field(default_factory=dict)
+    """What embeds texts, by model."""
+
+    @cached_property
+    def kind(self) -> Kind:
+        """Metrics and baselines, and the probe's loss of one about labels."""
+        return kind_of(self.task)
+
+    @cached_property
+    def parts(self) -> dict[str, Target]:
+        """What heads are trained on, what they stop on, and what is reported."""
+        return parts_of(self.target, self.config.split)
+
+    @property
+    def test(self) -> Target:
+        """What is reported."""
+        return self.parts["test"]
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """The generator of one purpose of this task."""
+        return generator(self.config, self.name, purpose)
+
+
+def test_resamples(name: str, test: Target, config: EvaluationConfig) -> Resamples:
+    """The resamples of a task: the same for every model, and for every condition it is tested under."""
+    units = test.artist_K if config.confidence.cluster == "artist" else test.track_K
+    rng = generator(config, name, "resamples")
+    return draw_resamples(units.tolist(), resamples=config.confidence.resamples, seeds=config.seeds, rng=rng)
+
+
+def generator(config: EvaluationConfig, *purpose: str) -> np.random.Generator:
+    """The generator of one purpose: it depends on the configured seed and on names, never on what ran before."""
+    return np.random.default_rng([config.seed, *"/".join(purpose).encode()])
 
 
 @dataclass(frozen=True)
@@ -56,7 +104,7 @@ def score_task(inputs: TaskInputs) -> Scored:
     """Run a task's probe and retrieval on every model."""
     name, task, test, config = inputs.name, inputs.task, inputs.test, inputs.config
     resamples = test_resamples(name, test, config)
-    notes = answerable.notes(name, task, test, config)
+    notes = tasks.notes(name, task, inputs.parts, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     if isinstance(inputs.kind, TextKind):

@@ -24,14 +24,13 @@ from cluster.provenance import provenance
 from cluster.settings import to_tree
 from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.encoders.towers import text_towers
+from evaluation.encoders.encoder import text_towers
 from evaluation.inputs import EvaluationInputs
 from evaluation.kinds.kind import Kind, kind_of
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, Scale
 from evaluation.probes.training import Head, TrainedHeads
-from evaluation.scores.score import Scored, score_task
-from evaluation.scores.task_inputs import TaskInputs
+from evaluation.scores.score import Scored, TaskInputs, score_task
 
 SCORES = "scores"
 """Folder beside the report."""
@@ -51,14 +50,7 @@ def score_tasks(
     joint: Mapping[str, EmbeddingTable],
     folder: Path,
 ) -> dict[str, Scored]:
-    """Scores of all tasks, one after another; a task whose scores are on disk already is read.
-
-    Args:
-        inputs: targets, tasks and settings.
-        tables: embeddings of the whole set by model.
-        joint: the same in the space that texts share, of the models that have a text tower.
-        folder: of the files, one a task.
-    """
+    """Scores of all tasks, one after another; a task whose scores are on disk already is read."""
     scored, config = {}, inputs.config
     towers = text_towers(inputs.encoders)
     with inputs.progress.stage("scoring", len(inputs.targets)) as bar:
@@ -103,14 +95,7 @@ def score_key(inputs: TaskInputs) -> str:
 
 
 def save_scores(scored: Scored, key: str, path: Path, *, weights: bool) -> None:
-    """Write a task's scores atomically.
-
-    Args:
-        scored: of the task.
-        key: what they are reused under.
-        path: file.
-        weights: keep those of the heads as well.
-    """
+    """Write a task's scores atomically."""
     tensors: dict[str, Tensor] = {}
     rows: list[tuple[str, str, dict[str, float], float]] = []
     for metric, by_model in scored.metrics.items():

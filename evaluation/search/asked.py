@@ -1,12 +1,12 @@
 """What a search or a tagging may be asked, refused where it is wrong. No torch here: the answer comes at once."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.entry_points import is_entry_point
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from data_shards.text.captions_file import MAX_WORDS
 from evaluation.config import Task
 from evaluation.text_task import TEXT_KINDS, check_prompts
@@ -46,11 +46,6 @@ def parse_by(text: str) -> dict[str, float]:
 def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]:
     """Weights by the names of spaces, aliases and `ALL` replaced.
 
-    Args:
-        by: as `parse_by` gives it.
-        spaces: those there are.
-        holder: what has them, for messages.
-
     Raises:
         UserError: for a space that is not there, or weights that are all 0.
     """
@@ -65,9 +60,9 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
         if space not in spaces:
             known = [*spaces, ALL, *(alias for alias, meant in ALIASES.items() if meant in spaces)]
             meant = "" if space == name else f" ({name})"
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}{hint}")
+            raise UserError(
+                f"{asked}: {holder} has no space {space}{meant}; it has {', '.join(known)}{nearest(name, known)}"
+            )
         if space in weights:
             raise UserError(f"{asked}: {name} is {space}, which comes twice; give it one weight")
         weights[space] = weight
@@ -76,12 +71,10 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
     return weights
 
 
-def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights) -> None:
-    """Refuse queries that are not there, before anything is loaded.
-
-    Raises:
-        UserError: names the query or option.
-    """
+def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights, k: int) -> None:
+    """Refuse queries that are not there, before anything is loaded. The UserError names the query or option."""
+    if k < 1:
+        raise UserError(f"-k must be ≥ 1, got {k}")
     if not files and not texts:
         raise UserError('nothing to search for: give an audio file, or --text "words"')
     for file in files:
@@ -95,11 +88,7 @@ def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float
 
 
 def check_catalogue(catalogue: Path) -> None:
-    """Refuse a catalogue that is not there.
-
-    Raises:
-        UserError: names it.
-    """
+    """Refuse a catalogue that is not there. The UserError names it."""
     if not catalogue.exists():
         raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
 
@@ -118,11 +107,7 @@ def check_texts(texts: Sequence[str], option: str = "--text") -> None:
 
 
 def check_tags(tags: Sequence[str], prompts: Sequence[str]) -> None:
-    """Refuse tags and prompts that cannot be compared with.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Refuse tags and prompts that cannot be compared with. The UserError names the option."""
     if not tags:
         raise UserError('--tags: no tag; give their names: --tags "jazz,rock,flute"')
     check_texts(tags, "--tags")
@@ -136,11 +121,7 @@ def check_tags(tags: Sequence[str], prompts: Sequence[str]) -> None:
 
 
 def check_tasks(source: Path | str, tasks: Mapping[str, Task]) -> None:
-    """Refuse tasks about texts for an encoder on disk without a text tower.
-
-    Raises:
-        UserError: names the task.
-    """
+    """Refuse tasks about texts for an encoder on disk without a text tower. The UserError names the task."""
     found = None if is_entry_point(str(source)) else on_disk(Path(source))
     for name, task in tasks.items():
         if found is not None and not found.texts and task.kind in TEXT_KINDS and not task.optional:

@@ -26,9 +26,8 @@ from data_shards.audio.decode import AudioError, rejecting
 from data_shards.audio.scan import AudioFolder, scan_folder
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream, spaces_in
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
 from evaluation.encoders.pool import Pool
-from evaluation.encoders.spaces import spaces_of
 from evaluation.search.asked import check_catalogue
 from evaluation.search.mixture import unit_slices
 from evaluation.search.shard_catalogue import index_shards, is_shard_set, shards_stamp
@@ -41,14 +40,7 @@ INDEXES = Path("outputs/indexes")
 def follow_catalogue(
     pool: Pool, catalogue: Path, place: Path | None, *, progress: Progress = SILENT
 ) -> tuple[TrackIndex, AudioFolder | None]:
-    """The index of a catalogue as it is now, and what the scan of a folder found.
-
-    Args:
-        pool: of one encoder.
-        catalogue: see `evaluation.search.query.search`.
-        place: folder of the index.
-        progress: counts what is embedded.
-    """
+    """The index of a catalogue as it is now, and what the scan of a folder found."""
     encoder: Encoder = pool[ENCODER]
     if catalogue.is_dir() and is_index(catalogue):
         if place is not None:
@@ -210,13 +202,7 @@ def _append(index: TrackIndex, pool: Pool, tracks: Sequence[tuple[Track, Path]],
 
 
 def _read_embeddings(index: TrackIndex, parquet: Path, widths: Mapping[str, int]) -> TrackIndex:
-    """Index what `counterpoint embed` wrote, a row group at a time.
-
-    Args:
-        index: where to, and of which encoder.
-        parquet: the file; it may hold some of the encoder's spaces.
-        widths: of all spaces of the encoder.
-    """
+    """Index what `counterpoint embed` wrote, a row group at a time."""
     try:
         file = pq.ParquetFile(parquet, page_checksum_verification=True)
         about: dict[bytes, Any] = file.schema_arrow.metadata or {}

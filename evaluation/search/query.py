@@ -16,11 +16,9 @@ from cluster.settings import UserError
 from data_shards.audio.scan import AudioFolder
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, TextTower, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
-from evaluation.encoders.towers import TextTower
 from evaluation.search.asked import Weights, check_queries, parse_by, resolve
 from evaluation.search.index_update import follow_catalogue
 from evaluation.search.mixture import query_rows
@@ -104,9 +102,7 @@ def search(
             tower, or an index of another encoder.
     """
     files = [Path(query) for query in ([queries] if isinstance(queries, Path | str) else queries)]
-    if k < 1:
-        raise UserError(f"-k must be ≥ 1, got {k}")
-    check_queries(files, texts, text_share, by)
+    check_queries(files, texts, text_share, by, k)
     asked = {JOINT: 1.0} if texts else parse_by(by) if isinstance(by, str) else by
     with open_encoder(
         source, workers=workers, device=device, trust_code=trust_code, heads=True, texts=bool(texts)
@@ -119,20 +115,37 @@ def search(
         found, folder = follow_catalogue(pool, Path(catalogue), index, progress=progress)
         _check_index(found, catalogue, texts, spaces)
         weights = resolve(asked, list(found.spaces), f"{found.folder}, an index,")
-        embedded = list(embed_stream(pool, files))
-        text_kd = _embed_texts(encoder, texts)
+        query_QW = _embed_queries(pool, found, files, texts, text_share, weights)
+    left_out = own_rows(found, files, leave_out) if files else [set()] * len(texts)
+    answers = tuple(_answers(found, _names(files, texts), query_QW, k, left_out, one_a_track=one_a_track))
+    return SearchResult(answers, found, folder, weights)
+
+
+def _embed_queries(
+    pool: Pool,
+    index: TrackIndex,
+    files: Sequence[Path],
+    texts: Sequence[str],
+    text_share: float,
+    weights: Mapping[str, float],
+) -> NDArray[np.float32]:
+    """Vectors of the queries in the spaces of an index: of each file, mixed with all texts, or of each text.
+
+    Raises:
+        UserError: names a file that cannot be read.
+    """
+    embedded = list(embed_stream(pool, files))
     for one in embedded:
         if one.reason:
             raise UserError(f"{one.path}: {one.reason}")
-    held = {name: spaces[name] for name in found.spaces}
-    query_QW = _in_joint(text_kd, held)
-    if files:
-        sound_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
-        query_QW = (1 - text_share) * sound_QW + text_share * query_QW.mean(0) if texts else sound_QW
-    left_out = own_rows(found, files, leave_out) if files else [set()] * len(texts)
-    names = _names(files, texts)
-    answers = tuple(_answers(found, names, query_QW.astype(np.float32), k, left_out, one_a_track=one_a_track))
-    return SearchResult(answers, found, folder, weights)
+    spaces = spaces_of(pool[ENCODER])
+    held = {name: spaces[name] for name in index.spaces}
+    query_QW = _in_joint(_embed_texts(pool[ENCODER], texts), held)
+    if not files:
+        return query_QW
+    sound_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
+    mixed_QW = (1 - text_share) * sound_QW + text_share * query_QW.mean(0) if texts else sound_QW
+    return mixed_QW.astype(np.float32)
 
 
 def _check_index(found: TrackIndex, catalogue: Path | str, texts: Sequence[str], spaces: Mapping[str, slice]) -> None:

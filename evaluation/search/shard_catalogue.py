@@ -9,9 +9,8 @@ from data_shards.format.paths import MANIFEST_NAME
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.embeddings.embed import embed_shards
-from evaluation.encoders.encoder import ENCODER
+from evaluation.encoders.encoder import ENCODER, spaces_of
 from evaluation.encoders.pool import Pool
-from evaluation.encoders.spaces import spaces_of
 from evaluation.search.mixture import unit_slices
 from evaluation.search.track_index import ROWS_A_PART, Track, TrackIndex, read_index, rewriting
 
@@ -28,14 +27,7 @@ def shards_stamp(folder: Path) -> str:
 
 
 def index_shards(index: TrackIndex, pool: Pool, folder: Path, *, progress: Progress) -> TrackIndex:
-    """Embed every clip of a set, resampled to the encoder's rate where it has another, and write the index.
-
-    Args:
-        index: where to, and of which encoder.
-        pool: of one encoder.
-        folder: of the shards.
-        progress: counts the clips.
-    """
+    """Embed every clip of a set, resampled to the encoder's rate where it has another, and write the index."""
     config = EvaluationConfig(data=EvaluationData(shards=str(folder)), chunking=Chunking(resample=True))
     with ShardSet.open(folder) as shards:
         table = embed_shards(shards, pool, config, progress=progress)[ENCODER]

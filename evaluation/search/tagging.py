@@ -23,11 +23,9 @@ from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
 from evaluation.embeddings.files import embed_stream
 from evaluation.embeddings.inputs import Inputs, expand
-from evaluation.encoders.encoder import ENCODER, Encoder
+from evaluation.encoders.encoder import ENCODER, Encoder, TextTower, spaces_of
 from evaluation.encoders.pool import Pool
 from evaluation.encoders.sources import open_encoder
-from evaluation.encoders.spaces import spaces_of
-from evaluation.encoders.towers import TextTower
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.search.asked import check_tags
 from evaluation.text_task import PROMPTS, in_prompts

@@ -106,7 +106,7 @@ class TrackIndex:
         Raises:
             UserError: if the file is not the one that was written.
         """
-        table = pq.read_table(self._checked(f"{part.name}.parquet", part.tracks), schema=_SCHEMA)
+        table = pq.ParquetFile(self._checked(f"{part.name}.parquet", part.tracks)).read(_SCHEMA.names)
         if len(table) != part.rows:
             raise self._damaged(f"{part.name}.parquet", f"{len(table)} rows instead of {part.rows}")
         return [Track(**row) for row in table.to_pylist()]

@@ -3,12 +3,17 @@
 An evaluation leaves one file a task in ``splits/``; ``tasks.NAME.frozen`` holds a later one to it: the same clips, the
 same splits, the same tags in the same order, whatever else the shards hold.
 
+Published splits are pinned: the lists are their owners' and do not ship, their facts do.
+`conf/evaluation/published/splits.yaml` has, for every published task, the number of clips and a SHA-256 of the ids of
+each split, and the classes in their order. `tests/golden/published_splits.py` writes it from the real lists. A report
+states whether a task was evaluated on exactly that split, and names what differs otherwise.
+
 Shape suffix: K clips whose target is known.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +21,16 @@ from typing import Any
 import numpy as np
 
 from cluster.files.storage import write_atomic
-from cluster.settings import UserError
+from cluster.settings import ROOT, UserError, read_yaml
 from data_shards.format.index import ShardIndex
 from evaluation.targets.target import Target
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "valid", "test")
 MAX_BYTES = 256 << 20
+PINS = ROOT / "conf" / "evaluation" / "published" / "splits.yaml"
+SHOWN = 12
+"""Hexadecimal digits of a hash that words quote."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,6 @@ def load_split(path: Path) -> FrozenSplit:
 def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -> Target:
     """A target reduced to the clips of a frozen split, in its splits.
 
-    Args:
-        frozen: the clips of an earlier evaluation.
-        name: of the task.
-        index: of the set.
-        target: its known targets, in the frozen vocabulary.
-
     Raises:
         UserError: if a clip is missing or a track would be in two splits.
     """
@@ -129,11 +131,7 @@ def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -
 
 
 def check_leaks(what: str, tracks: Sequence[str], splits: Sequence[str]) -> None:
-    """Refuse splits that share a track.
-
-    Raises:
-        UserError: names the tracks.
-    """
+    """Refuse splits that share a track. The UserError names the tracks."""
     place: dict[str, str] = {}
     leaking: dict[str, set[str]] = {}
     for track, split in zip(tracks, splits, strict=True):
@@ -148,3 +146,60 @@ def check_leaks(what: str, tracks: Sequence[str], splits: Sequence[str]) -> None
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def facts(frozen: FrozenSplit) -> dict[str, Any]:
+    """What pins a split: clips and hash of each part, and the hash of all, which a report names."""
+    parts: dict[str, Any] = {
+        split: {"clips": len(frozen.ids[split]), "sha256": frozen.part_hash(split)} for split in SPLITS
+    }
+    return parts | {"split_hash": frozen.split_hash}
+
+
+def compare(protocol: str, frozen: FrozenSplit) -> dict[str, Any]:
+    """How a task's split differs from the published one.
+
+    Returns:
+        ``same``: the split and the classes are the pinned ones, or those of a variant; ``missing``: clips that the
+        pinned split has more, by split; ``words``: for the report.
+    """
+    pin = read_yaml(PINS).get(protocol)
+    if pin is None or "unpinned" in pin:
+        reason = pin["unpinned"] if pin else "no list of this protocol is known"
+        return {"same": False, "missing": {}, "words": f"unknown: {reason}"}
+    classes = _class_words(tuple(pin["classes"]), frozen.vocabulary)
+    for variant, known in pin["variants"].items():
+        if known["split_hash"] == frozen.split_hash and not classes:
+            instead = f", {pin['instead']}" if "instead" in pin else ""
+            words = f"{variant} ({frozen.split_hash[:SHOWN]}){instead}"
+            return {"same": True, "missing": {}, "words": words}
+    nearest = min(pin["variants"].values(), key=lambda known: sum(_off(known, frozen, split) for split in SPLITS))
+    differing = [text for split in SPLITS if (text := _part_words(split, nearest[split], frozen))]
+    missing = {split: nearest[split]["clips"] - len(frozen.ids[split]) for split in SPLITS}
+    return {
+        "same": False,
+        "missing": {split: count for split, count in missing.items() if count > 0},
+        "words": "differs: " + "; ".join([*differing, *classes]),
+    }
+
+
+def _off(known: Mapping[str, Any], frozen: FrozenSplit, split: str) -> int:
+    """Clips too few or too many; one where they are others."""
+    counted = abs(known[split]["clips"] - len(frozen.ids[split]))
+    return counted or int(known[split]["sha256"] != frozen.part_hash(split))
+
+
+def _part_words(split: str, known: Mapping[str, Any], frozen: FrozenSplit) -> str:
+    ours, theirs = len(frozen.ids[split]), known["clips"]
+    if ours < theirs:
+        return f"{split}: {theirs - ours:,} of {theirs:,} clips missing"
+    if ours > theirs:
+        return f"{split}: {ours - theirs:,} clips more than the {theirs:,}"
+    return "" if known["sha256"] == frozen.part_hash(split) else f"{split}: as many clips, but others"
+
+
+def _class_words(known: tuple[str, ...], ours: tuple[str, ...]) -> list[str]:
+    """Nothing for another order: names travel with their vectors, and every metric is a mean over classes."""
+    missing, extra = sorted(set(known) - set(ours)), sorted(set(ours) - set(known))
+    words = [f"without {len(missing)} classes: {', '.join(missing[:3])}"] if missing else []
+    return words + ([f"{len(extra)} classes more: {', '.join(extra[:3])}"] if extra else [])

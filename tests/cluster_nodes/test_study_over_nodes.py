@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainers.state.metrics_log import read_metrics
+from tests.tuning.study.rows import steps, workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 STEPS = 60
@@ -38,29 +38,12 @@ scales:
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    written = tmp_path / "mine.yaml"
-    written.write_text(STUDY)
-    return written
-
-
-def steps(folder: Path, row: str) -> list[int]:
-    file = folder / "rows" / row / "seed-0" / "metrics.jsonl"
-    return [line["step"] for line in read_metrics(file)] if file.exists() else []
-
-
-def places(folder: Path, row: str) -> list[dict[str, Any]]:
-    files = sorted((folder / "rows" / row / "seed-0" / "workers").glob("rank-*.json"))
-    return [json.loads(file.read_text()) for file in files]
-
-
 def test_rows_run_on_all_machines_and_only_the_one_whose_machine_was_killed_starts_again(
-    nodes: Any, whole: Callable[[], None], file: Path, tmp_path: Path
+    nodes: Any, whole: Callable[[], None], study_file: Path, tmp_path: Path
 ) -> None:
     whole()
     folder = tmp_path / "study"
-    words = ["study", str(file), f"study.dir={folder}"]
+    words = ["study", str(study_file), f"study.dir={folder}"]
     job = nodes.popen("desk", ["counterpoint", "submit", "--cluster", nodes.url, "--", *words])
     deadline = time.monotonic() + 900
     while not all(len(steps(folder, row)) >= 8 for row in ("half", "none")):
@@ -68,7 +51,7 @@ def test_rows_run_on_all_machines_and_only_the_one_whose_machine_was_killed_star
             job.kill()
             pytest.fail(job.communicate()[0])
         time.sleep(0.2)
-    first = {row: places(folder, row)[0] for row in ("half", "none")}
+    first = {row: workers(folder, row)[0] for row in ("half", "none")}
     assert {one["node"] for one in first.values()} == {"10.77.0.11", "10.77.0.12"}, "at once, a machine each"
     (lost,) = [row for row, one in first.items() if one["node"] == "10.77.0.12"]
     (kept,) = set(first) - {lost}
@@ -78,9 +61,9 @@ def test_rows_run_on_all_machines_and_only_the_one_whose_machine_was_killed_star
     output, _ = job.communicate(timeout=1500)
 
     assert job.returncode == 0, output
-    assert places(folder, kept)[0]["pid"] == first[kept]["pid"]
-    assert places(folder, lost)[0] != first[lost]
-    assert {one["node"] for one in places(folder, "wide")} == {"10.77.0.11", "10.77.0.12"}, "its workers are apart"
+    assert workers(folder, kept)[0]["pid"] == first[kept]["pid"]
+    assert workers(folder, lost)[0] != first[lost]
+    assert {one["node"] for one in workers(folder, "wide")} == {"10.77.0.11", "10.77.0.12"}, "its workers are apart"
     for row in ("half", "none", "wide"):
         assert steps(folder, row) == list(range(1, STEPS + 1)), row
     tree = json.loads((folder / "study.json").read_text())
@@ -89,11 +72,11 @@ def test_rows_run_on_all_machines_and_only_the_one_whose_machine_was_killed_star
 
 
 def test_a_folder_that_each_machine_has_for_itself_is_refused_with_the_machine_and_the_key(
-    nodes: Any, whole: Callable[[], None], file: Path
+    nodes: Any, whole: Callable[[], None], study_file: Path
 ) -> None:
     """/tmp/ray is another folder on each node."""
     whole()
-    words = ["counterpoint", "study", str(file), "study.dir=/tmp/ray/mine"]
+    words = ["counterpoint", "study", str(study_file), "study.dir=/tmp/ray/mine"]
     done = nodes.run("head", words, RAY_ADDRESS=nodes.gcs, timeout_s=600)
 
     assert done.returncode == 2, done.stdout
@@ -116,13 +99,13 @@ def test_a_folder_that_each_machine_has_for_itself_is_refused_with_the_machine_a
 def test_what_the_cluster_can_never_hold_is_refused_at_once_with_what_there_is(
     nodes: Any,
     whole: Callable[[], None],
-    file: Path,
+    study_file: Path,
     tiny_sets: tuple[Path, Path],
     words: list[str],
     what: str,
 ) -> None:
     whole()
-    filled = [word.format(file.parent, *tiny_sets) for word in words]
+    filled = [word.format(study_file.parent, *tiny_sets) for word in words]
     keys = ["resources.num_workers=3", "data.batch=12", "tracking.enabled=false"]
     rows = keys if words[0] != "study" else [*keys[:2]]
     done = nodes.run("head", ["counterpoint", *filled, *rows], RAY_ADDRESS=nodes.gcs, timeout_s=600)
@@ -130,4 +113,4 @@ def test_what_the_cluster_can_never_hold_is_refused_at_once_with_what_there_is(
     assert done.returncode == 2, done.stdout
     assert what in done.stdout
     assert "the cluster has 2 machines of 1 core (10.77.0.11, 10.77.0.12)" in " ".join(done.stdout.split())
-    assert not any(found.stat().st_size for found in file.parent.glob("*/**/metrics.jsonl"))
+    assert not any(found.stat().st_size for found in study_file.parent.glob("*/**/metrics.jsonl"))

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from cluster import entry_points
+from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, UserError, load_config
+from trainers.checks.start_up import checked
 from trainers.config import ExperimentConfig
 from trainers.inference.export import export_encoder
 from trainers.inference.frozen import load_encoder
-from trainers.pretrain import pretrain
+from trainers.pretrain import pretrain, pretrain_checked
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
 
@@ -83,8 +85,9 @@ def test_own_parts_train_on_ray_through_a_kill_bit_for_bit_and_then_evaluate_emb
             os.kill(running_below("RayTrainWorker")[-1], signal.SIGKILL)
 
     unbroken, broken = experiment("unbroken"), experiment("broken")
-    assert pretrain(unbroken) == 0
-    assert pretrain(broken, watch=kill_a_worker) == 0
+    with checked(unbroken) as start, ray_session(workers=2):  # one for both, with the modules that the check imports
+        assert pretrain_checked(start) == 0
+        assert pretrain(broken, watch=kill_a_worker) == 0
     assert killed.is_set()
     rows = [list(read_metrics(Path(config.run.dir) / "metrics.jsonl")) for config in (unbroken, broken)]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]

@@ -13,6 +13,7 @@ import pytest
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.records import Clip, Split
+from data_shards.read.reader import ShardSet
 from evaluation.analyses.robustness import undefined_changes
 from evaluation.config import ConfidenceConfig, EquivarianceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
@@ -21,7 +22,8 @@ from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.weighted import auroc_and_ap, key_scores, macro, pair_mean, r_squared
-from evaluation.targets.target import Target
+from evaluation.targets.target import Target, parts_of
+from evaluation.tasks import notes, read_targets
 
 COUNT = 36
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -182,18 +184,33 @@ def test_no_test_clip_with_a_tag_is_refused_where_clips_without_one_count(tmp_pa
         evaluate_encoders({"trained": Refuser()}, config, tmp_path / "out", about={})
 
 
-def test_one_train_artist_is_named_where_the_valid_split_is_reported(tmp_path: Path) -> None:
+def one_artist(folder: Path, tracks: int) -> EvaluationConfig:
+    """Twelve clips of one artist, evaluated on the valid split."""
     clips = [
-        Clip(key=f"c{i}", audio=Silence(), track=f"t{i}", artist="one", split=SPLITS[i % 3],
+        Clip(key=f"c{i}", audio=Silence(), track=f"t{i % 3} {i // 3 % tracks}", artist="one", split=SPLITS[i % 3],
              categorical={"genre": ("rock", "jazz")[i // 3 % 2]})
         for i in range(12)
     ]  # fmt: skip
-    build(clips, tmp_path / "set", BuildConfig())
+    build(clips, folder, BuildConfig())
     tasks = {"class": Task(column="genre", kind="class", probe=True)}
-    data = EvaluationData(shards=str(tmp_path / "set"))
-    config = EvaluationConfig(data=data, tasks=tasks, split="valid")
-    with pytest.raises(UserError, match=r"are of one artist, .* build the shards with more artists in train"):
+    return EvaluationConfig(data=EvaluationData(shards=str(folder)), tasks=tasks, split="valid")
+
+
+def test_one_train_track_is_named_where_the_valid_split_is_reported(tmp_path: Path) -> None:
+    config = one_artist(tmp_path / "set", tracks=1)
+    with pytest.raises(UserError, match=r"are of one track, .* build the shards with more tracks in train"):
         evaluate_encoders({"trained": Refuser()}, config, tmp_path / "out", about={})
+
+
+def test_heads_stop_on_tracks_where_all_train_clips_are_of_one_artist_and_a_note_says_so(tmp_path: Path) -> None:
+    config = one_artist(tmp_path / "set", tracks=4)
+    with ShardSet.open(str(tmp_path / "set")) as shards:
+        target = read_targets(shards.index, config)[0]["class"]
+    parts = parts_of(target, "valid")
+    assert {len(parts["train"]), len(parts["valid"])} == {3, 1}
+    assert not set(parts["train"].track_K) & set(parts["valid"].track_K)
+    (note, *_) = notes("class", config.tasks["class"], parts, config)
+    assert note == "class: all train clips are of one artist, so heads stop on a fifth of its tracks"
 
 
 def test_metrics_of_nothing_are_undefined_and_no_error() -> None:

@@ -32,12 +32,11 @@ from evaluation.encoders.encoder import alike
 from evaluation.encoders.pool import Pool
 from evaluation.evaluate import evaluate_encoders
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.targets import read_target
 from evaluation.probes import probe as probing
 from evaluation.probes.training import TrainedHeads, train_heads
-from evaluation.scores.score import score_task
-from evaluation.scores.task_inputs import TaskInputs
+from evaluation.scores.score import TaskInputs, score_task
 from evaluation.targets.target import Target
+from evaluation.tasks import read_target
 from trainers.augment.effects import GainConfig
 from trainers.augment.parameters import AugmentConfig
 

@@ -17,11 +17,11 @@ from data_shards.format.records import Clip, Split
 from data_shards.read.reader import ShardSet
 from evaluation.analyses.equivariance import measure_equivariance
 from evaluation.config import EquivarianceConfig, EvaluationConfig
+from evaluation.encoders.encoder import models_of, spaces_of, with_heads
 from evaluation.encoders.pool import Pool
-from evaluation.encoders.spaces import models_of, spaces_of, with_heads
 from evaluation.evaluate import evaluate_encoders
 from evaluation.inputs import EvaluationInputs
-from evaluation.metrics.resamples import RESAMPLES, load_resamples
+from evaluation.metrics.samples import RESAMPLES, load_resamples
 
 MakeShards = Callable[..., Path]
 QUICK: dict[str, Any] = {"confidence.resamples": 100, "seeds": 2, "tasks.tags.max_epochs": 30, "ks": [1, 10]}

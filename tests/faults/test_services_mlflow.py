@@ -185,7 +185,7 @@ def test_a_request_that_never_ends_keeps_no_folder(store: str, tmp_path: Path, m
     assert _points(store, _run_id(tmp_path / "run")) == [1, 2]
 
 
-@pytest.mark.xdist_group("processes")  # measures time: never beside Ray
+@pytest.mark.timed
 def test_a_server_that_is_away_costs_a_step_less_than_a_hundredth(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

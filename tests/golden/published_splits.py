@@ -24,8 +24,7 @@ from data_shards.sources.published.gtzan import read_gtzan
 from data_shards.sources.published.jamendo import Subset, read_jamendo
 from data_shards.sources.published.mtat import BAD_CLIPS, read_mtat
 from data_shards.sources.published.vocalset import TECHNIQUES
-from evaluation.targets.published_splits import PINS, facts
-from evaluation.targets.splits import SPLITS, FrozenSplit
+from evaluation.targets.splits import PINS, SPLITS, FrozenSplit, facts
 
 PUBLISHED = "as published"
 WHOLE = "as published, without the three bad clips"

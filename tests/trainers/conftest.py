@@ -23,24 +23,34 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def towers_below(configs_below: Callable[[Path], MakeConfig], captioned: Path) -> Callable[[Path], MakeConfig]:
+    """`make_towers` for runs below a folder."""
+
+    def below(folder: Path) -> MakeConfig:
+        def make(**overrides: object) -> ExperimentConfig:
+            given = {
+                "data__labelled": str(captioned),
+                "data__unlabelled": None,
+                "data__b_s": 1.0,
+                "views__count": 1,
+                "augment__preset": "none",
+                "loss__objective": "music_text",
+                "loss__learnable": True,
+                "loss__temperature": 0.07,
+                "text__encoder": "words",
+                "text__hidden": 16,
+                "text__swap__start": 1.0,
+            }
+            wanted = {name: value for name, value in (given | overrides).items() if value is not None}
+            return configs_below(folder)(**wanted)
+
+        return make
+
+    return below
+
+
 @pytest.fixture
-def make_towers(make_config: MakeConfig, captioned: Path) -> MakeConfig:
+def make_towers(towers_below: Callable[[Path], MakeConfig], tmp_path: Path) -> MakeConfig:
     """A run of two towers of seconds on `captioned`, as `make_config`; None leaves a key at its default."""
-
-    def make(**overrides: object) -> ExperimentConfig:
-        given = {
-            "data__labelled": str(captioned),
-            "data__unlabelled": None,
-            "data__b_s": 1.0,
-            "views__count": 1,
-            "augment__preset": "none",
-            "loss__objective": "music_text",
-            "loss__learnable": True,
-            "loss__temperature": 0.07,
-            "text__encoder": "words",
-            "text__hidden": 16,
-            "text__swap__start": 1.0,
-        }
-        return make_config(**{name: value for name, value in (given | overrides).items() if value is not None})
-
-    return make
+    return towers_below(tmp_path)

@@ -11,7 +11,6 @@ from math import pi
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from trainers.augment.dsp.phase_vocoder import pitch_time
@@ -70,6 +69,8 @@ def splice_out(wave_nT: Tensor, start_nJ: Tensor, length_nJ: Tensor) -> Tensor:
 
 def reverberate(wave_nT: Tensor, room_n: Tensor, wet_n: Tensor, dry_n: Tensor, *, sample_rate: int) -> Tensor:
     """Freeverb, mono, as JUCE sets it up: eight damped combs in parallel, then four all-passes."""
+    from scipy.fft import next_fast_len  # .3 s that an encoder alone need not wait for
+
     T = wave_nT.shape[1]
     response_nT = freeverb_response(room_n, T, sample_rate).to(wave_nT.dtype)
     size = int(next_fast_len(2 * T, real=True))

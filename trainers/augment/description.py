@@ -10,12 +10,6 @@ from trainers.augment.dsp.spectral import KINDS
 def in_words(drawn: ViewParameters, row: int, sample_rate: int, order: Sequence[str]) -> str:
     """The effects of a row in the order in which they were applied.
 
-    Args:
-        drawn: on the host.
-        row: of the draws.
-        sample_rate: Hz.
-        order: of the chain's stages.
-
     >>> import torch
     >>> from trainers.augment.chain import AugmentChain
     >>> from trainers.augment.parameters import PRESETS

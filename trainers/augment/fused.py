@@ -28,13 +28,7 @@ ROWS_STEP = 8
 
 
 class FusedChain:
-    """`AugmentChain.apply` in kernels.
-
-    Args:
-        config: the chain.
-        sample_rate: Hz.
-        chunk: rows at once, bounds memory.
-    """
+    """`AugmentChain.apply` in kernels."""
 
     def __init__(self, config: AugmentConfig, sample_rate: int, chunk: int = CHUNK_ROWS["cuda"]) -> None:
         self.config, self.sample_rate, self.chunk = config, sample_rate, chunk

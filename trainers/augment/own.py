@@ -38,10 +38,6 @@ class ExtraDraws(NamedTuple):
 class OwnAugmentation:
     """A user's augmentation: ``call(rows, uniform) -> rows``, of the same shape.
 
-    Args:
-        config: its name, probability and settings.
-        key: of the configuration, for messages.
-
     Raises:
         UserError: if it cannot be made or does not fit the contract.
     """
@@ -76,11 +72,7 @@ class OwnAugmentation:
 
 
 class OwnAugmentations:
-    """All own augmentations of a configuration, in their order.
-
-    Args:
-        configs: of ``augment.extra``.
-    """
+    """All own augmentations of a configuration, in their order."""
 
     def __init__(self, configs: Sequence[ExtraConfig]) -> None:
         self.steps = [OwnAugmentation(config, f"augment.extra.{place}") for place, config in enumerate(configs)]

@@ -125,10 +125,6 @@ def _check_statistics(config: "ExperimentConfig") -> None:
 def check_data_can_be_learned(config: "ExperimentConfig", loader: "BatchLoader") -> None:
     """Refuse data that make the loss constant under these settings.
 
-    Args:
-        config: the experiment.
-        loader: open, of any rank.
-
     Raises:
         UserError: names the set and the keys, and what to change.
     """

@@ -54,11 +54,7 @@ class Asked:
     """Rate of the network a GPU has: Gb or GB a second."""
 
     def check(self, config: ExperimentConfig) -> None:
-        """Refuse what no table can be made of.
-
-        Raises:
-            UserError: names the option and what it may be.
-        """
+        """Refuse what no table can be made of. The UserError names the option and what it may be."""
         if self.gpu not in GPUS:
             raise UserError(f"--gpu {self.gpu}: known are {', '.join(GPUS)}")
         link_rate(self.link)
@@ -84,12 +80,6 @@ def link_rate(text: str) -> float:
 
 def table(config: ExperimentConfig, asked: Asked, steps: Sequence[Step], num_tags: int) -> dict[str, Any]:
     """Costs of a step at several numbers of ranks.
-
-    Args:
-        config: the experiment; its batch is that of all ranks.
-        asked: the largest world, its GPU and link.
-        steps: measured here, of at least two sizes.
-        num_tags: C.
 
     Returns:
         Plain JSON types: ``worlds``, a row for each, and ``assumptions``.

@@ -92,11 +92,7 @@ def plan(
 
 
 def repeats(summary: Mapping[str, Any]) -> list[str]:
-    """Warnings for a run whose batches, or whose steps, repeat the same clips.
-
-    Args:
-        summary: of the sampler.
-    """
+    """Warnings for a run whose batches, or whose steps, repeat the same clips."""
     found = []
     batch, labelled = summary["batch"], summary["labelled_a_batch"]
     for name, drawn in (("labelled", labelled), ("unlabelled", batch - labelled)):

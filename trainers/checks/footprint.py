@@ -64,14 +64,6 @@ def measure_steps(
 ) -> list[Step]:
     """Steps of ascending sizes up to ``clips``, as many as the budget allows, after the state before the first.
 
-    Args:
-        config: the experiment, checked.
-        clips: of a rank's step.
-        gpu: measure on the first GPU.
-        threads: of the worker.
-        budget_s: seconds that all of it may take, about.
-        watch: called with each size when it is measured.
-
     Raises:
         UserError: if the data or the settings do not allow a step.
         RunError: if not even the smallest step could be measured, with the reason.

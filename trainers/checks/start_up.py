@@ -22,7 +22,7 @@ from trainers.distributed.world import world_here, world_of_torchrun, world_size
 from trainers.inference.initial import open_initial
 from trainers.loop import World, reads_on
 from trainers.monitor.knn import check_quick
-from trainers.state.places import absolute_source
+from trainers.state.places import absolute, absolute_source
 from trainers.state.snapshot import Snapshot, last_snapshot
 from trainers.step import check_kernels, check_network
 from trainers.views.batches import open_batches
@@ -130,17 +130,10 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     Raises:
         UserError: if ``run.dir`` is a URI.
     """
-
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
-
-    data = replace(
-        config.data,
-        labelled=absolute(config.data.labelled),
-        unlabelled=absolute(config.data.unlabelled),
-        cache=absolute(config.data.cache),
-    )
+    given = {name: getattr(config.data, name) for name in ("labelled", "unlabelled", "cache")}
+    places: dict[str, Any] = {name: absolute(place) for name, place in given.items() if place is not None}
+    data = replace(config.data, **places)
     if "://" in config.run.dir:
         raise UserError(f"run.dir={config.run.dir}: snapshots need a folder that all nodes mount, not a URI")
-    run = replace(config.run, dir=str(absolute(config.run.dir)))
+    run = replace(config.run, dir=absolute(config.run.dir))
     return replace(config, data=data, run=run, init_from=config.init_from and absolute_source(config.init_from))

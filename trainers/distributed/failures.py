@@ -78,11 +78,6 @@ def note_place(folder: Path, place: Mapping[str, Any]) -> None:
 def explain(error: Exception, folder: Path, logs: str) -> RunError:
     """One message from Ray's error: the last line of each worker, and the batch to try if memory ran out
     (docs/faults.md, 36).
-
-    Args:
-        error: what Ray Train raised.
-        folder: the run's, where the ranks noted their places.
-        logs: folder of the driver's machine where Ray writes logs.
     """
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {}) or {0: error}
     lines = [f"worker {rank}{_place(folder, rank)}: {last_line(failures[rank])}" for rank in sorted(failures)]

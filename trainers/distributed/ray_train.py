@@ -21,7 +21,7 @@ from cluster.ray_runtime.shared import Places, require_shared
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 from trainers.distributed.failures import absent_named, explain, note_place
-from trainers.distributed.placement import reserved
+from trainers.distributed.world import reserved
 from trainers.loop import DivergedError, NothingToLearnError, World, train
 from trainers.views.pool import ViewPool, num_processes
 from trainers.views.views import stream_views
@@ -32,10 +32,6 @@ CLEANER = "PlacementGroupCleanerCallback"
 
 def train_on_ray(config: ExperimentConfig, sizes: Sequence[int]) -> int:
     """Train with Ray Train to the end, through the loss of workers and nodes.
-
-    Args:
-        config: the experiment, its paths absolute.
-        sizes: numbers of workers the batch allows, ascending; of several, Ray chooses by what is there.
 
     Returns:
         The loop's exit code.

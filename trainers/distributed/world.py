@@ -1,10 +1,12 @@
 """The processes that train together: numbers of workers the batch allows, ranks of torchrun, this process's place."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from cluster.machine.placement import Bundle, Machine, worker_bundle
 from cluster.machine.resources import uses_gpu
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
@@ -64,3 +66,16 @@ def world_here(config: ExperimentConfig) -> World:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     return World(rank=rank, size=size, device=device)
+
+
+def reserved(config: ExperimentConfig, machines: Sequence[Machine], *, workers: int, what: str) -> list[Bundle]:
+    """What the processes of a run reserve on a cluster: its workers, then their view actors.
+
+    Raises:
+        UserError: if they do not fit the machines, one by one: they would wait for ever.
+    """
+    resources, views = config.resources, config.views
+    actor = Bundle(cpus=resources.cpus_per_worker, gpus=views.pool_gpus, kind="view actor")
+    actors = [actor] * (workers * views.pool_workers if views.placement == "pool" else 0)
+    worker = worker_bundle(resources, machines, workers=workers, what=what, beside=actors)
+    return [worker] * workers + actors

@@ -50,9 +50,6 @@ class Branched(Encoder):
     def forward(self, views: Tensor) -> Tensor:
         """Embed a batch.
 
-        Args:
-            views: what the network reads.
-
         Returns:
             Shape (N, number of branches · E).
         """

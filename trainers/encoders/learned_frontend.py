@@ -12,12 +12,7 @@ from trainers.encoders.encoder import Encoder
 
 
 class LearnedFrontend(Encoder):
-    """nnAudio's kernels, then a network on the spectrogram they make; both are in gradients, snapshots and exports.
-
-    Args:
-        frontend: from waves (N, T) to spectrograms (N, F, S).
-        network: reads the spectrograms.
-    """
+    """nnAudio's kernels, then a network on the spectrogram they make; both are in gradients, snapshots and exports."""
 
     def __init__(self, frontend: nn.Module, network: Encoder) -> None:
         super().__init__()

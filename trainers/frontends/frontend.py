@@ -37,10 +37,6 @@ def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
 class LogMel(nn.Module):
     """log(1 + C · mel power), frames centred on multiples of the hop, zeros around the wave.
 
-    Args:
-        config: bands and transform.
-        rate: Hz.
-
     Raises:
         ValueError: if ``max_hz`` lies above half the rate.
     """

@@ -234,17 +234,18 @@ def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _open_shipped(model: ShippedModel) -> EncoderFiles:
-    files = _open_exported(model.folder.resolve(), remedy=REMEDY)
+    files = _open_exported(model.folder.resolve(), REMEDY, whole=True)
     if files.hash != model.hash:
         raise UserError(f"{model.folder / CHECKSUMS}: not the checksums of {model.name}, which is damaged; {REMEDY}")
     return files
 
 
-def _open_exported(folder: Path, remedy: str = "export the snapshot again") -> EncoderFiles:
+def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, whole: bool = False) -> EncoderFiles:
+    """An exported encoder, its files verified; ``whole``: its card and attributions too."""
     try:
         listed = json.loads(_small(folder / CHECKSUMS))
         sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *(x for x in (HEADS, TOWERS) if x in listed))}
-        for name, digest in sums.items():
+        for name, digest in (listed if whole else sums).items():
             if sha256(folder / name) != digest:
                 raise UserError(f"{folder / name}: its checksum disagrees; {remedy}")
         about = json.loads(_small(folder / ABOUT))

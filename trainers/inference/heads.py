@@ -22,12 +22,7 @@ FIRST, VARIANT = "projector.head.", "projector.variant_heads."
 
 
 def heads_of_snapshot(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Weights of the heads as ``NAME.PLACE.weight``; none without names.
-
-    Args:
-        state: of a whole model.
-        names: of the heads, the invariant one first.
-    """
+    """Weights of the heads as ``NAME.PLACE.weight``; none without names."""
     found: dict[str, Tensor] = {}
     for place, name in enumerate(names):
         prefix = f"{VARIANT}{name}." if place else FIRST
@@ -37,13 +32,7 @@ def heads_of_snapshot(state: Mapping[str, Tensor], names: Sequence[str]) -> dict
 
 
 class EncoderWithHeads(nn.Module):
-    """A frozen encoder whose output goes on with those of its heads.
-
-    Args:
-        frozen: the encoder; its output comes first, as it is.
-        state: weights of the heads, see `heads_of_snapshot`.
-        names: of the heads, in the order of their columns.
-    """
+    """A frozen encoder whose output goes on with those of its heads."""
 
     def __init__(self, frozen: "FrozenEncoder", state: Mapping[str, Tensor], names: Sequence[str]) -> None:
         super().__init__()

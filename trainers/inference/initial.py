@@ -28,10 +28,6 @@ class ExportedStart(Snapshot):
 def open_initial(source: Path | str, *verified: Snapshot) -> Snapshot:
     """Find and verify what a run starts from; no code is imported.
 
-    Args:
-        source: a snapshot, a run's folder, an exported folder, or the name of a model that ships.
-        verified: as for `open_snapshot`.
-
     Raises:
         UserError: if it is missing or damaged.
     """

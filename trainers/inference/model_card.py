@@ -40,10 +40,6 @@ class ReportedMetric:
 def read_metrics(report: Path, hash: str) -> list[ReportedMetric]:
     """The metrics of a report.json.
 
-    Args:
-        report: what `counterpoint evaluate` wrote.
-        hash: of the encoder that the report must be about.
-
     Raises:
         UserError: if it is no report, or one of another encoder.
     """
@@ -82,16 +78,7 @@ def model_card(
     left_out: Mapping[str, str],
     metrics: Sequence[ReportedMetric],
 ) -> str:
-    """The card as Markdown.
-
-    Args:
-        found: what is exported.
-        encoder: the same, loaded.
-        training: that of the run, and those it started from.
-        files: what each file of the folder is.
-        left_out: files that could not be made, and why.
-        metrics: of an evaluation; may be empty.
-    """
+    """The card as Markdown."""
     config = found.experiment
     head = f"# {config.encoder.name}, {encoder.width}-dimensional embeddings of music\n"
     parts = [

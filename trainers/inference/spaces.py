@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from cluster.entry_points import is_entry_point
 from cluster.settings import UserError, validate
+from cluster.validation.messages import nearest
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import INVARIANT
 from trainers.state.places import ABOUT, STATE, find_snapshot, locate
@@ -59,19 +59,12 @@ def no_text_tower(source: object) -> str:
 def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
     """Columns of one space.
 
-    Args:
-        spaces: of an encoder.
-        name: the space that is asked for.
-        key: option or configuration key that asks.
-
     Raises:
         UserError: names the key and the spaces there are.
     """
     if name not in spaces:
-        near = get_close_matches(name, spaces, n=1)
-        remedy = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
-        if near:
-            remedy = f"; did you mean {near[0]}?"
+        others = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
+        remedy = nearest(name, spaces) or others
         raise UserError(f"{key}: the encoder has no space {name}; it has {', '.join(spaces)}{remedy}")
     return spaces[name]
 

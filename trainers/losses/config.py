@@ -122,13 +122,8 @@ class LossConfig(Config):
     @property
     def towers(self) -> TowerSettings:
         """The settings of the two-tower loss, in range; the scope of hard texts is a key of theirs."""
-        return TowerSettings(
-            pairs=self.pairs,
-            same_text=self.same_text,
-            audio_share=self.audio_share,
-            tile=self.tile,
-            exchange=self.exchange,
-        )
+        own = (field.name for field in fields(TowerSettings) if field.name != "scope")
+        return TowerSettings(**{name: getattr(self, name) for name in own})
 
     @property
     def contrast(self) -> ContrastSettings:

@@ -5,6 +5,7 @@ beside each other), P texts that are there, D width of the joint space, C words 
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from trainers.losses.config import LossConfig
 from trainers.losses.projected import LossResult, Projected
 from trainers.losses.two_tower.loss import compare_towers
 from trainers.losses.two_tower.rows import TowerRows
-from trainers.losses.two_tower.settings import Scope, TowerSettings, start_of_bias
+from trainers.losses.two_tower.settings import Scope, start_of_bias
 
 
 class MusicTextLoss(nn.Module):
@@ -35,14 +36,7 @@ class MusicTextLoss(nn.Module):
     def __init__(self, config: LossConfig, *, scope: Scope, num_texts: int) -> None:
         super().__init__()
         self.config = config
-        self.settings = TowerSettings(
-            pairs=config.pairs,
-            same_text=config.same_text,
-            scope=scope,
-            audio_share=config.audio_share,
-            tile=config.tile,
-            exchange=config.exchange,
-        )
+        self.settings = replace(config.towers, scope=scope)
         start, bias = torch.tensor(math.log(config.temperature)), None
         self.log_temperature = nn.Parameter(start) if config.learnable else None
         if config.pairs == "sigmoid":  # a bias of the softmax would be a parameter without a gradient

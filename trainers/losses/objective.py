@@ -126,12 +126,7 @@ class SupervisedLoss(nn.Module):
 
 
 class OwnLoss(nn.Module):
-    """A user's loss, held to the contract.
-
-    Args:
-        name: ``module:factory``.
-        inner: what the factory returned.
-    """
+    """A user's loss, held to the contract."""
 
     def __init__(self, name: str, inner: Callable[[Projected], LossResult]) -> None:
         super().__init__()
@@ -178,10 +173,6 @@ def head_outputs(config: LossConfig) -> Outputs:
 
 def build_loss(config: LossConfig, variant: Sequence[str] = ()) -> nn.Module:
     """The objective of a configuration, from `Projected` to `LossResult`.
-
-    Args:
-        config: of the loss.
-        variant: effects that have a head of their own, of ``head.variant``.
 
     Raises:
         UserError: if a user's own cannot be made.

@@ -31,13 +31,6 @@ MOST_MB = 12.0
 def ship(source: Path | str, name: str, summary: str, options: ExportOptions, models: Path = MODELS) -> Path:
     """Write a model's folder and its row of `models.json`; an earlier one of this name is replaced.
 
-    Args:
-        source: a snapshot or a run's folder.
-        name: lower-case words joined by hyphens.
-        summary: one line for `counterpoint models list`.
-        options: report and attribution of the card.
-        models: folder of the models.
-
     Returns:
         The model's folder.
 

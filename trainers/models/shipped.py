@@ -5,11 +5,12 @@ this module has for each name its folder, its licence, and the hash that its che
 found even where its own checksum was changed with it. No torch here: a wrong name is refused at once.
 """
 
-import difflib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from cluster.validation.messages import nearest
 
 MODELS = Path(__file__).parent
 TABLE = MODELS / "models.json"
@@ -45,5 +46,4 @@ def shipped_models() -> dict[str, ShippedModel]:
 def known_models(name: str) -> str:
     """The names there are, for the refusal of another one, with the nearest."""
     names = list(shipped_models())
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=1)
-    return f"{', '.join(names) or 'none'}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{', '.join(names) or 'none'}{nearest(name.lower().replace('_', '-'), names)}"

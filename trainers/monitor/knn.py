@@ -60,12 +60,7 @@ class QuickScore:
 
     @torch.no_grad()
     def score(self, encoder: nn.Module, weights: Mapping[str, Tensor] | None = None) -> float:
-        """P@k of an encoder, the same on every rank; all of them must call.
-
-        Args:
-            encoder: it is in training mode again afterwards.
-            weights: taken instead of its own, by name.
-        """
+        """P@k of an encoder, the same on every rank; all of them must call."""
         encoder.eval()
         parts = []
         for wave_nT in torch.split(self.wave_mT, CHUNK.get(self.device.type, CHUNK["cuda"])):

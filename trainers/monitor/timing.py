@@ -6,11 +6,7 @@ import torch
 
 
 class PhaseClock:
-    """Marks the ends of a step's phases: the host's clock on a CPU, events of the current stream on a GPU.
-
-    Args:
-        device: where the work is done.
-    """
+    """Marks the ends of a step's phases: the host's clock on a CPU, events of the current stream on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

@@ -25,6 +25,8 @@ class MetricsLog:
 
     def cut_back(self, step: int) -> None:
         """Drop what was written after ``step``: those steps will be done again. Damaged lines go too."""
+        if not self.path.exists():  # a start that is refused leaves no empty file
+            return
         rows = [row for row in read_metrics(self.path) if row["step"] <= step]
         write_atomic(self.path, "".join(f"{json.dumps(row)}\n" for row in rows))
 

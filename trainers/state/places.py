@@ -28,10 +28,14 @@ def locate(source: Path | str) -> Path:
     return model.folder if model else Path(source)
 
 
+def absolute(place: str) -> str:
+    """The same place for a process with another working directory; a URI stays."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
 def absolute_source(source: str) -> str:
     """The same encoder for a process with another working directory; a name stays a name, a URI a URI."""
-    named = "://" in source or shipped_model(source)
-    return source if named else str(Path(source).expanduser().absolute())
+    return source if shipped_model(source) else absolute(source)
 
 
 def find_snapshot(path: Path) -> Path:
@@ -68,11 +72,6 @@ def check_encoder(path: Path) -> None:
 
 def check_order(source: Path, catalogue: Path, command: str) -> None:
     """Refuse a model that is none; a message of its own where the catalogue is the model.
-
-    Args:
-        source: given as the model.
-        catalogue: given as the folder of music.
-        command: that takes the two in this order.
 
     Raises:
         UserError: names the nearest, or the right order.

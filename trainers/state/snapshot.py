@@ -233,10 +233,6 @@ def open_snapshot(path: Path | str, *verified: Snapshot) -> Snapshot:
 def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
     """The snapshot that a run goes on from, or None before the first.
 
-    Args:
-        folder: the run's snapshots/.
-        verified: as for `open_snapshot`; None is ignored.
-
     Raises:
         UserError: if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
     """

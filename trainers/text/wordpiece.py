@@ -43,11 +43,6 @@ def basic_words(text: str, *, lower: bool = True, strip_accents: bool | None = N
 class WordPiece:
     """A vocabulary and its greedy longest match.
 
-    Args:
-        vocabulary: piece → id, with [UNK], [CLS] and [SEP].
-        lower: as for `basic_words`.
-        strip_accents: as for `basic_words`.
-
     Raises:
         ValueError: if a special token is missing.
     """

@@ -26,12 +26,7 @@ PIECE = 3
 
 
 class Words(TextEncoder):
-    """Mean of hashed vectors, then a LayerNorm. Its first weights depend on torch's generator only.
-
-    Args:
-        max_tokens: words read of a text.
-        prefix: put before every text.
-    """
+    """Mean of hashed vectors, then a LayerNorm. Its first weights depend on torch's generator only."""
 
     def __init__(self, *, max_tokens: int = 64, prefix: str = "") -> None:
         super().__init__()

@@ -78,12 +78,6 @@ def write_preview(config: ExperimentConfig, folder: Path, *, step: int, clips: i
 def write_page(clips: Sequence[RenderedClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
     """Write the page.
 
-    Args:
-        clips: what `render_step` or `render_effects` returned.
-        file: where to; it appears whole.
-        title: of the page.
-        facts: term and description, shown at the top.
-
     Returns:
         How many clips are on it.
     """

@@ -28,11 +28,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class ViewPool:
-    """`stream_views` by actors: a `ViewStream`.
-
-    Args:
-        config: of the run.
-    """
+    """`stream_views` by actors: a `ViewStream`."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
@@ -93,12 +89,7 @@ class ViewPool:
 
 
 class ViewActor:
-    """One maker of views in a process of its own.
-
-    Args:
-        config: of the run.
-        threads: of the trainer: they order the sums.
-    """
+    """One maker of views in a process of its own."""
 
     def __init__(self, config: ExperimentConfig, threads: int) -> None:
         torch.set_num_threads(threads)

@@ -142,11 +142,6 @@ def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[
 
     The views are 32-bit float, sample for sample what the front-end is given. An earlier folder is replaced.
 
-    Args:
-        clips: what `render_step` or `render_effects` returned.
-        folder: ``folder/slot-N/…``; names from a set never become paths.
-        facts: of the run, for ``description.json``.
-
     Raises:
         UserError: if the folder holds something else.
     """

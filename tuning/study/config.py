@@ -4,10 +4,11 @@
 differs, and `tuning.study.plan` lists what does.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cluster.settings import Config
+from cluster.settings import Config, UserError
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 
 COLUMNS, SPACES = "columns", "spaces"
@@ -15,6 +16,7 @@ COLUMNS, SPACES = "columns", "spaces"
 encoder along the bottom and a dot a row."""
 Overrides = dict[str, Any]
 """Dotted keys of an experiment (or an evaluation) and their values; ``$NAME`` stands for a set of shards."""
+_GRAMMAR = re.compile(r"(?P<name>.+?)(?: in (?P<space>\S+))?(?: (?P<change>change )?under (?P<condition>.+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +186,38 @@ class StudySettings(Config):
     def __post_init__(self) -> None:
         self.require(">= 0", "machine_wait_s")
         self.require(">= 1", "parallel", "seeds")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a column shows."""
+
+    name: str
+    """Of the report: ``task/metric``."""
+    space: str = ""
+    """Space of the encoder; empty for its whole embedding."""
+    condition: str = ""
+    """What the audio is corrupted by; empty for clean audio."""
+    change: bool = False
+    """The relative change from clean audio instead of the value."""
+
+    def on(self, condition: str) -> str:
+        """What the report calls it under a condition."""
+        return f"{self.name} under {condition}" if condition else self.name
+
+
+def parse_metric(text: str) -> Metric:
+    """Read a column's metric.
+
+    >>> parse_metric("tags/ap in pitch change under reverb")
+    Metric(name='tags/ap', space='pitch', condition='reverb', change=True)
+    >>> parse_metric("key/weighted@10 in pitch").space, parse_metric("tags/ap under severity 3").condition
+    ('pitch', 'severity 3')
+
+    Raises:
+        UserError: for parts in another order.
+    """
+    found = _GRAMMAR.fullmatch(text)
+    if found is None or " in " in f"{found['name']} {found['condition']}":
+        raise UserError(f"metric {text!r}: the order is NAME in SPACE change under CONDITION, each at most once")
+    return Metric(found["name"], found["space"] or "", found["condition"] or "", bool(found["change"]))

@@ -23,10 +23,11 @@ from cluster.refusals import Refusals
 from cluster.settings import RunError, UserError, first_line
 from trainers.config import without_ray_train
 from trainers.loop import EXIT_PREEMPTED, STOP_FILE
+from trainers.state.places import absolute
 from tuning.placement import Need, cores, need, places, wanted
 from tuning.study.config import StudySettings
 from tuning.study.plan import Plan, Run
-from tuning.study.row_task import absolute, elsewhere, options_of, row_task, travelling
+from tuning.study.row_task import elsewhere, options_of, row_task, travelling
 from tuning.study.runs import Outcome, Runner, is_done
 
 POLL_S = 1.0
@@ -71,7 +72,10 @@ def places_of(plan: Plan, folder: Path) -> Places:
     for run in left_of(plan):
         data = elsewhere(run.experiment).data
         read |= {f"data.{name}": getattr(data, name) for name in data.drawn_from}
-        read |= {f"{one.preset}: data.shards": absolute(config.data.shards) for one, config in run.evaluations}
+        read |= {
+            f"{one.preset}: data.shards": config.data.shards and absolute(config.data.shards)
+            for one, config in run.evaluations
+        }
     return places("study.dir", folder, read, plan.runs[0].experiment.tracking)
 
 
@@ -114,14 +118,7 @@ def preview(plan: Plan, needs: Needs, machines: Sequence[Machine], most: int) ->
 
 
 def on_ray(parent: Path, needs: Needs, *, most: int, wait_s: float) -> Runner:
-    """Runs in tasks of the Ray session that this process is in.
-
-    Args:
-        parent: the study's folder.
-        needs: of every run.
-        most: runs at once, ≥ 1.
-        wait_s: longest wait for machines where no run fits what is left.
-    """
+    """Runs in tasks of the Ray session that this process is in."""
 
     def run_on_ray(todo: Sequence[Run]) -> Iterator[Outcome]:
         tasks = _Tasks(parent, needs, todo, most)

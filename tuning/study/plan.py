@@ -12,12 +12,11 @@ from typing import Any
 from cluster.files.outputs import require_writable_folder
 from cluster.refusals import Refusals
 from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
-from cluster.validation.renamed import new_name
+from cluster.validation.messages import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.inference.spaces import space_names
-from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings
-from tuning.study.metric import parse_metric
+from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings, parse_metric
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
@@ -135,12 +134,6 @@ def rows_of(study: Study) -> list[Row]:
 def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapping[str, Any]) -> Plan:
     """Resolve every run of a study.
 
-    Args:
-        study: as its file has it.
-        scale: one of its scales.
-        settings: folder, seeds, sets of shards.
-        overrides: keys of every row's experiment, from the command line.
-
     Raises:
         UserError: for an unknown key or scale, a set of shards that is not given, or claims on rows or columns that
             are not there; before anything is made.
@@ -218,9 +211,7 @@ def _run(
 ) -> Run:
     folder = Path(settings.dir).absolute() / "rows" / slug(row.name) / f"seed-{seed}"
     own = {"seed": seed, "run.dir": str(folder)}
-    started = {
-        name: str(Path(settings.dir).absolute() / "starts" / slug(name) / f"seed-{seed}") for name in study.starts
-    }
+    started = {name: str(_start_folder(settings, name, seed)) for name in study.starts}
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
     refusals = Refusals()
     with refusals.noted():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
 from evaluation.metrics.samples import JACKKNIFE
-from evaluation.report.figures.canvas import LIGHT, canvas, legend, plain, png
+from evaluation.report.canvas import LIGHT, canvas, legend, plain, png
 from evaluation.report.rows import number, span
 from trainers.inference.spaces import WHOLE
 from tuning.study.config import COLUMNS, SPACES, Plot

@@ -19,12 +19,10 @@ from cluster.settings import UserError
 from evaluation.analyses.robustness import CLEAN
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, data_needed, holm, two_sided_p
-from evaluation.metrics.resamples import RESAMPLES, load_resamples
-from evaluation.metrics.samples import MetricSamples
+from evaluation.metrics.samples import RESAMPLES, MetricSamples, load_resamples
 from evaluation.report.rows import REFERENCE
 from trainers.state.metrics_log import read_metrics
-from tuning.study.config import Claim, Study
-from tuning.study.metric import parse_metric
+from tuning.study.config import Claim, Study, parse_metric
 from tuning.study.plan import Plan, Run
 from tuning.study.runs import evaluation_folder, is_done
 
@@ -46,11 +44,7 @@ class Line:
 
 
 def collect(plan: Plan) -> dict[str, Line]:
-    """Rows whose runs are all done, and the baselines, by name.
-
-    Args:
-        plan: of the study.
-    """
+    """Rows whose runs are all done, and the baselines, by name."""
     lines = {}
     for row in plan.rows:
         runs = [run for run in plan.runs if run.row == row.name]
@@ -190,7 +184,7 @@ def _read(run: Run, study: Study, model: str) -> Values:
 
 
 def _metric(found: Mapping[str, Mapping[str, MetricSamples]], text: str, model: str) -> MetricSamples:
-    """A metric of a report (`tuning.study.metric`); a baseline has no spaces, its whole embedding stands for them."""
+    """A metric of a report (`tuning.study.config`); a baseline has no spaces, its whole embedding stands for them."""
     metric = parse_metric(text)
     wanted = [metric.on(metric.condition), *([metric.on(CLEAN)] if metric.change else [])]
     missing = [key for key in wanted if key not in found]

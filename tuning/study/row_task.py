@@ -12,6 +12,7 @@ from cluster.files.locks import wait_for_writer
 from cluster.settings import RunError
 from evaluation.config import WorkersConfig
 from trainers.config import ExperimentConfig, without_ray_train
+from trainers.state.places import absolute
 from tuning.placement import DRIVER_MEMORY, Need, threads
 from tuning.study.plan import Run
 from tuning.study.runs import Outcome, attempt, evaluate_all
@@ -34,18 +35,13 @@ def elsewhere(config: ExperimentConfig) -> ExperimentConfig:
     return with_absolute_paths(config)
 
 
-def absolute(place: str | None) -> str | None:
-    """A path from here; a URI stays."""
-    return place if place is None or "://" in place else str(Path(place).expanduser().absolute())
-
-
 def travelling(run: Run, takes: Need) -> tuple[Run, ExperimentConfig]:
     """A run with its evaluations at absolute paths, and what its task trains: with the resources that it was given.
 
     `Run.fingerprint` stays that of the plan.
     """
     evaluations = tuple(
-        (one, replace(config, data=replace(config.data, shards=absolute(config.data.shards))))
+        (one, replace(config, data=replace(config.data, shards=config.data.shards and absolute(config.data.shards))))
         for one, config in run.evaluations
     )
     config = elsewhere(without_ray_train(run.experiment))
@@ -58,14 +54,7 @@ def travelling(run: Run, takes: Need) -> tuple[Run, ExperimentConfig]:
 
 
 def row_task(run: Run, experiment: ExperimentConfig, parent: Path, takes: Need) -> Outcome:
-    """Pretrain and evaluate a run on the machine that Ray chose.
-
-    Args:
-        run: of `travelling`.
-        experiment: the same.
-        parent: the study's folder, which all machines mount.
-        takes: what was reserved.
-    """
+    """Pretrain and evaluate a run on the machine that Ray chose."""
     if not wait_for_writer(run.folder, LOCK_S):
         return run.folder, RunError.exit_code, f"{run.folder}: another process has written there for {LOCK_S:g} s"
     if takes.alone:

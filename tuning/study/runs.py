@@ -50,12 +50,6 @@ Runner = Callable[[Sequence[Run]], Iterator[Outcome]]
 def run_all(plan: Plan, parent: Path, *, runner: Runner, progress: Progress) -> Ended:
     """Train and evaluate what is not done yet.
 
-    Args:
-        plan: of the study.
-        parent: the study's folder, under which the tracker shows every run.
-        runner: where the runs are.
-        progress: shows the optimisation steps of all runs together.
-
     Raises:
         UserError: if a run's folder holds the results of another study.
     """
@@ -77,12 +71,7 @@ def run_all(plan: Plan, parent: Path, *, runner: Runner, progress: Progress) -> 
 
 
 def in_pool(parent: Path, parallel: int) -> Runner:
-    """Runs in processes of this machine.
-
-    Args:
-        parent: the study's folder.
-        parallel: runs at once, ≥ 1.
-    """
+    """Runs in processes of this machine."""
 
     def run_in_pool(todo: Sequence[Run]) -> Iterator[Outcome]:
         left = {run.folder for run in todo}
@@ -118,12 +107,6 @@ def attempt(
     evaluated: Callable[[Run], None] = evaluate_all,
 ) -> Outcome:
     """Pretrain a run and evaluate it, or go on where an earlier start ended: what a process of the pool or of Ray does.
-
-    Args:
-        run: of the study.
-        parent: the study's folder.
-        experiment: what is trained, where it is not the run's to the letter (its paths and resources on a cluster).
-        evaluated: evaluates it.
 
     Returns:
         With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.

@@ -66,10 +66,6 @@ def sent_bytes(step: Step) -> float:
 def fit(steps: Sequence[Step], *, places: int) -> CostModel:
     """Fit the prices.
 
-    Args:
-        steps: measured.
-        places: workers that the machine can run at once.
-
     Raises:
         ValueError: if no step ran within the machine.
     """
@@ -87,10 +83,6 @@ def fit(steps: Sequence[Step], *, places: int) -> CostModel:
 
 def project(steps: Sequence[Step], *, places: int) -> dict[str, object]:
     """The fitted model, its errors, and weak and strong scaling to `WORLDS`.
-
-    Args:
-        steps: measured, of one encoder.
-        places: workers that the machine can run at once.
 
     Returns:
         Plain JSON types: ``prices``, ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.

@@ -18,21 +18,19 @@ from cluster.ray_runtime.session import has_cluster
 from cluster.ray_runtime.shared import refuse_own_folder_of_a_job, require_shared
 from cluster.settings import PreemptedError, RunError, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, curve_name, description, evaluation_name, picture, trials_link
-from cluster.tracking_config import TrackingConfig, store_uri
-from data_shards.build.build import BuildConfig, build
-from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.inference.frozen import load_encoder
 from tuning.placement import here
-from tuning.study.config import StudySettings
-from tuning.study.metric import parse_metric
+from tuning.study.config import StudySettings, parse_metric
 from tuning.study.plan import Plan, Run
 from tuning.study.report import write_study
 from tuning.study.results import collect, late_median, study_tree
 from tuning.study.runs import Ended, Runner, in_pool, is_done, run_all
 from tuning.study.scaling import Step, project
+from tuning.study.sets import build_corpora, check_sets, is_there
 
 COMPARE = trials_link("Compare the runs")
 
@@ -57,16 +55,18 @@ def run_study(plan: Plan, settings: StudySettings, *, progress: Progress, ray: b
         ray: rows run on Ray: on the job's cluster, that of RAY_ADDRESS, or a session of this machine.
 
     Raises:
-        UserError: if another process runs in the study's folder; if the cluster can never hold a row, or one of its
-            machines does not see the folder, the shards or MLflow.
+        UserError: if another process runs in the study's folder; if a set leaves a row no clip; if the cluster can
+            never hold a row, or one of its machines does not see the folder, the shards or MLflow.
         PreemptedError: if it was asked to stop; the same command resumes.
         RunError: if no row could be finished.
     """
     folder = Path(settings.dir).absolute()
     with sole_writer(folder, "choose another study.dir"):
+        checked = check_sets(plan)
         plan = _tracked(plan, folder)
         with _runner(plan, settings, folder, ray=ray) as runner:
             build_corpora(plan, folder / "shards", progress)
+            check_sets(plan, checked)
             return _run_alone(plan, runner, folder, progress)
 
 
@@ -129,14 +129,13 @@ def outline(plan: Plan, settings: StudySettings, *, ray: bool = False) -> dict[s
     where each run would lie on the machines that are there.
 
     Raises:
-        UserError: on Ray, if the cluster can never hold a row.
+        UserError: if a set leaves a row no clip; on Ray, if the cluster can never hold a row.
     """
     from trainers.checks.dry_run import plan as plan_run
 
+    check_sets(plan)
     placement = {"placement": _placement(plan, settings)} if ray else {}
-
     first = plan.runs[0].experiment
-    places = [place for name in first.data.drawn_from if (place := getattr(first.data, name)) is not None]
     tree: dict[str, Any] = {
         "title": plan.study.title,
         "source": plan.study.source,
@@ -149,7 +148,7 @@ def outline(plan: Plan, settings: StudySettings, *, ray: bool = False) -> dict[s
         "evaluations": [one.preset for one in plan.study.evaluations],
         "claims": [claim.statement for claim in plan.study.claims],
     } | placement
-    if not all("://" in place or Path(place).is_dir() for place in places):
+    if not is_there(first):
         return tree | {"first run": to_tree(first), "estimate": "none: its shards are not there yet"}
     outline = plan_run(first)
     seconds = outline["worker"]["seconds_a_step"] / _views(first)
@@ -198,23 +197,6 @@ def measured_steps(plan: Plan) -> list[Step]:
             )
         )
     return steps
-
-
-def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
-    """Shards of the music that a scale brings along and that a run asks for."""
-    asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
-    trained = [run.experiment.data for run in (*plan.starts, *plan.runs)]
-    asked |= {place for data in trained for place in (data.labelled, data.unlabelled)}
-    for name, config in plan.study.scales[plan.scale].corpora.items():
-        if str(folder / name) in asked:
-            build_corpus(config, folder / name, progress)
-
-
-def build_corpus(config: SyntheticConfig, out: Path, progress: Progress) -> None:
-    """Compose, render and write one set; one that is there already is kept."""
-    clips = corpus(config)
-    with progress.stage(f"shards: {out.name}", len(clips)) as bar:
-        build(clips, out, BuildConfig(), progress=lambda now: bar(now.done, ""))
 
 
 def _tracked(plan: Plan, folder: Path) -> Plan:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.settings import ROOT, Config, UserError, flatten, parse_overrides, put, read_yaml, validate
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.config import TrackingConfig
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 
 SECTIONS = ("sweep", "objective", "stop", "preset", "corpora", "space")

@@ -14,7 +14,7 @@ from cluster.files.storage import write_atomic
 from cluster.progress import Bar
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
-from evaluation.metrics.resamples import RESAMPLES, load_resamples
+from evaluation.metrics.samples import RESAMPLES, load_resamples
 from tuning.study.results import LEVEL, averaged
 from tuning.sweep.jobs import Curve, Job
 
@@ -25,12 +25,7 @@ SIDES = ("best", "preset")
 
 @dataclass
 class ConfirmRuns:
-    """The source of these runs: what is done is not run again.
-
-    Args:
-        jobs: by side and seed, in order.
-        bar: called with how many are done.
-    """
+    """The source of these runs: what is done is not run again."""
 
     jobs: Sequence[Job]
     bar: Bar
@@ -89,10 +84,6 @@ def _same(there: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def compare(folders: Mapping[str, Sequence[Path]], metrics: Sequence[str]) -> dict[str, Any]:
     """Values of both sides and their paired difference, over seeds and over the test set's artists.
-
-    Args:
-        folders: of each side's evaluated runs, in the order of their seeds.
-        metrics: ``task/metric``.
 
     Returns:
         Metric → side → value, low, high; by_seed; and the difference with its p-value.

@@ -16,10 +16,6 @@ from tuning.sweep.config import ObjectiveConfig, read_evaluation
 def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> EvaluationConfig:
     """The objective's evaluation: only the tasks that its metrics need, on the validation split.
 
-    Args:
-        config: metrics and preset.
-        shards: the set that trials are evaluated on; None where none is known yet.
-
     Raises:
         UserError: for a metric that no task gives, with those there are.
     """
@@ -57,34 +53,18 @@ def check_targets(config: EvaluationConfig) -> None:
         UserError: names the task and what is missing.
     """
     from data_shards.read.reader import ShardSet
-    from evaluation.kinds.answerable import why_not
-    from evaluation.kinds.targets import read_target
-    from evaluation.targets.target import parts_of
+    from evaluation.tasks import read_target, why_not
 
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:
         for name, task in config.tasks.items():
             target = read_target(shards.index, name, task)
-            for split, part in parts_of(target, "valid").items():
-                held = "valid" if split == "test" else "train"
-                if not len(part) and (task.probe or split == "test"):
-                    raise UserError(
-                        f"objective: task {name} needs clips of split {held} with a value in column {task.column}, and "
-                        f"{config.data.shards} has none; build the shards with that split"
-                    )
-            reason = why_not(name, task, target, config)
-            if reason is not None:
+            if (reason := why_not(name, task, target, config)) is not None:
                 raise UserError(f"objective: {config.data.shards}: {reason}")
 
 
 def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
     """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
-
-    Args:
-        run_dir: folder of the run.
-        evaluation: as `objective_evaluation` or `on_split` makes it.
-        metrics: ``task/metric``, in the order they are returned.
-        out: folder of the report.
 
     Raises:
         RunError: if a metric is undefined.

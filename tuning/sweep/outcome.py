@@ -105,13 +105,7 @@ def _column(values: Sequence[Any]) -> Any:
 
 
 def best_preset(plan: SweepPlan, values: Mapping[str, Any], about: str) -> str:
-    """A configuration as a preset that `counterpoint pretrain` takes: its differences from the defaults.
-
-    Args:
-        plan: of the sweep.
-        values: the trial's, at their dotted paths.
-        about: words for its first lines.
-    """
+    """A configuration as a preset that `counterpoint pretrain` takes: its differences from the defaults."""
     config = to_tree(validate(ExperimentConfig, place(plan.base, values), "the best trial"))
     default = flatten(to_tree(ExperimentConfig()))
     tree: dict[str, Any] = {}
@@ -196,14 +190,7 @@ def note(rows: Sequence[Row], plan: SweepPlan, words: Sequence[str]) -> str:
 
 
 def shown(rows: Sequence[Row], plan: SweepPlan, importances: Mapping[str, float], width: int) -> Table:
-    """The table of a terminal, the best first; crashes with their reasons below it.
-
-    Args:
-        rows: of the table.
-        plan: of the sweep.
-        importances: by path; where the width does not hold all, what matters least is left out.
-        width: characters of the terminal.
-    """
+    """The table of a terminal, the best first; crashes with their reasons below it."""
     metrics = plan.config.objective.metrics
     left = width - sum(len(name) + 1 for name in metrics) - len(" 00 stopped steps ")
     kept: set[str] = set()

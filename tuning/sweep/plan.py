@@ -9,12 +9,12 @@ from cluster.files.outputs import require_writable_folder
 from cluster.machine.resources import ResourcesConfig
 from cluster.refusals import Refusals
 from cluster.settings import UserError, flatten, put, to_tree, validate
-from cluster.tracking_config import store_uri
+from cluster.tracking.config import store_uri
 from data_shards.format.paths import INDEX_NAME
 from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume, without_ray_train
-from trainers.state.places import absolute_source
+from trainers.state.places import absolute, absolute_source
 from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job
@@ -97,10 +97,6 @@ class SweepPlan:
 def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     """Resolve a sweep and refuse what cannot be, without taking anything.
 
-    Args:
-        config: of `load_sweep`.
-        where: its file, for messages.
-
     Raises:
         UserError: one message that names the thing and the remedy.
     """
@@ -121,10 +117,10 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
         put(base, "data.unlabelled", str(folder / "shards" / second))
     for path in PLACES:
         if isinstance(there := flatten(base).get(path), str):
-            put(base, path, absolute_source(there) if path == "init_from" else _absolute(there))
+            put(base, path, absolute_source(there) if path == "init_from" else absolute(there))
     evaluated_on = config.objective.shards or flatten(base).get("data.labelled")
     with refusals.noted():
-        evaluation = objective_evaluation(config.objective, _absolute(evaluated_on) if evaluated_on else None)
+        evaluation = objective_evaluation(config.objective, absolute(evaluated_on) if evaluated_on else None)
     if not evaluated_on:
         refusals.add(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
     with refusals.noted():
@@ -221,11 +217,6 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
         },
         "estimate": estimate,
     }
-
-
-def _absolute(place: str) -> str:
-    """Trials run in folders of their own, so nothing relative may travel to them."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _check_batch(experiment: ExperimentConfig) -> None:

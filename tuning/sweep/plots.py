@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from evaluation.report.figures.canvas import LIGHT, canvas, plain
+from evaluation.report.canvas import LIGHT, canvas, plain
 from tuning.sweep.space import Choice, Distribution, LogUniform, Space
 
 Row = Mapping[str, Any]
@@ -19,12 +19,7 @@ MARKS = {"done": ("o", LIGHT.models["trained"]), "stopped": ("v", LIGHT.models["
 
 
 def history(rows: Sequence[Row], metric: str) -> Figure:
-    """The objective of every trial by number, and the best so far; stopped and failed ones stand below.
-
-    Args:
-        rows: of the table.
-        metric: column of the objective.
-    """
+    """The objective of every trial by number, and the best so far; stopped and failed ones stand below."""
     figure, (axes,) = canvas(3.2, LIGHT)
     evaluated = [(row["number"], row[metric]) for row in rows if row[metric] is not None]
     low = min((value for _, value in evaluated), default=0.0)

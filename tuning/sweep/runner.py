@@ -60,12 +60,6 @@ class Slots:
 def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
     """Run a source dry.
 
-    Args:
-        source: of the jobs.
-        slots: what they may take.
-        limit: jobs at most.
-        scheduler: decides which trials stop; none stops none.
-
     Returns:
         False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself.
     """
@@ -121,13 +115,7 @@ def _tuner(search: "_Search", slots: Slots, limit: int, scheduler: TrialSchedule
 
 
 def scheduler_of(stop: StopConfig, steps: int, curves: Sequence[Curve]) -> TrialScheduler | None:
-    """Tune's rule, with the curves of an earlier start's trials.
-
-    Args:
-        stop: the rule.
-        steps: of a whole trial.
-        curves: (step, value) of every trial that has ended.
-    """
+    """Tune's rule, with the curves of an earlier start's trials."""
     if stop.rule == "none":
         return None
     about: dict[str, Any] = {"time_attr": "step", "metric": "metric", "mode": stop.mode}

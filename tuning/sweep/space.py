@@ -153,10 +153,6 @@ Space = dict[str, Distribution]
 def read_space(tree: Mapping[str, Mapping[str, Any]], where: str) -> Space:
     """Distributions from their YAML form.
 
-    Args:
-        tree: dotted path → ``{kind: [numbers]}``.
-        where: file, for messages.
-
     Raises:
         UserError: names the path, what is impossible in it, and how it is written.
 

@@ -6,22 +6,24 @@ trial) → `objective`; `journal` remembers, `outcome` and `confirm` conclude.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.progress import Bar, Progress
-from cluster.ray_runtime.session import Session, ray_session
+from cluster.ray_runtime.session import ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
-from cluster.tracking_config import TrackingConfig, store_uri
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.placement import Need, concurrent, cores, need, places, wanted
-from tuning.study.study import build_corpus
+from tuning.study.sets import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job
 from tuning.sweep.journal import SweepJournal, claim
@@ -29,18 +31,18 @@ from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_
 from tuning.sweep.plan import SweepPlan, check_data
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from tuning.sweep.runner import Slots
 
 COMPARE = trials_link("Compare the trials")
 TABLE_SHARE = 0.05
+ANYWHERE = Need(bundles=(), alone=True)
+"""Of jobs that are only looked for: whether one is done does not depend on where it ran."""
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
     """Run what is not done yet of a sweep, and conclude.
-
-    Args:
-        plan: of `plan_sweep`.
-        progress: shows every stage.
 
     Raises:
         UserError: if the folder holds another sweep, the shards do not fit, or a trial does not fit the cluster.
@@ -64,20 +66,30 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
             journal = SweepJournal(
                 folder, config.sweep, plan.space, objectives=len(config.objective.metrics), first=plan.first
             )
-            at_a_time = wanted(config.sweep.concurrency, plan.experiment)
-            with ray_session(workers=at_a_time * cores(plan.experiment)) as session:
-                one = need(plan.experiment, session.machines, "a trial")
-                if not session.local:
-                    require_shared(_places(plan, home), session.machines)
-                slots = _slots(plan, session, one)
-                complete = _trials(plan, journal, slots, tracker, progress)
+            with ExitStack() as stack:
+                start = lru_cache(lambda: stack.enter_context(_started(plan, home)))
+                complete = _trials(plan, journal, start, tracker, progress)
                 confirmed: dict[str, Any] = {}
                 words: list[str] = []
                 if complete:
-                    complete, confirmed, words = _confirm(plan, journal, slots, progress)
+                    complete, confirmed, words = _confirm(plan, journal, start, progress)
             result = _conclude(plan, journal, tracker, confirmed, words, complete=complete)
             tracker.close("FINISHED" if complete else "KILLED")
         return result
+
+
+@contextmanager
+def _started(plan: SweepPlan, home: TrackingConfig) -> Iterator["Slots"]:
+    """Ray, for what is left to run: a sweep that has all shows its table without it."""
+    from tuning.sweep.runner import Slots
+
+    config = plan.config.sweep
+    with ray_session(workers=wanted(config.concurrency, plan.experiment) * cores(plan.experiment)) as session:
+        one = need(plan.experiment, session.machines, "a trial")
+        if not session.local:
+            require_shared(_places(plan, home), session.machines)
+        at_a_time = concurrent(config.concurrency, one, session)
+        yield Slots(storage=plan.folder, one=one, at_a_time=at_a_time, retries=config.retries)
 
 
 def _places(plan: SweepPlan, home: TrackingConfig) -> Places:
@@ -93,33 +105,24 @@ def _tracked_params(plan: SweepPlan) -> dict[str, Any]:
     return flatten(sections) | {path: json.dumps(spec) for path, spec in space.items()}
 
 
-def _trials(plan: SweepPlan, journal: SweepJournal, slots: "Slots", tracker: Tracker, progress: Progress) -> bool:
+def _trials(
+    plan: SweepPlan, journal: SweepJournal, start: Callable[[], "Slots"], tracker: Tracker, progress: Progress
+) -> bool:
     """Run the trials; False if somebody asked to stop."""
     from tuning.sweep.runner import run_jobs, scheduler_of
 
     config = plan.config
     open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)
+    if open_trials <= 0:
+        return True
+    slots = start()
     with progress.stage("trials", config.sweep.trials) as bar:
-        source = _Trials(plan, journal, slots.one, tracker, bar)
-        if open_trials <= 0:
-            return True
         return run_jobs(
-            source,
+            _Trials(plan, journal, slots.one, tracker, bar),
             slots,
             limit=open_trials,
             scheduler=scheduler_of(config.stop, plan.experiment.optim.steps, journal.curves()),
         )
-
-
-def _slots(plan: SweepPlan, session: Session, one: Need) -> "Slots":
-    from tuning.sweep.runner import Slots
-
-    return Slots(
-        storage=plan.folder,
-        one=one,
-        at_a_time=concurrent(plan.config.sweep.concurrency, one, session),
-        retries=plan.config.sweep.retries,
-    )
 
 
 class _Trials:
@@ -192,31 +195,24 @@ class _Trials:
 
 
 def _confirm(
-    plan: SweepPlan, journal: SweepJournal, slots: "Slots", progress: Progress
+    plan: SweepPlan, journal: SweepJournal, start: Callable[[], "Slots"], progress: Progress
 ) -> tuple[bool, dict[str, Any], list[str]]:
     """Best and preset on fresh seeds: whether it came to an end, what was found, remarks."""
     from tuning.sweep.runner import run_jobs
 
-    seeds, best = plan.config.sweep.confirm_seeds, journal.best()
-    if best is None or not seeds:
+    best = journal.best()
+    if best is None or not plan.config.sweep.confirm_seeds:
         return True, {}, []
     if best.user_attrs.get("preset"):
         return True, {}, ["the preset itself scored highest: there is nothing to confirm"]
-    jobs = [
-        plan.job(
-            f"{side}-seed-{seed}",
-            plan.folder / "confirm" / (f"best-{best.number:03d}" if side == "best" else side) / f"seed-{seed}",
-            best.params if side == "best" else {},
-            one=slots.one,
-            seed=seed,
-        )
-        for seed in range(plan.experiment.seed + FIRST_SEED, plan.experiment.seed + FIRST_SEED + seeds)
-        for side in SIDES
-    ]
+    jobs = _on_fresh_seeds(plan, best, ANYWHERE)
+    left = sum(not is_done(job) for job in jobs)
+    slots = start() if left else None
+    if slots:
+        jobs = _on_fresh_seeds(plan, best, slots.one)
     with progress.stage("confirming", len(jobs)) as bar:
         source = ConfirmRuns(jobs, bar)
-        left = sum(not is_done(job) for job in jobs)
-        if left and not run_jobs(source, slots, limit=left):
+        if slots and not run_jobs(source, slots, limit=left):
             return False, {}, []
     words = [f"{name} failed: {reason}" for name, reason in source.reasons.items()]
     pairs = [(one, other) for one, other in zip(jobs[::2], jobs[1::2], strict=True) if is_done(one) and is_done(other)]
@@ -231,6 +227,22 @@ def _confirm(
     return True, found, [*words, *(verdict(metric, row) for metric, row in found.items())]
 
 
+def _on_fresh_seeds(plan: SweepPlan, best: "FrozenTrial", one: Need) -> list[Job]:
+    """The runs of a confirmation, best and preset by turns."""
+    first = plan.experiment.seed + FIRST_SEED
+    return [
+        plan.job(
+            f"{side}-seed-{seed}",
+            plan.folder / "confirm" / (f"best-{best.number:03d}" if side == "best" else side) / f"seed-{seed}",
+            best.params if side == "best" else {},
+            one=one,
+            seed=seed,
+        )
+        for seed in range(first, first + plan.config.sweep.confirm_seeds)
+        for side in SIDES
+    ]
+
+
 def _conclude(
     plan: SweepPlan,
     journal: SweepJournal,
@@ -241,7 +253,7 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from evaluation.report.figures.canvas import png
+    from evaluation.report.canvas import png
     from tuning.sweep.plots import history, importance, parallel
 
     folder, metric = plan.folder, plan.config.objective.metrics[0]

@@ -67,10 +67,6 @@ class SweepTrial(tune.Trainable):
 def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Pretrain and evaluate, or go on where an earlier start was killed.
 
-    Args:
-        job: the run.
-        report: given ``step`` and the job's metric whenever metrics.jsonl has one.
-
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """

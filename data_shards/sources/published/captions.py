@@ -11,8 +11,7 @@ from data_shards.audio.decode import FileAudio
 from data_shards.audio.scan import suffixes
 from data_shards.audio.trees import find_tree
 from data_shards.format.records import Audio, Clip, Listing
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import first_below, read_table, require_columns
+from data_shards.sources.published.tables import count_note, first_below, read_table, require_columns, split_counts
 
 MUSICCAPS = ("musiccaps-public.csv", "musiccaps.csv")
 MUSICCAPS_COUNTS = {"clips": 5_521}

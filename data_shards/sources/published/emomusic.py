@@ -11,8 +11,7 @@ from pathlib import Path
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import first_below, read_table, require_columns
+from data_shards.sources.published.tables import count_note, first_below, read_table, require_columns, split_counts
 
 PUBLISHED = {"train": 504, "valid": 115, "test": 125}
 

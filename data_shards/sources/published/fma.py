@@ -13,8 +13,7 @@ from pathlib import Path
 from cluster.settings import UserError
 from data_shards.audio.trees import Tree, open_tree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note
-from data_shards.sources.published.tables import parse_table, require_columns
+from data_shards.sources.published.tables import count_note, parse_table, require_columns
 
 SIZES = {"small": 8_000, "medium": 25_000, "large": 106_574, "full": 106_574}
 """Published tracks of each size."""

@@ -14,8 +14,7 @@ from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree, Tree, find_tree, open_tree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.download import Remote
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import parse_table, require_columns
+from data_shards.sources.published.tables import count_note, parse_table, require_columns, split_counts
 
 KEY_NAMES = ("giantsteps-key-dataset", "giantsteps-key-dataset-master")
 MTG_NAMES = ("giantsteps-mtg-key-dataset", "giantsteps-mtg-key-dataset-master")

@@ -5,8 +5,7 @@ from pathlib import Path
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import first_below
+from data_shards.sources.published.tables import count_note, first_below, split_counts
 
 LISTS: dict[str, Split] = {"train_filtered.txt": "train", "valid_filtered.txt": "valid", "test_filtered.txt": "test"}
 PUBLISHED = {"train": 443, "valid": 197, "test": 290}

@@ -7,8 +7,7 @@ from typing import Literal, cast
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import first_below, read_table, require_columns
+from data_shards.sources.published.tables import count_note, first_below, read_table, require_columns, split_counts
 
 Subset = Literal["top50tags", "genre", "instrument", "moodtheme"]
 COLUMNS: dict[Subset, str] = {

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing
-from data_shards.sources.published.splits import count_note, split_by_group, split_counts
-from data_shards.sources.published.tables import first_below
+from data_shards.sources.published.tables import count_note, first_below, split_by_group, split_counts
 
 NUM_INSTRUMENTS = 20
 PUBLISHED = {"train": 659, "valid": 117, "test": 137}

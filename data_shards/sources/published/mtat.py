@@ -13,8 +13,7 @@ from typing import Literal
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree, find_tree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note, split_counts
-from data_shards.sources.published.tables import read_table, require_columns
+from data_shards.sources.published.tables import count_note, read_table, require_columns, split_counts
 
 Variant = Literal["top50", "top50_whole", "all188", "all"]
 BAD_CLIPS = {"35644": "no file", "55753": "corrupt", "57881": "corrupt"}

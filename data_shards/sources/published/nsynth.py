@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree
 from data_shards.format.records import Clip, Listing, Split
-from data_shards.sources.published.splits import count_note, split_counts
+from data_shards.sources.published.tables import count_note, split_counts
 
 FOLDERS: dict[str, Split] = {"nsynth-train": "train", "nsynth-valid": "valid", "nsynth-test": "test"}
 PUBLISHED = {"train": 289_205, "valid": 12_678, "test": 4_096}

@@ -1,21 +1,18 @@
-"""Reading the tables that published datasets come with."""
+"""What readers of published datasets share: tables, counts of splits, and splits by group where none were published."""
 
 import csv
 import gzip
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cluster.settings import UserError
+from data_shards.format.records import SPLITS, Clip, Split
 
 
 def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a published table, plain or gzipped, with their number as a spreadsheet counts (the header is row 1).
-
-    Args:
-        path: the file, or its name without ``.gz``.
-        delimiter: between cells.
-        spread: the last column may go on over further cells, which are joined by tabs.
 
     Raises:
         UserError: the file is missing, or a row has another number of cells than the header.
@@ -56,11 +53,7 @@ def first_below(root: Path, *names: str) -> Path:
 
 
 def require_columns(path: Path | str, row: Mapping[str, str], columns: Sequence[str]) -> None:
-    """Refuse a table that is not the published one.
-
-    Raises:
-        UserError: names the columns that are missing.
-    """
+    """Refuse a table that is not the published one. The UserError names the columns that are missing."""
     if not row.keys() >= set(columns):
         missing = [column for column in columns if column not in row]
         raise UserError(f"{path}, row 1: no column {', '.join(missing)}; is this the published file?")
@@ -85,3 +78,40 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: no such file, nor {packed.name}") from None
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
+
+
+def count_note(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> tuple[str, ...]:
+    """A note when the clips per split are not those that the papers report."""
+    if dict(found) == dict(published):
+        return ()
+    both = ", ".join(f"{split} {found.get(split, 0):,} (published {count:,})" for split, count in published.items())
+    return (f"{name}: the counts are not the published ones: {both}",)
+
+
+def split_counts(clips: Sequence[Clip]) -> dict[str, int]:
+    """Clips of each split."""
+    return {split: sum(clip.split == split for clip in clips) for split in SPLITS}
+
+
+def split_by_group(groups: Sequence[str], *, valid: float, test: float) -> list[Split]:
+    """Splits for a dataset that was published without: whole groups, taken in the order of a hash of their names.
+
+    Args:
+        groups: what each clip may not be parted from, e.g. its artist.
+        valid: share of the clips, in [0, 1]; reached by the first group that reaches it.
+        test: the same, filled first.
+
+    >>> split_by_group(["ann", "bob", "bob", "cid"], valid=0.25, test=0.25)
+    ['test', 'train', 'train', 'valid']
+    """
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    split_of: dict[str, Split] = {}
+    num_test, num_valid = round(test * len(groups)), round(valid * len(groups))
+    taken = {"test": 0, "valid": 0, "train": 0}
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        split: Split = "test" if taken["test"] < num_test else "valid" if taken["valid"] < num_valid else "train"
+        split_of[group] = split
+        taken[split] += sizes[group]
+    return [split_of[group] for group in groups]

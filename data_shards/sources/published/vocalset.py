@@ -14,7 +14,7 @@ from cluster.settings import UserError
 from data_shards.audio.trees import FolderTree, Tree, find_tree
 from data_shards.format.records import Clip, Listing, Split
 from data_shards.sources.folder import key_of
-from data_shards.sources.published.splits import count_note, split_by_group, split_counts
+from data_shards.sources.published.tables import count_note, split_by_group, split_counts
 
 NAMES = ("VocalSet1-2", "VocalSet11", "VocalSet")
 PUBLISHED = {

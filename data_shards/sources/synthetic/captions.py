@@ -15,8 +15,7 @@ from data_shards.sources.synthetic.traits import (
 )
 from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
-from data_shards.text.lexicon import Lexicon
-from data_shards.text.parts import partial_tags
+from data_shards.text.lexicon import Lexicon, partial_tags
 from data_shards.text.templates import Templates
 
 TEMPOS = ("slow", "mid-tempo", "fast")

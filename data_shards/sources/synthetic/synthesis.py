@@ -68,12 +68,6 @@ def draw_mix(traits: Traits, rng: np.random.Generator) -> Mix:
 def render(notes: Iterable[Note], traits: Traits, mix: Mix, seconds: float) -> Wave:
     """The sound of a track.
 
-    Args:
-        notes: what to play; the traits only give the tempo and whether the pitched parts pulse.
-        traits: see ``notes``.
-        mix: the desk.
-        seconds: length of the result.
-
     Returns:
         (T,) float32 at ``SAMPLE_RATE``, T = round(seconds · rate), peak at ``mix.peak``.
     """

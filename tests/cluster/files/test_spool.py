@@ -26,8 +26,9 @@ def test_a_spool_is_the_list_that_it_was_made_of(count: int) -> None:
     assert list(spool) == items
     assert len(spool) == count
     assert list(reversed(spool)) == items[::-1]
-    for at in (slice(None), slice(3, CHUNK + 5), slice(CHUNK - 2, CHUNK + 2), slice(None, None, -7), slice(-5, None)):
-        assert spool[at] == tuple(items[at])
+    cuts = (slice(None), slice(3, CHUNK + 5), slice(CHUNK - 2, CHUNK + 2), slice(None, None, -7), slice(-5, None))
+    for cut in cuts:
+        assert spool[cut] == tuple(items[cut])
     assert repr(spool).count("text") == min(count, NAMED)
     for at in random.Random(0).choices(range(-count, count), k=20) if count else ():
         assert spool[at] == items[at]

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from cluster.processes.pool_workers import end_with_parent
+from cluster.processes.map import end_with_parent
 from cluster.settings import ROOT
 
 # A server whose child moves to a session of its own and, like the server, does not mind SIGTERM. Both hold the pipe.

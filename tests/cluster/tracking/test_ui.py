@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cluster.settings import ROOT, RunError, UserError
 from cluster.tracking import Tracker, ui
-from cluster.tracking_config import TrackingConfig
+from cluster.tracking.config import TrackingConfig
 from commands.app import app
 
 PASSWORD = "correct horse battery"

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from cluster.settings import UserError, validate
-from cluster.validation.renamed import RENAMED
+from cluster.validation.messages import RENAMED
 from data_shards.build.build import BuildConfig
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cluster.settings import ROOT, RunError, UserError
 from data_shards.audio.decode import AudioError
+from data_shards.build import writer
 from data_shards.build.build import BuildConfig, BuildJob, Progress, build, build_shard
 from data_shards.build.index_writer import index_shards
 from data_shards.build.writer import ShardResult
@@ -137,6 +138,19 @@ def test_a_shard_whose_input_or_bytes_changed_is_done_again(make_folder: MakeFol
     assert verify(tmp_path / "set") == []
     with ShardSet.open(tmp_path / "set") as shards:
         assert shards.index.frames[1] == 5_000
+
+
+def test_clips_that_another_program_rejected_are_tried_again(
+    make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = list(read_folder(*make_folder(9)).clips)
+    clips[4] = replace(clips[4], audio=BrokenAudio())
+    with pytest.raises(UserError, match="1 of the first 6 clips were rejected"):
+        build(clips, tmp_path / "set", INLINE)
+    monkeypatch.setattr(writer, "program", lambda: "another")
+    summary = build(clips, tmp_path / "set", replace(INLINE, max_rejected=0.2))
+    assert summary.resumed_shards == 1, "the shard without a rejected clip is kept"
+    assert [one.key for one in summary.rejected] == [clips[4].key]
 
 
 KILLED_BUILD = """

@@ -36,8 +36,8 @@ class ShortNoise:
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """The samples."""
-        wave = np.random.default_rng(self.number).standard_normal(RATE // 10).astype(np.float32)
-        return wave / 10, RATE
+        wave = np.random.default_rng(self.number).standard_normal(RATE // 10)
+        return (wave / 10).astype(np.float32), RATE
 
 
 def noises(count: int) -> Iterator[Clip]:

@@ -102,6 +102,7 @@ def test_a_substitute_is_of_the_slots_own_stripe() -> None:
             assert rows <= set(striped.stream_of(slot).rows.tolist())
 
 
+@pytest.mark.medium
 def test_clips_of_one_stripe_meet_as_seldom_as_the_documentation_says() -> None:
     """Two clips of one stripe meet (B − S)/B as often as two of different stripes."""
     stripes, batch, count = 8, 32, 512

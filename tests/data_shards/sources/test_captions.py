@@ -14,9 +14,9 @@ import pytest
 from cluster.settings import UserError
 from data_shards.build.build import BuildConfig, build
 from data_shards.build.index_writer import index_shards
+from data_shards.format.entries import parse_labels
 from data_shards.format.index import read_index
 from data_shards.format.index_file import manifest_hash
-from data_shards.format.labels import parse_labels
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
 from data_shards.format.problems import ShardError
 from data_shards.inspect.show import describe, summarise

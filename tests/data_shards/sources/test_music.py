@@ -30,7 +30,7 @@ from data_shards.sources.published.giantsteps import (
 )
 from data_shards.sources.published.mtat import PUBLISHED as MTAT_COUNTS
 from data_shards.sources.published.mtat import read_mtat
-from data_shards.sources.published.splits import split_counts
+from data_shards.sources.published.tables import split_counts
 
 
 def mp3(name: str) -> bytes:

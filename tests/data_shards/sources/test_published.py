@@ -19,8 +19,7 @@ from data_shards.sources.published.jamendo import PUBLISHED as JAMENDO_COUNTS
 from data_shards.sources.published.jamendo import Subset, read_jamendo
 from data_shards.sources.published.mtat import read_mtat
 from data_shards.sources.published.nsynth import read_nsynth
-from data_shards.sources.published.splits import split_counts
-from data_shards.sources.published.tables import read_table
+from data_shards.sources.published.tables import read_table, split_counts
 
 
 def sound(path: Path) -> None:

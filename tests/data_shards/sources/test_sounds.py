@@ -26,7 +26,7 @@ from data_shards.sources.published.captions import read_musiccaps, read_song_des
 from data_shards.sources.published.jamendo import PUBLISHED as JAMENDO_COUNTS
 from data_shards.sources.published.jamendo import read_jamendo_together
 from data_shards.sources.published.medleydb import read_medleydb
-from data_shards.sources.published.splits import split_by_group, split_counts
+from data_shards.sources.published.tables import split_by_group, split_counts
 from data_shards.sources.published.vocalset import TECHNIQUES, TEST_SINGERS, read_vocalset
 
 

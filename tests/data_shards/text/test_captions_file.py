@@ -101,6 +101,7 @@ def test_one_list_of_tags_holds_for_all_captions_of_a_line_and_lines_of_a_key_ar
     assert read_captions(tmp_path / "c.jsonl")["a"] == (("x", "y", "z"), (("calm",), ("calm",), ()))
 
 
+@pytest.mark.medium
 def test_prompts_are_the_same_for_the_same_seed_and_never_hold_all_tags(index: ShardIndex) -> None:
     one, two = list(prompts(index, each=2)), list(prompts(index, each=2))
     assert one == two != list(prompts(index, each=2, seed=1))

@@ -14,8 +14,7 @@ from data_shards.read.loader import BatchLoader
 from data_shards.sampling.config import DataConfig
 from data_shards.text.config import SwapConfig, TextViewsConfig
 from data_shards.text.draws import Draws
-from data_shards.text.lexicon import Lexicon
-from data_shards.text.parts import partial_tags
+from data_shards.text.lexicon import Lexicon, partial_tags
 from data_shards.text.text_views import TextViews
 
 SURE = SwapConfig(ramp=0.0)

@@ -17,7 +17,7 @@ from evaluation.kinds.text_retrieval import TextRetrieval
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.samples import MetricSamples
-from evaluation.scores.task_inputs import generator
+from evaluation.scores.score import generator
 from evaluation.targets.target import Target
 from evaluation.text_task import TEXT_KINDS
 

@@ -9,8 +9,7 @@ import pytest
 
 from cluster.settings import UserError
 from evaluation.analyses.robustness import by_condition
-from evaluation.metrics.resamples import load_resamples, save_resamples
-from evaluation.metrics.samples import MetricSamples
+from evaluation.metrics.samples import MetricSamples, load_resamples, save_resamples
 
 
 def test_what_is_saved_is_read_back_bit_for_bit(tmp_path: Path) -> None:

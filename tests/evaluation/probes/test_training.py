@@ -33,6 +33,7 @@ def data() -> tuple[ProbeData, ProbeData]:
     return ProbeData(x[:, :60], y[:60]), ProbeData(x[:, 60:], y[60:])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("head", "learning_rate"), [("mlp", 3e-3), ("linear", 3e-2)])
 def test_a_head_among_others_equals_the_head_on_its_own(
     data: tuple[ProbeData, ProbeData], head: str, learning_rate: float

@@ -14,8 +14,8 @@ from evaluation.config import ConfidenceConfig, EvaluationConfig
 from evaluation.metrics.confidence import holm
 from evaluation.metrics.samples import MetricSamples
 from evaluation.report.comparison import compared, differences_from, explained
-from evaluation.report.forms.csv_table import csv_text
 from evaluation.report.rows import build_tree
+from evaluation.report.text_forms import csv_text
 from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored
 

@@ -12,10 +12,8 @@ from rich.console import Console
 
 from evaluation.config import EvaluationConfig
 from evaluation.metrics.samples import MetricSamples
-from evaluation.report.forms.csv_table import csv_text
-from evaluation.report.forms.latex import latex
-from evaluation.report.forms.markdown import markdown
 from evaluation.report.rows import build_tree, intervals, number, text_rows
+from evaluation.report.text_forms import csv_text, latex, markdown
 from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored
 

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.kinds.answerable import why_not
 from evaluation.metrics.confidence import interval
-from evaluation.scores.score import Scored, score_task
-from evaluation.scores.task_inputs import TaskInputs
+from evaluation.scores.score import Scored, TaskInputs, score_task
 from evaluation.targets.target import Target
+from evaluation.tasks import why_not
 
 MakeTarget = Callable[..., Target]
 MakeTable = Callable[..., EmbeddingTable]

@@ -18,9 +18,8 @@ from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.evaluate import evaluate_encoders
 from evaluation.report.write import Report
-from evaluation.scores.score import Scored, score_task
+from evaluation.scores.score import Scored, TaskInputs, score_task
 from evaluation.scores.store import SCORES, load_scores, save_scores, score_key
-from evaluation.scores.task_inputs import TaskInputs
 from evaluation.targets.target import Target
 
 TASKS = {

@@ -16,11 +16,10 @@ from data_shards.read.reader import ShardSet
 from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
 from evaluation.kinds.tags import Tags
-from evaluation.kinds.targets import read_target
 from evaluation.report.published import VALUES, differences
-from evaluation.targets import published_splits as pinned
-from evaluation.targets.published_splits import PINS, compare, facts
-from evaluation.targets.splits import SPLITS, FrozenSplit, freeze
+from evaluation.targets import splits as pinned
+from evaluation.targets.splits import PINS, SPLITS, FrozenSplit, compare, facts, freeze
+from evaluation.tasks import read_target
 
 MakeShards = Callable[..., Path]
 SPLIT = FrozenSplit("tags", ("a", "b"), {"train": ("1", "2", "3"), "valid": ("4",), "test": ("5", "6")})

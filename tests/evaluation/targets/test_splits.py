@@ -69,6 +69,7 @@ def frozen_with(path: Path, source: FrozenSplit, **changes: Any) -> Task:
     return replace(TASK, frozen=str(path))
 
 
+@pytest.mark.medium
 def test_another_split_vocabulary_or_column_than_the_frozen_one_is_refused(
     evaluated: tuple[Path, Any, Report], tmp_path: Path
 ) -> None:

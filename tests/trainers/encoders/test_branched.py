@@ -127,6 +127,7 @@ def test_equal_branches_and_heads_without_treated_rows_are_one_branch(name: str)
             torch.testing.assert_close(other.grad, first.grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.medium
 def test_sample_cnn_s_branches_take_its_cpu_kernels_and_have_the_plain_layers_gradients() -> None:
     fast, plain = made("sample_cnn", 3), made("sample_cnn", 3)
     assert fast.has_cpu_kernels

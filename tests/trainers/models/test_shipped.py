@@ -161,6 +161,17 @@ def test_a_damaged_model_is_refused_with_the_remedy(shipping: Path, file: str, h
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("file", ["README.md", "card.json"])
+def test_a_card_that_was_changed_is_refused_where_it_ships_and_is_its_owner_s_where_it_was_exported(
+    shipping: Path, file: str
+) -> None:
+    place = shipping / "open_audio" / file
+    place.write_text(place.read_text().replace("CC BY", "MIT"))
+    load_encoder(shipping / "open_audio")
+    with pytest.raises(UserError, match=rf"open_audio/{file}: its checksum disagrees; install Counterpoint again"):
+        load_encoder("open-audio")
+
+
 @pytest.mark.parametrize("name", ["open-mle", "open_audio", "opentext", "nonsense"])
 def test_an_unknown_name_names_those_there_are(shipping: Path, name: str) -> None:
     with pytest.raises(UserError, match="name of a model that ships: open-audio, open-text") as refused:

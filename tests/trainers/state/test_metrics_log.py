@@ -23,6 +23,11 @@ def test_cutting_back_leaves_every_step_once(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(path)] == list(range(1, 10))
 
 
+def test_cutting_back_what_is_not_there_makes_no_file(tmp_path: Path) -> None:
+    MetricsLog(tmp_path / "metrics.jsonl").cut_back(0)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_a_line_cut_off_by_a_kill_is_no_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     written(path, 1, 3)

@@ -16,7 +16,7 @@ from cluster.ray_runtime.session import ray_session
 from cluster.settings import RunError, UserError
 from data_shards.format.records import Batch
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from trainers.distributed.placement import reserved
+from trainers.distributed.world import reserved
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot

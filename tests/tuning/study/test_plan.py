@@ -1,6 +1,7 @@
 """A study is data: its grid, its scales, and everything that is refused before the first run starts."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from cluster.settings import ROOT, UserError, load_config
 from tuning.study.config import Axis, Claim, Evaluation, Scale, Start, Study, StudySettings
-from tuning.study.plan import make_plan, read_study, rows_of, scaled, slug
+from tuning.study.plan import Plan, make_plan, read_study, rows_of, scaled, slug
 
 STUDIES = sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml"))
 REQUIRED = {
@@ -41,17 +42,24 @@ def settings(tmp_path: Path) -> StudySettings:
 
 def sets_of(one: Study) -> dict[str, str]:
     """Every name that a study's rows and evaluations stand for."""
-    values = [value for row in rows_of(one) for value in row.overrides.values()] + [j.shards for j in one.evaluations]
+    values = [*one.set.values(), *(value for row in rows_of(one) for value in row.overrides.values())]
+    values += [evaluation.shards for evaluation in one.evaluations]
     names = {value[1:] for value in values if isinstance(value, str) and value.startswith("$")}
     return {name: f"/sets/{name}" for name in names | {"labelled", "unlabelled"}}
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_no_study_trains_a_probe_that_nobody_reads(name: str, tmp_path: Path) -> None:
+@cache
+def plans_of(name: str) -> dict[str, Plan]:
+    """A study's plan at each of its scales, made once for all tests."""
     one = read_study(name)
-    for scale in one.scales:
-        here = scaled(one, scale)
-        for run in make_plan(one, scale, StudySettings(dir=str(tmp_path), sets=sets_of(here)), {}).runs:
+    settings = {scale: StudySettings(dir="/runs", sets=sets_of(scaled(one, scale))) for scale in one.scales}
+    return {scale: make_plan(one, scale, settings[scale], {}) for scale in one.scales}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_study_trains_a_probe_that_nobody_reads(name: str) -> None:
+    for scale, plan in plans_of(name).items():
+        for run in plan.runs:
             for asked, config in run.evaluations:
                 probed = {name for name, task in config.tasks.items() if task.probe}
                 read = {metric.partition("/")[0] for metric in asked.metrics.values() if "@" not in metric}
@@ -64,16 +72,13 @@ def test_every_study_of_the_papers_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_row_of_every_scale_is_a_valid_experiment(name: str, tmp_path: Path) -> None:
-    one = read_study(name)
-    for scale in one.scales:
-        here = scaled(one, scale)
-        plan = make_plan(one, scale, StudySettings(dir=str(tmp_path), sets=sets_of(here)), {})
+def test_every_row_of_every_scale_is_a_valid_experiment(name: str) -> None:
+    for scale, plan in plans_of(name).items():
         assert len({run.folder for run in plan.runs}) == len(plan.runs)
         assert len({run.fingerprint for run in plan.runs}) >= len(plan.rows)
         if scale != "paper":
             assert plan.reduced, f"{scale} must say what it reduces"
-    unknown = set(one.published) - {row.name for row in rows_of(scaled(one, "paper"))}
+    unknown = set(read_study(name).published) - {row.name for row in plans_of(name)["paper"].rows}
     assert not unknown, "published values of rows that are not there"
 
 

@@ -10,10 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.settings import UserError
-from evaluation.metrics.resamples import save_resamples
-from evaluation.metrics.samples import MetricSamples
-from tuning.study.config import Axis, Claim, Evaluation, Plot, Scale, Study, StudySettings
-from tuning.study.metric import parse_metric
+from evaluation.metrics.samples import MetricSamples, save_resamples
+from tuning.study.config import Axis, Claim, Evaluation, Plot, Scale, Study, StudySettings, parse_metric
 from tuning.study.plan import Plan, make_plan, read_study, scaled
 from tuning.study.report import csv_text, draw, markdown, write_study
 from tuning.study.results import Line, averaged, check_claims, collect, over_seeds, study_tree

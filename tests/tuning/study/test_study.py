@@ -3,18 +3,22 @@
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.progress import SILENT
-from cluster.settings import ROOT
-from tuning.study.plan import plan_study
-from tuning.study.study import StudyResult, run_study
+from cluster.settings import ROOT, UserError
+from tuning.study.plan import plan_study, read_study
+from tuning.study.sets import build_corpus
+from tuning.study.study import StudyResult, outline, run_study
 
 STUDY = """
 title: three rows
@@ -53,6 +57,22 @@ def run(file: Path, folder: Path, **settings: object) -> StudyResult:
 
 def values(tree: dict[str, Any]) -> dict[str, Any]:
     return {row["name"]: row["values"] for row in tree["rows"]}
+
+
+def test_rows_that_no_clip_is_left_for_are_refused_by_name_before_anything_is_made(
+    tmp_path: Path, tiny_sets: tuple[Path, Path]
+) -> None:
+    file = write(tmp_path, "  few: {data.p_s: 0.0001}\n  same: {data.unlabelled: $labelled}\n")
+    sets = dict(zip(("sets.labelled", "sets.unlabelled"), map(str, tiny_sets), strict=True))
+    own = {f"study.{key}": value for key, value in (sets | {"dir": str(tmp_path / "study")}).items()}
+    plan, settings = plan_study(str(file), "paper", own)
+    for refuse in (partial(outline, plan, settings), partial(run_study, plan, settings, progress=SILENT)):
+        with pytest.raises(UserError) as refused:
+            refuse()
+        first, second = str(refused.value).splitlines()
+        assert re.match(r"row few: data\.p_s = 0\.0001 leaves none of \d+ labelled clips", first)
+        assert second.startswith("row same: the unlabelled set has no training clip of its own")
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.timeout(600)
@@ -120,12 +140,32 @@ def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
     assert values(resumed.tree) == values(unbroken.tree)
 
 
-@pytest.mark.timeout(900)
-def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(tmp_path: Path) -> None:
-    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3, "optim.steps": 70}  # of 100: signs, no values
-    plan, settings = plan_study("evidence", "tiny", own)
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The music of both studies of evidence, rendered once."""
+    corpora, others = (read_study(name).scales["tiny"].corpora for name in ("evidence", "evidence_loev"))
+    assert corpora == others
+    folder = tmp_path_factory.mktemp("rendered")
+    for name, config in corpora.items():
+        build_corpus(config, folder / name, SILENT)
+    return folder
+
+
+def evidence(name: str, rendered: Path, folder: Path, *, steps: int) -> dict[str, Any]:
+    """A study of evidence in fewer steps than its scale has: the signs of its claims, not their values."""
+    shutil.copytree(rendered, folder / "shards")
+    plan, settings = plan_study(name, "tiny", {"study.dir": str(folder), "study.parallel": 2, "optim.steps": steps})
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
+    assert not tree["missing"]
+    return tree
+
+
+@pytest.mark.timeout(900)
+def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(
+    rendered: Path, tmp_path: Path
+) -> None:
+    tree = evidence("evidence", rendered, tmp_path / "study", steps=70)
     assert {claim["statement"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
         (
             "time-stretch lowers tempo agreement among neighbours",
@@ -143,9 +183,8 @@ def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_
 def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_queries_of_few_tags(
     tmp_path: Path,
 ) -> None:
-    plan, settings = plan_study(
-        "ads_ladder", "tiny", {"study.dir": str(tmp_path), "study.parallel": 2, "study.seeds": 1}
-    )
+    own = {"study.dir": str(tmp_path), "study.parallel": 2, "study.seeds": 1, "optim.steps": 80}  # of 120
+    plan, settings = plan_study("ads_ladder", "tiny", own)
     tree = run_study(plan, settings, progress=SILENT).tree
     assert not tree["failed"]
     by_row = {name: {column: one["value"] for column, one in row.items()} for name, row in values(tree).items()}
@@ -164,10 +203,6 @@ def test_the_ladder_of_texts_on_rendered_music_retrieves_and_dropped_views_help_
 
 
 @pytest.mark.timeout(900)
-def test_the_evidence_of_loev_each_space_keeps_the_property_that_it_varies_with(tmp_path: Path) -> None:
-    own = {"study.dir": str(tmp_path / "evidence"), "study.parallel": 3}
-    plan, settings = plan_study("evidence_loev", "tiny", own)
-    tree = run_study(plan, settings, progress=SILENT).tree
-    assert not tree["failed"]
-    assert not tree["missing"]
+def test_the_evidence_of_loev_each_space_keeps_the_property_that_it_varies_with(rendered: Path, tmp_path: Path) -> None:
+    tree = evidence("evidence_loev", rendered, tmp_path / "study", steps=50)
     assert [claim["holds"] for claim in tree["claims"]] == [True] * 6

@@ -17,12 +17,13 @@ import pytest
 from cluster.machine.placement import Machine
 from cluster.progress import SILENT
 from cluster.settings import ROOT
-from trainers.state.metrics_log import read_metrics
+from tests.tuning.study.rows import steps, workers
 from tuning.study.on_ray import needs_of
 from tuning.study.plan import plan_study
 from tuning.study.row_task import row_task, travelling
 from tuning.study.runs import DONE
-from tuning.study.study import StudyResult, build_corpora, run_study
+from tuning.study.sets import build_corpora
+from tuning.study.study import StudyResult, run_study
 
 pytestmark = pytest.mark.timeout(1200)
 STEPS = 60
@@ -48,15 +49,8 @@ scales:
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    written = tmp_path / "mine.yaml"
-    written.write_text(STUDY)
-    return written
-
-
-def run(file: Path, folder: Path, *, ray: bool, **overrides: object) -> StudyResult:
-    plan, settings = plan_study(str(file), "paper", {"study.dir": str(folder), "study.parallel": 2} | overrides)
+def run(study_file: Path, folder: Path, *, ray: bool, **overrides: object) -> StudyResult:
+    plan, settings = plan_study(str(study_file), "paper", {"study.dir": str(folder), "study.parallel": 2} | overrides)
     return run_study(plan, settings, progress=SILENT, ray=ray)
 
 
@@ -64,20 +58,15 @@ def values(tree: dict[str, Any]) -> dict[str, Any]:
     return {row["name"]: row["values"] for row in tree["rows"]}
 
 
-def steps(folder: Path, row: str) -> list[int]:
-    file = folder / "rows" / row / "seed-0" / "metrics.jsonl"
-    return [line["step"] for line in read_metrics(file)] if file.exists() else []
-
-
 def pid_of(folder: Path, row: str) -> int:
-    found: int = json.loads((folder / "rows" / row / "seed-0" / "workers" / "rank-0.json").read_text())["pid"]
+    found: int = workers(folder, row)[0]["pid"]
     return found
 
 
-def test_what_a_task_has_done_is_done_for_the_local_pool_too(file: Path, tmp_path: Path) -> None:
+def test_what_a_task_has_done_is_done_for_the_local_pool_too(study_file: Path, tmp_path: Path) -> None:
     """The same folder, snapshot, reports and fingerprint, without Ray: the task's function in this process."""
     folder = tmp_path / "study"
-    plan, _ = plan_study(str(file), "paper", {"study.dir": str(folder), "optim.steps": 4})
+    plan, _ = plan_study(str(study_file), "paper", {"study.dir": str(folder), "optim.steps": 4})
     build_corpora(plan, folder / "shards", SILENT)
     needs = needs_of(plan, [Machine(address="here", cpus=1)])
     half = plan.runs[0]
@@ -86,7 +75,7 @@ def test_what_a_task_has_done_is_done_for_the_local_pool_too(file: Path, tmp_pat
     done = half.folder / DONE
     before = done.stat().st_mtime_ns
 
-    tree = run(file, folder, ray=False, **{"optim.steps": 4}).tree
+    tree = run(study_file, folder, ray=False, **{"optim.steps": 4}).tree
     assert not tree["failed"]
     assert done.stat().st_mtime_ns == before
     assert steps(folder, "half") == steps(folder, "none") == [1, 2, 3, 4]
@@ -94,7 +83,7 @@ def test_what_a_task_has_done_is_done_for_the_local_pool_too(file: Path, tmp_pat
 
 @pytest.mark.ray
 def test_two_rows_run_at_once_and_the_one_whose_process_was_killed_starts_again_alone(
-    file: Path, tmp_path: Path
+    study_file: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "study"
     first: dict[str, int] = {}
@@ -107,7 +96,7 @@ def test_two_rows_run_at_once_and_the_one_whose_process_was_killed_starts_again_
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
-    tree = run(file, folder, ray=True).tree
+    tree = run(study_file, folder, ray=True).tree
     killer.join(1)
 
     assert not tree["failed"]
@@ -115,14 +104,14 @@ def test_two_rows_run_at_once_and_the_one_whose_process_was_killed_starts_again_
     assert pid_of(folder, "half") != first["half"]
     assert pid_of(folder, "none") == first["none"]
     assert steps(folder, "half") == steps(folder, "none") == list(range(1, STEPS + 1))
-    assert values(tree) == values(run(file, tmp_path / "pool", ray=False).tree)
+    assert values(tree) == values(run(study_file, tmp_path / "pool", ray=False).tree)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_study_whose_driver_was_killed_goes_on_by_the_same_command(file: Path, tmp_path: Path) -> None:
+def test_a_study_whose_driver_was_killed_goes_on_by_the_same_command(study_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "study"
-    command = [sys.executable, "-m", "counterpoint", "study", str(file), "--ray", f"study.dir={folder}"]
+    command = [sys.executable, "-m", "counterpoint", "study", str(study_file), "--ray", f"study.dir={folder}"]
     command += ["study.parallel=2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         while not all(len(steps(folder, row)) >= 8 for row in ("half", "none")):
@@ -136,4 +125,4 @@ def test_a_study_whose_driver_was_killed_goes_on_by_the_same_command(file: Path,
     assert done.returncode == 0, done.stdout + done.stderr
     assert steps(folder, "half") == steps(folder, "none") == list(range(1, STEPS + 1))
     tree = json.loads((folder / "study.json").read_text())
-    assert values(tree) == values(run(file, tmp_path / "pool", ray=False).tree)
+    assert values(tree) == values(run(study_file, tmp_path / "pool", ray=False).tree)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.metrics.resamples import RESAMPLES, save_resamples
-from evaluation.metrics.samples import MetricSamples
+from evaluation.metrics.samples import RESAMPLES, MetricSamples, save_resamples
 from tuning.sweep.confirm import compare, verdict
 
 

@@ -87,7 +87,9 @@ def scored_names() -> dict[str, list[str]]:
 
 def test_shards_without_a_validation_split_are_refused_before_anything_is_trained(tiny_sets: Any) -> None:
     config = objective_evaluation(ObjectiveConfig(), str(tiny_sets[0]))
-    with pytest.raises(UserError, match=r"task tags needs clips of split valid .* has none; build the shards with"):
+    with pytest.raises(
+        UserError, match=r"task tags: no clip of split valid has a value in column \w+; build the shards with"
+    ):
         check_targets(config)
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from cluster.machine.placement import Bundle
 from cluster.settings import ROOT, UserError, load_config, to_tree
+from trainers.checks import dry_run
+from trainers.checks.footprint import Step
 from trainers.config import ExperimentConfig, without_ray_train
 from tuning.placement import Need, here, need
 from tuning.sweep.config import experiment_tree, load_sweep
@@ -66,13 +68,19 @@ def test_no_place_that_travels_to_a_trial_is_relative(
     assert plan.evaluation.data.shards == plan.experiment.data.labelled == str(evaluation_set)
 
 
-def test_a_dry_run_shows_the_space_a_sample_the_trials_and_the_time(make_plan: MakePlan, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_space_a_sample_the_trials_and_the_time(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not the process that measures steps (tests/trainers/checks/test_footprint.py): a busy machine gives it up.
+    steps = [Step(clips=clips, seconds=clips / 4, host_bytes=1 << 30, gpu_bytes=0, parameters=5) for clips in (0, 4)]
+    monkeypatch.setattr(dry_run, "measure_steps", lambda *_, **__: steps)
     reported = describe_plan(make_plan("resources.num_workers=2", "sweep.concurrency=3"))
     assert reported["space"]["loss.temperature"] == {"log_uniform": [0.05, 0.5]}
     assert 0.25 <= reported["sample"]["data.b_s"] <= 0.75
     assert (reported["trials"], reported["at_a_time"], reported["a_trial"]["cores"]) == (3, 3, 2)
     assert reported["first"] == "the preset"
-    assert reported["estimate"]["hours"] > 0
+    # 3 trials and 6 runs that confirm, each of 4 steps of a second, 3 at a time; shown in three digits.
+    assert reported["estimate"]["hours"] == pytest.approx(12 / 3600, rel=5e-3)
     assert not (tmp_path / "sweep").exists()
 
 

@@ -88,7 +88,7 @@ def test_an_actor_that_tune_drops_unused_has_started_nothing(
 
 
 def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_others_finish(
-    ray: None, fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path
+    ray: None, fake_trials: type[SweepTrial], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan("sweep.confirm_seeds=0", "sweep.trials=5", "stop.rule=none", "tracking.enabled=false")
     result = run_sweep(plan, progress=SILENT)
@@ -111,6 +111,7 @@ def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_oth
     assert all((tmp_path / "sweep" / f"{name}.png").stat().st_size for name in ("history", "parallel", "importances"))
     assert not (tmp_path / "sweep/tune").exists()
 
+    monkeypatch.delattr("tuning.sweep.sweep.ray_session")  # a finished sweep starts no Ray
     again = run_sweep(make_plan("sweep.confirm_seeds=0", "sweep.trials=5", "stop.rule=none", "tracking.enabled=false"),
                       progress=SILENT)  # fmt: skip
     assert again.rows == result.rows
@@ -252,7 +253,7 @@ def test_a_sweep_whose_driver_is_killed_keeps_its_finished_trials_and_goes_on_wi
     make_plan: MakePlan, tmp_path: Path
 ) -> None:
     """Real trials: pretraining, evaluation, MLflow, confirmation."""
-    make_plan()
+    keys = list(make_plan().space)
     words = ["sweep.trials=4", "sweep.confirm_seeds=2", "optim.steps=6", "stop.rule=none", "sweep.concurrency=2"]
     command = [sys.executable, "-c", KILLED, str(tmp_path / "mine.yaml"), *words]
     driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
@@ -280,7 +281,7 @@ def test_a_sweep_whose_driver_is_killed_keeps_its_finished_trials_and_goes_on_wi
     assert sorted(rows) == [0, 1, 2, 3]
     assert {row["state"] for row in rows.values()} == {"done"}
     _check_confirmation(tmp_path)
-    _check_mlflow(tmp_path / "mlflow.db")
+    _check_mlflow(tmp_path / "mlflow.db", keys)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -299,7 +300,7 @@ def _check_confirmation(folder: Path) -> None:
     assert len(found["by_seed"]["best"]) == 2
 
 
-def _check_mlflow(store: Path) -> None:
+def _check_mlflow(store: Path, keys: list[str]) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store}")
@@ -315,6 +316,6 @@ def _check_mlflow(store: Path) -> None:
     assert "6 evaluation/tags.ap" in trials[0].data.metrics
     assert {"0 objective/tags.ap" in trial.data.metrics for trial in trials} == {True}
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.info.run_id}"])
-    assert view["selectedColumns"][:2] == ["metrics.`0 objective/tags.ap`", "params.`loss.temperature`"]
+    assert view["selectedColumns"] == ["metrics.`0 objective/tags.ap`", *(f"params.`{key}`" for key in keys)]
     assert parent.data.tags["mlflow.note.content"].startswith("[Compare the trials](#/experiments/")
     assert "objective/best" in parent.data.metrics

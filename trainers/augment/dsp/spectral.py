@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 KINDS = ("none", "low_pass", "high_pass", "band_pass", "band_cut")
@@ -32,6 +31,8 @@ def transform_length(num_samples: int) -> int:
     >>> transform_length(59_049), transform_length(77_788)
     (65536, 86400)
     """
+    from scipy.fft import next_fast_len  # .3 s that an encoder alone need not wait for
+
     return 2 * int(next_fast_len(-(-(num_samples + MAX_HALF) // 2), real=True))
 
 

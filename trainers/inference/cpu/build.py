@@ -32,10 +32,6 @@ def fold_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> Netw
     """The same function of views by operations for a CPU; None for an encoder that has none.
 
     It holds copies of the weights, and later changes of the encoder do not reach it.
-
-    Args:
-        encoder: in evaluation mode; a built-in one, with or without branches.
-        dtype: of the views.
     """
     branches: Any = list(encoder.branches.values()) if isinstance(encoder, Branched) else None
     network = encoder.network if isinstance(encoder, Branched) else encoder
@@ -44,11 +40,7 @@ def fold_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> Netw
 
 
 class CpuPath:
-    """An encoder's equivalent, made when it is first needed and again after its weights changed.
-
-    Args:
-        encoder: in evaluation mode.
-    """
+    """An encoder's equivalent, made when it is first needed and again after its weights changed."""
 
     def __init__(self, encoder: nn.Module) -> None:
         network = encoder.network if isinstance(encoder, Branched) else encoder

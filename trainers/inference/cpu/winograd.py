@@ -76,13 +76,7 @@ class Scratch(NamedTuple):
 
 
 def pieces(rows: int, places: int, channels: int) -> Iterator[tuple[slice, int, int]]:
-    """Rows, first place (a multiple of 3) and number of places of pieces that a cache holds; several rows if short.
-
-    Args:
-        rows: N.
-        places: P.
-        channels: C + D.
-    """
+    """Rows, first place (a multiple of 3) and number of places of pieces that a cache holds; several rows if short."""
     most = max(12, PIECE_BYTES * torch.get_num_threads() // (4 * 5 * channels) // 3 * 3)
     if places < most:
         together = most // max(1, places)

@@ -4,8 +4,12 @@ Each audio row looks for its texts among all texts of all ranks, each text for i
 that are wrong on purpose, are further columns that the audio rows look through: they look for nothing themselves. A row
 without positives counts as zero but stays in the mean. A row of norm 0 is at right angles to all and gets no gradient;
 a NaN row makes the loss NaN. Without hard negatives, and with one text a clip, this is the loss of CLIP
-(arXiv:2103.00020). Every rank of the group must call, with the same settings and as many rows. Rows are multiplied in
-their own dtype, in an autocast region too. Every call synchronises with the device once on a CPU, a few times on a GPU.
+(Radford et al. 2021). Rows are multiplied in their own dtype, in an autocast region too.
+
+Every rank of the group must call, with the same settings and as many rows, and synchronises with its device once on a
+CPU, a few times on a GPU. The gradient is W times this rank's part of the global one, since DDP averages over W ranks;
+a caller with W > 1 outside DDP divides by W. The gradients of the temperature and the bias are to be averaged in the
+same way (`collectives.average_gradients`).
 
 >>> audio, text = torch.eye(3), torch.eye(3)
 >>> clip = torch.tensor([7, 8, 9])
@@ -71,9 +75,6 @@ def two_tower_loss(
 
     With s = cosine/τ the audio side is the mean over the N audio rows of log Σ exp(s) over all texts minus the mean s
     of the row's positives; the text side is the same over texts that are present and not hard, among the audio rows.
-    The gradient is W times this rank's part of the global one, since DDP averages over W ranks; a caller with W > 1
-    outside DDP divides by W. The temperature's and the bias's gradients are to be averaged in the same way
-    (`collectives.average_gradients`).
 
     Args:
         z_audio: projections of this rank's audio rows, shape (n, d), any scale, float32 or float64.
@@ -86,10 +87,9 @@ def two_tower_loss(
         tags_audio: shape (n, C), bool: the tags of each clip; with ``tags_text``, a hard text all of whose tags a clip
             has is no negative of that clip. A text that shows no tag is true of every clip.
         tags_text: shape (m, C), bool: the tags that each text shows.
-        temperature: τ > 0, no unit; a tensor of one element may require a gradient.
+        temperature: τ > 0, no unit; a tensor of one element may require a gradient, and so may a bias.
         pairs: ``softmax`` over all pairs of a row, or ``sigmoid`` of each pair (SigLIP), summed and divided by N.
-        bias: β of ``sigmoid``, added to every s; a tensor of one element may require a gradient. None is
-            log(1/(N + H − 1)), where no text is missing.
+        bias: β of ``sigmoid``, added to every s; None is log(1/(N + H − 1)), where no text is missing.
         same_text: what an audio row and another clip's text are when the clip has a text that says the same.
         scope: whether a hard text is a negative of all audio rows or of those of its own clip.
         audio_share: λ, weight of the audio side in [0, 1]; the text side has 1 − λ.
@@ -103,8 +103,7 @@ def two_tower_loss(
     Raises:
         ValueError: for a setting out of range, shapes that disagree, or ranks whose rows differ; on every rank.
 
-    Source: Radford et al. 2021 (arXiv:2103.00020), with the hard columns of Yuksekgonul et al. 2023 (arXiv:2210.01936);
-    ``sigmoid`` of Zhai et al. 2023 (arXiv:2303.15343).
+    Source: arXiv:2103.00020 (CLIP), with the hard columns of arXiv:2210.01936; ``sigmoid`` is arXiv:2303.15343.
     """
     settings = TowerSettings(
         pairs=pairs, same_text=same_text, scope=scope, audio_share=audio_share, tile=tile, exchange=exchange

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from trainers.losses.contrastive.settings import ExchangeName
+from trainers.losses.contrastive.settings import ExchangeName, check_choice
 
 PairsName = Literal["softmax", "sigmoid"]
 SameText = Literal["positive", "ignored", "negative"]
@@ -25,8 +25,7 @@ class TowerSettings:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), choices)
         if not 0 <= self.audio_share <= 1:
             raise ValueError(f"audio_share must be from 0 to 1, got {self.audio_share:g}")
         if self.pairs == "sigmoid" and self.audio_share != TowerSettings.audio_share:

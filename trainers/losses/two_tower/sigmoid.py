@@ -25,10 +25,6 @@ class SigmoidPairs(Gradient):
     """Σ_j H_ij·z_j of every row with H = σ(s + β) − w, and on the way the sums of the loss and of H.
 
     A pair costs log(1 + exp(s + β)) − w·(s + β): −log σ of ±(s + β), plus for a positive, minus for any other.
-
-    Args:
-        settings: of the tiles.
-        bias: β, a scalar tensor.
     """
 
     def __init__(self, settings: ResolvedSettings, bias: Tensor) -> None:

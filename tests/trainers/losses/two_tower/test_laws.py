@@ -10,9 +10,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from counterpoint import two_tower_loss
+from data_shards.format.records import TextRows
 from tests.trainers.losses.two_tower.test_loss import make_case, relations
 from trainers.losses.config import LossConfig
 from trainers.losses.music_text import MusicTextLoss
+from trainers.losses.projected import LossResult, Projected
 from trainers.losses.two_tower.loss import compare_towers
 from trainers.losses.two_tower.rows import TowerRows
 from trainers.losses.two_tower.settings import TowerSettings, start_of_bias
@@ -358,6 +360,41 @@ def test_the_scale_is_clamped_after_the_update_and_comes_back_when_the_gradient_
     assert max(scales) <= 100 * (1 + 1e-6)
     assert scales[2] == pytest.approx(100)
     assert scales[5] < 50
+
+
+def forward_of(module: MusicTextLoss, given: Keys) -> LossResult:
+    """The objective of a batch with one text a clip."""
+    clips = len(given["clip_audio"])
+    nothing = torch.zeros(clips, 1, dtype=torch.bool)
+    texts = TextRows(("a",) * clips, (), nothing, nothing, given["text_hash"])
+    z_ND = torch.cat([given["z_audio"], given["z_text"]])
+    found: LossResult = module(Projected(z_ND=z_ND, clip_id_N=given["clip_audio"], texts=texts))
+    return found
+
+
+def test_a_scale_above_the_clamp_is_the_loss_s_own_and_has_a_gradient() -> None:
+    """The objective clamps nothing: a resumed or own start above the largest scale comes back by its gradient."""
+    module = loss_module()
+    assert module.log_temperature is not None
+    torch.nn.init.constant_(module.log_temperature, -math.log(250))
+    given = rows(clips=4, width=4)
+    found = forward_of(module, given | {"z_text": -given["z_audio"]})
+    assert found.metrics["scale"].item() == pytest.approx(250)
+    (gradient,) = torch.autograd.grad(found.loss, [module.log_temperature])
+    assert gradient < 0, "the temperature grows"
+
+
+def test_the_loss_adds_the_bias_that_is_learned() -> None:
+    module = loss_module(pairs="sigmoid", temperature=0.07)
+    assert module.bias is not None
+    torch.nn.init.constant_(module.bias, -1.0)
+    given, step = rows(), 1e-6
+    found = forward_of(module, given)
+    values = [two_tower_loss(**given, pairs="sigmoid", bias=-1.0 + add).item() for add in (0, step, -step)]
+    assert found.loss.item() == pytest.approx(values[0], rel=1e-6)
+    assert found.metrics["bias"] == -1
+    (gradient,) = torch.autograd.grad(found.loss, [module.bias])
+    assert gradient.item() == pytest.approx((values[1] - values[2]) / (2 * step), rel=1e-5)
 
 
 def test_a_softmax_loss_has_no_bias_that_ddp_would_wait_for() -> None:

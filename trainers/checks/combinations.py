@@ -1,8 +1,12 @@
-"""Heads that leave an effect out need views with and without it: settings that give none are refused before a run."""
+"""Settings of two towers, and of heads that leave an effect out, that do not fit together. No torch here.
 
-import difflib
+They are refused when the configuration is made.
+"""
+
 from typing import TYPE_CHECKING
 
+from cluster.settings import flatten, to_tree
+from cluster.validation.messages import nearest
 from trainers.encoders.config import INVARIANT
 
 if TYPE_CHECKING:
@@ -10,6 +14,55 @@ if TYPE_CHECKING:
 
 RESERVED = (INVARIANT, "all", "embedding")
 """Names of spaces that are no effect's."""
+
+
+def check_towers(config: "ExperimentConfig") -> None:
+    """Refuse keys of two towers without them, and with them what they cannot be trained with.
+
+    Raises:
+        ValueError: names the key and what to set.
+    """
+    if not config.reads_texts:
+        _refuse_without_towers(config)
+        return
+    if config.optim.compile:
+        raise ValueError(
+            "optim.compile=true with loss.objective=music_text: the number of texts differs from step to step, and "
+            "each would be compiled anew; set optim.compile=false"
+        )
+    if config.encoder.locked and config.init_from is None:
+        raise ValueError(
+            "encoder.locked=true keeps the audio tower of init_from, and none is given; set init_from=RUN, or "
+            "encoder.locked=false"
+        )
+    if config.encoder.locked and config.optim.checkpoint_blocks:
+        raise ValueError(
+            "optim.checkpoint_blocks keeps no activations of an encoder that is trained; with encoder.locked=true "
+            "there are none: leave it out"
+        )
+    if config.encoder.locked and config.frontend.trainable:
+        raise ValueError("encoder.locked=true fixes frontend.trainable=true too; set frontend.trainable=false")
+    if config.encoder.locked and config.optim.micro_batch is not None:
+        raise ValueError(
+            "optim.micro_batch bounds the activations of an encoder that is trained; with encoder.locked=true there "
+            "are none: leave it and encoder.batch_norm out"
+        )
+
+
+def _refuse_without_towers(config: "ExperimentConfig") -> None:
+    if config.encoder.locked:
+        raise ValueError(
+            f"encoder.locked=true is for loss.objective=music_text; with {config.loss.objective} the encoder is what "
+            "is trained: leave it out"
+        )
+    defaults = flatten(to_tree(type(config.text)()))
+    given = [name for name, value in flatten(to_tree(config.text)).items() if defaults.get(name, value) != value]
+    if given or flatten(to_tree(config.text)).keys() != defaults.keys():
+        names = ", ".join(f"text.{name}" for name in given) or "text.settings"
+        raise ValueError(
+            f"{names}: keys of a text tower, which loss.objective={config.loss.objective} has not; set "
+            "loss.objective=music_text, or leave them out"
+        )
 
 
 def check_variants(config: "ExperimentConfig") -> None:
@@ -54,11 +107,8 @@ def _check_unused(config: "ExperimentConfig") -> None:
 def _check_effect(config: "ExperimentConfig", effect: str) -> None:
     chances = config.augment.chances
     if effect in RESERVED or effect not in chances:
-        near = difflib.get_close_matches(effect, chances, n=1)
-        raise ValueError(
-            f"head.variant: no effect {effect}; the chain tracks {', '.join(chances)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
+        tracked = ", ".join(chances)
+        raise ValueError(f"head.variant: no effect {effect}; the chain tracks {tracked}{nearest(effect, chances)}")
     own = next((place for place, extra in enumerate(config.augment.extra) if extra.effect == effect), None)
     key = f"augment.{effect}.p" if own is None else f"augment.extra.{own}.p"
     if chances[effect] == 0:

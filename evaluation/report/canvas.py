@@ -40,14 +40,7 @@ DARK = Theme(
 
 
 def canvas(height_in: float, theme: Theme, panels: int = 1, *, across: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of the page's width with bare axes side by side.
-
-    Args:
-        height_in: inches of a row of panels.
-        theme: colours.
-        panels: axes wanted.
-        across: at most so many stand in a row; all by default.
-    """
+    """A figure of the page's width with bare axes side by side."""
     columns = min(panels, across or panels)
     rows = math.ceil(panels / columns)
     figure = Figure(figsize=(7.6, max(2.0, height_in) * rows), layout="constrained")

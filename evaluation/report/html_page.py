@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment
 
 from evaluation.encoders.encoder import SUBJECT
-from evaluation.report.figures.draw import Drawn
+from evaluation.report.figures import Drawn
 from evaluation.report.rows import intervals, reference, text_rows
 from evaluation.report.tables import extra_tables
 
@@ -107,12 +107,7 @@ summary { cursor: pointer; }
 
 
 def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
-    """The page of a report.
-
-    Args:
-        tree: what report.json holds.
-        figures: drawn from it.
-    """
+    """The page of a report."""
     about, rows = tree["provenance"], text_rows(tree)
     environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()

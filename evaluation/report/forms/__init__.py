@@ -1,1 +1,0 @@
-"""Forms of a report, each made from its rows and tables."""

@@ -1,0 +1,59 @@
+"""The sets of a study: the music that a scale brings along, and whether each row finds clips in its sets."""
+
+from pathlib import Path
+
+from cluster.progress import Progress
+from cluster.refusals import Refusals
+from cluster.settings import UserError
+from data_shards.build.build import BuildConfig, build
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from trainers.config import ExperimentConfig
+from trainers.distributed.world import world_sizes
+from trainers.views.batches import open_batches
+from tuning.study.plan import Plan
+from tuning.study.runs import is_done
+
+
+def is_there(config: ExperimentConfig) -> bool:
+    """Whether the sets that an experiment draws from are there; those of a URI are taken to be."""
+    places = [place for name in config.data.drawn_from if (place := getattr(config.data, name)) is not None]
+    return all("://" in place or Path(place).is_dir() for place in places)
+
+
+def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Refuse rows whose sets leave them no clip, as soon as their sets are there.
+
+    Returns:
+        The rows that have clips.
+
+    Raises:
+        UserError: every such row with its reason.
+    """
+    refusals, found = Refusals(), set(checked)
+    for run in (*plan.starts, *plan.runs):
+        if run.row in found or is_done(run) or not is_there(run.experiment):
+            continue
+        found.add(run.row)  # no other seed is refused for its clips
+        try:
+            open_batches(run.experiment, world=world_sizes(run.experiment)[-1]).close()
+        except UserError as error:
+            refusals.add(f"row {run.row}: {error}")
+    refusals.require_none()
+    return frozenset(found)
+
+
+def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Shards of the music that a scale brings along and that a run asks for."""
+    asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
+    trained = [run.experiment.data for run in (*plan.starts, *plan.runs)]
+    asked |= {place for data in trained for place in (data.labelled, data.unlabelled)}
+    for name, config in plan.study.scales[plan.scale].corpora.items():
+        if str(folder / name) in asked:
+            build_corpus(config, folder / name, progress)
+
+
+def build_corpus(config: SyntheticConfig, out: Path, progress: Progress) -> None:
+    """Compose, render and write one set; one that is there already is kept."""
+    clips = corpus(config)
+    with progress.stage(f"shards: {out.name}", len(clips)) as bar:
+        build(clips, out, BuildConfig(), progress=lambda now: bar(now.done, ""))
