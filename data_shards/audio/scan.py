@@ -145,13 +145,16 @@ class _Scan:
         """Scan a folder and its subfolders, but not links."""
         folders = [folder]
         while folders:
-            here = folders.pop()
+            here, inside, seen = folders.pop(), list[Path](), False
             try:
                 with os.scandir(here) as entries:
-                    inside = list(filter(None, (self._take(entry, here) for entry in entries)))
+                    for entry in entries:
+                        seen = True
+                        if below := self._take(entry, here):
+                            inside.append(below)
             except OSError as error:
-                self.unreadable.append(f"{here} left out: cannot be read: {error.strerror}")
-                continue
+                what = "cannot be read to its end, some of it is left out" if seen else "left out: cannot be read"
+                self.unreadable.append(f"{here} {what}: {error.strerror}")
             folders += filter(self.enter, sorted(inside))
 
     def _take(self, entry: "os.DirEntry[str]", here: Path) -> Path | None:

@@ -1,6 +1,8 @@
 """What a scan of a folder finds, and that it counts whatever it passes over."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,30 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     found = scan_folder(tmp_path)
     assert found.report() == [f"{tmp_path}/closed left out: cannot be read: Permission denied"]
     assert [file.name for file in found.files] == ["a.wav"]
+
+
+def test_a_folder_whose_listing_ends_early_keeps_what_was_listed_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.wav", "torn/below/c.wav", "torn/b.wav")
+    listed = os.scandir
+
+    @contextmanager
+    def torn(folder: Path) -> Iterator[Iterator["os.DirEntry[str]"]]:
+        with listed(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+
+        def until_the_error() -> Iterator["os.DirEntry[str]"]:
+            yield from found
+            raise OSError(5, "Input/output error")
+
+        yield until_the_error() if Path(folder).name == "torn" else iter(found)
+
+    monkeypatch.setattr(os, "scandir", torn)
+    found = scan_folder(tmp_path)
+    where = f"{tmp_path}/torn cannot be read to its end, some of it is left out"
+    assert found.report() == [f"{where}: Input/output error"]
+    assert [file.name for file in found.files] == ["a.wav", "b.wav", "c.wav"]
 
 
 def test_a_folder_without_audio_names_what_is_there_instead(tmp_path: Path, without_av: None) -> None:
