@@ -25,9 +25,6 @@ def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> 
         key: the option or setting that it was given as, for the message: ``--out``, ``run.dir``.
         replaced: the folder is made beside its place and renamed, as by `cluster.files.storage.atomic_folder`.
 
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
-
     >>> require_writable_folder(Path("/dev/null/set"), "--out")
     Traceback (most recent call last):
     cluster.settings.UserError: --out /dev/null/set: /dev/null is a file, not a folder; give another folder
@@ -40,9 +37,6 @@ def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> 
 
 def require_writable_file(path: Path, key: str) -> None:
     """Refuse a file that could not be written or replaced; it may exist or not.
-
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
 
     >>> require_writable_file(Path("/tmp"), "--page")
     Traceback (most recent call last):
@@ -71,11 +65,7 @@ def require_replaceable_folder(path: Path, key: str) -> None:
 
 
 def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
-    """Refuse an output that is, or holds, what the command reads; an output inside of it is fine.
-
-    Raises:
-        UserError: names both.
-    """
+    """Refuse an output that is, or holds, what the command reads; an output inside of it is fine."""
     if source.resolve().is_relative_to(path.resolve()):
         what = "is" if path.resolve() == source.resolve() else "holds"
         raise UserError(f"{key} {path}: {what} the {source_key} {source}, which is only read; give another place")
