@@ -22,7 +22,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar 
 
 
 def require_place(out: Path, key: str) -> None:
-    """Refuse a place where no set can be made, before any work: a set is written beside `out` and renamed at the end."""
+    """Refuse a place where no set can be made: a set is written beside `out` and renamed at the end."""
     require_writable_folder(out, key, replaced=True)
     if out.is_dir() and os.path.ismount(out) and not (out / RECORD_NAME).exists():
         raise UserError(f"{key} {out}: is a mount point, which cannot be renamed; give a folder below it")

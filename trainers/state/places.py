@@ -5,7 +5,7 @@ A wrong path or name is refused before torch is imported.
 
 from pathlib import Path
 
-from cluster.files.nearest import did_you_mean
+from cluster.files.outputs import did_you_mean
 from cluster.settings import UserError
 from trainers.models.shipped import ShippedModel, known_models, shipped_models
 
