@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.files.mapped import DamagedError
-from data_shards.format.columns import TextColumn, TextLists
+from data_shards.format.columns import UNKNOWN, TextColumn, TextLists, to_matrix
 from data_shards.format.index_file import (
     TAG_SEPARATOR,
     MappedColumns,
@@ -30,7 +30,6 @@ from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME, no
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.records import SPLITS
 from data_shards.format.shard_file import ShardFile
-from data_shards.format.vocabulary import UNKNOWN, to_matrix
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.files.nearest import did_you_mean
+from cluster.files.outputs import did_you_mean
 from cluster.settings import UserError
 
 INDEX_NAME, MANIFEST_NAME = "index.arrow", "manifest.json"
