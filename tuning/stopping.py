@@ -1,5 +1,6 @@
 """A request to stop at the driver of many runs: none starts any more, and those under way save themselves and end."""
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -7,6 +8,18 @@ from pathlib import Path
 from cluster.files.storage import write_atomic
 from cluster.processes.signals import on_request_to_stop
 from trainers.loop import STOP_FILE
+
+
+def stop_overdue(parent: Path, seconds: float) -> Callable[[], bool]:
+    """Whether a folder's request to stop is older than so many seconds; its age counts from the first look on."""
+    seen: list[float] = []
+
+    def overdue() -> bool:
+        if not seen and (parent / STOP_FILE).exists():
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() - seen[0] > seconds
+
+    return overdue
 
 
 def asked_to_stop(
