@@ -127,6 +127,8 @@ def attempt(
     except (UserError, RunError) as error:
         return run.folder, error.exit_code, first_line(error)
     except Exception as error:
+        if (parent / STOP_FILE).exists():  # a task of its evaluation was ended
+            return run.folder, EXIT_PREEMPTED, ""
         return run.folder, RunError.exit_code, f"{type(error).__name__}: {first_line(error)}"
 
 
