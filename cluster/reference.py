@@ -45,12 +45,8 @@ class Key:
 
 
 def keys_of(schema: type, prefix: str = "", instance: Any = None) -> list[Key]:
-    """Every key of a configuration dataclass, nested ones included, in the order of the fields.
-
-    Args:
-        schema: the root dataclass.
-        prefix: stands before each key, with its dot.
-        instance: where the defaults come from; None = from the fields of ``schema``.
+    """Every key of a configuration dataclass, nested ones included, in the order of the fields; defaults are those of
+    ``instance`` where it is given.
 
     >>> from cluster.machine.resources import ResourcesConfig
     >>> [(key.key, key.type, key.range, key.default) for key in keys_of(ResourcesConfig, "resources.")[:1]]

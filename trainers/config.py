@@ -205,11 +205,8 @@ def without_ray_train(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def may_differ_on_resume(key: str, rules: Sequence[str] = ()) -> bool:
-    """Whether a resumed run may have another value of a dotted key.
-
-    Args:
-        key: of the configuration, or ``data.manifest``.
-        rules: of ``run.may_differ``, besides those that always hold.
+    """Whether a resumed run may have another value of a dotted key, or of ``data.manifest``; ``rules`` are those of
+    ``run.may_differ``.
 
     >>> may_differ_on_resume("resources.num_workers"), may_differ_on_resume("loss.temperature")
     (True, False)
