@@ -25,7 +25,7 @@ from data_shards.build.index_writer import write_index
 from data_shards.build.progress import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
 from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, read_entries, recipe_of
-from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME
 from data_shards.format.records import Clip, Listing
 
 __all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "ShardsConfig", "build", "build_shard"]
@@ -202,7 +202,7 @@ def _finish(folder: Path, out: Path, tally: Tally, *, config: BuildConfig, listi
     write_index(folder, entries, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
     write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
-    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard in shards)}
+    keep = {INDEX_NAME, MANIFEST_NAME, PARQUET_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard in shards)}
     for path in folder.iterdir():
         if path.name not in keep:
             path.unlink()

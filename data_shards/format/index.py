@@ -243,6 +243,9 @@ def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
     try:
         manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
         return open_table(manifest, folder / table_name(manifest), every_block=every_block)
+    except FileNotFoundError:
+        again = f"no {INDEX_NAME} there; delete {MANIFEST_NAME} and run counterpoint shards index {folder}"
+        raise ShardError(Problem(str(folder), None, None, no_set(folder) or again)) from None
     except OSError as error:
         problem = no_set(folder) or f"not a set of shards: {error.strerror}: {error.filename}"
         raise ShardError(Problem(str(folder), None, None, problem)) from None
