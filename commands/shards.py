@@ -210,7 +210,11 @@ def _build(
 ) -> None:
     from data_shards.build.build import Progress, build
 
-    mapper = _over_ray(config.workers) if ray else None
+    mapper: MapJobs | None = None
+    if ray:
+        from cluster.ray_runtime.map import ray_map
+
+        mapper = partial(ray_map, name_of=lambda job: job.name, workers=config.workers)
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
         def shown(now: Progress) -> None:
@@ -240,12 +244,6 @@ def _use(index: "ShardIndex", out: Path) -> list[str]:
     words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
     words += [f"data.vocabulary={column}"] * (count > 0 and column != "tags")
     return words + ["data.b_s=0"] * (not count) + ["data.b_s=1"] * (0 < count == len(train))
-
-
-def _over_ray(workers: int) -> "MapJobs":
-    from cluster.ray_runtime.map import ray_map
-
-    return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
 
 @app.command("index")

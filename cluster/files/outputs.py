@@ -119,11 +119,8 @@ DEPTH = 3
 
 
 def did_you_mean(path: Path, *marks: str) -> str:
-    """The nearest folder in words, ``; did you mean DIR?``, or nothing where there is none.
-
-    Args:
-        path: what was given.
-        marks: relative paths of files; a folder with one of them is of the kind that was meant.
+    """The nearest folder that holds one of the files ``marks``, as ``; did you mean DIR?``; nothing where there is
+    none.
     """
     there = path.expanduser().absolute()
     base = there

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -68,7 +68,7 @@ def write_page(
                     elif sounds[number].link:
                         links[number] = sounds[number].link
                     bar(done, "")
-        _write_json(file, "links", links)
+        file.write(f'<script type="application/json" id="{"links"}">{json_text(links)}</script>\n')
         file.write("</body></html>\n")
     return counts
 
@@ -99,10 +99,6 @@ def json_text(data: Any) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _write_json(file: IO[str], name: str, data: Any) -> None:
-    file.write(f'<script type="application/json" id="{name}">{json_text(data)}</script>\n')
 
 
 def _asset(name: str) -> str:

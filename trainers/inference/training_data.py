@@ -86,7 +86,12 @@ def trainings(found: EncoderFiles) -> list[Training]:
     while len(chain) < MOST_RUNS:
         if (found.path / FACTS).is_file():
             return [*chain, *_from_card(found.path / FACTS)]
-        chain.append(_training(found, name))
+        config = found.experiment
+        sets = training_sets(config, found.data_hash, step=found.step)
+        unused = tuple(role for role in ("labelled", "unlabelled") if role not in {one.role for one in sets})
+        chain.append(
+            Training(run=name, objective=config.loss.objective, steps=found.step, sets=tuple(sets), unused=unused)
+        )
         source = found.config.get("init_from")
         if not source:
             break
@@ -113,13 +118,6 @@ def as_tree(training: Sequence[Training]) -> list[dict[str, Any]]:
     """As JSON has them, without the clips' names."""
     runs = [asdict(one) for one in training]
     return [{**run, "sets": [{k: v for k, v in one.items() if k != "keys"} for one in run["sets"]]} for run in runs]
-
-
-def _training(found: EncoderFiles, name: str) -> Training:
-    config = found.experiment
-    sets = training_sets(config, found.data_hash, step=found.step)
-    unused = tuple(role for role in ("labelled", "unlabelled") if role not in {one.role for one in sets})
-    return Training(run=name, objective=config.loss.objective, steps=found.step, sets=tuple(sets), unused=unused)
 
 
 def training_sets(config: ExperimentConfig, data_hash: str, *, step: int) -> list[TrainingSet]:
