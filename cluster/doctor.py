@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.files.storage import without_credentials
-from cluster.machine.cores import num_cores
+from cluster.machine.process import num_cores
 from cluster.machine.resources import num_gpus
 from cluster.machine.scratch import cache_variables, ray_folder, replaced
 from cluster.ray_runtime.credentials import ensure_token, has_token, token_path

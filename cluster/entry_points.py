@@ -47,11 +47,7 @@ def entry_points_in(text: str) -> list[str]:
 
 
 def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Refuse a name that is neither known nor ``module:factory``, and settings beside a known one. Imports nothing.
-
-    Raises:
-        ValueError: names what is known and the nearest.
-    """
+    """Refuse a name that is neither known nor ``module:factory``, and settings beside a known one. Imports nothing."""
     if is_entry_point(name):
         return
     names = list(known)

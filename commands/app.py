@@ -18,7 +18,7 @@ import commands.search
 import commands.shards
 import commands.train
 import commands.tune
-from cluster.machine.environment import prepare
+from cluster.machine.process import prepare
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape
 

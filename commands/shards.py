@@ -257,7 +257,7 @@ def index(
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip.
 
-    The index of a set of 0.1 (index.parquet) is converted to index.arrow; its shards and its hash stay.
+    A set of 0.1, with index.parquet alone, gets an index.arrow; its shards and its hash stay.
     """
     from data_shards.build.index_writer import convert_index, index_shards, is_convertible
     from data_shards.format.paths import MANIFEST_NAME

@@ -18,11 +18,7 @@ from trainers.inference.spaces import space_in
 
 
 def check_request(inputs: EvaluationInputs) -> None:
-    """Refuse whatever could not be answered.
-
-    Raises:
-        UserError: names the key, and the nearest right value where there is one.
-    """
+    """Refuse whatever could not be answered."""
     shards, config = inputs.shards, inputs.config
     for encoder in inputs.encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)

@@ -86,15 +86,16 @@ def _drive(
     if parent and (parent / STOP_FILE).exists():  # written before those of the runs: none is lost by the line above
         return EXIT_PREEMPTED
     settings = flatten(to_tree(config))
+    apart = start.world is not None  # this process trains: MLflow would take its time from the steps
     if last is None:
         deciding = {
             key: value for key, value in settings.items() if not may_differ_on_resume(key, config.run.may_differ)
         }
-        set_aside(config.tracking, folder, deciding)
+        set_aside(config.tracking, folder, deciding, apart=apart)
     done = last.step if last else 0
     # Rows behind the last snapshot are dropped: their steps will be taken again, perhaps with other results.
     MetricsLog(folder / METRICS).cut_back(done)
-    with Tracker(config.tracking, folder, parent=parent) as tracker:
+    with Tracker(config.tracking, folder, parent=parent, apart=apart) as tracker:
         tracker.params(settings)
         tracker.params({f"data.realised.{key}": value for key, value in start.summary.items()})
         _log_datasets(tracker, config, start.data_hash)

@@ -232,11 +232,7 @@ def load_audio_tower(projector: Network, state: Mapping[str, Tensor], *, assign:
 
 
 def check_locked(config: ExperimentConfig, initial: "Snapshot") -> None:
-    """Refuse a locked audio tower that would read something else than what it was trained on.
-
-    Raises:
-        UserError: names the key that differs and its value there.
-    """
+    """Refuse a locked audio tower that would read something else than what it was trained on."""
     if not config.encoder.locked:
         return
     there, here = flatten(initial.config), flatten(to_tree(config))

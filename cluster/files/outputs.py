@@ -1,13 +1,16 @@
-"""Output places are tried before work begins: hours of work must not end at a folder that cannot be written.
+"""Paths that a user gave: what a wrong one may have meant, and whether outputs can be written there.
 
+Output places are tried before work begins: hours of work must not end at a folder that cannot be written.
 Nothing is created: where a place does not exist yet, the nearest folder above it is tried, since that is where the
 folders in between will be made.
 """
 
+import difflib
 import errno
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import UserError
@@ -25,9 +28,6 @@ def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> 
         key: the option or setting that it was given as, for the message: ``--out``, ``run.dir``.
         replaced: the folder is made beside its place and renamed, as by `cluster.files.storage.atomic_folder`.
 
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
-
     >>> require_writable_folder(Path("/dev/null/set"), "--out")
     Traceback (most recent call last):
     cluster.settings.UserError: --out /dev/null/set: /dev/null is a file, not a folder; give another folder
@@ -40,9 +40,6 @@ def require_writable_folder(path: Path, key: str, *, replaced: bool = False) -> 
 
 def require_writable_file(path: Path, key: str) -> None:
     """Refuse a file that could not be written or replaced; it may exist or not.
-
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
 
     >>> require_writable_file(Path("/tmp"), "--page")
     Traceback (most recent call last):
@@ -71,11 +68,7 @@ def require_replaceable_folder(path: Path, key: str) -> None:
 
 
 def require_apart(path: Path, key: str, source: Path, source_key: str) -> None:
-    """Refuse an output that is, or holds, what the command reads; an output inside of it is fine.
-
-    Raises:
-        UserError: names both.
-    """
+    """Refuse an output that is, or holds, what the command reads; an output inside of it is fine."""
     if source.resolve().is_relative_to(path.resolve()):
         what = "is" if path.resolve() == source.resolve() else "holds"
         raise UserError(f"{key} {path}: {what} the {source_key} {source}, which is only read; give another place")
@@ -118,3 +111,49 @@ def _refusal(path: Path, key: str, folder: Path, error: Exception, remedy: str) 
         return UserError(f"{key} {path}: the name is too long for this file system; {remedy}")
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(f"{key} {path}: {folder} cannot be written ({reason}); make it writable, or {remedy}")
+
+
+MOST_FOLDERS = 500
+"""Folders that are looked into: a refusal must not take long on a large or distant disk."""
+DEPTH = 3
+
+
+def did_you_mean(path: Path, *marks: str) -> str:
+    """The nearest folder in words, ``; did you mean DIR?``, or nothing where there is none.
+
+    Args:
+        path: what was given.
+        marks: relative paths of files; a folder with one of them is of the kind that was meant.
+    """
+    there = path.expanduser().absolute()
+    base = there
+    while not base.is_dir():
+        base = base.parent
+    found = [folder for folder in (base, *_below(base, DEPTH)) if any((folder / mark).is_file() for mark in marks)]
+    if not found:
+        return ""
+    near = max(found, key=lambda folder: difflib.SequenceMatcher(None, str(folder), str(there)).ratio())
+    shown = near if path.is_absolute() or not near.is_relative_to(Path.cwd()) else near.relative_to(Path.cwd())
+    return f"; did you mean {shown}?"
+
+
+def _below(base: Path, depth: int) -> Iterator[Path]:
+    """Folders below ``base``, level by level, hidden ones and links left out."""
+    level, seen = [base], 0
+    for _ in range(depth):
+        further: list[Path] = []
+        for folder in level:
+            seen += 1
+            if seen > MOST_FOLDERS:
+                return
+            try:
+                inside = sorted(
+                    entry
+                    for entry in folder.iterdir()
+                    if entry.name[0] != "." and entry.is_dir() and not entry.is_symlink()
+                )
+            except OSError:
+                continue
+            further += inside
+            yield from inside
+        level = further

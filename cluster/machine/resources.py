@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.machine.cores import num_cores
-from cluster.machine.environment import PASSIVE, WAIT_POLICY
+from cluster.machine.process import PASSIVE, WAIT_POLICY, num_cores
 from cluster.settings import Config, UserError
 
 

@@ -1,4 +1,7 @@
-"""Runs in MLflow. Reading order: `config` → `tracker` → `account` → `sender` → `store` → `pages`."""
+"""Runs in MLflow.
+
+Reading order: `config` → `tracker` → `account` → `sender` → `delivery` (in a process: `apart`) → `store` → `pages`.
+"""
 
 from cluster.tracking.config import TrackingConfig as TrackingConfig
 from cluster.tracking.tracker import Tracker as Tracker

@@ -17,16 +17,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from cluster.files.json_lines import TIME, Row, RowReader, read_rows
+from cluster.files.json_lines import TIME, read_rows
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.settings import RunError, UserError
-from cluster.tracking.pages import curve_name
 
 STATE, ROWS = "state.json", "metrics.jsonl"
-_NOTHING_SENT: Mapping[str, Any] = {"step": -1, "own_bytes": 0, "facts": 0, "status": None}
+NOTHING_SENT: Mapping[str, Any] = {"step": -1, "own_bytes": 0, "facts": 0, "status": None}
 _FRESH: Mapping[str, Any] = {
     "params": {},
     "tags": {},
@@ -36,9 +35,44 @@ _FRESH: Mapping[str, Any] = {
     "facts": 0,
     "status": None,
     "skipped": {},
-    "sent": _NOTHING_SENT,
+    "sent": NOTHING_SENT,
 }
 _log = logging.getLogger(__name__)
+
+
+class Trouble(TypedDict):
+    """Why nothing is sent now."""
+
+    text: str
+    """The error in a line, without credentials."""
+    refusal: bool
+    """Whether it is no outage: the answer stays the same until somebody changes something."""
+    remedy: str
+
+
+class Note(TypedDict, total=False):
+    """What became of a part of a run's log."""
+
+    sent: Mapping[str, Any]
+    """Parts of the state's ``sent``."""
+    known: Mapping[str, str]
+    """MLflow's ids of run and experiment."""
+    skipped: Mapping[str, int]
+    """Values that MLflow never takes, by name, and how many were left out so far."""
+    refused: Mapping[str, str]
+    """Such a value that is new: name → reason."""
+    file: Mapping[str, Any]
+    """A file of the state that was sent."""
+    sample: tuple[int, Mapping[str, float]]
+    """When the machine's load was sampled, milliseconds since 1970, and the values."""
+    damaged: int
+    """Lines of both logs skipped so far."""
+    anew: bool
+    """The MLflow run was deleted for good: all is sent to another."""
+    done: bool
+    """Of a round's last note: whether nothing was left."""
+    trouble: Trouble
+    """Of a round's last note, in place of ``done``."""
 
 
 class Account:
@@ -56,11 +90,10 @@ class Account:
         try:
             self.state = _usable_state(self.folder / STATE)
             self.last_steps = self._last_steps()
-            self._start_reading()
         except BaseException:
             self._closing.close()
             raise
-        self._open, self._warned, self._unwritten = True, False, b""
+        self._open, self._warned, self._unwritten, self._damaged = True, False, b"", 0
 
     def set_home(self, uri: str, experiment: str) -> None:
         """Note store and experiment; where they are others than before, everything will be sent there."""
@@ -74,8 +107,7 @@ class Account:
         with self._lock:
             for key in ("run_id", "experiment_id"):
                 self.state.pop(key, None)
-            self.state |= {"sent": dict(_NOTHING_SENT), "skipped": {}}
-            self._start_reading()
+            self.state |= {"sent": dict(NOTHING_SENT), "skipped": {}}
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, Any]]:
@@ -89,29 +121,36 @@ class Account:
         with self._lock:
             return deepcopy(self.state)
 
-    def add_row(self, values: Mapping[str, float], step: int) -> None:
+    def take(self, note: Note) -> bool:
+        """Take down what was sent; False after `close`: the folder is another's then."""
+        with self._lock:
+            if not self._open:
+                return False
+            if note.get("anew"):
+                self.forget_sent()
+            for name, reason in note.get("refused", {}).items():
+                _log.warning("MLflow refuses %s, it is left out: %s", name, reason)
+            if "file" in note:
+                self._remove_file(note["file"])
+            if "sample" in note:
+                time_ms, values = note["sample"]
+                step = 1 + max((self.last_steps.get(key, -1) for key in values), default=-1)
+                self.add_row(values, step, time_ms)
+            self._damaged = note.get("damaged", self._damaged)
+            new: dict[str, Any] = {**note.get("known", {}), "sent": {**self.state["sent"], **note.get("sent", {})}}
+            new["skipped"] = note.get("skipped", self.state["skipped"])
+            if any(self.state.get(key) != value for key, value in new.items()):
+                self.state |= new
+                self._save()
+            return True
+
+    def add_row(self, values: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
         """Append a row of the driver's own. On a full disk it waits in memory for the next one, with a warning."""
-        row = {"step": int(step), TIME: now_ms(), **values}
+        row = {"step": int(step), TIME: now_ms() if time_ms is None else time_ms, **values}
         with self._lock:
             self.last_steps.update(dict.fromkeys(values, step))
             self._unwritten += json.dumps(row, separators=(",", ":")).encode() + b"\n"
             self._write_rows()
-
-    def unsent_rows(self) -> tuple[list[Row], dict[str, Any]]:
-        """The next rows that MLflow does not have, and how the cursor stands once it has them."""
-        with self._lock:
-            sent = self.state["sent"]
-            if not self._open:  # a request outlived the run's end
-                return [], {}
-            try:
-                rows = [row for row in self.training.read() if row["step"] > sent["step"]]
-                own = self.own.read()
-            except OSError:
-                self._start_reading()  # what was read is not lost
-                raise
-            step = max([sent["step"], *(row["step"] for row in rows)])
-            timed = [_as_curves(self._with_time(row)) for row in rows] + [self._with_time(row) for row in own]
-            return timed, {"step": step, "own_bytes": self.own.offset}
 
     def add_file(self, path: Path, record: Mapping[str, Any]) -> None:
         """Keep a copy of a file, and what it is to MLflow, until it is sent."""
@@ -122,7 +161,7 @@ class Account:
         with self.changing() as state:
             state["files"].append({**record, "path": name})
 
-    def remove_file(self, file: dict[str, Any]) -> None:
+    def _remove_file(self, file: Mapping[str, Any]) -> None:
         """Delete a copy that was sent."""
         with self.changing() as state:
             state["files"].remove(file)
@@ -137,21 +176,10 @@ class Account:
             self._save()
             if self._unwritten:
                 _log.warning("%s: %d rows are lost, the disk is full", self.folder, self._unwritten.count(b"\n"))
-            if damaged := self.training.damaged + self.own.damaged:
-                _log.warning("%s: %d damaged lines were skipped", self.folder.parent, damaged)
+            if self._damaged:
+                _log.warning("%s: %d damaged lines were skipped", self.folder.parent, self._damaged)
             self._open = False
-            self.training.close()
-            self.own.close()
             self._closing.close()
-
-    def _start_reading(self) -> None:
-        self.training = RowReader(self.folder.parent / ROWS)
-        self.own = RowReader(self.folder / ROWS, self.state["sent"]["own_bytes"])
-
-    def _with_time(self, row: Row) -> Row:
-        """A row without a time has one too, the same whenever it is sent."""
-        given = row.get(TIME)
-        return row if type(given) is int and given >= 0 else row | {TIME: self.state["started_ms"] + row["step"]}
 
     def _last_steps(self) -> dict[str, int]:
         """Of each curve of the driver's own; a line that a kill left half written is ended, and then skipped."""
@@ -198,11 +226,6 @@ class Account:
             _log.warning("%s: cannot be written now (%s); it is tried again", self.folder, error)
 
 
-def _as_curves(row: Row) -> Row:
-    """A row of the training's metrics.jsonl, its columns named as MLflow's curves."""
-    return {key if key in ("step", TIME) else curve_name(key): value for key, value in row.items()}
-
-
 def now_ms() -> int:
     """Milliseconds since 1970, as MLflow counts time."""
     return time.time_ns() // 1_000_000
@@ -218,7 +241,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if "uri" not in state.keys():  # noqa: SIM118 - a list has none
             return {}
-        if not (state.keys() >= _FRESH.keys() and state["sent"].keys() >= _NOTHING_SENT.keys()):
+        if not (state.keys() >= _FRESH.keys() and state["sent"].keys() >= NOTHING_SENT.keys()):
             raise ValueError("keys are missing")
     except FileNotFoundError:
         return {}

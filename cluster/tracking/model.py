@@ -29,7 +29,7 @@ def log_model(client: Any, run_id: str, folder: Path, step: int) -> None:
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step)])
 
 
-def write_model(folder: Path, program: Path, *, samples: int, width: int) -> None:
+def write_model(folder: Path, program: Path, *, samples: int, width: int, torch_version: str) -> None:
     """Write what MLflow loads: MLmodel, program, signature, input example, requirements.
 
     Args:
@@ -37,10 +37,10 @@ def write_model(folder: Path, program: Path, *, samples: int, width: int) -> Non
         program: a torch.export program from waves (N, ``samples``) to embeddings (N, ``width``).
         samples: T, of a view.
         width: E, of an embedding.
+        torch_version: of the torch that made the program; importing it here would take seconds.
     """
     import mlflow.pyfunc
     import numpy as np
-    import torch
     from mlflow.models import Model, ModelSignature
     from mlflow.models.utils import _save_example
     from mlflow.types import Schema, TensorSpec
@@ -54,7 +54,7 @@ def write_model(folder: Path, program: Path, *, samples: int, width: int) -> Non
     )
     noise_NT = np.random.default_rng(0).normal(0, 0.1, (EXAMPLE_VIEWS, samples))
     _save_example(model, noise_NT.round(2).astype(single), str(folder))  # as text: two decimals keep it small
-    model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
+    model.add_flavor("pytorch", model_data="data", pytorch_version=torch_version, code=None)
     mlflow.pyfunc.add_to_model(
         model,
         loader_module="mlflow.pytorch",
@@ -63,4 +63,4 @@ def write_model(folder: Path, program: Path, *, samples: int, width: int) -> Non
         model_config={"device": None},
     )
     model.save(str(folder / "MLmodel"))
-    (folder / "requirements.txt").write_text(f"mlflow=={mlflow.__version__}\ntorch=={torch.__version__}\n", "utf-8")
+    (folder / "requirements.txt").write_text(f"mlflow=={mlflow.__version__}\ntorch=={torch_version}\n", "utf-8")

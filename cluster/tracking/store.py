@@ -26,6 +26,8 @@ _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "ENDP
 """Of one record, where the run itself is taken; the last two by a server that is older than the client."""
 _NO_ANSWER = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"}
 _NO_RIGHT = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
+UNANSWERED = "is it up and reachable? Once it is back"
+"""What to do where there was no answer."""
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
 ANSWER_TIMEOUT_S = 5.0
 REQUEST_S = 10
@@ -152,24 +154,24 @@ def trouble(uri: str) -> str:
     return ""
 
 
-def is_refusal(error: Exception | None) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Whether MLflow answered, and will answer the same until somebody changes something."""
     from mlflow.exceptions import MlflowException
 
     return isinstance(error, MlflowException) and error.error_code not in _NO_ANSWER
 
 
-def remedy(error: Exception | None, uri: str) -> str:
+def remedy(error: Exception, uri: str) -> str:
     """What to do so that a run is taken again.
 
     Args:
-        error: of the last attempt; None where there was no answer.
+        error: of the last attempt.
         uri: of the store, without credentials.
     """
     if "database schema" in str(error):
         return f"upgrade the store with: mlflow db upgrade {shlex.quote(uri)}"
     if not is_refusal(error):
-        return "is it up and reachable? Once it is back"
+        return UNANSWERED
     if getattr(error, "error_code", "") in _NO_RIGHT:
         return "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of a user who may write there"
     return (
@@ -289,7 +291,8 @@ def _send_model(client: Any, run: str, records: Sequence[Record]) -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="counterpoint-model-") as folder:
             try:
-                write_model(Path(folder), Path(record["path"]), samples=record["samples"], width=record["width"])
+                size = {key: record[key] for key in ("samples", "width")}
+                write_model(Path(folder), Path(record["path"]), **size, torch_version=record["torch"])
             except Exception as error:  # no outage: waiting mends nothing, and the rest of the log must not wait for it
                 raise Refused(f"the encoder ({type(error).__name__}: {error})") from error
             log_model(client, run, Path(folder), record["step"])

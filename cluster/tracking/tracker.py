@@ -1,8 +1,8 @@
 """What a run shows in MLflow, from its driver alone: parameters, curves, datasets, files.
 
-Every call writes to the run's folder and returns; a thread sends to MLflow what it lacks, the rows of metrics.jsonl
-too. So an outage blocks no step and loses nothing (fault 45): what is left when a run ends is sent by the next process
-that opens the run, or by `replay`. Values that look like secrets never reach the disk.
+Every call writes to the run's folder and returns; a thread, or a process of its own, sends to MLflow what it lacks, the
+rows of metrics.jsonl too. So an outage blocks no step and loses nothing (fault 45): what is left when a run ends is
+sent by the next process that opens the run, or by `replay`. Values that look like secrets never reach the disk.
 """
 
 import json
@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,11 +19,12 @@ from cluster.files.storage import without_credentials
 from cluster.provenance import git_revision
 from cluster.settings import PreemptedError, UserError
 from cluster.tracking.account import ROWS, STATE, Account, is_waiting, now_ms, read_state
+from cluster.tracking.apart import Apart
 from cluster.tracking.config import TrackingConfig, store_uri
+from cluster.tracking.delivery import Delivery
 from cluster.tracking.pages import run_page, trials_page
 from cluster.tracking.sender import Sender
 from cluster.tracking.store import trouble
-from cluster.tracking.system_metrics import SystemMetrics
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DIGEST_CHARACTERS = 36  # MLflow takes no more
@@ -38,13 +40,16 @@ class Tracker:
     A step is sent once: where a resumed run repeats steps, what was sent before the kill stands.
     """
 
-    def __init__(self, config: TrackingConfig, run_dir: Path, *, parent: Path | None = None) -> None:
+    def __init__(
+        self, config: TrackingConfig, run_dir: Path, *, parent: Path | None = None, apart: bool = False
+    ) -> None:
         """Open the run's account and start sending; rows of ``run_dir/metrics.jsonl`` are sent as they appear.
 
         Args:
             config: where to, and under which name.
             run_dir: the run's folder.
             parent: folder of the run this one is nested under, such as a sweep's.
+            apart: send from a process of its own, for a process that trains.
 
         Raises:
             UserError: if another process tracks ``run_dir``, or the store is of no kind that MLflow has.
@@ -71,10 +76,9 @@ class Tracker:
                 state["parent"] = str(parent.absolute()) if parent else state.get("parent")
                 self.ended = state.get("ended", self.ended)
                 state["status"] = {"status": "RUNNING", "time_ms": now_ms()}
-            self._sender = Sender(self._account)
+            self._sender = Sender(self._account, Apart if apart else Delivery, config.system_metrics_s)
         self._sender.start()
         self.tags({"mlflow.source.git.commit": git_revision()})
-        self._system = SystemMetrics(config.system_metrics_s, self._sample) if config.system_metrics_s else None
 
     def params(self, flat: Mapping[str, Any]) -> None:
         """Parameters by dotted key. One that differs from that of an earlier start of this run becomes a tag."""
@@ -127,7 +131,8 @@ class Tracker:
     def model(self, program: Path, *, samples: int, width: int, step: int) -> None:
         """The trained encoder, as a logged model that MLflow loads without a pickle."""
         if self._enabled:
-            self._account.add_file(program, {"kind": "model", "samples": samples, "width": width, "step": step})
+            about = {"kind": "model", "samples": samples, "width": width, "step": step}
+            self._account.add_file(program, about | {"torch": str(import_module("torch").__version__)})
 
     def view(self, metrics: Sequence[str], keys: Sequence[str]) -> None:
         """How the page that compares the runs below this one opens: on these curves and parameters, in this order."""
@@ -166,8 +171,6 @@ class Tracker:
         if not self._enabled:
             return True
         self._enabled = False
-        if self._system:
-            self._system.stop()
         with self._account.changing() as state:
             state["status"] = {"status": status, "time_ms": now_ms()}
             state["ended"] = status
@@ -181,10 +184,6 @@ class Tracker:
     ) -> None:
         killed = kind is not None and (issubclass(kind, PreemptedError) or not issubclass(kind, Exception))
         self.close("KILLED" if killed else "FAILED" if kind else "FINISHED")
-
-    def _sample(self, values: Mapping[str, float]) -> None:
-        last = self._account.last_steps
-        self.metrics(values, 1 + max((last.get(key, -1) for key in values), default=-1))
 
 
 @contextmanager
@@ -229,7 +228,7 @@ def replay_below(folder: Path, *, wait_s: float = 60.0) -> Iterator[tuple[Path, 
             yield run, str(error)
 
 
-def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) -> None:
+def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any], *, apart: bool = False) -> None:
     """Close the account of an earlier attempt with other parameters, so that the next Tracker begins a new MLflow run.
 
     For a folder that starts anew, its earlier attempt having left no snapshot: the curve of another experiment must not
@@ -245,7 +244,7 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any]) 
     before: dict[str, str] = state.get("params", {})
     if all(before.get(key, plain) == plain for key, plain in _plain_params(params).items()):
         return
-    Tracker(config, run_dir).close("KILLED")
+    Tracker(config, run_dir, apart=apart).close("KILLED")
     aside = run_dir / f"attempt-{state['identity'][:8]}"
     aside.mkdir(exist_ok=True)
     (run_dir / "tracking").rename(aside / "tracking")

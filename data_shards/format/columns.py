@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 CHUNK = 1 << 16
 """Rows that become objects at once where a whole column is walked."""
+UNKNOWN = -1
+"""Code of a categorical target that is not known."""
 Check = Callable[[Any, int, int], None]
 """Checks bytes begin…end of a buffer of Arrow before they are used."""
 
@@ -220,3 +222,23 @@ def check_texts(array: Any, begin: int, end: int, check: Check) -> None:
         return
     ends = offsets_of(array, begin, end, check)
     check(array.buffers()[2], int(ends[0]), int(ends[-1]))
+
+
+def to_matrix(flat: NDArray[np.int32], ends: NDArray[np.int64], num_tags: int) -> NDArray[np.bool_]:
+    """Ragged tag codes as a boolean matrix.
+
+    Args:
+        flat: codes of all clips, one after another.
+        ends: (K+1,) where each clip's codes begin and end.
+        num_tags: C.
+
+    Returns:
+        (K, C) bool.
+
+    >>> to_matrix(np.array([1, 0], np.int32), np.array([0, 1, 1, 2]), 2).astype(int).tolist()
+    [[0, 1], [0, 0], [1, 0]]
+    """
+    labels_KC = np.zeros((len(ends) - 1, num_tags), dtype=np.bool_)
+    rows = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+    labels_KC[rows, flat] = True
+    return labels_KC

@@ -97,11 +97,7 @@ def deal(shards: Sequence[int], sizes: Sequence[int], shares: Sequence[int], key
 
 
 def check_stripes(stripes: int, world: int) -> None:
-    """Refuse a number of ranks with which stripes do not divide.
-
-    Raises:
-        UserError: with the nearest numbers that work.
-    """
+    """Refuse a number of ranks with which stripes do not divide."""
     if max(stripes, world) % min(stripes, world) == 0:
         return
     ranks = [count for count in range(1, stripes + 1) if stripes % count == 0]

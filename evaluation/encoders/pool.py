@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 from cluster.machine.resources import ResourcesConfig, uses_gpu
 from cluster.settings import RunError
 from evaluation.config import WorkersConfig

@@ -41,11 +41,7 @@ class Page:
 
 
 def check_page(path: Path, key: str) -> None:
-    """Refuse a place where the page could not be written, or where it would replace something else than a page.
-
-    Raises:
-        UserError: names the place and the remedy.
-    """
+    """Refuse a place where the page could not be written, or where it would replace something else than a page."""
     require_writable_file(path, key)
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:

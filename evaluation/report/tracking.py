@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.settings import RunError, UserError, flatten, validate
 from cluster.tracking import Tracker
+from cluster.tracking.apart import is_running
 from cluster.tracking.config import TrackingConfig
 from cluster.tracking.pages import NOTE, description, evaluation_name, objective_name, picture, table
 from evaluation.encoders.encoder import SUBJECT
@@ -45,7 +46,7 @@ def log_report(report: Report, preset: str | None = None, *, objective: Sequence
     own = "" if report.folder.resolve() == run_dir.resolve() else f"/{report.folder.name}"
     try:
         config = validate(TrackingConfig, about["pretraining"]["config"]["tracking"], str(run_dir))
-        with Tracker(config, run_dir) as tracker:
+        with Tracker(config, run_dir, apart=is_running()) as tracker:  # MLflow is imported there, and not here again
             tracker.metrics(values, step=about["step"], again=True)
             for name in ("report.json", "report.html", "report.md"):
                 tracker.artifact(report.folder / name, folder=f"report{own}")

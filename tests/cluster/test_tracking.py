@@ -204,10 +204,8 @@ def test_what_mlflow_refuses_for_good_holds_up_nothing(
 
 def test_system_load_is_sampled_beside_the_run(outputs: Path, client: Any) -> None:
     tracker = Tracker(config(outputs, system_metrics_s=1.0), outputs / "load")
-    sampled = tracker._system
-    assert sampled is not None
     while "system/cpu_utilization_percentage" not in tracker._account.last_steps:
-        sampled.join(0.05)
+        tracker._sender.join(0.05)
     tracker.close()
 
     metrics = client.get_run(run_id(outputs / "load")).data.metrics

@@ -21,7 +21,7 @@ from cluster.files.storage import write_atomic
 from cluster.settings import UserError, flatten
 from tuning.sweep.config import SettingsConfig
 from tuning.sweep.optuna_private import lock_of, pareto_front, reopen
-from tuning.sweep.space import Space, Value
+from tuning.sweep.space import Space, Value, as_optuna
 
 SCHEMA_VERSION = 1
 JOURNAL = "study.journal"
@@ -64,7 +64,7 @@ class SweepJournal:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.settings = settings
-        self._space = {path: distribution.optuna() for path, distribution in space.items()}
+        self._space = {path: as_optuna(distribution) for path, distribution in space.items()}
         _mend(folder / JOURNAL)
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),

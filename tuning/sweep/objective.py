@@ -47,11 +47,7 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 
 
 def check_targets(config: EvaluationConfig) -> None:
-    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained.
-
-    Raises:
-        UserError: names the task and what is missing.
-    """
+    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained."""
     from data_shards.read.reader import ShardSet
     from evaluation.tasks import read_target, why_not
 

@@ -19,7 +19,18 @@ from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job
 from tuning.sweep.objective import check_targets, objective_evaluation, on_split
-from tuning.sweep.space import Space, Value, check_space, defaults, describe, place, read_space, tried
+from tuning.sweep.space import (
+    Space,
+    Value,
+    as_optuna,
+    check_space,
+    defaults,
+    describe,
+    ends_of,
+    place,
+    read_space,
+    tried,
+)
 
 PLACES = ("data.labelled", "data.unlabelled", "data.cache", "init_from")
 
@@ -160,7 +171,7 @@ def check_data(plan: SweepPlan, where: str) -> None:
     check_tree(plan.base)
     for path, distribution in plan.space.items():
         if path.split(".")[0] in ("data", "views", "augment"):
-            for value in {distribution.ends()[0], distribution.ends()[-1]}:
+            for value in {ends_of(distribution)[0], ends_of(distribution)[-1]}:
                 try:
                     check_tree(place(plan.base, {path: value}))
                 except UserError as error:
@@ -179,7 +190,7 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
     sampler = SAMPLERS[settings.sampler](settings.seed, settings.startup)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     asked = optuna.create_study(sampler=sampler, directions=["maximize"] * len(config.objective.metrics)).ask(
-        {path: distribution.optuna() for path, distribution in plan.space.items()}
+        {path: as_optuna(distribution) for path, distribution in plan.space.items()}
     )
     estimate: dict[str, Any] = {"hours": None, "basis": "unknown until the corpus is built"}
     if not plan.build:

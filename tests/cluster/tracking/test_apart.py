@@ -1,0 +1,302 @@
+"""Laws of the process that sends a run's log: MLflow gets the same as from a thread, and it ends with its parent."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.settings import UserError
+from cluster.tracking import Tracker, TrackingConfig, apart, replay
+from cluster.tracking.account import Account, Note, is_waiting
+from trainers.state.metrics_log import MetricsLog
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+LATEST_S = 120.0
+"""No law: a machine whose cores are all busy imports MLflow in tens of seconds."""
+
+
+def until(true: Callable[[], bool], seconds: float = LATEST_S) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    return found
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose runs share one SQLite store."""
+    yield tmp_path_factory.mktemp("outputs-apart")
+    if apart.is_running():
+        apart.running().kill()
+
+
+@pytest.fixture
+def client(outputs: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(f"sqlite:///{outputs / 'mlflow.db'}")
+
+
+def config(outputs: Path, **options: Any) -> TrackingConfig:
+    return TrackingConfig(uri=f"sqlite:///{outputs / 'mlflow.db'}", **({"system_metrics_s": 0.0} | options))
+
+
+def run_id(run_dir: Path) -> str:
+    found: str = json.loads((run_dir / "tracking" / "state.json").read_text())["run_id"]
+    return found
+
+
+def logged(outputs: Path, name: str, *, alone: bool) -> Path:
+    """A run of two starts, the second repeating a step, with a damaged row and a value that MLflow refuses."""
+    run_dir, bad = outputs / name, "m" * 300
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    (outputs / "report.md").write_text("# report")
+    for first, last in ((1, 4), (3, 6)):
+        log.cut_back(first - 1)
+        with Tracker(config(outputs), run_dir, apart=alone) as tracker:
+            tracker.params({"optim.steps": last, "seed": 0})
+            tracker.tags({"recipe": "own"})
+            for step in range(first, last + 1):
+                log.write({"step": step, "loss": float(10 * first + step), "share/encoder": 0.5, bad: 1.0})
+            with (run_dir / "metrics.jsonl").open("ab") as file:
+                file.write(b'{"step": 2, "lo\n')
+            tracker.metrics({"score": float(first)}, first)
+            tracker.dataset("labelled", "d" * 64, "/data/labelled")
+            tracker.artifact(outputs / "report.md", "report")
+            assert tracker.close(wait_s=LATEST_S)
+    return run_dir
+
+
+def seen(client: Any, run_dir: Path) -> dict[str, Any]:
+    """All that MLflow shows of a run, without what each run has for itself: ids and times."""
+    run = client.get_run(run_id(run_dir))
+    curves = {
+        key: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
+    }
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "report")]
+    tags = {key: value for key, value in run.data.tags.items() if key not in ("counterpoint.run", "mlflow.runName")}
+    data = [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
+    return {
+        "curves": curves,
+        "params": run.data.params,
+        "tags": tags,
+        "data": data,
+        "files": files,
+        "end": run.info.status,
+    }
+
+
+def test_mlflow_gets_from_the_process_what_it_gets_from_the_thread(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, said = [], []
+    for alone in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            run_dir = logged(outputs, f"alone {alone}", alone=alone)
+        found.append(seen(client, run_dir))
+        said.append([record.getMessage().replace(str(run_dir), "RUN") for record in caplog.records])
+        assert not is_waiting(run_dir)
+    assert found[0] == found[1]
+    assert [step for step, _ in found[1]["curves"]["1 train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert said[0] == said[1]
+    assert any("MLflow refuses metric 4 views/mmm" in words for words in said[1])
+    assert any("RUN: 1 damaged lines were skipped" in words for words in said[1])
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from cluster.tracking import Tracker, TrackingConfig, apart
+from trainers.state.metrics_log import MetricsLog
+store, run_dir = sys.argv[1], Path(sys.argv[2])
+log = MetricsLog(run_dir / "metrics.jsonl")
+tracker = Tracker(TrackingConfig(uri=store, system_metrics_s=1), run_dir, apart=True)
+for step in range(1, 201):
+    log.write({"step": step, "loss": float(step)})
+    tracker.metrics({"score": float(step)}, step)
+while "close" in sys.argv and "system/cpu_utilization_percentage" not in tracker._account.last_steps:
+    tracker._sender.join(0.05)
+print(tracker.close(wait_s=240) if "close" in sys.argv else apart.running().pid, flush=True)
+print([name for name in sys.modules if name.partition(".")[0] == "mlflow"], flush=True)
+tracker._sender.join(300) if "close" not in sys.argv else None
+sys.stdin.read()
+"""
+
+
+def test_the_process_that_trains_never_imports_mlflow(outputs: Path, client: Any) -> None:
+    """And the machine's load is sampled all the same."""
+    run_dir = outputs / "clean"
+    store = f"sqlite:///{outputs / 'mlflow.db'}"
+    done = subprocess.run(
+        [sys.executable, "-c", APART, store, str(run_dir), "close"],
+        check=False,
+        capture_output=True,
+        text=True,
+        input="",
+    )
+    assert done.stdout.splitlines() == ["True", "[]"], done.stderr
+    metrics = client.get_run(run_id(run_dir)).data.metrics
+    assert metrics["1 train/loss"] == metrics["score"] == 200.0
+    assert 0 <= metrics["system/cpu_utilization_percentage"] <= 100
+
+
+@pytest.fixture
+def parent() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
+    """Starts a process that trains, and returns it with the number of the one that sends for it."""
+    with ExitStack() as stack:
+
+        def start(*arguments: object) -> tuple[subprocess.Popen[str], int]:
+            command = [sys.executable, "-c", APART, *map(str, arguments)]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            assert process.stdout
+            return process, int(process.stdout.readline())
+
+        yield start
+
+
+def test_it_ends_within_ten_seconds_of_a_killed_parent_and_replay_brings_the_rest_once(
+    outputs: Path, client: Any, parent: Callable[..., tuple[subprocess.Popen[str], int]]
+) -> None:
+    run_dir = outputs / "killed"
+    training, sender = parent(f"sqlite:///{outputs / 'mlflow.db'}", run_dir)
+    state = run_dir / "tracking" / "state.json"
+    assert until(lambda: "run_id" in json.loads(state.read_text()))
+    os.kill(sender, signal.SIGTERM)  # a machine's shutdown asks everybody; the parent may have rows to come
+    os.kill(sender, signal.SIGINT)
+    assert is_there(sender)
+    training.kill()
+    assert until(lambda: not is_there(sender), 10.0)
+    assert replay(run_dir, wait_s=LATEST_S)
+    for key in ("1 train/loss", "score"):
+        steps = [point.step for point in client.get_metric_history(run_id(run_dir), key)]
+        assert steps == list(range(1, 201))
+
+
+def test_it_ends_with_its_parent_while_a_request_hangs(
+    tmp_path: Path, parent: Callable[..., tuple[subprocess.Popen[str], int]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections and never answers
+        server.settimeout(LATEST_S)
+        training, sender = parent(f"http://127.0.0.1:{server.getsockname()[1]}", tmp_path / "run")
+        connections = [server.accept()[0] for _ in range(2)]  # the parent's look at the server, and a request
+        training.kill()
+        assert until(lambda: not is_there(sender), 10.0)
+        for connection in connections:
+            connection.close()
+    assert is_waiting(tmp_path / "run")
+
+
+def test_a_process_that_was_killed_is_replaced_and_nothing_is_lost_or_doubled(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = outputs / "replaced"
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        for step in range(1, 11):
+            log.write({"step": step, "loss": float(step)})
+        assert until(lambda: tracker._account.state["sent"]["step"] == 10)
+        os.kill(apart.running().pid, signal.SIGKILL)
+        for step in range(11, 31):
+            log.write({"step": step, "loss": float(step)})
+        assert tracker.close(wait_s=LATEST_S)
+    steps = [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")]
+    assert steps == list(range(1, 31))
+
+
+def test_nothing_is_marked_that_a_killed_process_did_not_send(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never comes back; `close` waits no longer than it was told, and says what waits and what to do."""
+    monkeypatch.setattr("cluster.tracking.sender.LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("cluster.tracking.apart._MAIN", "import os; os._exit(3)")
+    monkeypatch.setenv("MLFLOW_OF_THIS_TEST", "1")  # another environment, so another process
+    run_dir = outputs / "never"
+    tracker = Tracker(config(outputs), run_dir, apart=True)
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
+    assert not tracker.close(wait_s=1)
+    assert is_waiting(run_dir)
+    assert "the process that sends has ended" in caplog.text
+    assert f"counterpoint replay '{run_dir}'" not in caplog.text  # no space in its name
+    assert f"counterpoint replay {run_dir}" in caplog.text
+    monkeypatch.undo()
+    assert replay(run_dir, wait_s=LATEST_S)
+
+
+def test_a_process_that_does_not_answer_is_killed_and_the_folder_is_free(
+    outputs: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.tracking.sender.LAST_REQUEST_S", 0.1)
+    run_dir = outputs / "hangs"
+    tracker = Tracker(config(outputs), run_dir, apart=True)
+    assert until(lambda: tracker.run_id is not None)
+    sender = apart.running().pid
+    os.kill(sender, signal.SIGSTOP)
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
+    assert not tracker.close(wait_s=3)
+    assert not is_there(sender)
+    with Tracker(config(outputs), run_dir, apart=True) as second:
+        assert second.close(wait_s=LATEST_S)
+    points = client.get_metric_history(run_id(run_dir), "1 train/loss")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5)]
+
+
+def test_runs_of_one_process_share_the_process_that_sends(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Tracker(config(outputs), outputs / "first", apart=True) as tracker:
+        assert until(lambda: tracker.run_id is not None)
+        first = apart.running().pid
+    with Tracker(config(outputs), outputs / "second", apart=True) as tracker:
+        assert until(lambda: tracker.run_id is not None)
+        assert apart.running().pid == first
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")  # what it was started without
+    assert not apart.is_running()
+
+
+def test_two_processes_cannot_send_one_run(outputs: Path) -> None:
+    with (
+        Tracker(config(outputs), outputs / "held", apart=True),
+        pytest.raises(UserError, match="another process is running there"),
+    ):
+        Tracker(config(outputs), outputs / "held", apart=True)
+
+
+def test_a_store_that_cannot_be_opened_is_a_trouble_and_no_end(tmp_path: Path) -> None:
+    """What the process answers where its own part fails: the parent's thread must not wait for ever."""
+    account = Account(tmp_path / "run")
+    account.set_home("gopher://nowhere", "x")
+    account.state |= {"name": "n", "parent": None, "status": {"status": "RUNNING", "time_ms": 1}}
+    ours, theirs = Pipe()
+    serving = threading.Thread(target=apart.serve, args=(theirs,))
+    serving.start()
+    for state in (account.snapshot(), account.snapshot()):
+        ours.send(("key", account.folder, 0.0, state))
+        note: Note = ours.recv()
+        assert note["trouble"]["text"]
+    ours.close()
+    serving.join(LATEST_S)
+    assert not serving.is_alive()
+    account.close()
