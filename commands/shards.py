@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
+from cluster.imports import uncollected
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, positional, print_json, progress, quoted, say, then
 from data_shards.build.checks import require_place
@@ -208,7 +209,8 @@ def _build(
     ray: bool,
     about: Mapping[str, object] | None = None,
 ) -> None:
-    from data_shards.build.build import Progress, build
+    with uncollected():
+        from data_shards.build.build import Progress, build
 
     mapper: MapJobs | None = None
     if ray:
