@@ -41,7 +41,9 @@ OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_AD
 Overrides = Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: build.codec=flac build.rate=16000")]
 Words = Annotated[
     str | None,
-    typer.Option(help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
+    typer.Option(
+        help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-,?,…"
+    ),
 ]
 Separator = Annotated[
     str | None,
