@@ -16,15 +16,12 @@ from typing import IO, Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import Progress
-from cluster.settings import UserError
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, previews
 
 GENERATOR = '<meta name="generator" content="counterpoint">'
-HEAD_BYTES = 4096
-"""Of a page, in which `GENERATOR` is."""
 ASSETS = files("evaluation.explore") / "assets"
 SCRIPTS = {"map": ("player.js", "colours.js", "canvas.js", "map.js"), "results": ("player.js", "results.js")}
 """Of each kind of page; they are one script, in this order."""
@@ -46,11 +43,7 @@ def check_page(path: Path, key: str) -> None:
     Raises:
         UserError: names the place and the remedy.
     """
-    require_writable_file(path, key)
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            if GENERATOR.encode() not in file.read(HEAD_BYTES):
-                raise UserError(f"{key} {path}: is there already and is no page of counterpoint; give another file")
+    require_replaceable_file(path, key, "page of counterpoint", GENERATOR.encode())
 
 
 def write_page(
