@@ -63,7 +63,7 @@ def _torch(way: str, name: str) -> Callable[[Any], Any]:
         from evaluation.embed import run_encoder  # type: ignore[import-not-found]
         from trainers.frozen import FrozenEncoder  # type: ignore[import-not-found]
     else:
-        from cluster.machine.memory import keep_freed_memory
+        from cluster.machine.process import keep_freed_memory
         from evaluation.embeddings.embed import run_encoder
         from trainers.inference.frozen import FrozenEncoder
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 from cluster.settings import load_config
 from trainers.config import ExperimentConfig
 from trainers.frontends.frontend import build_frontend

@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.machine.cores import num_cores
-from cluster.machine.environment import WAIT_POLICY
+from cluster.machine.process import WAIT_POLICY, num_cores
 
 STEPS = """
 import sys, time

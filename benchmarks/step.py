@@ -30,14 +30,14 @@ import torch
 from benchmarks import step_gpu
 from benchmarks.loss import Rows, authors, resident_bytes
 from benchmarks.windows import TAGS, make_batch
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 from cluster.machine.resources import multiplies_bfloat16
 from data_shards.sampling.config import DataConfig
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import EncoderConfig
 from trainers.encoders.sample_cnn import SampleCnn
 from trainers.frontends.config import FrontendConfig
-from trainers.monitor.timing import PhaseClock
+from trainers.monitor.metrics import PhaseClock
 from trainers.state.optim_config import OptimConfig
 from trainers.step import StepTrainer
 from trainers.views.views import ViewMaker, window_frames

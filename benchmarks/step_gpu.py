@@ -26,7 +26,7 @@ from data_shards.sampling.config import DataConfig
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import EncoderConfig
 from trainers.frontends.config import FrontendConfig
-from trainers.monitor.timing import PhaseClock
+from trainers.monitor.metrics import PhaseClock
 from trainers.state.optim_config import OptimConfig
 from trainers.step import StepTrainer
 from trainers.views.views import ViewMaker, Views, stream_views, window_frames

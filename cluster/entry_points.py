@@ -47,11 +47,7 @@ def entry_points_in(text: str) -> list[str]:
 
 
 def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Refuse a name that is neither known nor ``module:factory``, and settings beside a known one. Imports nothing.
-
-    Raises:
-        ValueError: names what is known and the nearest.
-    """
+    """Refuse a name that is neither known nor ``module:factory``, and settings beside a known one. Imports nothing."""
     if is_entry_point(name):
         return
     names = list(known)
@@ -125,6 +121,8 @@ def check_settings(
     """
     parameters, hints = _parameters(factory), _hints(factory)
     free = {name: item for name, item in parameters.items() if name not in given}
+    if not free and not settings:
+        return {}
     only = next(iter(free), "")
     if len(free) == 1 and is_dataclass(hints.get(only)):
         built = _validated(hints[only], settings, key)

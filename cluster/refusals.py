@@ -35,10 +35,6 @@ class Refusals:
             self.add(str(error))
 
     def require_none(self) -> None:
-        """Refuse where anything was noted.
-
-        Raises:
-            UserError: all of it, one refusal a line.
-        """
+        """Refuse where anything was noted."""
         if self._found:
             raise UserError("\n".join(self._found))

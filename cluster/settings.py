@@ -62,9 +62,6 @@ class Config:
         Args:
             rule: as `in_range` reads it.
             names: of the fields.
-
-        Raises:
-            ValueError: names the first field that breaks the rule.
         """
         for name in names:
             value = getattr(self, name)

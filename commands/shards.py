@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.entry_points import is_entry_point
-from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
+from cluster.files.outputs import require_apart, require_replaceable_file, require_writable_folder
+from cluster.imports import uncollected
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, positional, print_json, progress, quoted, say, then
 from data_shards.build.checks import require_place
@@ -41,7 +42,9 @@ OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_AD
 Overrides = Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: build.codec=flac build.rate=16000")]
 Words = Annotated[
     str | None,
-    typer.Option(help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
+    typer.Option(
+        help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-,?,…"
+    ),
 ]
 Separator = Annotated[
     str | None,
@@ -208,9 +211,14 @@ def _build(
     ray: bool,
     about: Mapping[str, object] | None = None,
 ) -> None:
-    from data_shards.build.build import Progress, build
+    with uncollected():
+        from data_shards.build.build import Progress, build
 
-    mapper = _over_ray(config.workers) if ray else None
+    mapper: MapJobs | None = None
+    if ray:
+        from cluster.ray_runtime.map import ray_map
+
+        mapper = partial(ray_map, name_of=lambda job: job.name, workers=config.workers)
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
         def shown(now: Progress) -> None:
@@ -242,12 +250,6 @@ def _use(index: "ShardIndex", out: Path) -> list[str]:
     return words + ["data.b_s=0"] * (not count) + ["data.b_s=1"] * (0 < count == len(train))
 
 
-def _over_ray(workers: int) -> "MapJobs":
-    from cluster.ray_runtime.map import ray_map
-
-    return partial(ray_map, name_of=lambda job: job.name, workers=workers)
-
-
 @app.command("index")
 def index(
     folder: Annotated[Path, positional("FOLDER", "Folder of WebDataset tars.")],
@@ -255,7 +257,7 @@ def index(
 ) -> None:
     """Index tars that another program wrote: KEY.wav (PCM16 mono) or KEY.flac, and KEY.json, for each clip.
 
-    The index of a set of 0.1 (index.parquet) is converted to index.arrow; its shards and its hash stay.
+    A set of 0.1, with index.parquet alone, gets an index.arrow; its shards and its hash stay.
     """
     from data_shards.build.index_writer import convert_index, index_shards, is_convertible
     from data_shards.format.paths import MANIFEST_NAME
@@ -309,9 +311,7 @@ def show(
     if page:
         if "://" in folder and not cache:
             raise UserError(f"{folder}: a page plays clips, whose shards are copied first; give --cache DIR")
-        require_writable_file(page, "--page")
-        if page.suffix in (".tar", ".parquet", ".json") and page.exists():
-            raise UserError(f"--page {page}: exists and is no page; give the name of an HTML file")
+        require_replaceable_file(page, "--page", "HTML page", b"<!doctype html>")
         if cache:
             require_writable_folder(cache, "--cache")
     _show(folder, as_json)

@@ -11,11 +11,7 @@ FILES = ("report.json", "report.md", "report.html", "report.csv", "report.tex", 
 
 
 def check_outputs(out: Path, config: EvaluationConfig) -> None:
-    """Try every place that an evaluation writes to.
-
-    Raises:
-        UserError: names the place and its option.
-    """
+    """Try every place that an evaluation writes to."""
     folders = {"--out": [out, out / "splits"], "cache": [Path(config.cache or out / "embeddings")]}
     folders["data.cache"] = [Path(config.data.cache)] if config.data.cache else []
     for key, places in folders.items():

@@ -12,17 +12,13 @@ from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
 from evaluation.encoders.encoder import SUBJECT, spaces_of
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols
+from evaluation.tasks.kind import metric_names
 from trainers.inference.spaces import space_in
 
 
 def check_request(inputs: EvaluationInputs) -> None:
-    """Refuse whatever could not be answered.
-
-    Raises:
-        UserError: names the key, and the nearest right value where there is one.
-    """
+    """Refuse whatever could not be answered."""
     shards, config = inputs.shards, inputs.config
     for encoder in inputs.encoders.values():
         check_rate(encoder, shards.rate, shards.uri, resample=config.chunking.resample)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cluster.files.storage import write_atomic
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 from cluster.provenance import provenance
 from cluster.settings import RunError, to_tree
 from data_shards.read.loader import MAX_NAMED, BatchLoader

@@ -3,18 +3,20 @@
 Shape suffixes: N views of this rank, C tags, E encoder width, D width of the head's output: projections or C logits.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data_shards.format.records import SAMPLE_RATE
-from trainers.distributed.batch_norm import convert_batch_norm
+from trainers.distributed.batch_norm import convert_batch_norm, running_statistics
 from trainers.encoders.branched import Branched
 from trainers.encoders.config import INVARIANT, PROJECTION_WIDTH, EncoderConfig, HeadConfig
 from trainers.encoders.encoder import Encoder
-from trainers.encoders.learned_frontend import LearnedFrontend
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.nfnet import SlowFastNfnet
 from trainers.encoders.own import build_own
@@ -138,16 +140,8 @@ def build_model(
     micro_rows: int | None = None,
     frontend: FrontendConfig | None = None,
 ) -> ContrastiveModel:
-    """A model at its first weights, the same for the same seed on every rank.
-
-    Args:
-        encoder: which network.
-        head: its hidden width, and the width of projections.
-        loss: the objective; it decides what the head ends in.
-        seed: of the first weights.
-        num_tags: C, outputs of a supervised head.
-        micro_rows: as for `build_encoder`.
-        frontend: as for `build_encoder`.
+    """A model at its first weights, the same for the same seed on every rank. A supervised head has ``num_tags``
+    outputs, C; other arguments are those of `build_encoder`.
     """
     width = (head.width or PROJECTION_WIDTH) if head_outputs(loss) == "projections" else num_tags
     with torch.random.fork_rng(devices=[]):
@@ -155,3 +149,78 @@ def build_model(
         network = build_encoder(encoder, micro_rows, frontend=frontend, variant=head.variant)
         projector = Projector(network, hidden=head.hidden, width=width, variant=head.variant)
         return ContrastiveModel(projector, build_loss(loss, head.variant))
+
+
+class LearnedFrontend(Encoder):
+    """nnAudio's kernels, then a network on the spectrogram they make; both are in gradients, snapshots and exports."""
+
+    def __init__(self, frontend: nn.Module, network: Encoder) -> None:
+        super().__init__()
+        self.frontend, self.network = frontend, network
+        self.width = network.width
+
+    @property
+    def spaces(self) -> Mapping[str, slice]:
+        """Those of the network."""
+        return self.network.spaces
+
+    @property
+    def body(self) -> nn.Module:
+        """The network's: its blocks are the ones that checkpointing counts."""
+        return self.network.body
+
+    def forward(self, wave_NT: Tensor) -> Tensor:
+        """Embed waves; the transform stays in float32, whatever the products after it are.
+
+        Args:
+            wave_NT: float32 in [-1, 1].
+
+        Returns:
+            h_NE, shape (N, width).
+        """
+        with torch.autocast(wave_NT.device.type, enabled=False):
+            spectrogram = self.frontend(wave_NT.float())
+        h_NE: Tensor = self.network(spectrogram)
+        return h_NE
+
+
+def checkpoint_first(encoder: nn.Module, count: int) -> None:
+    """Keep only the inputs of the encoder's first blocks, in place; names of weights stay.
+
+    These blocks work at the full length of the audio and hold most of the activations; backward computes them again.
+    Gradients, running statistics and random draws are those of the plain step, bit for bit on a CPU.
+
+    Args:
+        encoder: its blocks are its children in order, those of a Sequential of Sequentials one by one.
+        count: blocks, ≥ 0.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    blocks = list_blocks(encoder)
+    if count > len(blocks):
+        raise ValueError(f"checkpoint_blocks={count}: the encoder has {len(blocks)} blocks")
+    for block in blocks[:count]:
+        # On the instance: a wrapping module would rename every weight of the block.
+        setattr(block, "forward", partial(_checkpointed, block, block.forward))  # noqa: B010  # mypy forbids the plain form
+
+
+def list_blocks(encoder: nn.Module) -> list[nn.Module]:
+    """The encoder's blocks in the order in which it defines them."""
+    blocks: list[nn.Module] = []
+    for child in encoder.children():
+        nested = isinstance(child, nn.Sequential | nn.ModuleList) and all(len(list(x.children())) for x in child)
+        blocks += list(child.children()) if nested else [child]
+    return blocks
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
+        # The second forward sees the same batch again: running statistics have moved for it already.
+        return nullcontext(), running_statistics(block, "hold")
+
+    result: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return result

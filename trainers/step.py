@@ -25,12 +25,9 @@ from trainers.frontends.frontend import build_frontend
 from trainers.losses.contrastive.launch import obstacle as losses_obstacle
 from trainers.losses.music_text import MusicTextLoss
 from trainers.losses.projected import LossResult, Projected
-from trainers.model import ContrastiveModel, Network, build_model
-from trainers.monitor.metrics import alignment_and_uniformity, alignment_of, effective_rank, watched
-from trainers.monitor.timing import PhaseClock
-from trainers.state.averaging import WeightAverage
-from trainers.state.checkpointing import checkpoint_first
-from trainers.state.optim import build_optimizer, learning_rate, set_rate
+from trainers.model import ContrastiveModel, Network, build_model, checkpoint_first
+from trainers.monitor.metrics import PhaseClock, alignment_and_uniformity, alignment_of, effective_rank, watched
+from trainers.state.optim import WeightAverage, build_optimizer, learning_rate, set_rate
 from trainers.two_tower import (
     TowerInput,
     TowerProjector,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from cluster.machine.cores import num_cores
 from cluster.machine.placement import Bundle, Machine, copies
+from cluster.machine.process import num_cores
 from cluster.machine.resources import ResourcesConfig
 from cluster.ray_runtime.session import Session
 from cluster.ray_runtime.shared import Places

@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster.machine.cores import num_cores
-from cluster.machine.environment import PASSIVE, WAIT_POLICY
+from cluster.machine.process import PASSIVE, WAIT_POLICY, num_cores
 from cluster.settings import Config, UserError
 
 
@@ -93,12 +92,8 @@ def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
 
 
 def threads_per_worker(config: ResourcesConfig, cores: int | None = None, nodes: int = 1) -> int:
-    """Threads for a worker's kernels, so that the workers of a node together use its cores once.
-
-    Args:
-        config: of the run.
-        cores: cores of a node; None = of this machine.
-        nodes: machines the workers are spread over, ≥ 1.
+    """Threads for a worker's kernels, so that the workers of a node with these cores (None: of this machine) use them
+    once together.
 
     >>> threads_per_worker(ResourcesConfig(num_workers=2), cores=8)
     4

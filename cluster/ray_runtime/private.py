@@ -1,6 +1,6 @@
-"""Ray's private interfaces: every use of them, each behind a function, listed in `USED` for the contract test.
+"""Ray's private interfaces: every use of them, each behind a function.
 
-tests/cluster/test_private_names.py compares `USED` with the Ray that is installed and names what broke.
+tests/cluster/test_private_names.py compares them with the Ray that is installed and names what broke.
 """
 
 import sys
@@ -8,46 +8,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from cluster.private_names import PrivateName
-
-_JOBS, _SESSION, _CREDENTIALS = (f"cluster.ray_runtime.{name}" for name in ("jobs", "session", "credentials"))
-_TRAIN = "trainers.distributed.ray_train"
-USED = (
-    PrivateName("ray._raylet:Config.initialize", _CREDENTIALS, "reading RAY_AUTH_MODE again"),
-    PrivateName(
-        "ray._raylet:AuthenticationTokenLoader.instance", _CREDENTIALS, "reading the token again after it is made"
-    ),
-    PrivateName("ray._raylet:AuthenticationTokenLoader.reset_cache", _CREDENTIALS, "reading the token again"),
-    PrivateName("ray._raylet:GcsClient", _SESSION, "trying a token before Ray waits a minute for a wrong one"),
-    PrivateName(
-        "ray._private.ray_constants:RAY_DASHBOARD_STARTUP_TIMEOUT_S", _SESSION, "the dashboard's time on a busy machine"
-    ),
-    PrivateName(
-        "ray._private.runtime_env.packaging:_dir_travel",
-        _JOBS,
-        "the size of a checkout before it is sent",
-        ("path", "excludes", "handler", "include_gitignore"),
-    ),
-    PrivateName(
-        "ray._private.runtime_env.packaging:_get_excludes", _JOBS, "the files that are never sent", ("path", "excludes")
-    ),
-    PrivateName("ray.dashboard.modules.version:CURRENT_VERSION", _JOBS, "refusing a jobs API of another version"),
-    PrivateName(
-        "ray.train.torch:TorchTrainer._initialize_and_run_controller", _TRAIN, "worker counts that divide the batch"
-    ),
-    PrivateName("ray.train.v2.api.data_parallel_trainer:DatasetsCallback", _TRAIN, "an actor that nothing uses"),
-    PrivateName(
-        "ray.train.v2.api.data_parallel_trainer:PlacementGroupCleanerCallback", _TRAIN, "an actor that nothing uses"
-    ),
-    PrivateName("ray.train.torch:TorchTrainer._register_sigint_handler", _TRAIN, "a snapshot at Ctrl-C", ("self",)),
-    PrivateName(
-        "ray.train.v2._internal.execution.scaling_policy:ElasticScalingPolicy._count_possible_workers",
-        _TRAIN,
-        "worker counts that divide the batch",
-        ("self", "reserved_resources"),
-    ),
-)
 
 
 def forget_token() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.entry_points import shipped_modules
-from cluster.machine.cores import num_cores
 from cluster.machine.placement import Machine
+from cluster.machine.process import num_cores
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
 from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
 from cluster.ray_runtime.environment import require_same_versions

@@ -39,9 +39,6 @@ def require_shared(places: Places, machines: Sequence[Machine]) -> None:
     """Refuse folders that are not the same on each machine with a core for work, and an MLflow that only this one sees.
 
     An MLflow that nobody reaches is an outage as any other: runs keep what they could not send.
-
-    Raises:
-        UserError: names machine, key and remedy.
     """
     for folder in places.written.values():
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,11 +67,7 @@ class FolderTree:
             raise UserError(f"{self.root / path}: {error.strerror}") from None
 
     def audio(self, path: str) -> FileAudio:
-        """A file as audio, found in either Unicode form.
-
-        Raises:
-            UserError: as `spelled`.
-        """
+        """A file as audio, found in either Unicode form."""
         return FileAudio(str(self.root), self.spelled(path))
 
     def spelled(self, path: str) -> str:

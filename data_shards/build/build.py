@@ -12,21 +12,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from cluster.files.locks import LOCK_NAME, sole_writer
 from cluster.files.spool import Spool
 from cluster.files.storage import write_atomic
-from cluster.machine.cores import num_cores
+from cluster.machine.process import num_cores
 from cluster.processes.map import local_map
 from cluster.settings import Config, UserError
-from data_shards.build.checks import RECORD_NAME, ClipChecks, require_place, tidied_orders
+from data_shards.build.checks import RECORD_NAME, ClipChecks, require_place, tidied, tidied_orders
 from data_shards.build.index_writer import write_index
-from data_shards.build.jobs import Jobs
-from data_shards.build.progress import Progress, Tally, TooManyRejected
+from data_shards.build.rejections import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
 from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, read_entries, recipe_of
-from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME
+from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME
 from data_shards.format.records import Clip, Listing
 
 __all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "ShardsConfig", "build", "build_shard"]
@@ -49,6 +48,31 @@ class ShardsConfig(Config):
 
     build: BuildConfig = field(default_factory=BuildConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+
+
+class Jobs(Sequence[BuildJob]):
+    """A job for every `BuildConfig.clips_per_shard` clips; made `tidied` when it is asked for, and not kept."""
+
+    def __init__(self, clips: Sequence[Clip], folder: str, config: BuildConfig) -> None:
+        self._clips, self._folder, self._config = clips, folder, config
+
+    def __len__(self) -> int:
+        step = self._config.clips_per_shard
+        return (len(self._clips) + step - 1) // step
+
+    @overload
+    def __getitem__(self, at: int) -> BuildJob: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[BuildJob]: ...
+    def __getitem__(self, at: int | slice) -> BuildJob | list[BuildJob]:
+        """The job of a shard, or those of a slice."""
+        numbers = range(len(self))[at]
+        return self._job(numbers) if isinstance(numbers, int) else [self._job(number) for number in numbers]
+
+    def _job(self, number: int) -> BuildJob:
+        start = number * self._config.clips_per_shard
+        clips = tuple(map(tidied, self._clips[start : start + self._config.clips_per_shard]))
+        return BuildJob(number=number, clips=clips, folder=self._folder, config=self._config)
 
 
 def build(
@@ -79,7 +103,7 @@ def build(
             than allowed, or a worker's shard cannot be seen from this machine.
     """
     require_place(out, "the output")
-    out = out.resolve() if out.is_symlink() else out
+    out = out.resolve()
     listing = clips if isinstance(clips, Listing) else Listing(clips if isinstance(clips, Sequence) else Spool(clips))
     listing = replace(listing, vocabularies=tidied_orders(listing.vocabularies))
     clips = listing.clips
@@ -178,7 +202,7 @@ def _finish(folder: Path, out: Path, tally: Tally, *, config: BuildConfig, listi
     write_index(folder, entries, vocabularies=listing.vocabularies, extra=extra)
     # The paths of rejected files are those of this machine; the manifest is the same everywhere.
     write_atomic(folder / RECORD_NAME, json.dumps({"recipe": recipe, "rejected": [list(one) for one in rejected]}))
-    keep = {INDEX_NAME, MANIFEST_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard in shards)}
+    keep = {INDEX_NAME, MANIFEST_NAME, PARQUET_NAME, RECORD_NAME, LOCK_NAME, *(shard.name for shard in shards)}
     for path in folder.iterdir():
         if path.name not in keep:
             path.unlink()

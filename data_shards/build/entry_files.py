@@ -17,12 +17,12 @@ from data_shards.build.column_files import (
     TextListFile,
     numbers,
 )
+from data_shards.format.columns import UNKNOWN, arrow_numbers
 from data_shards.format.entries import Entry
 from data_shards.format.index import id_hash
 from data_shards.format.index_file import CODED, ID_ORDER, INTEGERS, TAG_SEPARATOR, TEXT_LISTS, TEXTS
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.shard_file import ShardFile
-from data_shards.format.vocabulary import UNKNOWN, check_order, encode_sets
 
 
 class EntryFiles:
@@ -122,7 +122,7 @@ class EntryFiles:
         for name in TEXTS:
             columns[name] = self._coded[name].arrow(self._folder) if name in CODED else self._texts[name].arrow()
         columns |= {name: numbers(column) for name, column in self._integers.items()}
-        columns[ID_ORDER] = pa.array(order.astype(np.int32 if self.count < 2**31 else np.int64))
+        columns[ID_ORDER] = arrow_numbers(order.astype(np.int32 if self.count < 2**31 else np.int64))
         columns["crc"] = self._crc.arrow()
         for column, names in self.vocabularies().items():
             columns[f"multilabel.{column}"] = self._tag_lists(column, names)
@@ -140,8 +140,7 @@ class EntryFiles:
             file, code, given = self._tags(column), self._tag_code[column], self._given.get(column)
             sets = [sorted(set(entry.multilabel.get(column, ()))) for entry in entries]
             if given is not None:
-                _check_known(entries, sets, column, given)
-                file.append(encode_sets(sets, given))
+                file.append(_codes(entries, sets, column, given))
             else:
                 file.append([[code.setdefault(tag, len(code)) for tag in tags] for tags in sets])
         for column in _names(entries, "categorical", self._categorical):
@@ -177,9 +176,25 @@ def _names(entries: Sequence[Entry], kind: str, known: Mapping[str, Any]) -> lis
     return sorted({name for entry in entries for name in getattr(entry, kind)} | known.keys())
 
 
-def _check_known(entries: Sequence[Entry], sets: Sequence[Sequence[str]], column: str, names: Sequence[str]) -> None:
-    known = set(names)
+def _codes(
+    entries: Sequence[Entry], sets: Sequence[Sequence[str]], column: str, names: Sequence[str]
+) -> list[list[int]]:
+    """Places of each entry's tags in a vocabulary that was given, ascending."""
+    code = {name: place for place, name in enumerate(names)}
     for entry, tags in zip(entries, sets, strict=True):
-        unknown = [tag for tag in tags if tag not in known]
+        unknown = [tag for tag in tags if tag not in code]
         if unknown:
             raise ValueError(f"clip {entry.key}: {column} {', '.join(unknown)} is not in the given vocabulary")
+    return [sorted(code[tag] for tag in tags) for tags in sets]
+
+
+def check_order(names: Sequence[str], column: str) -> tuple[str, ...]:
+    """A vocabulary that was given: its order is kept.
+
+    Raises:
+        ValueError: if a name is a duplicate or empty.
+    """
+    if len(set(names)) != len(names) or not all(names):
+        wrong = sorted({name for name in names if not name or list(names).count(name) > 1})
+        raise ValueError(f"vocabulary of {column}: {', '.join(map(repr, wrong))} is empty or a duplicate")
+    return tuple(names)

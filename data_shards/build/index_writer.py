@@ -15,9 +15,10 @@ import pyarrow as pa
 from cluster.files.locks import sole_writer
 from cluster.files.mapped import checksums
 from cluster.files.storage import atomic_file, write_atomic
+from data_shards.build.clip_table import write_clip_table
 from data_shards.build.column_files import ColumnFolder
 from data_shards.build.entry_files import EntryFiles
-from data_shards.format.columns import TextColumn
+from data_shards.format.columns import TextColumn, arrow_numbers
 from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.index_file import (
@@ -47,7 +48,7 @@ def write_index(
     vocabularies: Mapping[str, Sequence[str]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``index.arrow`` and ``manifest.json`` beside the shards.
+    """Write ``index.arrow``, ``manifest.json`` and the clips as ``index.parquet`` beside the shards.
 
     Args:
         folder: where the shards are.
@@ -120,7 +121,7 @@ def is_convertible(folder: Path) -> bool:
 
 
 def convert_index(folder: Path) -> dict[str, Any]:
-    """Write ``index.arrow`` for a set of 0.1 from its ``index.parquet``, which goes; its hash and its shards stay.
+    """Write ``index.arrow`` for a set of 0.1 from its ``index.parquet``; its hash and its shards stay.
 
     Returns:
         The manifest.
@@ -131,9 +132,7 @@ def convert_index(folder: Path) -> dict[str, Any]:
     """
     with sole_writer(folder, "convert a copy"):
         index = read_index(folder)
-        manifest = _write(folder, _batch_of(index), dict(index.manifest))
-        (folder / PARQUET_NAME).unlink(missing_ok=True)
-        return manifest
+        return _write(folder, _batch_of(index), dict(index.manifest))
 
 
 def _scanned(path: Path) -> Shard:
@@ -142,7 +141,7 @@ def _scanned(path: Path) -> Shard:
 
 
 def _write(folder: Path, batch: Any, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The table, then the manifest that names its checksums: a kill in between leaves a set that says what to do."""
+    """The index, then the manifest that names its checksums: a kill in between leaves a set that says what to do."""
     with atomic_file(folder / INDEX_NAME) as path:
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
@@ -151,6 +150,8 @@ def _write(folder: Path, batch: Any, manifest: dict[str, Any]) -> dict[str, Any]
         "version": INDEX_VERSION, "rows": batch.num_rows, "bytes": size, "sha256": sha256, "crc": list(crc)
     }  # fmt: skip
     write_atomic(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    with atomic_file(folder / PARQUET_NAME) as path:
+        write_clip_table(path, batch, manifest)
     return manifest
 
 
@@ -159,19 +160,19 @@ def _batch_of(index: ShardIndex) -> Any:
     columns: dict[str, Any] = {}
     for name in (*TEXTS, *INTEGERS):
         column = getattr(index, name)
-        columns[name] = column.arrow() if isinstance(column, TextColumn) else pa.array(column)
-    columns[ID_ORDER] = pa.array(index.id_order.astype(order_type(len(index))))
+        columns[name] = column.arrow() if isinstance(column, TextColumn) else arrow_numbers(column)
+    columns[ID_ORDER] = arrow_numbers(index.id_order.astype(order_type(len(index))))
     columns["crc"] = _lists(index.crc, index.crc_end)
     for name in label_columns(index.manifest):
         values = index.targets[name]
-        columns[name] = _lists(*values) if isinstance(values, tuple) else pa.array(values)
+        columns[name] = _lists(*values) if isinstance(values, tuple) else arrow_numbers(values)
     lists = {name: index.columns[name].arrow() for name in TEXT_LISTS}
     columns |= {name: column for name, column in lists.items() if column is not None}
     return pa.record_batch(columns)
 
 
 def _lists(flat: Any, ends: Any) -> Any:
-    return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat))
+    return pa.LargeListArray.from_arrays(arrow_numbers(ends), arrow_numbers(flat))
 
 
 def order_type(rows: int) -> type:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.files.mapped import DamagedError
-from data_shards.format.columns import TextColumn, TextLists
+from data_shards.format.columns import UNKNOWN, TextColumn, TextLists, to_matrix
 from data_shards.format.index_file import (
     TAG_SEPARATOR,
     MappedColumns,
@@ -30,7 +30,6 @@ from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME, no
 from data_shards.format.problems import Problem, ShardError
 from data_shards.format.records import SPLITS
 from data_shards.format.shard_file import ShardFile
-from data_shards.format.vocabulary import UNKNOWN, to_matrix
 
 T = TypeVar("T")
 
@@ -235,11 +234,8 @@ class ShardIndex:
 
 
 def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
-    """The index of a set on local disk.
-
-    Args:
-        folder: of the set.
-        every_block: check all of the table now, not the rest when it is read.
+    """The index of a set on local disk; with ``every_block`` all of the table is checked now, not the rest when it is
+    read.
 
     Raises:
         ShardError: if a checksum, a count or a bound does not hold, or the folder has none.
@@ -247,6 +243,9 @@ def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
     try:
         manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
         return open_table(manifest, folder / table_name(manifest), every_block=every_block)
+    except FileNotFoundError:
+        again = f"no {INDEX_NAME} there; delete {MANIFEST_NAME} and run counterpoint shards index {folder}"
+        raise ShardError(Problem(str(folder), None, None, no_set(folder) or again)) from None
     except OSError as error:
         problem = no_set(folder) or f"not a set of shards: {error.strerror}: {error.filename}"
         raise ShardError(Problem(str(folder), None, None, problem)) from None

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cluster.files.nearest import did_you_mean
+from cluster.files.outputs import did_you_mean
 from cluster.settings import UserError
 
 INDEX_NAME, MANIFEST_NAME = "index.arrow", "manifest.json"
 PARQUET_NAME = "index.parquet"
-"""The table of a set that 0.1 built; ``counterpoint shards index FOLDER`` converts it."""
+"""The clips for other programs; the index of a set that 0.1 built, which ``counterpoint shards index`` converts."""
 
 
 def no_set(folder: Path) -> str:

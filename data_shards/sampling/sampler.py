@@ -246,11 +246,7 @@ def chosen_share(id_hash: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 
 
 def check_world(batch: int, world: int) -> None:
-    """Refuse a number of ranks that does not divide the batch.
-
-    Raises:
-        UserError: with the nearest batches and numbers of ranks that work.
-    """
+    """Refuse a number of ranks that does not divide the batch."""
     if world >= 1 and batch % world == 0:
         return
     if world < 1:

@@ -105,11 +105,7 @@ def _checked(found: object, place: str) -> Clip:
 
 
 def _require_portable(clip: Clip, place: str) -> None:
-    """Refuse audio that no other process could read, or that a second run would not recognise.
-
-    Raises:
-        UserError: names the class and the remedy.
-    """
+    """Refuse audio that no other process could read, or that a second run would not recognise."""
     kind = type(clip.audio)
     if kind.__repr__ is object.__repr__:  # it holds an address: no build could be resumed
         raise UserError(f"{place}: {kind.__name__} has no repr that names its sound; make it a frozen dataclass")

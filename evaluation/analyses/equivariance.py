@@ -185,11 +185,7 @@ def _moved(
 
 
 def check_tracks(inputs: EvaluationInputs) -> None:
-    """Refuse a set without two tracks of every split that are long enough for the fastest rate.
-
-    Raises:
-        UserError: names the split and the length.
-    """
+    """Refuse a set without two tracks of every split that are long enough for the fastest rate."""
     shards, config = inputs.shards, inputs.config
     for encoder in inputs.encoders.values():
         for split in _splits(config):

@@ -94,11 +94,7 @@ def check_catalogue(catalogue: Path) -> None:
 
 
 def check_texts(texts: Sequence[str], option: str = "--text") -> None:
-    """Refuse texts without a letter or other sign, and those of a length that no text tower reads.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Refuse texts without a letter or other sign, and those of a length that no text tower reads."""
     for text in texts:
         if not text.strip():
             raise UserError(f"{option}: an empty text; describe the music in a few words")
@@ -131,11 +127,7 @@ def check_tasks(source: Path | str, tasks: Mapping[str, Task]) -> None:
 
 
 def check_space(source: Path | str, space: str) -> None:
-    """Refuse a space that an encoder on disk does not have.
-
-    Raises:
-        UserError: names ``--space`` and the spaces there are.
-    """
+    """Refuse a space that an encoder on disk does not have."""
     found = None if is_entry_point(str(source)) else on_disk(Path(source))
     if found is not None and found.spaces:
         space_in(dict.fromkeys(found.spaces, slice(0)), space, "--space")
@@ -145,9 +137,6 @@ def check_encoder_can_answer(source: Path | str, by: str | Weights = ALL, *, tex
     """Refuse texts for an encoder on disk without a text tower, and spaces that it does not have.
 
     Of a user's own code nothing is said: its spaces are known once it is made.
-
-    Raises:
-        UserError: names the option.
     """
     asked = parse_by(by) if isinstance(by, str) else by
     found = None if is_entry_point(str(source)) else on_disk(Path(source))

@@ -1,19 +1,117 @@
 """What is used of Ray and Optuna beyond their public interface is there, in the versions that are installed."""
 
 import ast
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.private_names import PrivateName, moved
-from cluster.ray_runtime import private
 from cluster.settings import ROOT
-from tuning.sweep import optuna_private
 
 PACKAGES = ("commands", "cluster", "data_shards", "trainers", "evaluation", "tuning")
 
 
-@pytest.mark.parametrize("name", [*private.USED, *optuna_private.USED], ids=lambda name: str(name.place))
+@dataclass(frozen=True)
+class PrivateName:
+    """One private name of a library."""
+
+    place: str
+    """``module:attribute.attribute``."""
+    used_by: str
+    """Module of this project."""
+    purpose: str
+    parameters: tuple[str, ...] = ()
+    """Of a function: parameters that are passed or overridden."""
+
+
+def moved(names: Iterable[PrivateName]) -> list[str]:
+    """A sentence for each name that the installed library has no longer, or whose parameters changed.
+
+    >>> moved([PrivateName("json:JSONEncoder._iter", "cluster.x", "streaming")])
+    ['json moved json:JSONEncoder._iter: used by cluster.x for streaming']
+    """
+    return [
+        f"{name.place.partition('.')[0].partition(':')[0]} {change}: used by {name.used_by} for {name.purpose}"
+        for name in names
+        if (change := _change(name))
+    ]
+
+
+def _change(name: PrivateName) -> str:
+    module, _, path = name.place.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in filter(None, path.split(".")):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return f"moved {name.place}"
+    try:
+        known = inspect.signature(found).parameters if name.parameters else {}
+    except (TypeError, ValueError):  # compiled code has no signature
+        return ""
+    lost = [word for word in name.parameters if word not in known]
+    return f"changed {name.place}, which has no {', '.join(lost)}" if lost else ""
+
+
+_JOBS, _SESSION, _CREDENTIALS = (f"cluster.ray_runtime.{name}" for name in ("jobs", "session", "credentials"))
+_TRAIN = "trainers.distributed.ray_train"
+OF_RAY = (
+    PrivateName("ray._raylet:Config.initialize", _CREDENTIALS, "reading RAY_AUTH_MODE again"),
+    PrivateName(
+        "ray._raylet:AuthenticationTokenLoader.instance", _CREDENTIALS, "reading the token again after it is made"
+    ),
+    PrivateName("ray._raylet:AuthenticationTokenLoader.reset_cache", _CREDENTIALS, "reading the token again"),
+    PrivateName("ray._raylet:GcsClient", _SESSION, "trying a token before Ray waits a minute for a wrong one"),
+    PrivateName(
+        "ray._private.ray_constants:RAY_DASHBOARD_STARTUP_TIMEOUT_S", _SESSION, "the dashboard's time on a busy machine"
+    ),
+    PrivateName(
+        "ray._private.runtime_env.packaging:_dir_travel",
+        _JOBS,
+        "the size of a checkout before it is sent",
+        ("path", "excludes", "handler", "include_gitignore"),
+    ),
+    PrivateName(
+        "ray._private.runtime_env.packaging:_get_excludes", _JOBS, "the files that are never sent", ("path", "excludes")
+    ),
+    PrivateName("ray.dashboard.modules.version:CURRENT_VERSION", _JOBS, "refusing a jobs API of another version"),
+    PrivateName(
+        "ray.train.torch:TorchTrainer._initialize_and_run_controller", _TRAIN, "worker counts that divide the batch"
+    ),
+    PrivateName("ray.train.v2.api.data_parallel_trainer:DatasetsCallback", _TRAIN, "an actor that nothing uses"),
+    PrivateName(
+        "ray.train.v2.api.data_parallel_trainer:PlacementGroupCleanerCallback", _TRAIN, "an actor that nothing uses"
+    ),
+    PrivateName("ray.train.torch:TorchTrainer._register_sigint_handler", _TRAIN, "a snapshot at Ctrl-C", ("self",)),
+    PrivateName(
+        "ray.train.v2._internal.execution.scaling_policy:ElasticScalingPolicy._count_possible_workers",
+        _TRAIN,
+        "worker counts that divide the batch",
+        ("self", "reserved_resources"),
+    ),
+)
+_USER = "tuning.sweep.journal"
+OF_OPTUNA = (
+    PrivateName("optuna:Trial", _USER, "opening a trial that a killed sweep left", ("study", "trial_id")),
+    PrivateName("optuna.trial:FrozenTrial", _USER, "the number of a trial in its storage, `_trial_id`", ("trial_id",)),
+    PrivateName(
+        "optuna:Trial._suggest", _USER, "values that a killed sweep had not drawn yet", ("name", "distribution")
+    ),
+    PrivateName("optuna.storages.journal._file:LOCK_FILE_SUFFIX", _USER, "removing the lock that a killed sweep left"),
+    PrivateName(
+        "optuna.study._multi_objective:_get_pareto_front_trials_by_trials",
+        _USER,
+        "the front without a copy of every trial",
+        ("trials", "directions"),
+    ),
+)
+
+
+@pytest.mark.parametrize("name", [*OF_RAY, *OF_OPTUNA], ids=lambda name: str(name.place))
 def test_a_private_name_is_where_its_user_expects_it(name: PrivateName) -> None:
     assert not moved([name])
 
@@ -29,7 +127,7 @@ def test_what_moved_is_named_with_its_user_and_purpose() -> None:
     ]
 
 
-@pytest.mark.parametrize("used", [private.USED, optuna_private.USED])
+@pytest.mark.parametrize("used", [OF_RAY, OF_OPTUNA])
 def test_every_user_is_a_module(used: tuple[PrivateName, ...]) -> None:
     for name in used:
         assert (ROOT / f"{name.used_by.replace('.', '/')}.py").is_file(), name

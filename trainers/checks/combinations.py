@@ -17,11 +17,7 @@ RESERVED = (INVARIANT, "all", "embedding")
 
 
 def check_towers(config: "ExperimentConfig") -> None:
-    """Refuse keys of two towers without them, and with them what they cannot be trained with.
-
-    Raises:
-        ValueError: names the key and what to set.
-    """
+    """Refuse keys of two towers without them, and with them what they cannot be trained with."""
     if not config.reads_texts:
         _refuse_without_towers(config)
         return
@@ -66,11 +62,7 @@ def _refuse_without_towers(config: "ExperimentConfig") -> None:
 
 
 def check_variants(config: "ExperimentConfig") -> None:
-    """Refuse ``head.variant`` and ``encoder.own_blocks`` that cannot do what they say.
-
-    Raises:
-        ValueError: names the key, what there is and what to set.
-    """
+    """Refuse ``head.variant`` and ``encoder.own_blocks`` that cannot do what they say."""
     effects = config.head.variant
     if not effects:
         _check_unused(config)

@@ -32,26 +32,18 @@ BLOCK = 1024
 
 
 def check_settings_can_learn(config: "ExperimentConfig") -> None:
-    """Refuse settings that make the loss constant whatever the data are.
-
-    Raises:
-        ValueError: names the keys that together leave nothing to learn, and values that do.
-    """
+    """Refuse settings that make the loss constant whatever the data are."""
     _check_optimiser(config)
     _check_statistics(config)
     if config.loss.objective in COMPARING:
-        _check_negatives(config)
+        if config.data.batch < 2:
+            raise ValueError(
+                f"data.batch={config.data.batch} with loss.objective={config.loss.objective}: a global batch of one "
+                "clip has no negatives and nothing to learn; take data.batch >= 2"
+            )
         if config.loss.objective == "contrastive":
             _check_positives(config)
         _check_projections(config)
-
-
-def _check_negatives(config: "ExperimentConfig") -> None:
-    if config.data.batch < 2:
-        raise ValueError(
-            f"data.batch={config.data.batch} with loss.objective={config.loss.objective}: a global batch of one clip "
-            "has no negatives and nothing to learn; take data.batch >= 2"
-        )
 
 
 def _check_positives(config: "ExperimentConfig") -> None:
@@ -123,11 +115,7 @@ def _check_statistics(config: "ExperimentConfig") -> None:
 
 
 def check_data_can_be_learned(config: "ExperimentConfig", loader: "BatchLoader") -> None:
-    """Refuse data that make the loss constant under these settings.
-
-    Raises:
-        UserError: names the set and the keys, and what to change.
-    """
+    """Refuse data that make the loss constant under these settings."""
     labels_KC, sizes = loader.drawn_labels(), loader.sampler.sizes
     if config.loss.objective in COMPARING:
         _check_clips(config, sizes)

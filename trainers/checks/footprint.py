@@ -161,7 +161,7 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
     import torch
 
     import trainers.pretrain  # what a run's process holds beside its step
-    from cluster.machine.memory import keep_freed_memory
+    from cluster.machine.process import keep_freed_memory
     from trainers.step import StepTrainer
     from trainers.views.batches import open_batches
     from trainers.views.views import ViewMaker

@@ -5,7 +5,7 @@ A wrong path or name is refused before torch is imported.
 
 from pathlib import Path
 
-from cluster.files.nearest import did_you_mean
+from cluster.files.outputs import did_you_mean
 from cluster.settings import UserError
 from trainers.models.shipped import ShippedModel, known_models, shipped_models
 
@@ -61,21 +61,13 @@ def _snapshot_in(path: Path) -> Path | None:
 
 
 def check_encoder(path: Path) -> None:
-    """Refuse what is neither a snapshot, nor an exported encoder, nor the name of a model that ships.
-
-    Raises:
-        UserError: names the nearest.
-    """
+    """Refuse what is neither a snapshot, nor an exported encoder, nor the name of a model that ships."""
     if not (locate(path) / ABOUT).is_file():
         find_snapshot(path)
 
 
 def check_order(source: Path, catalogue: Path, command: str) -> None:
-    """Refuse a model that is none; a message of its own where the catalogue is the model.
-
-    Raises:
-        UserError: names the nearest, or the right order.
-    """
+    """Refuse a model that is none; a message of its own where the catalogue is the model."""
     try:
         check_encoder(source)
     except UserError:

@@ -169,11 +169,7 @@ def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[
 
 
 def require_own_folder(folder: Path) -> None:
-    """Refuse a folder that `write_sounds` did not make.
-
-    Raises:
-        UserError: if it holds something else.
-    """
+    """Refuse a folder that `write_sounds` did not make."""
     if folder.exists() and not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder} is there and holds no views; choose another --out")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.locks import sole_writer
-from cluster.machine.cores import num_cores
+from cluster.machine.process import num_cores
 from cluster.machine.resources import num_gpus
 from cluster.progress import Progress
 from cluster.ray_runtime.session import has_cluster

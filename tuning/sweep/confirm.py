@@ -16,7 +16,7 @@ from evaluation.encoders.encoder import SUBJECT
 from evaluation.metrics.confidence import as_row, two_sided_p
 from evaluation.metrics.samples import RESAMPLES, load_resamples
 from tuning.study.results import LEVEL, averaged
-from tuning.sweep.jobs import Curve, Job
+from tuning.sweep.jobs import Curve, Job, Source
 
 FIRST_SEED = 1000
 """Seeds of the confirmation count from here above the sweep's own."""
@@ -24,8 +24,8 @@ SIDES = ("best", "preset")
 
 
 @dataclass
-class ConfirmRuns:
-    """The source of these runs: what is done is not run again."""
+class ConfirmRuns(Source):
+    """The source of these runs: what is done is not run again, and metrics under way decide nothing."""
 
     jobs: Sequence[Job]
     bar: Bar
@@ -42,9 +42,6 @@ class ConfirmRuns:
         number = self._left.pop(0)
         return number, self.jobs[number]
 
-    def reported(self, number: int, row: Mapping[str, Any]) -> None:
-        """Metrics of these runs decide nothing."""
-
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:  # noqa: ARG002
         """Mark it, with its values."""
         job = self.jobs[number]
@@ -54,9 +51,6 @@ class ConfirmRuns:
     def stopped(self, number: int, curve: Curve) -> None:  # noqa: ARG002
         """No scheduler stops them."""
         raise AssertionError(f"{self.jobs[number].name} was stopped")
-
-    def crashed(self, number: int, reason: str) -> None:
-        """It is started again."""
 
     def again(self, number: int) -> None:
         """Hand it out once more."""

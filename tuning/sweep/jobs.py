@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 Curve = list[tuple[int, float]]
 """(step, value) in order."""
@@ -44,33 +44,27 @@ class Job:
         return cls(**tree | {"metrics": tuple(tree["metrics"])})
 
 
-class Source(Protocol):
+class Source:
     """Where jobs come from, and what is reported about them; numbers name them."""
 
     def next(self) -> tuple[int, Job] | None:
         """The next job; None when there is none left."""
-        ...
+        raise NotImplementedError
 
     def reported(self, number: int, row: Mapping[str, Any]) -> None:
         """A metric of a job under way."""
-        ...
 
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:
         """A job has its values."""
-        ...
 
     def stopped(self, number: int, curve: Curve) -> None:
         """The scheduler stopped it."""
-        ...
 
     def crashed(self, number: int, reason: str) -> None:
         """It crashed and is started again."""
-        ...
 
     def again(self, number: int) -> None:
         """Hand it out once more."""
-        ...
 
     def failed(self, number: int, reason: str) -> None:
         """It crashed once too often."""
-        ...

@@ -21,7 +21,7 @@ from cluster.files.storage import write_atomic
 from cluster.settings import UserError, flatten
 from tuning.sweep.config import SettingsConfig
 from tuning.sweep.optuna_private import lock_of, pareto_front, reopen
-from tuning.sweep.space import Space, Value
+from tuning.sweep.space import Space, Value, as_optuna
 
 SCHEMA_VERSION = 1
 JOURNAL = "study.journal"
@@ -41,16 +41,10 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 
 
 class SweepJournal:
-    """The study of one folder, which the caller alone writes (`cluster.files.locks.sole_writer`).
+    """The study of one folder, which the caller alone writes (`cluster.files.locks.sole_writer`). All objectives are
+    maximised; the preset, where it is given, is tried first.
 
     Optuna copies every trial where a study is asked for its trials: seconds with 10,000. Here they are read in place.
-
-    Args:
-        folder: of the sweep.
-        settings: trials, sampler, seed.
-        space: distributions by path.
-        objectives: how many values a trial has; all are maximised.
-        first: a point to try first, if any: the preset.
     """
 
     def __init__(
@@ -64,7 +58,7 @@ class SweepJournal:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.settings = settings
-        self._space = {path: distribution.optuna() for path, distribution in space.items()}
+        self._space = {path: as_optuna(distribution) for path, distribution in space.items()}
         _mend(folder / JOURNAL)
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),

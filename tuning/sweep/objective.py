@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cluster.files.locks import sole_writer
 from cluster.settings import RunError, UserError, to_tree, validate
 from evaluation.config import EvaluationConfig
-from evaluation.kinds.kind import metric_names
+from evaluation.tasks.kind import metric_names
 from tuning.sweep.config import ObjectiveConfig, read_evaluation
 
 
@@ -53,7 +53,7 @@ def check_targets(config: EvaluationConfig) -> None:
         UserError: names the task and what is missing; none is optional here.
     """
     from data_shards.read.reader import ShardSet
-    from evaluation.tasks import read_targets
+    from evaluation.runnable import read_targets
 
     assert config.data.shards is not None
     needed = {name: replace(task, optional=False) for name, task in config.tasks.items()}

@@ -13,24 +13,6 @@ from optuna.storages.journal import _file
 from optuna.study import _multi_objective
 from optuna.trial import FrozenTrial
 
-from cluster.private_names import PrivateName
-
-_USER = "tuning.sweep.journal"
-USED = (
-    PrivateName("optuna:Trial", _USER, "opening a trial that a killed sweep left", ("study", "trial_id")),
-    PrivateName("optuna.trial:FrozenTrial", _USER, "the number of a trial in its storage, `_trial_id`", ("trial_id",)),
-    PrivateName(
-        "optuna:Trial._suggest", _USER, "values that a killed sweep had not drawn yet", ("name", "distribution")
-    ),
-    PrivateName("optuna.storages.journal._file:LOCK_FILE_SUFFIX", _USER, "removing the lock that a killed sweep left"),
-    PrivateName(
-        "optuna.study._multi_objective:_get_pareto_front_trials_by_trials",
-        _USER,
-        "the front without a copy of every trial",
-        ("trials", "directions"),
-    ),
-)
-
 
 def reopen(study: optuna.Study, number: int, space: Mapping[str, BaseDistribution]) -> optuna.Trial:
     """A running trial of a study, with the values that it has; those that it lacks are drawn."""

@@ -19,7 +19,18 @@ from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job
 from tuning.sweep.objective import check_targets, objective_evaluation, on_split
-from tuning.sweep.space import Space, Value, check_space, defaults, describe, place, read_space, tried
+from tuning.sweep.space import (
+    Space,
+    Value,
+    as_optuna,
+    check_space,
+    defaults,
+    describe,
+    ends_of,
+    place,
+    read_space,
+    tried,
+)
 
 PLACES = ("data.labelled", "data.unlabelled", "data.cache", "init_from")
 
@@ -50,14 +61,8 @@ class SweepPlan:
         return defaults(self.space, self.base)
 
     def job(self, name: str, folder: Path, values: Mapping[str, Value], *, one: Need, seed: int | None = None) -> Job:
-        """A run of this sweep.
-
-        Args:
-            name: as the tracker shows it.
-            folder: of the run.
-            values: at their dotted paths.
-            one: what a trial takes.
-            seed: of the run; then it is evaluated on the test split, and nothing stops it.
+        """A run of this sweep in its folder, called ``name`` in the tracker, with values at their dotted paths. With a
+        seed it is evaluated on the test split, and nothing stops it.
         """
         tree = place(self.base, values)
         resources, evaluated = self.resources, None if one.alone else one.worker
@@ -160,7 +165,7 @@ def check_data(plan: SweepPlan, where: str) -> None:
     check_tree(plan.base)
     for path, distribution in plan.space.items():
         if path.split(".")[0] in ("data", "views", "augment"):
-            for value in {distribution.ends()[0], distribution.ends()[-1]}:
+            for value in {ends_of(distribution)[0], ends_of(distribution)[-1]}:
                 try:
                     check_tree(place(plan.base, {path: value}))
                 except UserError as error:
@@ -179,7 +184,7 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
     sampler = SAMPLERS[settings.sampler](settings.seed, settings.startup)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     asked = optuna.create_study(sampler=sampler, directions=["maximize"] * len(config.objective.metrics)).ask(
-        {path: distribution.optuna() for path, distribution in plan.space.items()}
+        {path: as_optuna(distribution) for path, distribution in plan.space.items()}
     )
     estimate: dict[str, Any] = {"hours": None, "basis": "unknown until the corpus is built"}
     if not plan.build:

@@ -33,88 +33,46 @@ class Uniform(Config):
     high: float
 
     def __post_init__(self) -> None:
-        _check_ends(self.low, self.high)
-
-    def ends(self) -> tuple[Value, ...]:
-        """The values that decide whether all fit."""
-        return (self.low, self.high)
-
-    def optuna(self) -> "BaseDistribution":
-        """As Optuna samples it."""
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high)
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"its ends must be finite, got {self.low:g} and {self.high:g}")
+        if self.low >= self.high:
+            raise ValueError(f"its low end must be < its high end, got {self.low:g} and {self.high:g}; swap them")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogUniform(Config):
+class LogUniform(Uniform):
     """Any number between two, each order of magnitude as likely: for rates and temperatures."""
 
-    low: float
-    high: float
-
     def __post_init__(self) -> None:
-        _check_ends(self.low, self.high)
+        super().__post_init__()
         if self.low <= 0:
             raise ValueError(f"its low end must be > 0 (a logarithm), got {self.low:g}; take uniform, or a low end > 0")
 
-    def ends(self) -> tuple[Value, ...]:
-        """The values that decide whether all fit."""
-        return (self.low, self.high)
 
-    def optuna(self) -> "BaseDistribution":
-        """As Optuna samples it."""
-        from optuna.distributions import FloatDistribution
+@dataclass(frozen=True, kw_only=True)
+class Quantised(Uniform):
+    """``low``, ``low`` + ``step``, … up to ``high``."""
 
-        return FloatDistribution(self.low, self.high, log=True)
+    step: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high, step = self.low, self.high, self.step
+        if step <= 0:
+            raise ValueError(f"its step must be > 0, got {step:g}")
+        if not _is_whole((high - low) / step):
+            raise ValueError(
+                f"its high end must be low + a whole number of steps, got {low:g}, {high:g}, step {step:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole(Config):
+class Whole(Quantised):
     """A whole number from ``low`` to ``high``, both included, by steps."""
 
     low: int
     high: int
     step: int = 1
-
-    def __post_init__(self) -> None:
-        _check_ends(self.low, self.high)
-        _check_step(self.low, self.high, self.step)
-
-    def ends(self) -> tuple[Value, ...]:
-        """The values that decide whether all fit: every one, where there are few."""
-        values = range(self.low, self.high + 1, self.step)
-        return tuple(values) if len(values) <= 32 else (*values[:2], values[-1])
-
-    def optuna(self) -> "BaseDistribution":
-        """As Optuna samples it."""
-        from optuna.distributions import IntDistribution
-
-        return IntDistribution(self.low, self.high, step=self.step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantised(Config):
-    """``low``, ``low`` + ``step``, … up to ``high``."""
-
-    low: float
-    high: float
-    step: float
-
-    def __post_init__(self) -> None:
-        _check_ends(self.low, self.high)
-        _check_step(self.low, self.high, self.step)
-
-    def ends(self) -> tuple[Value, ...]:
-        """The values that decide whether all fit: every one, where there are few."""
-        count = round((self.high - self.low) / self.step) + 1
-        return tuple(_rounded(self.low + i * self.step) for i in range(count)) if count <= 32 else (self.low, self.high)
-
-    def optuna(self) -> "BaseDistribution":
-        """As Optuna samples it."""
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, step=self.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +85,8 @@ class Choice(Config):
         if len(set(map(repr, self.values))) < max(2, len(self.values)):
             raise ValueError(f"needs two or more different values, got {list(self.values)}")
 
-    def ends(self) -> tuple[Value, ...]:
-        """All of them."""
-        return self.values
 
-    def optuna(self) -> "BaseDistribution":
-        """As Optuna samples it."""
-        from optuna.distributions import CategoricalDistribution
-
-        return CategoricalDistribution(self.values)
-
-
-Distribution = Uniform | LogUniform | Whole | Quantised | Choice
+Distribution = Uniform | Choice
 KINDS: dict[str, type[Distribution]] = {
     "uniform": Uniform,
     "log_uniform": LogUniform,
@@ -148,6 +96,32 @@ KINDS: dict[str, type[Distribution]] = {
 }
 Space = dict[str, Distribution]
 """Dotted path → distribution, in the order of the file."""
+
+
+def as_optuna(distribution: Distribution) -> "BaseDistribution":
+    """As Optuna samples it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(distribution, Choice):
+        return CategoricalDistribution(distribution.values)
+    if isinstance(distribution, Whole):
+        return IntDistribution(distribution.low, distribution.high, step=distribution.step)
+    step = distribution.step if isinstance(distribution, Quantised) else None
+    log = isinstance(distribution, LogUniform)
+    return FloatDistribution(distribution.low, distribution.high, log=log, step=step)
+
+
+def ends_of(distribution: Distribution) -> tuple[Value, ...]:
+    """The values that decide whether all fit: every one, where there are few."""
+    if isinstance(distribution, Choice):
+        return distribution.values
+    low, high = distribution.low, distribution.high
+    if isinstance(distribution, Whole):
+        values = range(distribution.low, distribution.high + 1, distribution.step)
+        return tuple(values) if len(values) <= 32 else (*values[:2], values[-1])
+    if isinstance(distribution, Quantised) and (count := round((high - low) / distribution.step) + 1) <= 32:
+        return tuple(_rounded(low + i * distribution.step) for i in range(count))
+    return (low, high)
 
 
 def read_space(tree: Mapping[str, Mapping[str, Any]], where: str) -> Space:
@@ -213,15 +187,10 @@ def place(tree: Mapping[str, Any], values: Mapping[str, Value]) -> dict[str, Any
 
 
 def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callable[[ExperimentConfig], object]) -> None:
-    """Build the configuration at every end of every distribution, alone and in pairs, and let ``check`` see each.
+    """Build the configuration at every end of every distribution, alone and in pairs, and let ``check`` refuse what
+    only a whole configuration shows, such as workers that do not divide its batch.
 
     Pairs find what two paths forbid together: a least above a greatest, a share of a batch that is no clip.
-
-    Args:
-        space: distributions by path.
-        base: tree of the experiment that is varied.
-        where: file, for messages.
-        check: further refusals of a whole configuration, such as workers that do not divide its batch.
 
     Raises:
         UserError: names the path, the value and the remedy.
@@ -229,7 +198,7 @@ def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callab
     refusals = Refusals()
     for path, distribution in space.items():
         with refusals.noted():  # of the values of one path the first that does not fit
-            for value in distribution.ends():
+            for value in ends_of(distribution):
                 _check_values({path: value}, distribution, base, where, check)
     refusals.require_none()
     for (one, first), (two, second) in itertools.combinations(space.items(), 2):
@@ -240,7 +209,7 @@ def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callab
 
 
 def _extremes(distribution: Distribution) -> tuple[Value, ...]:
-    ends = distribution.ends()
+    ends = ends_of(distribution)
     return ends if isinstance(distribution, Choice) else (ends[0], ends[-1])
 
 
@@ -284,9 +253,7 @@ def _holds(distribution: Distribution, value: Any) -> bool:
     if not distribution.low <= value <= distribution.high:
         return False
     step = getattr(distribution, "step", None)
-    return step is None or math.isclose(
-        (value - distribution.low) / step, round((value - distribution.low) / step), abs_tol=1e-9
-    )
+    return step is None or _is_whole((value - distribution.low) / step)
 
 
 def describe(space: Space) -> dict[str, dict[str, Any]]:
@@ -304,20 +271,6 @@ def _listed(value: Any) -> list[Any]:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
-
-
-def _check_ends(low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"its ends must be finite, got {low:g} and {high:g}")
-    if low >= high:
-        raise ValueError(f"its low end must be < its high end, got {low:g} and {high:g}; swap them")
-
-
-def _check_step(low: float, high: float, step: float) -> None:
-    if step <= 0:
-        raise ValueError(f"its step must be > 0, got {step:g}")
-    if not _is_whole((high - low) / step):
-        raise ValueError(f"its high end must be low + a whole number of steps, got {low:g}, {high:g}, step {step:g}")
 
 
 def _is_whole(number: float) -> bool:

@@ -26,7 +26,7 @@ from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.placement import Need, concurrent, cores, need, places, wanted
 from tuning.study.sets import build_corpus
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
-from tuning.sweep.jobs import Curve, Job
+from tuning.sweep.jobs import Curve, Job, Source
 from tuning.sweep.journal import SweepJournal, claim
 from tuning.sweep.outcome import SweepResult, importances, note, rows_of, write_best, write_table
 from tuning.sweep.plan import SweepPlan, check_data
@@ -126,7 +126,7 @@ def _trials(
         )
 
 
-class _Trials:
+class _Trials(Source):
     """The journal's trials as Tune's jobs; whatever ends one is written down at once."""
 
     def __init__(self, plan: SweepPlan, journal: SweepJournal, one: Need, tracker: Tracker, bar: Bar) -> None:

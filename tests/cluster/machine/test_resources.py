@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.machine.cores import num_cores
+from cluster.machine.process import num_cores
 from cluster.machine.resources import ResourcesConfig, threads_per_worker, uses_gpu, worker_environment
 from cluster.settings import UserError
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import doctor
-from cluster.machine import environment as process_environment
-from cluster.machine import scratch
+from cluster.machine import process, scratch
 from cluster.ray_runtime import credentials, session
 from cluster.settings import RunError, UserError
 
@@ -147,12 +146,12 @@ def test_a_home_that_can_be_written_to_keeps_the_caches(tmp_path: Path, monkeypa
 
 
 def test_threads_wait_passively_unless_the_user_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(process_environment.WAIT_POLICY, "ACTIVE")
-    process_environment.prepare()
-    assert os.environ[process_environment.WAIT_POLICY] == "ACTIVE"
-    monkeypatch.delenv(process_environment.WAIT_POLICY)
-    process_environment.prepare()
-    assert os.environ[process_environment.WAIT_POLICY] == "PASSIVE"
+    monkeypatch.setenv(process.WAIT_POLICY, "ACTIVE")
+    process.prepare()
+    assert os.environ[process.WAIT_POLICY] == "ACTIVE"
+    monkeypatch.delenv(process.WAIT_POLICY)
+    process.prepare()
+    assert os.environ[process.WAIT_POLICY] == "PASSIVE"
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "0"), ("7", "7")])

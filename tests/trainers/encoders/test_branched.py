@@ -14,8 +14,7 @@ from trainers.encoders.encoder import Encoder
 from trainers.frontends.config import FrontendConfig
 from trainers.losses.config import LossConfig
 from trainers.losses.projected import Projected
-from trainers.model import ContrastiveModel, build_encoder, build_model
-from trainers.state.checkpointing import checkpoint_first, list_blocks
+from trainers.model import ContrastiveModel, build_encoder, build_model, checkpoint_first, list_blocks
 from trainers.step import StepTrainer
 from trainers.views.views import Views
 

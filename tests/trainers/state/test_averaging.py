@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.state.averaging import WeightAverage
+from trainers.state.optim import WeightAverage
 
 
 def stepped(decay: float, values: list[float]) -> WeightAverage:

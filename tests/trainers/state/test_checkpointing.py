@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from trainers.distributed.batch_norm import Kind, convert_batch_norm, running_statistics
 from trainers.encoders.mel_cnn import MelCnn
 from trainers.encoders.sample_cnn import SampleCnn
-from trainers.state.checkpointing import checkpoint_first, list_blocks
+from trainers.model import checkpoint_first, list_blocks
 
 
 def step(count: int, kind: Kind = "sync") -> tuple[nn.Module, Tensor, int]:

@@ -8,7 +8,7 @@ import pytest
 from cluster.settings import ROOT, UserError, read_yaml, validate
 from data_shards.sampling.sampler import check_world
 from trainers.config import ExperimentConfig
-from tuning.sweep.space import check_space, defaults, describe, place, read_space
+from tuning.sweep.space import as_optuna, check_space, defaults, describe, place, read_space
 
 BASE = read_yaml(ROOT / "conf/pretrain/quickstart.yaml")
 WHERE = "sweep.yaml"
@@ -112,7 +112,7 @@ def test_what_optuna_samples_lies_in_the_space() -> None:
         {"r": {"log_uniform": [0.01, 1.0]}, "n": {"int": [2, 10, 4]}, "q": {"quantised": [0.1, 0.7, 0.2]}}, WHERE
     )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    drawn = [study.ask({path: one.optuna() for path, one in space.items()}).params for _ in range(40)]
+    drawn = [study.ask({path: as_optuna(one) for path, one in space.items()}).params for _ in range(40)]
     assert {point["n"] for point in drawn} == {2, 6, 10}
     assert {round(point["q"], 6) for point in drawn} == {0.1, 0.3, 0.5, 0.7}
     below = sum(point["r"] < 0.1 for point in drawn)

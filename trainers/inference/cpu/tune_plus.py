@@ -1,8 +1,7 @@
 """TUNe+ without gradients on a CPU: frames before channels in memory.
 
 The upper levels have many frames of few channels: there oneDNN's convolutions on channels last take half the time of
-any matrix products. The lower levels have many channels and go through `winograd`. A transposed convolution is one
-product, whose result lies in the order of the frames.
+any matrix products. The lower levels have many channels and go through `winograd`.
 
 Shape suffixes: N rows, T samples, L frames, P = L / 3, C channels in, D channels out, E encoder width.
 """
@@ -35,9 +34,7 @@ class FoldedTunePlus:
         ups: list[Any] = list(network.up)
         self.down = _narrow(network.down[:NARROW], dtype)
         self.down_wide = folded(network.down[NARROW:], dtype)
-        self.rise = _Rise(ups[0].rise, dtype)
-        (self.up_wide,) = folded([ups[0].block], dtype)
-        self.up = [_Up(up.rise, up.block, dtype) for up in ups[1:]]
+        self.up = [_Up(up.rise, up.block, dtype) for up in ups]
         self.again = _narrow(network.again[: NARROW - 1], dtype)
         self.again_wide = folded(network.again[NARROW - 1 :], dtype)
         tail, ends = (network.tail, branches) if branches else (network.tail[:-1], [network.tail[-1:]])
@@ -47,43 +44,43 @@ class FoldedTunePlus:
     def __call__(self, wave_NT: Tensor) -> Tensor:
         """Embed waves (N, T) as (N, E)."""
         x_NLC = wave_NT[:, : wave_NT.shape[1] // STEP * STEP, None]
-        skips, wide_skip, bottom = self._go_down(x_NLC)
-        wide_level, levels, x_NLC = self._go_up(skips, wide_skip, bottom)
-        frames = self._go_down_again(x_NLC, levels, wide_level, bottom)
+        skips, bottom = self._go_down(x_NLC)
+        levels = self._go_up(bottom.part(self.down_wide[0].width).linear(), skips)
+        frames = self._go_down_again(levels, bottom)
         return end_through(self.ends, pool_through(self.tail, frames))
 
-    def _go_down(self, x_NLC: Tensor) -> tuple[list[Tensor], Frames, Frames]:
-        """Skips of the levels; below, with room before them for what rises or is pooled above."""
+    def _go_down(self, x_NLC: Tensor) -> tuple[list[Tensor], Frames]:
+        """Skips of the levels; the lowest, with room before it for what is pooled above."""
         skips: list[Tensor] = []
         for block in self.down:
             skips.append(block(x_NLC).relu_())
             x_NLC = _pooled(skips[-1])
         above, below = self.down_wide
-        skip = empty_frames(len(x_NLC), x_NLC.shape[1], 2 * above.width, x_NLC)
-        pooled_NLC = above.full(_frames(x_NLC), skip.part(above.width)).pooled()
+        skip = above.full(_frames(x_NLC))
+        skips.append(skip.linear())
+        pooled_NLC = skip.pooled()
         bottom = empty_frames(len(x_NLC), pooled_NLC.shape[1], above.width + below.width, x_NLC)
         below.full(_frames(pooled_NLC), bottom.part(above.width))
-        return skips, skip, bottom
+        return skips, bottom
 
-    def _go_up(self, skips: list[Tensor], skip: Frames, bottom: Frames) -> tuple[Frames, list[Tensor], Tensor]:
-        """The wide level, with room before its channels; the narrow ones in the order of the way down; the top."""
-        width, before = self.up_wide.width, self.down[-1].width
-        skip.part(0, width).fill(self.rise(bottom.part(width).linear()))
-        level = empty_frames(len(bottom.planes_N3RC), skip.length, before + width, self.up_wide.bias_D)
-        x_NLC = self.up_wide.full(skip, level.part(before)).linear()
+    def _go_up(self, x_NLC: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """The levels from the top down."""
         levels: list[Tensor] = []
         for up, skip_NLC in zip(self.up, skips[::-1], strict=True):
-            levels.append(up(x_NLC, skip_NLC))
-            x_NLC = levels[-1]
-        return level, levels[-2::-1], _pooled(x_NLC)
+            levels.append(up(levels[-1] if levels else x_NLC, skip_NLC))
+        return levels[::-1]
 
-    def _go_down_again(self, x_NLC: Tensor, levels: list[Tensor], level: Frames, bottom: Frames) -> Frames:
+    def _go_down_again(self, levels: list[Tensor], bottom: Frames) -> Frames:
         """The way down that joins every level, ready for the tail."""
-        for block, level_NLC in zip(self.again, levels, strict=True):
+        top_NLC, *narrow, wide_NLC = levels
+        x_NLC = _pooled(top_NLC)
+        for block, level_NLC in zip(self.again, narrow, strict=True):
             x_NLC = _pooled(block(torch.cat([x_NLC, level_NLC], 2))).relu_()
         above, below = self.again_wide
-        level.part(0, x_NLC.shape[2]).fill(x_NLC)
-        above.pooled(level, bottom.part(0, above.width))
+        joined = empty_frames(len(x_NLC), wide_NLC.shape[1], above.channels, x_NLC)
+        joined.part(0, x_NLC.shape[2]).fill(x_NLC)
+        joined.part(x_NLC.shape[2]).fill(wide_NLC)
+        above.pooled(joined, bottom.part(0, above.width))
         return below.pooled(bottom)
 
 
@@ -102,22 +99,8 @@ class _NarrowConv:
         return y_ND1L.squeeze(2).mT.contiguous()  # it lies so already, but for a single channel
 
 
-class _Rise:
-    """Transposed convolution of stride 3: frame p becomes the frames 3p, 3p + 1 and 3p + 2."""
-
-    def __init__(self, rise: nn.ConvTranspose1d, dtype: torch.dtype) -> None:
-        assert rise.bias is not None
-        self.map_CX = constant(rise.weight.permute(0, 2, 1).flatten(1), dtype)
-        self.bias_X = constant(rise.bias.repeat(3), dtype)
-
-    def __call__(self, x_NPC: Tensor) -> Tensor:
-        """(N, L, D) from (N, P, C)."""
-        risen = torch.addmm(self.bias_X, x_NPC.flatten(0, 1), self.map_CX)
-        return risen.view(len(x_NPC), 3 * x_NPC.shape[1], -1)
-
-
 class _Up:
-    """ReLU(convolution of what rises beside the skip), of a level of few channels.
+    """ReLU(convolution of what rises beside the skip).
 
     A transposed convolution and the convolution of its result are one convolution of the coarse frames, with three
     outputs a frame: fewer products, and nothing is joined. The convolution's zeros lie outside of what has risen, where

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 
 SCRIPT = """
 import resource
 import numpy as np
-from cluster.machine.memory import keep_freed_memory
+from cluster.machine.process import keep_freed_memory
 
 def faults(megabytes):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -6,13 +6,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.imports import import_alone
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.classes import Classes
-from evaluation.kinds.kind import Columns, Values
 from evaluation.metrics.weighted import key_scores
 from evaluation.targets.target import Target, read_classes, require_column
+from evaluation.tasks.classes import Classes
+from evaluation.tasks.kind import Columns, Values
 
 CONVENTION = "weighted key score; a fifth counts .5 only above the reference (mir_eval)"
 
@@ -25,7 +26,7 @@ class Key(Classes):
 
     def read(self, index: ShardIndex, name: str, task: Task) -> Columns:
         """Codes (K,) of the keys."""
-        from mir_eval.key import validate_key
+        validate_key = import_alone("mir_eval.key").validate_key  # the package imports scipy.stats, a second
 
         require_column(index, name, task, "categorical")
         codes, classes = read_classes(index, name, task)
