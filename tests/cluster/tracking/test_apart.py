@@ -22,7 +22,10 @@ from cluster.tracking import Tracker, TrackingConfig, apart, replay
 from cluster.tracking.account import Account, Note, is_waiting
 from trainers.state.metrics_log import MetricsLog
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 LATEST_S = 120.0
 """No law: a machine whose cores are all busy imports MLflow in tens of seconds."""
 
