@@ -218,7 +218,7 @@ def test_of_hundreds_of_trials_a_terminal_shows_the_best_and_says_where_the_othe
     listed = [int(words[0]) for words in map(str.split, text.splitlines()) if words[1:2] == ["done"]]
     assert listed == list(range(159, 59, -1))
     assert text.count("because") == 20
-    assert "in trials.csv also 60 more trials, 10 more reasons" in text
+    assert "in trials.csv also 60 more trials, 10 more reasons" in " ".join(text.split())
     files = write_table(rows, tmp_path)
     assert len(files["csv"].read_text().splitlines()) == 161
     before = [file.stat().st_mtime_ns for file in files.values()]
