@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
+from cluster.imports import uncollected
 from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
@@ -84,7 +85,8 @@ def _started(plan: SweepPlan, home: TrackingConfig) -> Iterator["Slots"]:
     from tuning.sweep.runner import Slots
 
     config = plan.config.sweep
-    with ray_session(workers=wanted(config.concurrency, plan.experiment) * cores(plan.experiment)) as session:
+    workers = wanted(config.concurrency, plan.experiment) * cores(plan.experiment)
+    with ray_session(workers=workers, dashboard=plan.resources.num_workers > 0) as session:
         one = need(plan.experiment, session.machines, "a trial")
         if not session.local:
             require_shared(_places(plan, home), session.machines)
@@ -109,7 +111,8 @@ def _trials(
     plan: SweepPlan, journal: SweepJournal, start: Callable[[], "Slots"], tracker: Tracker, progress: Progress
 ) -> bool:
     """Run the trials; False if somebody asked to stop."""
-    from tuning.sweep.runner import run_jobs, scheduler_of
+    with uncollected(freeze=False):
+        from tuning.sweep.runner import run_jobs, scheduler_of
 
     config = plan.config
     open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)

@@ -15,11 +15,10 @@ from typing import Any
 from ray import tune
 
 from cluster.files.storage import write_atomic
+from cluster.imports import uncollected
 from cluster.settings import RunError, validate
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig
-from trainers.loop import EXIT_DONE, STOP_FILE
-from trainers.pretrain import pretrain
 from tuning.sweep.jobs import Job
 from tuning.sweep.objective import evaluate_run
 
@@ -54,6 +53,8 @@ class SweepTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the run in order, if it is still under way."""
         if self._run.is_alive():
+            from trainers.loop import STOP_FILE
+
             write_atomic(self._job.folder / STOP_FILE, "the sweep\n")
             self._run.join(LONGEST_STOP_S)
 
@@ -70,8 +71,12 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """
-    config = validate(ExperimentConfig, job.experiment, job.name)
     began = time.monotonic()
+    with uncollected():  # the first trial of a process imports them, all together
+        import evaluation.evaluate  # noqa: F401
+        from trainers.loop import EXIT_DONE
+        from trainers.pretrain import pretrain
+    config = validate(ExperimentConfig, job.experiment, job.name)
     last: dict[str, Any] = {}
 
     def watch(row: Mapping[str, Any]) -> None:
