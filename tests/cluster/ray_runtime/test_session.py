@@ -15,7 +15,7 @@ from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, RunError, UserError
 
 LOCAL = """
-import json, os, signal, stat, threading
+import json, os, psutil, signal, stat, threading
 from cluster.ray_runtime.credentials import token_path
 from cluster.ray_runtime.session import ray_session
 signal.signal(signal.SIGTERM, mine := lambda *_: None)
@@ -36,9 +36,10 @@ with ray_session(workers=2) as session:
         return os.getpid(), cluster.settings.__file__
 
     pids = ray.get([work.remote(), work.remote()])
+    idle = [one.pid for one in psutil.Process().children(recursive=True) if "ray::IDLE" in " ".join(one.cmdline())]
     print(json.dumps({
         "local": session.local, "same": same == [True, True], "cpus": session.cpus,
-        "packages": sorted({file for _, file in pids}),
+        "needless": len(set(idle) - {pid for pid, _ in pids}), "packages": sorted({file for _, file in pids}),
         "mode": stat.filemode(token_path().stat().st_mode), "auth": os.environ["RAY_AUTH_MODE"],
         "sigterm": signal.getsignal(signal.SIGTERM) is mine, "logs": os.path.isdir(session.logs),
         "dashboard": session.dashboard,
@@ -61,6 +62,7 @@ def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: P
     printed, after = done.stdout.splitlines()
     found = json.loads(printed)
     assert found["cpus"] >= 3  # two workers and what drives them
+    assert not found["needless"]  # no process was started that nothing runs in
     assert found["packages"] == [str(ROOT / "cluster" / "settings.py")]
     assert found["mode"] == "-rw-------"
     assert found["auth"] == "token"
