@@ -25,6 +25,8 @@ DASHBOARD_S = 300
 """As long a local Ray's dashboard may take to start."""
 NICENESS = "RAY_worker_niceness"
 """Ray's own default of 15 lets a run starve beside anything else on the machine."""
+PRESTART = "RAY_prestart_worker_first_driver"
+"""Ray would start a process a core at once, and then others for actors and workers with an environment of their own."""
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray 2.60 warns of its own coming default at every start
@@ -115,6 +117,7 @@ def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:
     ensure_token()
     use_token()
     os.environ.setdefault(NICENESS, "0")
+    os.environ.setdefault(PRESTART, "0")
     set_dashboard_timeout(DASHBOARD_S)  # Ray would give up after a minute on a busy machine
     try:
         # Without its dashboard a nested run stopped early leaks its placement group.

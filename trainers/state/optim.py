@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
+from cluster.imports import uncollected
 from trainers.state.optim_config import OptimConfig
 
 SHARE = "rate_share"
@@ -39,6 +41,8 @@ def build_optimizer(
         config: keys ``optim.*``.
         rates: shares of the learning rate by prefix of parameters' names; of all others it is 1. `set_rate` reads them.
     """
+    with uncollected(freeze=False):
+        import_module("torch._dynamo")  # torch.optim imports it itself, at a million objects' cost
     spared = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

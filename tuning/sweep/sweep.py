@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
+from cluster.imports import uncollected
 from cluster.progress import Bar, Progress
 from cluster.ray_runtime.session import ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
@@ -85,7 +86,8 @@ def _started(plan: SweepPlan, home: TrackingConfig) -> Iterator["Slots"]:
     from tuning.sweep.runner import Slots
 
     config = plan.config.sweep
-    with ray_session(workers=wanted(config.concurrency, plan.experiment) * cores(plan.experiment)) as session:
+    workers = wanted(config.concurrency, plan.experiment) * cores(plan.experiment)
+    with ray_session(workers=workers, dashboard=plan.resources.num_workers > 0) as session:
         one = need(plan.experiment, session.machines, "a trial")
         if not session.local:
             require_shared(_places(plan, home), session.machines)
@@ -114,7 +116,8 @@ def _trials(
     open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)
     if open_trials <= 0:
         return True
-    from tuning.sweep.runner import run_jobs, scheduler_of  # Ray takes seconds, and a finished sweep needs none
+    with uncollected(freeze=False):  # Ray takes seconds, and a finished sweep needs none
+        from tuning.sweep.runner import run_jobs, scheduler_of
 
     slots = start()
     with progress.stage("trials", config.sweep.trials) as bar:

@@ -16,11 +16,10 @@ from typing import Any
 from ray import tune
 
 from cluster.files.storage import write_atomic
+from cluster.imports import uncollected
 from cluster.settings import RunError, validate
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig
-from trainers.loop import EXIT_DONE, STOP_FILE
-from trainers.pretrain import pretrain
 from tuning.sweep.jobs import Job
 from tuning.sweep.objective import evaluate_run
 
@@ -66,7 +65,7 @@ class SweepTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the run in order, if it is still under way; an evaluation ends with the process."""
         if self._run.is_alive() and not self._evaluating.is_set():
-            write_atomic(self._job.folder / STOP_FILE, "the sweep\n")
+            write_atomic(_stop_file(self._job.folder), "the sweep\n")
             self._run.join(LONGEST_STOP_S)
 
     def _work(self) -> None:
@@ -89,8 +88,12 @@ def run_job(
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """
-    config = validate(ExperimentConfig, job.experiment, job.name)
     began = time.monotonic()
+    with uncollected():  # the first trial of a process imports them, all together
+        import evaluation.evaluate  # noqa: F401
+        from trainers.loop import EXIT_DONE
+        from trainers.pretrain import pretrain
+    config = validate(ExperimentConfig, job.experiment, job.name)
     last: dict[str, Any] = {}
 
     def watch(row: Mapping[str, Any]) -> None:
@@ -113,7 +116,13 @@ def run_job(
 
 
 def _asked_to_stop(job: Job) -> bool:
-    return (Path(job.parent) / STOP_FILE).exists()
+    return _stop_file(Path(job.parent)).exists()
+
+
+def _stop_file(folder: Path) -> Path:
+    from trainers.loop import STOP_FILE  # imports torch, which waits for the first trial
+
+    return folder / STOP_FILE
 
 
 def _evaluate(job: Job) -> list[float]:

@@ -15,12 +15,14 @@ from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, RunError, UserError
 
 LOCAL = """
-import json, os, signal, stat, threading
+import json, os, psutil, signal, stat, threading
 from cluster.ray_runtime.credentials import token_path
 from cluster.ray_runtime.session import ray_session
 signal.signal(signal.SIGTERM, mine := lambda *_: None)
 with ray_session(workers=2) as session:
     import ray
+    words = [one.cmdline() for one in psutil.Process().children(recursive=True)]
+    needless = sum(any("ray::IDLE" in word or word.endswith("default_worker.py") for word in line) for line in words)
     same = []
     def nested():  # as a trial does it, in a thread of its own
         with ray_session(workers=1) as inner:
@@ -38,7 +40,7 @@ with ray_session(workers=2) as session:
     pids = ray.get([work.remote(), work.remote()])
     print(json.dumps({
         "local": session.local, "same": same == [True, True], "cpus": session.cpus,
-        "packages": sorted({file for _, file in pids}),
+        "needless": needless, "packages": sorted({file for _, file in pids}),
         "mode": stat.filemode(token_path().stat().st_mode), "auth": os.environ["RAY_AUTH_MODE"],
         "sigterm": signal.getsignal(signal.SIGTERM) is mine, "logs": os.path.isdir(session.logs),
         "dashboard": session.dashboard,
@@ -61,6 +63,7 @@ def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: P
     printed, after = done.stdout.splitlines()
     found = json.loads(printed)
     assert found["cpus"] >= 3  # two workers and what drives them
+    assert not found["needless"]  # no worker was started before there was work for it
     assert found["packages"] == [str(ROOT / "cluster" / "settings.py")]
     assert found["mode"] == "-rw-------"
     assert found["auth"] == "token"
