@@ -129,7 +129,10 @@ def __dir__() -> list[str]:
 
 def main() -> None:
     """Run the command line."""
-    from commands.app import main as run
+    from cluster.imports import uncollected
+
+    with uncollected():
+        from commands.app import main as run
 
     run()
 

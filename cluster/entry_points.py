@@ -121,6 +121,8 @@ def check_settings(
     """
     parameters, hints = _parameters(factory), _hints(factory)
     free = {name: item for name, item in parameters.items() if name not in given}
+    if not free and not settings:
+        return {}
     only = next(iter(free), "")
     if len(free) == 1 and is_dataclass(hints.get(only)):
         built = _validated(hints[only], settings, key)

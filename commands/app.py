@@ -1,5 +1,7 @@
 """The command line: `counterpoint COMMAND`. Each command calls one entry point, imported when it is needed."""
 
+import atexit
+import gc
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -74,6 +76,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     prepare()
+    atexit.register(gc.freeze)  # after all others: the end of Python need not look for garbage among a million objects
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file's name may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")

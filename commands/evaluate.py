@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
+from cluster.imports import uncollected
 from cluster.settings import UserError, load_config, parse_overrides
 from commands.console import (
     AsJson,
@@ -64,9 +65,10 @@ def evaluate(
     from evaluation.search.asked import check_tasks
 
     check_tasks(snapshot, config.tasks)
-    from evaluation.evaluate import evaluate as run
-    from evaluation.report.comparison import compared
-    from evaluation.report.tracking import log_report
+    with uncollected():
+        from evaluation.evaluate import evaluate as run
+        from evaluation.report.comparison import compared
+        from evaluation.report.tracking import log_report
 
     report = run(snapshot, config, out, trust_code=trust_code, progress=progress(as_json=as_json))
     tracking = log_report(report, tasks.stem)
@@ -117,7 +119,7 @@ def embed(
 ) -> None:
     """Embed audio files: one row per file (path, embedding) or per chunk (path, start_s, embedding)."""
     check_device_option(workers, device)
-    require_writable_file(out, "--out")
+    require_replaceable_file(out, "--out", *PARQUET)
     check_places([snapshot])
     from evaluation.embeddings.inputs import check_there
 
@@ -127,7 +129,8 @@ def embed(
         from evaluation.search.asked import check_space
 
         check_space(snapshot, space)
-    from evaluation.embeddings.files import embed_files
+    with uncollected():
+        from evaluation.embeddings.files import embed_files
 
     done = embed_files(
         snapshot, files, out, space=space, timeline=timeline, skip_unreadable=skip_unreadable, workers=workers,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.entry_points import is_entry_point
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file, require_writable_file
+from cluster.imports import uncollected
 from cluster.settings import UserError
 from commands.console import (
     AsJson,
@@ -130,8 +131,9 @@ def search(
     check_catalogue(catalogue)
     check_queries(queries or (), text or (), text_share, by, k)
     check_encoder_can_answer(snapshot, by, texts=bool(text))
-    from evaluation.search.query import search as run
-    from evaluation.search.same_track import LeaveOut
+    with uncollected():
+        from evaluation.search.query import search as run
+        from evaluation.search.same_track import LeaveOut
 
     if page is not None:
         from evaluation.explore.page import check_page
@@ -186,9 +188,10 @@ def tag(
     check_tags(names, prompt or PROMPTS)
     check_there(files)
     if out is not None:
-        require_writable_file(out, "--out")
+        require_replaceable_file(out, "--out", *PARQUET)
     check_encoder_can_answer(snapshot, texts=True)
-    from evaluation.search.tagging import tag_files
+    with uncollected():
+        from evaluation.search.tagging import tag_files
 
     done = tag_files(
         snapshot, files, names, prompts=prompt or PROMPTS, out=out, workers=workers, device=device,
@@ -238,8 +241,9 @@ def map(
 
     check_catalogue(catalogue)
     check_encoder_can_answer(snapshot, by)
-    from evaluation.explore.catalogue_map import MapOptions, map_catalogue
-    from evaluation.explore.sounds import SoundOptions
+    with uncollected():
+        from evaluation.explore.catalogue_map import MapOptions, map_catalogue
+        from evaluation.explore.sounds import SoundOptions
 
     sound = SoundOptions(kind=sounds, megabytes=sounds_mb)
     options = MapOptions(labels=labels, colour=colour, by=by, sounds=sound, perplexity=perplexity, most=most, seed=seed)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.imports import uncollected
 from cluster.refusals import Refusals
 from cluster.settings import PreemptedError, UserError, load_config
 from commands.console import (
@@ -76,8 +77,9 @@ def pretrain(
         asked = Asked(world=world, gpu=gpu or "h100", link=link or "400Gb") if world else None
         show(plan(config, asked=asked, progress=progress(as_json=as_json)), as_json=as_json)
         return
-    from trainers.checks.start_up import checked
-    from trainers.pretrain import pretrain_checked
+    with uncollected():
+        from trainers.checks.start_up import checked
+        from trainers.pretrain import pretrain_checked
 
     with checked(config) as start, progress(as_json=as_json).stage("pretraining", config.optim.steps) as bar:
         code = pretrain_checked(start, watch=lambda row: bar(int(row["step"]), f"loss {row['loss']:.3f}"))
@@ -113,7 +115,8 @@ def views(
 ) -> None:
     """Preview a step's views before and after, and what the encoder reads: a page, WAV files, pictures."""
     config = _experiment(preset, overrides)
-    from trainers.views.page import write_preview
+    with uncollected():
+        from trainers.views.page import write_preview
 
     with (errors if as_json else console).status("making views"):
         written = write_preview(config, out, step=step, clips=None if effects else clips)
@@ -154,7 +157,8 @@ def export(
     from trainers.state.places import check_encoder
 
     check_encoder(snapshot)
-    from trainers.inference.export import ExportOptions, export_encoder
+    with uncollected():
+        from trainers.inference.export import ExportOptions, export_encoder
 
     options = ExportOptions(report=report, half=half, programs=programs, attribution=attribution)
     with (errors if as_json else console).status("exporting and checking"):

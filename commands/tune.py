@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.imports import uncollected
 from cluster.settings import ROOT, PreemptedError, load_config, parse_overrides
 from commands.console import (
     AsJson,
@@ -32,7 +33,8 @@ def quickstart(
 
     given = parse_overrides(overrides or [])
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", given)  # before torch
-    from tuning.quickstart import run_quickstart
+    with uncollected():
+        from tuning.quickstart import run_quickstart
 
     result = run_quickstart(out, given, progress=progress(as_json=as_json))
     files = {"report": out / "report.json", "page": out / "report.html", "snapshot": result.snapshot}
@@ -74,9 +76,10 @@ def sweep(
     if dry_run:
         show(describe_plan(plan), as_json=as_json)
         return
-    from tuning.sweep.outcome import as_json as plain
-    from tuning.sweep.outcome import shown
-    from tuning.sweep.sweep import run_sweep
+    with uncollected():
+        from tuning.sweep.outcome import as_json as plain
+        from tuning.sweep.outcome import shown
+        from tuning.sweep.sweep import run_sweep
 
     result = run_sweep(plan, progress=progress(as_json=as_json))
     if as_json:
@@ -114,8 +117,9 @@ def study(
     from tuning.study.plan import plan_study
 
     plan, settings = plan_study(name, scale, parse_overrides(overrides or []))
-    from cluster.ray_runtime.session import has_cluster
-    from tuning.study.study import outline, run_study
+    with uncollected():
+        from cluster.ray_runtime.session import has_cluster
+        from tuning.study.study import outline, run_study
 
     on_ray = has_cluster() if ray is None else ray
     if dry_run:

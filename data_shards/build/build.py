@@ -103,7 +103,7 @@ def build(
             than allowed, or a worker's shard cannot be seen from this machine.
     """
     require_place(out, "the output")
-    out = out.resolve() if out.is_symlink() else out
+    out = out.resolve()
     listing = clips if isinstance(clips, Listing) else Listing(clips if isinstance(clips, Sequence) else Spool(clips))
     listing = replace(listing, vocabularies=tidied_orders(listing.vocabularies))
     clips = listing.clips

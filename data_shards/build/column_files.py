@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from data_shards.format.columns import arrow_texts, validity
+
 BUFFER_BYTES = 1 << 16
 VALUES_AT_ONCE = 1 << 20
 
@@ -131,7 +133,7 @@ class TextFile:
         """Arrow's large_string."""
         count, data = self._valid.count, self._bytes.values.buffer()
         return pa.Array.from_buffers(
-            pa.large_string(), count, [_bitmap(self._valid.array()), self._bytes.ends.buffer(), data]
+            pa.large_string(), count, [validity(self._valid.array()), self._bytes.ends.buffer(), data]
         )
 
 
@@ -183,14 +185,10 @@ class CodedFile:
         codes = self.codes.mapped(place, folder, np.int32)
         valid = np.concatenate([chunk >= 0 for chunk in codes.chunks()])
         found = codes.buffer() if valid.all() else pa.py_buffer(np.maximum(codes.array(), 0))
-        indices = pa.Array.from_buffers(pa.int32(), codes.count, [_bitmap(valid), found])
-        return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.large_string()))
+        indices = pa.Array.from_buffers(pa.int32(), codes.count, [validity(valid), found])
+        return pa.DictionaryArray.from_arrays(indices, arrow_texts(names))
 
 
 def numbers(column: ColumnFile) -> Any:
     """Arrow's array of a file of numbers."""
     return pa.Array.from_buffers(pa.from_numpy_dtype(column.kind), column.count, [None, column.buffer()])
-
-
-def _bitmap(valid: NDArray[np.bool_]) -> Any:
-    return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))

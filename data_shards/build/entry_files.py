@@ -17,7 +17,7 @@ from data_shards.build.column_files import (
     TextListFile,
     numbers,
 )
-from data_shards.format.columns import UNKNOWN
+from data_shards.format.columns import UNKNOWN, arrow_numbers
 from data_shards.format.entries import Entry
 from data_shards.format.index import id_hash
 from data_shards.format.index_file import CODED, ID_ORDER, INTEGERS, TAG_SEPARATOR, TEXT_LISTS, TEXTS
@@ -122,7 +122,7 @@ class EntryFiles:
         for name in TEXTS:
             columns[name] = self._coded[name].arrow(self._folder) if name in CODED else self._texts[name].arrow()
         columns |= {name: numbers(column) for name, column in self._integers.items()}
-        columns[ID_ORDER] = pa.array(order.astype(np.int32 if self.count < 2**31 else np.int64))
+        columns[ID_ORDER] = arrow_numbers(order.astype(np.int32 if self.count < 2**31 else np.int64))
         columns["crc"] = self._crc.arrow()
         for column, names in self.vocabularies().items():
             columns[f"multilabel.{column}"] = self._tag_lists(column, names)

@@ -18,7 +18,7 @@ from cluster.files.storage import atomic_file, write_atomic
 from data_shards.build.clip_table import write_clip_table
 from data_shards.build.column_files import ColumnFolder
 from data_shards.build.entry_files import EntryFiles
-from data_shards.format.columns import TextColumn
+from data_shards.format.columns import TextColumn, arrow_numbers
 from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.index_file import (
@@ -160,19 +160,19 @@ def _batch_of(index: ShardIndex) -> Any:
     columns: dict[str, Any] = {}
     for name in (*TEXTS, *INTEGERS):
         column = getattr(index, name)
-        columns[name] = column.arrow() if isinstance(column, TextColumn) else pa.array(column)
-    columns[ID_ORDER] = pa.array(index.id_order.astype(order_type(len(index))))
+        columns[name] = column.arrow() if isinstance(column, TextColumn) else arrow_numbers(column)
+    columns[ID_ORDER] = arrow_numbers(index.id_order.astype(order_type(len(index))))
     columns["crc"] = _lists(index.crc, index.crc_end)
     for name in label_columns(index.manifest):
         values = index.targets[name]
-        columns[name] = _lists(*values) if isinstance(values, tuple) else pa.array(values)
+        columns[name] = _lists(*values) if isinstance(values, tuple) else arrow_numbers(values)
     lists = {name: index.columns[name].arrow() for name in TEXT_LISTS}
     columns |= {name: column for name, column in lists.items() if column is not None}
     return pa.record_batch(columns)
 
 
 def _lists(flat: Any, ends: Any) -> Any:
-    return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(flat))
+    return pa.LargeListArray.from_arrays(arrow_numbers(ends), arrow_numbers(flat))
 
 
 def order_type(rows: int) -> type:

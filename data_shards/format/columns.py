@@ -36,7 +36,7 @@ class TextColumn(Sequence[Any]):
     @classmethod
     def of(cls, texts: Sequence[str | None]) -> "TextColumn":
         """A column in memory."""
-        return cls(pa.array(list(texts), pa.large_string()))
+        return cls(arrow_texts(texts))
 
     def __len__(self) -> int:
         return len(self._array)
@@ -57,7 +57,7 @@ class TextColumn(Sequence[Any]):
             begin, end, _ = at.indices(len(self))
             return self._objects(self._array.slice(begin, max(0, end - begin)), begin, max(begin, end))
         rows = np.arange(len(self))[at]
-        return self._objects(self._array.take(pa.array(rows)), 0, len(self))
+        return self._objects(self._array.take(arrow_numbers(rows)), 0, len(self))
 
     def __iter__(self) -> Iterator[Any]:
         for begin in range(0, len(self), CHUNK):
@@ -119,7 +119,9 @@ class TextLists(Sequence[tuple[str, ...]]):
     @classmethod
     def of(cls, lists: Sequence[Sequence[str]]) -> "TextLists":
         """A column in memory."""
-        return cls(pa.array([list(texts) for texts in lists], pa.large_list(pa.large_string())), len(lists))
+        ends = np.append(0, np.cumsum([len(texts) for texts in lists], dtype=np.int64))
+        flat = arrow_texts([text for texts in lists for text in texts])
+        return cls(pa.LargeListArray.from_arrays(arrow_numbers(ends), flat), len(lists))
 
     def __len__(self) -> int:
         return self._count
@@ -162,10 +164,32 @@ class TextLists(Sequence[tuple[str, ...]]):
     __hash__ = None  # type: ignore[assignment]  # like an array
 
 
+def arrow_numbers(values: NDArray[Any]) -> Any:
+    """Arrow's array of numbers, without a copy where they lie together; `pa.array` imports pandas."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
+def arrow_texts(texts: Sequence[str | None]) -> Any:
+    """Arrow's array of texts or None, without pandas too."""
+    content = [b"" if text is None else text.encode() for text in texts]
+    ends = np.append(0, np.cumsum([len(one) for one in content], dtype=np.int64))
+    valid = validity(np.array([text is not None for text in texts], np.bool_))
+    return pa.Array.from_buffers(
+        pa.large_string(), len(content), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(content))]
+    )
+
+
+def validity(valid: NDArray[np.bool_]) -> Any:
+    """Arrow's bits of the rows that are not None; itself None where all are there."""
+    return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
 def numbers_of(array: Any) -> NDArray[Any]:
     """The numbers of an array without a copy; Arrow's own way imports pandas, a second and 30 MB."""
     name = str(array.type)
-    kind = np.dtype("float64" if name == "double" else name)
+    kind = np.dtype({"double": "float64", "float": "float32"}.get(name, name))
     data = array.buffers()[1]
     return np.frombuffer(b"" if data is None else data, kind, count=len(array), offset=array.offset * kind.itemsize)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.files.storage import atomic_file
 from cluster.settings import RunError, to_tree
+from data_shards.format.columns import arrow_numbers, arrow_texts, numbers_of
 from evaluation.config import Chunking
 from evaluation.embeddings.embed import EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import Encoder, alike, spaces_of
@@ -122,13 +123,13 @@ def _identity(encoder: Encoder) -> str:
 def save_table(table: EmbeddingTable, path: Path) -> None:
     """Write a table atomically: a row a clip, its chunks beside its mean where they are kept."""
     columns = {
-        "key": pa.array(table.keys),
+        "key": arrow_texts(table.keys).cast(pa.string()),
         "embedding": embedding_array(table.h_KE),
-        "chunks": pa.array(table.counts_K),
+        "chunks": arrow_numbers(table.counts_K),
     }
     if len(table.chunks_PE):
         offsets = np.concatenate([[0], np.cumsum(table.counts_K)]).astype(np.int32)
-        columns["chunk_embeddings"] = pa.ListArray.from_arrays(pa.array(offsets), embedding_array(table.chunks_PE))
+        columns["chunk_embeddings"] = pa.ListArray.from_arrays(arrow_numbers(offsets), embedding_array(table.chunks_PE))
     about = {"schema_version": str(SCHEMA_VERSION), "encoder": table.encoder, "manifest": table.manifest}
     write_parquet(pa.table(columns).replace_schema_metadata(about), path)
 
@@ -142,7 +143,7 @@ def load_table(path: Path) -> EmbeddingTable | None:
     if not path.is_file():
         return None
     try:
-        found = pq.read_table(path, page_checksum_verification=True)
+        found = pq.ParquetFile(path, page_checksum_verification=True).read()
         about = {key.decode(): value.decode() for key, value in (found.schema.metadata or {}).items()}
         if about["schema_version"] != str(SCHEMA_VERSION):
             raise ValueError(f"schema version {about['schema_version']}, this release reads {SCHEMA_VERSION}")
@@ -150,7 +151,7 @@ def load_table(path: Path) -> EmbeddingTable | None:
         chunks_PE = h_KE[:0]
         if "chunk_embeddings" in found.column_names:
             chunks_PE = _matrix(found["chunk_embeddings"].combine_chunks().flatten())
-        keys, counts_K = tuple(found["key"].to_pylist()), found["chunks"].to_numpy().astype(np.int64)
+        keys, counts_K = tuple(found["key"].to_pylist()), numbers_of(found["chunks"].combine_chunks()).astype(np.int64)
         return EmbeddingTable(h_KE, keys, chunks_PE, counts_K, about["encoder"], about["manifest"])
     except (OSError, pa.ArrowException, KeyError, ValueError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not a whole embedding table ({error}); delete it and run again") from None
@@ -158,7 +159,7 @@ def load_table(path: Path) -> EmbeddingTable | None:
 
 def embedding_array(h_KE: NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Rows of float32 as a Parquet column of fixed-size lists."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(h_KE).ravel()), h_KE.shape[1])
+    return pa.FixedSizeListArray.from_arrays(arrow_numbers(h_KE.ravel()), h_KE.shape[1])
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
@@ -168,5 +169,5 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 def _matrix(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    values: NDArray[np.float32] = numbers_of(column.flatten()).reshape(len(column), column.type.list_size)
     return values

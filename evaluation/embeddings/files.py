@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.files.locks import sole_file_writer
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import RunError, UserError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
+from data_shards.format.columns import arrow_numbers, arrow_texts
 from data_shards.format.text import as_text
 from evaluation.config import Chunking
 from evaluation.embeddings.cache import embedding_array
@@ -123,7 +124,7 @@ def embed_files(
     if not places:
         raise UserError("no files to embed")
     out = Path(out)
-    require_writable_file(out, "--out")
+    require_replaceable_file(out, "--out", *PARQUET)
     with sole_file_writer(out, "give another --out"):
         inputs = expand(places, missing_ok=skip_unreadable)
         with (
@@ -252,7 +253,10 @@ def _schema(encoder: Encoder, spaces: Mapping[str, slice], *, timeline: bool) ->
 def _flush(writer: pq.ParquetWriter, rows: _Rows, schema: pa.Schema) -> int:
     if not rows.h:
         return 0
-    columns = {"path": pa.array(rows.paths), "start_s": pa.array(rows.starts_s)}
+    columns = {
+        "path": arrow_texts(rows.paths).cast(pa.string()),
+        "start_s": arrow_numbers(np.array(rows.starts_s, np.float64)),
+    }
     columns["embedding"] = embedding_array(np.stack(rows.h))
     writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
     return len(rows.h)

@@ -16,15 +16,12 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import Progress
-from cluster.settings import UserError
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, previews
 
 GENERATOR = '<meta name="generator" content="counterpoint">'
-HEAD_BYTES = 4096
-"""Of a page, in which `GENERATOR` is."""
 ASSETS = files("evaluation.explore") / "assets"
 SCRIPTS = {"map": ("player.js", "colours.js", "canvas.js", "map.js"), "results": ("player.js", "results.js")}
 """Of each kind of page; they are one script, in this order."""
@@ -42,11 +39,7 @@ class Page:
 
 def check_page(path: Path, key: str) -> None:
     """Refuse a place where the page could not be written, or where it would replace something else than a page."""
-    require_writable_file(path, key)
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            if GENERATOR.encode() not in file.read(HEAD_BYTES):
-                raise UserError(f"{key} {path}: is there already and is no page of counterpoint; give another file")
+    require_replaceable_file(path, key, "page of counterpoint", GENERATOR.encode())
 
 
 def write_page(

@@ -3,7 +3,7 @@
 Shape suffixes: R resamples + 1, G groups of clusters left out in turn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cluster.files.storage import atomic_file
 from cluster.settings import UserError
+from data_shards.format.columns import arrow_numbers, arrow_texts, validity
 from evaluation.metrics.confidence import as_row, bias_corrected, jackknife_interval, named
 
 PERCENTILE, JACKKNIFE = "percentile", "jackknife"
@@ -57,18 +58,24 @@ def save_resamples(kept: Kept, path: Path) -> None:
     rows = [(metric, model, samples) for metric, row in kept.items() for model, samples in row.items()]
     table = pa.table(
         {
-            "metric": [metric for metric, _, _ in rows],
-            "model": [model for _, model, _ in rows],
-            "values": pa.array([one.values_R.tolist() for _, _, one in rows], pa.list_(pa.float64())),
-            "left_out": pa.array(
-                [None if one.left_out_G is None else one.left_out_G.tolist() for _, _, one in rows],
-                pa.list_(pa.float64()),
-            ),
-            "seed_variance": pa.array([one.seed_variance for _, _, one in rows], pa.float64()),
+            "metric": arrow_texts([metric for metric, _, _ in rows]).cast(pa.string()),
+            "model": arrow_texts([model for _, model, _ in rows]).cast(pa.string()),
+            "values": _lists([one.values_R for _, _, one in rows]),
+            "left_out": _lists([one.left_out_G for _, _, one in rows]),
+            "seed_variance": arrow_numbers(np.array([one.seed_variance for _, _, one in rows], np.float64)),
         }
     )
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
+
+
+def _lists(rows: Sequence[NDArray[np.float64] | None]) -> Any:
+    """Arrow's array of rows of numbers, or None."""
+    there = [np.empty(0) if row is None else row for row in rows]
+    ends = np.append(0, np.cumsum([len(row) for row in there])).astype(np.int32)
+    valid = validity(np.array([row is not None for row in rows], np.bool_))
+    values = arrow_numbers(np.concatenate([np.empty(0), *there]))
+    return pa.Array.from_buffers(pa.list_(pa.float64()), len(rows), [valid, pa.py_buffer(ends)], children=[values])
 
 
 def load_resamples(path: Path) -> dict[str, dict[str, MetricSamples]]:
@@ -80,7 +87,7 @@ def load_resamples(path: Path) -> dict[str, dict[str, MetricSamples]]:
     if not path.is_file():
         raise UserError(f"{path}: the report has no resamples; evaluate again")
     found: dict[str, dict[str, MetricSamples]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in pq.ParquetFile(path).read().to_pylist():
         left_out = row.get("left_out")  # a report of an earlier release has none
         found.setdefault(row["metric"], {})[row["model"]] = MetricSamples(
             np.array(row["values"], np.float64),

@@ -9,10 +9,15 @@ Source: scikit-learn (AUROC, step-sum average precision, R²), mir_eval (key).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+
+from cluster.imports import import_alone
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -29,11 +34,11 @@ class Ranking:
     are needed; they are products of a sparse matrix with the weights.
     """
 
-    taken_PK: csr_array
+    taken_PK: "csr_array"
     """Clips from behind one score that a positive has to the next, the score's own included."""
-    hits_PK: csr_array
+    hits_PK: "csr_array"
     """Positives of each such score."""
-    ties_PK: csr_array
+    ties_PK: "csr_array"
     """Negatives of each such score."""
 
     def auroc_and_ap(self, weights_KB: Floats, total_B: Floats) -> tuple[Floats, Floats]:
@@ -62,6 +67,8 @@ def rank(scores_K: Floats, truth_K: Bools) -> Ranking:
     Raises:
         ValueError: if a score is not finite.
     """
+    from scipy.sparse import csr_array  # not every task ranks, and it takes a quarter of a second
+
     if not np.isfinite(scores_K).all():
         raise ValueError("a score is not finite")
     clips = len(scores_K)
@@ -72,7 +79,7 @@ def rank(scores_K: Floats, truth_K: Bools) -> Ranking:
     groups = np.unique(group_K[truth_K])
     ends_P = ends_P[groups - 1] + 1
 
-    def rows(chosen_K: NDArray[np.int64], bounds_P: NDArray[np.int64]) -> csr_array:
+    def rows(chosen_K: NDArray[np.int64], bounds_P: NDArray[np.int64]) -> "csr_array":
         content = (np.ones(len(chosen_K)), order_K[chosen_K], np.append(0, bounds_P))
         return csr_array(content, shape=(len(groups), clips))
 
@@ -171,7 +178,7 @@ def key_scores(reference: Sequence[str], estimates: Sequence[str]) -> Floats:
     >>> key_scores(["C major"], ["C major", "G major", "F major", "A minor", "C minor"]).tolist()
     [[1.0, 0.5, 0.0, 0.3, 0.2]]
     """
-    from mir_eval.key import weighted_score
+    weighted_score = import_alone("mir_eval.key").weighted_score  # the package imports scipy.stats, a second
 
     scores = [[weighted_score(r, e) for e in estimates] for r in reference]
     return np.array(scores, np.float64).reshape(len(reference), len(estimates))

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,6 +56,15 @@ def canvas(height_in: float, theme: Theme, panels: int = 1, *, across: int | Non
         for side in axes.spines.values():
             side.set_visible(False)
     return figure, row
+
+
+def in_dark(light_svg: bytes) -> bytes:
+    """The same picture in the dark theme's colours; text is drawn as paths, so that no word can look like a colour."""
+    pairs = {LIGHT.ink: DARK.ink, LIGHT.grid: DARK.grid}
+    pairs |= {colour: DARK.models[model] for model, colour in LIGHT.models.items()}
+    pairs |= dict(zip(LIGHT.others, DARK.others, strict=True))
+    dark = {light.encode(): colour.encode() for light, colour in pairs.items()}
+    return re.sub(b"|".join(dark), lambda found: dark[found[0]], light_svg)
 
 
 def legend(axes: Axes, theme: Theme) -> None:

@@ -1,4 +1,4 @@
-"""The report's figures, each as PNG for a tracker and as SVG for a page, in a light and a dark form."""
+"""The report's figures, each as PNG for a tracker and as SVG for a page, in light colours and in dark ones."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from evaluation.analyses.robustness import CLEAN, SEVERITY
-from evaluation.report.canvas import DARK, LIGHT, Theme, canvas, legend, plain
+from evaluation.report.canvas import LIGHT, Theme, canvas, in_dark, legend, plain
 from evaluation.report.rows import intervals
 
 PANELS_ACROSS = 3
@@ -136,8 +136,9 @@ def draw_figures(tree: Mapping[str, Any]) -> dict[str, Drawn]:
 
 
 def _in_all_forms(title: str, draw: Callable[[Theme], Figure]) -> Drawn:
-    light, dark = draw(LIGHT), draw(DARK)
-    return Drawn(title, _render(light, "png", "white"), _render(light, "svg", "none"), _render(dark, "svg", "none"))
+    light = draw(LIGHT)
+    svg = _render(light, "svg", "none")
+    return Drawn(title, _render(light, "png", "white"), svg, in_dark(svg))
 
 
 def _render(figure: Figure, form: str, background: str) -> bytes:

@@ -24,6 +24,7 @@ from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import UserError
 from data_shards.audio.decode import AudioError, rejecting
 from data_shards.audio.scan import AudioFolder, scan_folder
+from data_shards.format.columns import numbers_of
 from data_shards.format.text import as_text
 from evaluation.embeddings.files import embed_stream, spaces_in
 from evaluation.encoders.encoder import ENCODER, Encoder, spaces_of
@@ -227,7 +228,7 @@ def _read_embeddings(index: TrackIndex, parquet: Path, widths: Mapping[str, int]
     index = replace(index, width=sum(held.values()), spaces=held)
     with rewriting(index) as writer:
         for batch in file.iter_batches(batch_size=ROWS_A_PART):
-            h_DE = batch["embedding"].flatten().to_numpy().reshape(len(batch), -1)
+            h_DE = numbers_of(batch["embedding"].flatten()).reshape(len(batch), -1)
             if h_DE.shape[1] != index.width or not np.isfinite(h_DE).all():
                 raise UserError(f"{parquet}: embeddings that are not finite, or not {index.width} wide; embed again")
             writer.add([Track(path) for path in batch["path"].to_pylist()], unit_slices(h_DE, spaces))

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.files.locks import sole_file_writer
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
+from data_shards.format.columns import arrow_numbers, arrow_texts
 from evaluation.embeddings.files import embed_stream
 from evaluation.embeddings.inputs import Inputs, expand
 from evaluation.encoders.encoder import ENCODER, Encoder, TextTower, spaces_of
@@ -84,7 +85,7 @@ def tag_files(
     """
     check_tags(tags, prompts)
     if out is not None:
-        require_writable_file(out, "--out")
+        require_replaceable_file(out, "--out", *PARQUET)
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
     inputs = expand(places, missing_ok=False)
     with (
@@ -128,8 +129,8 @@ def _tagged(path: str, tags: Sequence[str], cosine_C: NDArray[np.float32]) -> Ta
 def _write(
     out: Path, paths: Sequence[str], tags: Sequence[str], cosine_KC: NDArray[np.float32], about: dict[str, str]
 ) -> None:
-    columns: dict[str, Any] = {"path": pa.array(paths)}
-    columns |= {tag: pa.array(np.ascontiguousarray(cosine_KC[:, c])) for c, tag in enumerate(tags)}
+    columns: dict[str, Any] = {"path": arrow_texts(paths).cast(pa.string())}
+    columns |= {tag: arrow_numbers(cosine_KC[:, c]) for c, tag in enumerate(tags)}
     table = pa.table(list(columns.values()), names=list(columns))
     table = table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION), **about})
     with sole_file_writer(out, "give another --out"), atomic_file(out) as partial:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.imports import import_alone
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
@@ -25,7 +26,7 @@ class Key(Classes):
 
     def read(self, index: ShardIndex, name: str, task: Task) -> Columns:
         """Codes (K,) of the keys."""
-        from mir_eval.key import validate_key
+        validate_key = import_alone("mir_eval.key").validate_key  # the package imports scipy.stats, a second
 
         require_column(index, name, task, "categorical")
         codes, classes = read_classes(index, name, task)

@@ -17,6 +17,7 @@ from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import ShardError
 from data_shards.sampling.sampler import Sampler
 from data_shards.sources.folder import key_of
+from data_shards.sources.label_table import read_labels
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import EncoderFiles, open_encoder
 from trainers.state.places import check_encoder
@@ -27,8 +28,6 @@ NOT_USED = "-"
 NOT_STATED = "not stated"
 ATTRIBUTION, FACTS = "attribution.csv", "card.json"
 """Beside the card of an exported encoder: whose music it was trained on, and the card for programs."""
-COLUMNS = ("path", "attribution")
-"""That a table of attributions must have."""
 MOST_RUNS = 10
 """Runs that may have started from one another."""
 
@@ -166,12 +165,11 @@ def attributions(training: Sequence[Training], table: Path) -> str:
     Raises:
         UserError: if the table cannot be read, or a clip is not in it.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = {row.get("key") or key_of(row["path"]): row for row in csv.DictReader(file)}
-        listed = {key: (row["attribution"].strip(), (row.get("licence") or "").strip()) for key, row in rows.items()}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
-        raise UserError(f"--attribution {table}: no CSV with the columns {', '.join(COLUMNS)} ({error!r})") from None
+    read = read_labels(table, required=("attribution",), option="--attribution")
+    if not {"key", "path"} & set(read.columns):
+        raise UserError(f"--attribution {table}: no column path; there are {', '.join(read.columns)}")
+    cells = (row.cells for row in read.rows)
+    listed = {row.get("key") or key_of(row["path"]): (row["attribution"], row.get("licence", "")) for row in cells}
     keys = dict.fromkeys(key for run in training for one in run.sets for key in one.keys)
     if not keys:
         raise UserError(f"--attribution {table}: the clips of the training are not known; give the run and its shards")

@@ -1,7 +1,9 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from rich.console import Console
 
 from evaluation.config import EvaluationConfig
 from evaluation.metrics.samples import MetricSamples
+from evaluation.report.canvas import DARK, LIGHT, in_dark
+from evaluation.report.figures import _metrics, _render, _tags
 from evaluation.report.rows import build_tree, intervals, number, text_rows
 from evaluation.report.text_forms import csv_text, latex, markdown
 from evaluation.report.write import Report, write_report
@@ -168,3 +172,14 @@ def test_every_form_shows_the_bias_corrected_value_and_names_the_interval(
 
 def test_a_caption_without_a_jackknife_names_none(tree: dict[str, Any]) -> None:
     assert intervals(tree) == "95% intervals: paired percentiles of the clustered bootstrap"
+
+
+def test_the_dark_picture_is_the_light_one_in_other_colours(tree: dict[str, Any]) -> None:
+    def without_names(svg: bytes) -> str:  # of markers: hashes of their style
+        names: dict[str, str] = {}
+        return re.sub(r"\bm[0-9a-f]{10}\b", lambda found: names.setdefault(found[0], f"m{len(names)}"), svg.decode())
+
+    for draw in (partial(_metrics, tree), partial(_tags, tree["tasks"]["tags"]["by_tag"]["ap"])):
+        light, dark = (_render(draw(theme), "svg", "none") for theme in (LIGHT, DARK))
+        assert light != dark
+        assert without_names(in_dark(light)) == without_names(dark)
