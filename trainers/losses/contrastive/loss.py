@@ -22,7 +22,6 @@ from torch import Tensor
 from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
 from trainers.losses.contrastive.agreement import Rows, Variants, agree, problem_with
-from trainers.losses.contrastive.launch import obstacle
 from trainers.losses.contrastive.settings import (
     ContrastSettings,
     ExchangeName,
@@ -33,6 +32,7 @@ from trainers.losses.contrastive.settings import (
     check_temperature,
 )
 from trainers.losses.contrastive.streaming import GlobalLoss, Request
+from trainers.losses.contrastive.triton.launch import obstacle
 
 LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 300.0}
 """1/τ up to which exp(s) needs no running maximum, by dtype of the projections."""
