@@ -163,7 +163,7 @@ def test_parameters_without_a_default_are_asked_for() -> None:
     def factory(width: int) -> int:
         return width
 
-    with pytest.raises(UserError, match=r"loss\.settings\.width: Field required"):
+    with pytest.raises(UserError, match=r"loss\.settings\.width is missing; give it a value"):
         check_settings(factory, {}, "loss.settings")
 
 
