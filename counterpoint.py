@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from evaluation.embeddings.files import embed_files
     from evaluation.evaluate import evaluate
     from evaluation.explore.catalogue_map import MapOptions, map_catalogue
-    from evaluation.kinds.kind import TaskKind
     from evaluation.search.query import search
     from evaluation.search.tagging import tag_files
+    from evaluation.tasks.kind import TaskKind
     from trainers.augment.chain import AugmentChain
     from trainers.augment.parameters import PRESETS as augment_presets
     from trainers.augment.parameters import AugmentConfig
@@ -88,7 +88,7 @@ _PLACES = {
     "LossResult": "trainers.losses.projected",
     "MapOptions": "evaluation.explore.catalogue_map",
     "Projected": "trainers.losses.projected",
-    "TaskKind": "evaluation.kinds.kind",
+    "TaskKind": "evaluation.tasks.kind",
     "TextViewsConfig": "data_shards.text.config",
     "UserError": "cluster.settings",
     "ViewMaker": "trainers.views.views",

@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.bootstrap [--clips 1000 10000 100000] [--rounds 3]``.
 
 "Plain" holds the weights of all resamples, and the cumulative sums of all of them for each tag; it is how the package
-did it before. "Blocks" is `evaluation.kinds.tags`. Both ways take turns, each in its own process; CPU-seconds are
+did it before. "Blocks" is `evaluation.tasks.tags`. Both ways take turns, each in its own process; CPU-seconds are
 medians over the rounds. Memory is the rise of the peak of resident memory over what the process held with its inputs.
 The two give the same values to 1e-12 (`tests/evaluation/metrics/test_confidence.py`).
 """
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.apart import rows_apart
-from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.targets.target import Target
+from evaluation.tasks.tags import Tags
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("plain", "blocks")

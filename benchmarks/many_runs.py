@@ -1,6 +1,11 @@
 """Thousands of runs: what MLflow and a sweep's journal cost once they are there.
 
-Run as ``python -m benchmarks.many_runs [--runs 2000] [--steps 10] [--trials 10000] [--folder DIR]``.
+Run as ``python -m benchmarks.many_runs [PART…] [--runs 2000] [--steps 10] [--trials 10000] [--folder DIR]``, a part
+being sending, sweep, command or mlflow; those that are left out keep what they measured before.
+
+Sending: what a process that trains pays for a step of 128 curves in MLflow, in all its threads: its line, and the
+sender in a thread of it or in a process of its own, by turns, each in a process that does nothing else; seven steps a
+second, once the run is in MLflow.
 
 MLflow: a store in SQLite is made by MLflow, and filled through SQL with runs of 128 curves, 150 parameters and 12 tags
 below one sweep, in stages: 200 runs of one step, all runs of one step, all runs of ``--steps`` steps. The latest value

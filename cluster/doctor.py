@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from cluster.files.storage import without_credentials
 from cluster.machine.process import num_cores
 from cluster.machine.resources import num_gpus
 from cluster.machine.scratch import cache_variables, ray_folder, replaced
+from cluster.provenance import version_of
 from cluster.ray_runtime.credentials import ensure_token, has_token, token_path
 from cluster.ray_runtime.environment import differences, locked, versions
 from cluster.settings import ROOT, UserError
@@ -44,10 +45,8 @@ class Check:
 
 
 def checks(*, tracking_uri: str | None = None) -> list[Check]:
-    """Look at everything; a look that itself breaks is a failed check, not the end.
-
-    Args:
-        tracking_uri: MLflow's store; None = the one that runs here would use.
+    """Look at everything, MLflow's store unless given where runs here would use it; a look that itself breaks is a
+    failed check, not the end.
     """
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
         ("python", _python),
@@ -110,10 +109,9 @@ def _libraries() -> list[Check]:
     """Import what only an import can show, and ask the others for their version."""
     found = [_imported(name) for name in ("torch", "torchaudio", "faiss", "soundfile", "webdataset", "mlflow")]
     for name in ("ray", "nnaudio", "optuna", "pyarrow", "safetensors"):
-        try:
-            found.append(Check(name=name, state="ok", found=version(name)))
-        except PackageNotFoundError:
-            found.append(Check(name=name, state="fail", found="not installed", remedy="make setup"))
+        here = version_of(name)
+        remedy = "" if here else "make setup"
+        found.append(Check(name=name, state="ok" if here else "fail", found=here or "not installed", remedy=remedy))
     return found
 
 
@@ -206,11 +204,9 @@ def _packages() -> list[Check]:
             )
     if found:
         return found
-    try:
-        home = f"{ROOT} (version {distribution(OURS).version})"
-    except PackageNotFoundError:
-        home = f"{ROOT} (not installed; found through the path)"
-    return [Check(name="packages", state="ok", found=home)]
+    here = version_of(OURS)
+    about = f"version {here}" if here else "not installed; found through the path"
+    return [Check(name="packages", state="ok", found=f"{ROOT} ({about})")]
 
 
 def _token() -> list[Check]:

@@ -15,7 +15,16 @@ PACKAGES = ("torch", "torchaudio", "ray", "webdataset", "numpy", "scikit-learn",
 @cache
 def provenance() -> dict[str, Any]:
     """Plain JSON types: Python, the packages that are here, the git revision, ``+dirty`` after local changes."""
-    return {"python": platform.python_version(), "packages": _versions(), "git_revision": git_revision()}
+    packages = {name: found for name in PACKAGES if (found := version_of(name))}
+    return {"python": platform.python_version(), "packages": packages, "git_revision": git_revision()}
+
+
+def version_of(package: str) -> str | None:
+    """Version of an installed package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_revision() -> str:
@@ -32,13 +41,3 @@ def git_revision() -> str:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True)
     return done.stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -9,7 +9,7 @@ import re
 import textwrap
 import types
 import typing
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 NEEDED = "needed"
@@ -45,12 +45,8 @@ class Key:
 
 
 def keys_of(schema: type, prefix: str = "", instance: Any = None) -> list[Key]:
-    """Every key of a configuration dataclass, nested ones included, in the order of the fields.
-
-    Args:
-        schema: the root dataclass.
-        prefix: stands before each key, with its dot.
-        instance: where the defaults come from; None = from the fields of ``schema``.
+    """Every key of a configuration dataclass, nested ones included, in the order of the fields; defaults are those of
+    ``instance`` where it is given.
 
     >>> from cluster.machine.resources import ResourcesConfig
     >>> [(key.key, key.type, key.range, key.default) for key in keys_of(ResourcesConfig, "resources.")[:1]]
@@ -60,15 +56,19 @@ def keys_of(schema: type, prefix: str = "", instance: Any = None) -> list[Key]:
     rows: list[Key] = []
     for item in fields(schema):
         path, kind = f"{prefix}{item.name}", hints[item.name]
-        default = _default(item) if instance is None else getattr(instance, item.name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        default = default if instance is None else getattr(instance, item.name)
         if is_dataclass(kind) and isinstance(kind, type):
             rows += keys_of(kind, f"{path}.", None if default is MISSING else default)
             continue
-        meaning = meanings.get(item.name, "") or _about(kind)
+        inner = _inner(kind)
+        meaning = meanings.get(item.name, "")
+        if inner and not meaning:  # what the docstring of the section's class says first
+            meaning = (inspect.getdoc(inner[0]) or "").partition("\n\n")[0].replace("\n", " ")
         stated = " and ".join(dict.fromkeys(first or second for first, second in _RANGE.findall(meaning)))
         stated = stated or _checked_range(schema, instance, item.name, kind)
         rows.append(Key(key=path, type=describe_type(kind), range=stated, default=_text(default), meaning=meaning))
-        rows += _below(path, kind)
+        rows += keys_of(inner[0], f"{path}{inner[1]}") if inner else []
     return rows
 
 
@@ -96,21 +96,6 @@ def _inner(kind: Any) -> tuple[type, str] | None:
             if is_dataclass(inner) and isinstance(inner, type):
                 return inner, between
     return None
-
-
-def _below(path: str, kind: Any) -> list[Key]:
-    inner = _inner(kind)
-    return keys_of(inner[0], f"{path}{inner[1]}") if inner else []
-
-
-def _about(kind: Any) -> str:
-    """What the docstring of a section's class says first."""
-    inner = _inner(kind)
-    return (inspect.getdoc(inner[0]) or "").partition("\n\n")[0].replace("\n", " ") if inner else ""
-
-
-def _default(item: "Field[Any]") -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def _text(default: Any) -> str:

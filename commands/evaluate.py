@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.imports import uncollected
 from cluster.settings import UserError, load_config, parse_overrides
 from commands.console import (
@@ -119,7 +119,7 @@ def embed(
 ) -> None:
     """Embed audio files: one row per file (path, embedding) or per chunk (path, start_s, embedding)."""
     check_device_option(workers, device)
-    require_writable_file(out, "--out")
+    require_replaceable_file(out, "--out", *PARQUET)
     check_places([snapshot])
     from evaluation.embeddings.inputs import check_there
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.entry_points import is_entry_point
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file, require_writable_file
 from cluster.imports import uncollected
 from cluster.settings import UserError
 from commands.console import (
@@ -188,7 +188,7 @@ def tag(
     check_tags(names, prompt or PROMPTS)
     check_there(files)
     if out is not None:
-        require_writable_file(out, "--out")
+        require_replaceable_file(out, "--out", *PARQUET)
     check_encoder_can_answer(snapshot, texts=True)
     with uncollected():
         from evaluation.search.tagging import tag_files

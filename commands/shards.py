@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.entry_points import is_entry_point
-from cluster.files.outputs import require_apart, require_writable_file, require_writable_folder
+from cluster.files.outputs import require_apart, require_replaceable_file, require_writable_folder
 from cluster.imports import uncollected
 from cluster.settings import UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, positional, print_json, progress, quoted, say, then
@@ -42,7 +42,9 @@ OnRay = Annotated[bool, typer.Option("--ray", help="On the Ray cluster of RAY_AD
 Overrides = Annotated[list[str] | None, positional("[KEY=VALUE]...", "Dotted keys: build.codec=flac build.rate=16000")]
 Words = Annotated[
     str | None,
-    typer.Option(help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-"),
+    typer.Option(
+        help="Words that mean a missing value, separated by commas.", show_default="NA,NaN,N/A,None,null,-,?,…"
+    ),
 ]
 Separator = Annotated[
     str | None,
@@ -212,7 +214,11 @@ def _build(
     with uncollected():
         from data_shards.build.build import Progress, build
 
-    mapper = _over_ray(config.workers) if ray else None
+    mapper: MapJobs | None = None
+    if ray:
+        from cluster.ray_runtime.map import ray_map
+
+        mapper = partial(ray_map, name_of=lambda job: job.name, workers=config.workers)
     with progress(as_json=as_json).stage("clips", len(clips)) as bar:
 
         def shown(now: Progress) -> None:
@@ -242,12 +248,6 @@ def _use(index: "ShardIndex", out: Path) -> list[str]:
     words = [f"data.labelled={out}"] * bool(count) + [f"data.unlabelled={out}"] * (count < len(train))
     words += [f"data.vocabulary={column}"] * (count > 0 and column != "tags")
     return words + ["data.b_s=0"] * (not count) + ["data.b_s=1"] * (0 < count == len(train))
-
-
-def _over_ray(workers: int) -> "MapJobs":
-    from cluster.ray_runtime.map import ray_map
-
-    return partial(ray_map, name_of=lambda job: job.name, workers=workers)
 
 
 @app.command("index")
@@ -311,9 +311,7 @@ def show(
     if page:
         if "://" in folder and not cache:
             raise UserError(f"{folder}: a page plays clips, whose shards are copied first; give --cache DIR")
-        require_writable_file(page, "--page")
-        if page.suffix in (".tar", ".parquet", ".json") and page.exists():
-            raise UserError(f"--page {page}: exists and is no page; give the name of an HTML file")
+        require_replaceable_file(page, "--page", "HTML page", b"<!doctype html>")
         if cache:
             require_writable_folder(cache, "--cache")
     _show(folder, as_json)

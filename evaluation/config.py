@@ -12,12 +12,12 @@ from evaluation.text_task import TEXT_KINDS, TextTask
 from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
 
 KINDS = {
-    "tags": "evaluation.kinds.tags:Tags",
-    "class": "evaluation.kinds.classes:Classes",
-    "key": "evaluation.kinds.key:Key",
-    "tempo": "evaluation.kinds.tempo:Tempo",
-    "number": "evaluation.kinds.number:Number",
-    "same_track": "evaluation.kinds.same_track:SameTrack",
+    "tags": "evaluation.tasks.tags:Tags",
+    "class": "evaluation.tasks.classes:Classes",
+    "key": "evaluation.tasks.key:Key",
+    "tempo": "evaluation.tasks.tempo:Tempo",
+    "number": "evaluation.tasks.number:Number",
+    "same_track": "evaluation.tasks.same_track:SameTrack",
     **TEXT_KINDS,
 }
 """Kinds of tasks, imported when a task is read; ``kind`` takes a ``module:Class`` of your own as well."""
@@ -33,7 +33,7 @@ class Task(TextTask):
     """tags: a multilabel column; class: one class a clip, or whole numbers; key: "C# minor"; tempo: beats a minute;
     number: any value, with R²; same_track: of ``column: track``, whether the nearest clips are of the query's own
     track; text_retrieval, zero_shot, attribute_swap, partial_query: clips and texts in the space of a text tower
-    (docs/music_and_text.md); or ``module:Class``, a kind of your own (`evaluation.kinds.kind.TaskKind`)."""
+    (docs/music_and_text.md); or ``module:Class``, a kind of your own (`evaluation.tasks.kind.TaskKind`)."""
     probe: bool = False
     """Train heads on the train split, stop on valid, report test."""
     retrieval: bool = False

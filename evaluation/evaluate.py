@@ -24,17 +24,17 @@ from evaluation.encoders.encoder import SUBJECT, Encoder, with_heads, without_to
 from evaluation.encoders.pool import Pool, open_pool
 from evaluation.encoders.sources import is_factory, load_any, untrained_any
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import kind_of
 from evaluation.metrics.samples import RESAMPLES, MetricSamples, save_resamples
 from evaluation.preflight import check_request
 from evaluation.report.published import beside
 from evaluation.report.rows import build_tree
 from evaluation.report.write import Report, write_report
+from evaluation.runnable import read_targets
 from evaluation.scores.score import Scored, by_metric
 from evaluation.scores.store import SCORES, score_tasks
 from evaluation.targets.splits import check_leaks, compare, freeze, save_split
 from evaluation.targets.target import artist_overlap
-from evaluation.tasks import read_targets
+from evaluation.tasks.kind import kind_of
 
 
 def evaluate(

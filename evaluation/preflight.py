@@ -12,8 +12,8 @@ from evaluation.analyses.projection import check_projection
 from evaluation.embeddings.embed import check_rate
 from evaluation.encoders.encoder import SUBJECT, spaces_of
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import metric_names
 from evaluation.report.published import protocols
+from evaluation.tasks.kind import metric_names
 from trainers.inference.spaces import space_in
 
 

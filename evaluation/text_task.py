@@ -7,10 +7,10 @@ from typing import Literal
 from cluster.settings import Config
 
 TEXT_KINDS = {
-    "text_retrieval": "evaluation.kinds.text_retrieval:TextRetrieval",
-    "zero_shot": "evaluation.kinds.zero_shot:ZeroShot",
-    "attribute_swap": "evaluation.kinds.attribute_swap:AttributeSwap",
-    "partial_query": "evaluation.kinds.partial_query:PartialQuery",
+    "text_retrieval": "evaluation.tasks.text_retrieval:TextRetrieval",
+    "zero_shot": "evaluation.tasks.zero_shot:ZeroShot",
+    "attribute_swap": "evaluation.tasks.attribute_swap:AttributeSwap",
+    "partial_query": "evaluation.tasks.partial_query:PartialQuery",
 }
 """Kinds of tasks about texts, imported when a task is read."""
 OF_KINDS = {

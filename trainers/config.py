@@ -82,10 +82,12 @@ class ExperimentConfig(Config):
         self._check_may_differ()
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be >= 0 and < 2^63, got {self.seed}")
-        if not self.encoder.is_own and not self._frontend_fits():
+        read = self.encoder.frontends
+        gives_what_is_read = "wave" not in read if self.frontend.is_own else self.frontend.kind in read
+        if not self.encoder.is_own and not gives_what_is_read:
             raise ValueError(
-                f"encoder.name={self.encoder.name} reads {', '.join(self.encoder.frontends)}, frontend.kind is "
-                f"{self.frontend.kind}; set frontend.kind={self.encoder.frontends[0]}"
+                f"encoder.name={self.encoder.name} reads {', '.join(read)}, frontend.kind is {self.frontend.kind}; "
+                f"set frontend.kind={read[0]}"
             )
         if self.views.placement == "pool" and self.resources.num_workers == 0:
             raise ValueError(
@@ -116,11 +118,6 @@ class ExperimentConfig(Config):
             raise ValueError(
                 f"loss.objective={self.loss.objective} has an output a tag of data.vocabulary; leave head.width out"
             )
-
-    def _frontend_fits(self) -> bool:
-        """Whether a built-in encoder reads the configured front-end; one of the user's own gives a spectrogram."""
-        read = self.encoder.frontends
-        return self.frontend.kind in read or (self.frontend.is_own and "wave" not in read)
 
     def _check_may_differ(self) -> None:
         known = [*leaf_paths(ExperimentConfig), MANIFEST]
@@ -208,11 +205,8 @@ def without_ray_train(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def may_differ_on_resume(key: str, rules: Sequence[str] = ()) -> bool:
-    """Whether a resumed run may have another value of a dotted key.
-
-    Args:
-        key: of the configuration, or ``data.manifest``.
-        rules: of ``run.may_differ``, besides those that always hold.
+    """Whether a resumed run may have another value of a dotted key, or of ``data.manifest``; ``rules`` are those of
+    ``run.may_differ``.
 
     >>> may_differ_on_resume("resources.num_workers"), may_differ_on_resume("loss.temperature")
     (True, False)

@@ -140,16 +140,8 @@ def build_model(
     micro_rows: int | None = None,
     frontend: FrontendConfig | None = None,
 ) -> ContrastiveModel:
-    """A model at its first weights, the same for the same seed on every rank.
-
-    Args:
-        encoder: which network.
-        head: its hidden width, and the width of projections.
-        loss: the objective; it decides what the head ends in.
-        seed: of the first weights.
-        num_tags: C, outputs of a supervised head.
-        micro_rows: as for `build_encoder`.
-        frontend: as for `build_encoder`.
+    """A model at its first weights, the same for the same seed on every rank. A supervised head has ``num_tags``
+    outputs, C; other arguments are those of `build_encoder`.
     """
     width = (head.width or PROJECTION_WIDTH) if head_outputs(loss) == "projections" else num_tags
     with torch.random.fork_rng(devices=[]):

@@ -69,14 +69,10 @@ class TowerInput(NamedTuple):
             self.views_N[chunk::num_chunks],
             self.clip_P[text_k] // num_chunks,
             self.num_clips // num_chunks,
-            None if self.tokens is None else _trimmed(self.tokens, on_device),
+            None if self.tokens is None else Tokens(self.tokens.ids_kL[on_device], self.tokens.mask_kL[on_device]),
             None if self.vectors_PE is None else self.vectors_PE[on_device],
         )
         return Chunk(part, torch.cat([rows_k, len(self.views_N) + text_k]).to(self.device))
-
-
-def _trimmed(tokens: Tokens, rows_k: Tensor) -> Tokens:
-    return Tokens(tokens.ids_kL[rows_k], tokens.mask_kL[rows_k])
 
 
 class TowerProjector(Network):

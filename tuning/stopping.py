@@ -1,12 +1,49 @@
 """A request to stop at the driver of many runs: none starts any more, and those under way save themselves and end."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cluster.files.storage import write_atomic
 from cluster.processes.signals import on_request_to_stop
-from trainers.loop import STOP_FILE
+from trainers.loop import EXIT_PREEMPTED, STOP_FILE
+
+LOOK_S = 0.5
+"""How often a request is looked for."""
+
+
+def stop_overdue(parent: Path, seconds: float) -> Callable[[], bool]:
+    """Whether a folder's request to stop is older than so many seconds; its age counts from the first look on."""
+    seen: list[float] = []
+
+    def overdue() -> bool:
+        if not seen and (parent / STOP_FILE).exists():
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() - seen[0] > seconds
+
+    return overdue
+
+
+@contextmanager
+def ended_by_request(parent: Path) -> Iterator[None]:
+    """End this process at a folder's request to stop: what runs here meanwhile has nothing to save."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(LOOK_S):
+            if (parent / STOP_FILE).exists():
+                os._exit(EXIT_PREEMPTED)
+
+    watching = threading.Thread(target=watch, name="stopping", daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()
 
 
 def asked_to_stop(

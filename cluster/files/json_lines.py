@@ -38,11 +38,8 @@ def parse_row(line: bytes) -> Row | None:
 
 
 class RowReader:
-    """Reads what is new in a file of rows that is appended to, or replaced by another of the same name.
-
-    Args:
-        path: the file; it may not be there yet.
-        offset: bytes that are known already.
+    """Reads what is new behind ``offset`` in a file of rows that is appended to, or replaced by another of the same
+    name; it may not be there yet.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:

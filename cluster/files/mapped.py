@@ -38,12 +38,7 @@ class MappedFile:
     """A read-only file in memory. Threads may share it; it is unmapped with its last user."""
 
     def __init__(self, path: Path, crc: Sequence[int], size: int) -> None:
-        """Map a file.
-
-        Args:
-            path: it may be replaced or deleted afterwards: the mapping keeps what was there.
-            crc: CRC32 of each block.
-            size: bytes that it must have.
+        """Map a file of so many bytes and checksums of its blocks; it may be replaced or deleted afterwards.
 
         Raises:
             OSError: if it cannot be opened.

@@ -17,6 +17,10 @@ from cluster.settings import UserError
 
 PROBE_BYTES = 4096
 """As much is written to find a full disk: a block of most file systems."""
+HEAD_BYTES = 4096
+"""In which the mark of a file's kind is looked for."""
+PARQUET = ("Parquet file", b"PAR1")
+"""Of `require_replaceable_file`: kind and mark."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -56,6 +60,29 @@ def require_writable_file(path: Path, key: str) -> None:
     _require_writable(path, key, path.parent, remedy)
 
 
+def require_replaceable_file(path: Path, key: str, kind: str, mark: bytes) -> None:
+    """Refuse a file that could not be written, or that would take the place of one of another kind, such as a song.
+
+    Args:
+        path: what the user gave.
+        key: the option that it was given as.
+        kind: what is written, for the message.
+        mark: found among the first `HEAD_BYTES` of every file of this kind.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+    """
+    require_writable_file(path, key)
+    if path.is_file() and path.stat().st_size:
+        try:
+            with path.open("rb") as file:
+                same = mark in file.read(HEAD_BYTES)
+        except OSError:
+            same = False
+        if not same:
+            raise UserError(f"{key} {path}: is there already and is no {kind}; give another file")
+
+
 def require_replaceable_folder(path: Path, key: str) -> None:
     """Refuse a folder that could not be written beside its place and renamed, as `storage.atomic_folder` does.
 
@@ -63,7 +90,19 @@ def require_replaceable_folder(path: Path, key: str) -> None:
         UserError: names ``path``, what is wrong and ``key``.
     """
     require_writable_folder(path, key, replaced=True)
-    if path.is_mount():
+    require_renamable(path, key)
+
+
+def require_renamable(path: Path, key: str) -> None:
+    """Refuse a folder in whose place no other can be renamed.
+
+    Raises:
+        UserError: names ``path``, what is wrong and ``key``.
+    """
+    place = path.resolve()
+    if place == Path.cwd():
+        raise UserError(f"{key} {path}: is the working folder, which cannot be replaced; give a folder in it")
+    if place.is_mount():
         raise UserError(f"{key} {path}: is a mount point, which cannot be replaced; give a folder in it")
 
 
@@ -119,11 +158,8 @@ DEPTH = 3
 
 
 def did_you_mean(path: Path, *marks: str) -> str:
-    """The nearest folder in words, ``; did you mean DIR?``, or nothing where there is none.
-
-    Args:
-        path: what was given.
-        marks: relative paths of files; a folder with one of them is of the kind that was meant.
+    """The nearest folder that holds one of the files ``marks``, as ``; did you mean DIR?``; nothing where there is
+    none.
     """
     there = path.expanduser().absolute()
     base = there

@@ -131,11 +131,8 @@ def text_hashes(texts: Iterable[str]) -> NDArray[np.int64]:
 
 
 def first_repeat(texts: Iterable[str], hashes: NDArray[np.int64] | None = None) -> tuple[int, int] | None:
-    """The first text that equals an earlier one: the place of the earlier one and its own; None where all differ.
-
-    Args:
-        texts: iterated over again where hashes are equal.
-        hashes: of `text_hashes`, where they are known.
+    """The first text that equals an earlier one: the place of the earlier one and its own; None where all differ. The
+    texts are iterated over again where their hashes (`text_hashes`) are equal.
 
     >>> first_repeat(["a", "b", "a", "b"]), first_repeat(["a", "b"])
     ((0, 2), None)

@@ -20,10 +20,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def num_cores(quota: Path = _QUOTA) -> int:
-    """Cores of the container's or the scheduler's share, not the machine's count; at least one.
-
-    Args:
-        quota: the control group's "microseconds-or-max period" (cgroup v2).
+    """Cores of the container's or the scheduler's share (``quota`` of cgroup v2), not the machine's count; at least
+    one.
     """
     allowed = len(os.sched_getaffinity(0))
     try:

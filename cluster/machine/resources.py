@@ -92,12 +92,8 @@ def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
 
 
 def threads_per_worker(config: ResourcesConfig, cores: int | None = None, nodes: int = 1) -> int:
-    """Threads for a worker's kernels, so that the workers of a node together use its cores once.
-
-    Args:
-        config: of the run.
-        cores: cores of a node; None = of this machine.
-        nodes: machines the workers are spread over, ≥ 1.
+    """Threads for a worker's kernels, so that the workers of a node with these cores (None: of this machine) use them
+    once together.
 
     >>> threads_per_worker(ResourcesConfig(num_workers=2), cores=8)
     4

@@ -26,11 +26,8 @@ replaced: dict[str, str] = {}
 
 
 def trouble_with(folder: Path, *, sockets: bool = False) -> str:
-    """Why a folder cannot be written to, empty where it can; it is made if it is not there.
-
-    Args:
-        folder: that is tried: a file is written into it and taken away again.
-        sockets: whether Ray's sockets must fit too.
+    """Why a folder cannot be written to, or Ray's sockets do not fit into it; empty where nothing is wrong. It is made
+    if it is not there.
     """
     if not folder.is_absolute():
         return "a relative path, which means another folder to every process"

@@ -1,15 +1,17 @@
 """Processor time of this process and of everything that it started, whoever waits for it.
 
-Ray's processes do not wait for theirs, so the kernel adds their time to nobody's: it is read from /proc while they run.
-What a process takes in the last moment of its life is not counted. Where there is no /proc, only this process is.
+Ray's processes do not wait for theirs, so the kernel adds their time to nobody's: it is read while they run. What a
+process takes in the last moment of its life is not counted.
 """
 
 import os
 import threading
 import time
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
+
+import psutil
 
 LOOK_EVERY_S = 1.0
 HERE, TRAINING, RAY, OTHERS = "this process", "training workers", "Ray", "other processes"
@@ -28,27 +30,18 @@ class CpuTime:
     """What was seen of the processes below one, by number and start."""
 
     def __init__(self, root: int) -> None:
-        self.root = root
-        self.seen: dict[tuple[int, int], Process] = {}
+        self.root = psutil.Process(root)
+        self.seen: dict[tuple[int, float], Process] = {}
 
     def look(self) -> None:
         """Note the time of all processes below."""
-        stats: dict[int, list[str]] = {}
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                stats[int(place.name)] = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            except OSError:
-                continue  # it ended meanwhile
-        below = {self.root}
-        while found := {pid for pid, stat in stats.items() if int(stat[1]) in below} - below:
-            below |= found
-        ticks = os.sysconf("SC_CLK_TCK")
-        for pid in below & stats.keys() - {self.root}:
-            key = pid, int(stats[pid][19])
-            kind = kind_of(Path(f"/proc/{pid}/cmdline"))
-            if kind in (None, OTHERS) and key in self.seen:
-                kind = self.seen[key].kind  # one that ends has no command line any more
-            self.seen[key] = Process(kind or OTHERS, (int(stats[pid][11]) + int(stats[pid][12])) / ticks)
+        for child in self.root.children(recursive=True):
+            with suppress(psutil.Error):  # it ended meanwhile
+                key, taken = (child.pid, child.create_time()), child.cpu_times()
+                kind = self.seen[key].kind if key in self.seen else OTHERS  # one that ends has no command line any more
+                self.seen[key] = Process(kind, taken.user + taken.system)
+                if (found := kind_of(child.cmdline())) != OTHERS:
+                    self.seen[key] = Process(found, taken.user + taken.system)
 
     def by_kind(self) -> dict[str, float]:
         """Seconds of each kind of process that was seen."""
@@ -71,9 +64,7 @@ class CpuWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -86,12 +77,9 @@ class CpuWatch:
         return {HERE: time.process_time() - self._began} | self._times.by_kind()
 
 
-def kind_of(command_line: Path) -> str | None:
-    """The kind of process with this command line in /proc; None where it has ended."""
-    try:
-        words = command_line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return None
+def kind_of(command: Sequence[str]) -> str:
+    """The kind of process with this command line."""
+    words = " ".join(command)
     if words.startswith("ray::"):
         return TRAINING if _TRAINING_TITLE in words else RAY
     return RAY if "/ray/" in words else OTHERS

@@ -5,16 +5,19 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Literal, TypeVar
 
 from cluster.settings import RunError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+LOOK_S = 0.5
+"""How often a caller is asked whether it gives up."""
 QUEUED = 4
 """Jobs a worker that are pickled ahead: of ten million clips all would be gigabytes."""
 
@@ -31,8 +34,9 @@ def local_map(
     start: Literal["forkserver", "spawn"] = "forkserver",
     preload: Sequence[str] = (),
     ignore_interrupt: bool = False,
+    given_up: Callable[[], bool] | None = None,
 ) -> Iterator[Result]:
-    """Results in the order in which they are done.
+    """Results in the order in which they are done. Where the caller breaks off, by Ctrl-C too, the workers are killed.
 
     Args:
         function: picklable.
@@ -42,6 +46,7 @@ def local_map(
             threads nor its locks are copied; spawn starts each with this process's environment variables of now.
         preload: modules.
         ignore_interrupt: Ctrl-C, which reaches every process of a terminal, is left to this process.
+        given_up: looked at every `LOOK_S` seconds; once it is true the workers are killed and no result comes.
 
     Raises:
         WorkerLostError: if a worker process is killed.
@@ -50,6 +55,7 @@ def local_map(
     if preload:
         context.set_forkserver_preload(list(preload))
     initializer = _start_ignoring if ignore_interrupt else end_with_parent
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=initializer)
     waiting, running = iter(jobs), set[Future[Result]]()
     try:
@@ -57,15 +63,27 @@ def local_map(
             running.update(pool.submit(function, job) for job in islice(waiting, QUEUED * workers - len(running)))
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, running = wait(running, timeout=LOOK_S if given_up else None, return_when=FIRST_COMPLETED)
             while done:
                 yield done.pop().result()
+            if given_up and given_up():
+                _kill(others)
+                return
+    except (KeyboardInterrupt, GeneratorExit):  # a job may take minutes, and the pool waits for each
+        _kill(others)
+        raise
     except BrokenProcessPool as error:
         raise WorkerLostError(
             "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _kill(others: Set[BaseProcess]) -> None:
+    """End the workers that were started since: all children of this process but the others."""
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.kill()
 
 
 def _start_ignoring() -> None:

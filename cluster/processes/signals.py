@@ -9,12 +9,9 @@ from typing import Any
 
 @contextmanager
 def on_request_to_stop(request: Callable[[str], None]) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C call ``request``; a second Ctrl-C breaks off.
+    """SIGTERM and the first Ctrl-C call ``request`` with the signal as a line of text; a second Ctrl-C breaks off.
 
     Outside of the main thread, which alone has signals, it does nothing.
-
-    Args:
-        request: called with the signal as a line of text.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

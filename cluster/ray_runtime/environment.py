@@ -9,10 +9,10 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cluster.provenance import version_of
 from cluster.settings import ROOT, RunError, UserError
 
 LOCK = ROOT / "requirements.lock"
@@ -28,10 +28,7 @@ def versions() -> dict[str, str]:
     """Python and the decisive packages of this interpreter; ``missing`` where one is not installed."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in DECISIVE:
-        try:
-            found[name] = version(name).partition("+")[0]  # torch 2.14.1+cu130 is 2.14.1 built for one CUDA
-        except PackageNotFoundError:
-            found[name] = "missing"
+        found[name] = (version_of(name) or "missing").partition("+")[0]  # torch 2.14.1+cu130: built for one CUDA
     return found
 
 

@@ -10,6 +10,10 @@ from typing import BinaryIO
 _BANDS_32 = ((0x7FFF_0000, 0x8000_1000), (0xFFFF_0000, 0xFFFF_FFFF))
 """Sizes that streaming writers leave: the largest number, signed or not, rounded to blocks or less a header."""
 _HUGE = 1 << 48
+_MPEG_TAGS = (0x50, 0x55)
+"""Codecs of a WAV whose data chunk is a stream of MPEG frames."""
+MAX_JUNK = 1 << 16
+"""Bytes behind the audio that need not be chunks."""
 
 
 class PatchedFile(io.RawIOBase):
@@ -53,6 +57,8 @@ class Container:
     """Samples a channel that were counted, less what decoders may drop; 0 where none were counted."""
     slack: int = 0
     """Samples a channel that the stated length may exceed what a whole file decodes to."""
+    mpeg_at: int = 0
+    """Where a chunk's MPEG frames begin, whose number no chunk states; 0 where it holds none."""
 
 
 AS_IT_IS = Container()
@@ -82,15 +88,18 @@ def _sized(file: BinaryIO, length: int, there: int, what: str, patches: Mapping[
 def _riff(file: BinaryIO, size: int) -> Container:
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
-    position, long_at = 12, 0
+    position, long_at, tag = 12, 0, 0
     while position + 8 <= size:
         file.seek(position)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
         body = position + 8
         if name == b"ds64" and length >= 24:
             long_at = body
+        if name == b"fmt " and length >= 16:
+            (tag,) = struct.unpack(f"{order}H", file.read(2).ljust(2, b"\0"))
         if name == b"data":
-            return _riff_data(file, size, order, body, length, long_at)
+            found = _riff_data(file, size, order, body, length, long_at)
+            return Container(found.problem, mpeg_at=body) if tag in _MPEG_TAGS else found
         position = body + length + length % 2
     return Container("truncated: no data chunk")
 
@@ -104,7 +113,30 @@ def _riff_data(file: BinaryIO, size: int, order: str, body: int, length: int, lo
         file.seek(long_at + 8)
         (length,) = struct.unpack("<Q", file.read(8))
         patches = {long_at: struct.pack("<QQQ", size - 8, max(there, 0), 0)}
-    return _sized(file, length, there, "data chunk", patches)
+    found = _sized(file, length, there, "data chunk", patches)
+    if found is AS_IT_IS and length < there:
+        return Container(_behind(file, body + length + length % 2, size, order))
+    return found
+
+
+def _behind(file: BinaryIO, position: int, size: int, order: str) -> str | None:
+    """What is wrong with what follows the audio, which a decoder passes over."""
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"data"):
+            return f"holds a second sound at byte {position:,}, which no decoder would read; split it, one sound a file"
+        if not (name.isascii() and name.decode("ascii").isprintable()):
+            rest = size - position
+            file.seek(position)
+            if rest <= MAX_JUNK or not any(file.read(MAX_JUNK)):
+                return None
+            return (
+                f"its data chunk ends at byte {position:,}, and {rest:,} bytes that are no chunk follow; where they "
+                "are audio: ffmpeg -ignore_length 1 -i FILE FILE.flac, otherwise: ffmpeg -i FILE FILE.flac"
+            )
+        position += 8 + length + length % 2
+    return None
 
 
 def _is_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:

@@ -6,7 +6,10 @@ Decoders return fewer samples without an error, and estimate a length that is no
 
 import io
 import os
+import re
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO
 
 from data_shards.audio.chunks import AS_IT_IS, LENGTH_CHECKS, Container
@@ -15,6 +18,8 @@ from data_shards.audio.ogg import read_ogg
 
 MAX_COMPRESSED_BYTES = 1 << 29
 """Limit of a file whose frames or pages are counted: more than `decode.MAX_SAMPLES` at any bitrate."""
+_FLAC_STREAM = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+"""The marker of a stream and the header of its STREAMINFO, which comes first and has 34 bytes."""
 SEARCH_BYTES = 1 << 17
 """Bytes behind the tags that are searched for the first MPEG frame."""
 
@@ -29,14 +34,16 @@ def examine(file: BinaryIO) -> Container:
     start = tags_end(file)
     file.seek(start)
     head = file.read(16)
-    for magic, check in LENGTH_CHECKS.items():
-        if head.startswith(magic):
-            return check(file, size)
-    if head.startswith(b"OggS"):
-        return _ogg(file, size)
     if head.startswith(b"fLaC"):
-        return _flac(file, start)
-    return _mpeg(file, start, size)
+        return _flac(file, start, size)
+    checks = {**LENGTH_CHECKS, b"OggS": _ogg}
+    check = next((check for magic, check in checks.items() if head.startswith(magic)), None)
+    if check is None:
+        return _mpeg(file, start, size)
+    if start:
+        return _behind_tags(file, start, size, check)
+    found = check(file, size)
+    return _mpeg(file, found.mpeg_at, size) if found.mpeg_at and not found.problem else found
 
 
 def tags_end(file: BinaryIO) -> int:
@@ -54,10 +61,33 @@ def tags_end(file: BinaryIO) -> int:
             return start
 
 
-def _flac(file: BinaryIO, start: int) -> Container:
-    file.seek(start + 18)
-    total = int.from_bytes(file.read(8)) & ((1 << 36) - 1)
-    return Container(states_length=total > 0)
+def _behind_tags(file: BinaryIO, start: int, size: int, check: Callable[[BinaryIO, int], Container]) -> Container:
+    """A container behind tags, which libsndfile does not pass over."""
+    refused = _too_large(size)
+    if refused:
+        return refused
+    file.seek(start)
+    content = io.BytesIO(file.read())
+    found = check(content, size - start)
+    if found.mpeg_at and not found.problem:
+        return _mpeg(file, start + found.mpeg_at, size)
+    content.seek(0)
+    return found if found.problem or found.parts else replace(found, parts=(content,))
+
+
+def _flac(file: BinaryIO, start: int, size: int) -> Container:
+    """A stream, or several that were appended to each other; of those libsndfile reads the first alone."""
+    refused = _too_large(size)
+    if refused:
+        return refused
+    file.seek(start)
+    data = file.read()
+    begins = [0, *(match.start() for match in _FLAC_STREAM.finditer(data, 4))]
+    totals = [int.from_bytes(data[begin + 18 : begin + 26]) & ((1 << 36) - 1) for begin in begins]
+    parts: tuple[io.BytesIO, ...] = ()
+    if len(begins) > 1 or start:
+        parts = tuple(io.BytesIO(data[begin:end]) for begin, end in zip(begins, [*begins[1:], None], strict=True))
+    return Container(states_length=all(totals), parts=parts)
 
 
 def _too_large(size: int) -> Container | None:
@@ -96,7 +126,9 @@ def _mpeg(file: BinaryIO, start: int, size: int) -> Container:
             return Container(f"truncated: its {stated.name} header promises {counts}")
         appended = found.num_frames > stated.frames + max(2, stated.frames // 100)
         if stated.name != "VBRI" and not appended:  # libsndfile does not read VBRI
-            if len(found.audio) == 1 and found.start == start and data.startswith((b"ID3", b"\xff")):
+            tail = len(data) - found.audio[-1][1]
+            whole = len(found.audio) == 1 and found.start == start and data.startswith((b"ID3", b"\xff"))
+            if whole and 200 * tail <= len(data):  # mpg123 warns on stderr where the stated size is 1% off
                 return AS_IT_IS
             header = data[found.start : found.audio[0][0]]
             return Container(parts=(io.BytesIO(header + frames_of(data, found)),))

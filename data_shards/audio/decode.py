@@ -35,6 +35,8 @@ BLOCK_FRAMES = 1 << 18
 UNCHECKED = ("AVR", "MAT4", "MAT5", "MPC2K", "PAF", "PVF", "SD2", "SDS", "WVE", "XI")
 """Formats of samplers and MATLAB, which libsndfile decodes whether they are whole or cut."""
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+_UNKNOWN_FORMAT, _UNKNOWN_CODEC = (1, 7), (4, 18, 64)
+"""Codes of libsndfile: it recognises no format; in one that it knows it lacks the codec."""
 MAX_PEAK = 8.0
 """Full scale is 1; lossy decoders overshoot to about 2, a damaged MP3 decodes to 2e5."""
 
@@ -169,6 +171,8 @@ def _decode_parts(path: Path, container: Container, head: bytes) -> tuple[NDArra
         try:
             opened = _Forward(part)
         except soundfile.LibsndfileError as error:
+            if error.code in _UNKNOWN_CODEC and has_av():
+                return _decode_foreign(path, "of a codec that libsndfile lacks")
             raise AudioError(f"cannot be decoded: {_unopened(error, head)}") from None
         with opened as file:
             if file.format in UNCHECKED:
@@ -205,10 +209,12 @@ def _read_all(file: "_Forward", container: Container) -> NDArray[np.float32]:
 
 def _unopened(error: soundfile.LibsndfileError, head: bytes) -> str:
     """Why libsndfile does not open a file; libsndfile reports an unknown format as a missing file."""
-    if "unsupported" in error.error_string or "unimplemented" in error.error_string:
-        return f"{error.error_string} {remedy()}"
     kind = no_audio(head)
-    return f"this is {kind}" if kind else f"libsndfile reads no format that begins with {head[:16]!r}; {remedy()}"
+    if kind:
+        return f"this is {kind}"
+    if error.code in _UNKNOWN_FORMAT:
+        return f"libsndfile reads no format that begins with {head[:16]!r}; {remedy()}"
+    return f"libsndfile: {error.error_string.removesuffix('.')}; {remedy()}"
 
 
 def _kind(mode: int) -> str:

@@ -22,7 +22,7 @@ from cluster.processes.map import local_map
 from cluster.settings import Config, UserError
 from data_shards.build.checks import RECORD_NAME, ClipChecks, require_place, tidied, tidied_orders
 from data_shards.build.index_writer import write_index
-from data_shards.build.progress import Progress, Tally, TooManyRejected
+from data_shards.build.rejections import Progress, Tally, TooManyRejected
 from data_shards.build.summary import BuildSummary, summarise_build
 from data_shards.build.writer import BuildConfig, BuildJob, ShardResult, build_shard, read_entries, recipe_of
 from data_shards.format.paths import INDEX_NAME, MANIFEST_NAME, PARQUET_NAME
@@ -103,7 +103,7 @@ def build(
             than allowed, or a worker's shard cannot be seen from this machine.
     """
     require_place(out, "the output")
-    out = out.resolve() if out.is_symlink() else out
+    out = out.resolve()
     listing = clips if isinstance(clips, Listing) else Listing(clips if isinstance(clips, Sequence) else Spool(clips))
     listing = replace(listing, vocabularies=tidied_orders(listing.vocabularies))
     clips = listing.clips

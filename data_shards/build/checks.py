@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.files.outputs import require_writable_folder
+from cluster.files.outputs import require_renamable, require_writable_folder
 from cluster.files.spool import first_repeat
 from cluster.settings import UserError
 from data_shards.format.records import Clip
@@ -24,9 +24,9 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}\Z")  # with its extension it fits a tar 
 def require_place(out: Path, key: str) -> None:
     """Refuse a place where no set can be made: a set is written beside `out` and renamed at the end."""
     require_writable_folder(out, key, replaced=True)
-    if out.is_dir() and os.path.ismount(out) and not (out / RECORD_NAME).exists():
-        raise UserError(f"{key} {out}: is a mount point, which cannot be renamed; give a folder below it")
-    growing = out.with_name(out.name + ".partial")
+    if out.is_dir() and not (out / RECORD_NAME).exists():  # a set that is there stays as it is
+        require_renamable(out, key)
+    growing = out.resolve().with_name(f"{out.resolve().name}.partial")
     if os.path.lexists(growing) and not growing.is_dir():
         raise UserError(
             f"{key} {out}: the set is first written to {growing}, which is a file; move it away, or give another folder"

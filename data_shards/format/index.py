@@ -234,11 +234,8 @@ class ShardIndex:
 
 
 def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
-    """The index of a set on local disk.
-
-    Args:
-        folder: of the set.
-        every_block: check all of the table now, not the rest when it is read.
+    """The index of a set on local disk; with ``every_block`` all of the table is checked now, not the rest when it is
+    read.
 
     Raises:
         ShardError: if a checksum, a count or a bound does not hold, or the folder has none.

@@ -92,12 +92,8 @@ def labels_alike(index: ShardIndex) -> dict[str, list[tuple[str, ...]]]:
 
 
 def describe(index: ShardIndex, *, top: int = 10, names: Mapping[str, str] | None = None) -> str:
-    """`summarise` as lines of text.
-
-    Args:
-        index: of the set.
-        top: as many of the most frequent labels of each column are named.
-        names: what a clip is called, by key; default the key.
+    """`summarise` as lines of text: the ``top`` most frequent labels of each column are named, clips by their key or as
+    ``names`` has them.
     """
     facts = summarise(index)
     shards = f"{facts['shards']:,} shard{'' if facts['shards'] == 1 else 's'}"

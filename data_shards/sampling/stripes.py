@@ -24,16 +24,8 @@ class Stripes:
         self, name: str, rows: NDArray[np.int64], shards: NDArray[np.int32], slots: range, count: int, *,
         seed: int, block_shards: int = 0,
     ) -> None:  # fmt: skip
-        """Deal the shards to stripes, in proportion to the slots that draw from each.
-
-        Args:
-            name: of the stream.
-            rows: (n,) ascending.
-            shards: (n,) the shard of each row, ascending.
-            slots: of the global batch that draw from this stream.
-            count: S ≤ number of slots.
-            seed: of the run.
-            block_shards: as of `Stream`.
+        """Deal the shards to ``count`` stripes, in proportion to the ``slots`` of the global batch that draw from each;
+        other arguments are those of `Stream`.
 
         Raises:
             UserError: if there are fewer shards than stripes.
@@ -75,13 +67,8 @@ class Stripes:
 
 
 def deal(shards: Sequence[int], sizes: Sequence[int], shares: Sequence[int], key: int) -> list[int]:
-    """The stripe of each shard: the largest first, each to the stripe that has least for its share.
-
-    Args:
-        shards: their numbers.
-        sizes: clips of each.
-        shares: slots of each stripe, > 0.
-        key: decides among shards of one size.
+    """The stripe of each shard: the largest, by its clips, first, each to the stripe that has least for its share of
+    slots; ``key`` decides among shards of one size.
 
     >>> sorted(deal([0, 1, 2, 3], [5, 5, 5, 5], [1, 1], key=0))
     [0, 0, 1, 1]

@@ -9,8 +9,11 @@ from data_shards.format.text import tidy
 
 SEPARATOR, BRACKETS = "|", "brackets"
 """How a cell lists its values: between separators, or as Python, JSON and NumPy print a list."""
-MISSING = ("NA", "N/A", "#N/A", "<NA>", "NaN", "-NaN", "NaT", "None", "null", "-")
-"""Words that pandas, R, spreadsheets and people write where a value is not known, in any case."""
+MISSING = (
+    "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "-NaN", "NaT", "None", "null", "(null)", "\\N", "-", "--", "–", "—",
+    "?", "#VALUE!", "#DIV/0!", "#REF!", "#NAME?", "#NULL!", "#NUM!",
+)  # fmt: skip
+"""Words that pandas, R, databases, spreadsheets and people write where a value is not known, in any case."""
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
 _PLAIN = r"[^\s'\",\[\](){}]++"

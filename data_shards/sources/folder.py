@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -254,6 +255,13 @@ def _check_paths(table: LabelTable, clips: Sequence[Clip], listed: NDArray[np.in
         raise UserError(f"{table.path}, row {row}, column path: {path} is a duplicate of row {other}")
 
 
+def _looks(path: str, audio: Path) -> tuple[str, str]:
+    """A path in the form that visual variants share, and the same without its suffix."""
+    below = unquote(path.removeprefix("file://")).removeprefix(f"{audio.absolute()}/")
+    look = fold(os.path.normpath(below.replace("\\", "/")))
+    return look, str(PurePosixPath(look).with_suffix(""))
+
+
 def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
     """A hint for paths of the table that lead to no file, each with an unlisted file whose name looks the same.
 
@@ -271,11 +279,13 @@ def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Seque
             f"{table.path}: its paths are relative to {right}, such as {path!r} in row {row}; "
             f"give --audio {shlex.quote(str(right))} in place of {audio}"
         )
-    looks = [fold(path.replace("\\", "/")) for _, path in first[:NAMED_PATHS]]
-    alike = {look: path for path in unlisted if (look := fold(path)) in looks}
+    looks = [_looks(path, audio) for _, path in first[:NAMED_PATHS]]
+    alike = {
+        look: path for path in unlisted for look in _looks(path, audio)[::-1] if any(look in each for each in looks)
+    }
     named = []
     for (row, path), look in zip(first, looks, strict=False):
-        other = alike.get(look)
+        other = next((alike[one] for one in look if one in alike), None)
         named.append(f"{path!r} in row {row}" + (f" (did you mean {other!r}?)" if other else ""))
     more = f", and {count - len(named):,} more" if count > len(named) else ""
     return [f"hint: {count:,} paths of the table lead to no file below the folder: {', '.join(named)}{more}"]

@@ -1,6 +1,5 @@
 """A user's table of labels, CSV or Parquet, read strictly as text cells in one form (docs/faults.md, 29)."""
 
-import codecs
 import csv
 import math
 from array import array
@@ -8,16 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
 
 from cluster.files.spool import Spool
 from cluster.settings import UserError
 from data_shards.format.text import tidy
 from data_shards.sources.cells import BRACKETS, MISSING, SEPARATOR
+from data_shards.sources.csv_file import explain_csv, open_csv, undecodable_row
 
 REQUIRED = ("path", "split", "track_id")
 RESERVED = (*REQUIRED, "artist", "licence")
-DELIMITERS = (",", ";", "\t")
 BATCH_ROWS = 4096
 """Rows of Parquet that are read at once."""
 
@@ -89,6 +87,7 @@ def read_labels(
     separator: str | None = None,
     missing: Sequence[str] = MISSING,
     required: Sequence[str] = REQUIRED,
+    option: str = "--labels",
 ) -> LabelTable:
     """Read a table by its suffix: ``.parquet``, anything else is CSV with ``,``, ``;`` or tabs between its cells.
 
@@ -98,6 +97,7 @@ def read_labels(
             the column has them.
         missing: words that mean that a value is not known, in any case.
         required: columns that the table must have.
+        option: that the file was given as, for messages.
 
     Raises:
         UserError: names the file, the row, and the column where it is one.
@@ -106,7 +106,7 @@ def read_labels(
         raise UserError(f"--list-separator {separator!r}: give one sign such as ';', or {BRACKETS} for ['a', 'b']")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; --labels is a CSV or Parquet file with the columns {', '.join(required)}")
+        raise UserError(f"{path}: {what}; {option} is a CSV or Parquet file with the columns {', '.join(required)}")
     table = _read_parquet(path, required) if path.suffix.lower() == ".parquet" else _read_csv(path, required)
     if not table.numbers:
         raise UserError(f"{path}: no rows below the header")
@@ -135,9 +135,7 @@ def _read_csv(path: Path, required: Sequence[str]) -> LabelTable:
     header: list[str] = []
     table = _Growing()
     try:
-        delimiter = _delimiter(path, required)
-        with _open(path) as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=delimiter)
+        with open_csv(path, required) as (reader, delimiter):
             header = table.begin(_header(path, next(reader, []), required))
             for number, cells in enumerate(reader, start=2):
                 if not any(map(str.strip, cells)):
@@ -149,11 +147,9 @@ def _read_csv(path: Path, required: Sequence[str]) -> LabelTable:
                         f"{quote if len(cells) > len(header) else ''}"
                     )
                 table.append(number, map(_tidy_cell, header, cells))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
     except (csv.Error, UnicodeError) as error:
-        row = len(table.numbers) + 2 if header else 1
-        raise UserError(f"{path}, row {row}: not CSV in UTF-8: {error}") from None
+        row = undecodable_row(path) if isinstance(error, UnicodeError) else len(table.numbers) + 2 if header else 1
+        raise UserError(f"{path}, row {row}: not CSV in UTF-8: {explain_csv(error)}") from None
     return LabelTable(path, table.cells, table.numbers, delimiter=delimiter)
 
 
@@ -174,24 +170,6 @@ class _Growing:
         for column, cell in zip(self.cells.values(), cells, strict=True):
             column.append(cell)
         self.numbers.append(number)
-
-
-def _open(path: Path) -> TextIO:
-    """As UTF-8; as UTF-16 where the text begins with its byte order mark, as in the "Unicode text" of spreadsheets."""
-    with path.open("rb") as file:
-        utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return path.open(encoding="utf-16" if utf16 else "utf-8-sig", newline="")
-
-
-def _delimiter(path: Path, required: Sequence[str]) -> str:
-    """The delimiter that gives the header most of its required columns."""
-    found = {}
-    for delimiter in DELIMITERS:
-        with _open(path) as file:
-            reader = csv.reader(file, skipinitialspace=True, delimiter=delimiter)
-            header = [_column_name(name) for name in next(reader, [])]
-            found[delimiter] = sum(name in header for name in required)
-    return max(DELIMITERS, key=lambda delimiter: found[delimiter])
 
 
 def _column_name(name: str) -> str:
@@ -251,9 +229,11 @@ def _header(path: Path, names: Sequence[str], required: Sequence[str]) -> list[s
         raise UserError(f"{path}: empty; it needs a header with {', '.join(required)}")
     missing = [name for name in required if name not in header]
     if missing:
-        there = ", ".join(header)
-        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {there}")
+        signs = " (commas, semicolons or tabs stand between columns)" if len(header) == 1 else ""
+        raise UserError(f"{path}, row 1: no column {', '.join(missing)}; there are {', '.join(header)}{signs}")
     twice = sorted({name or "(no name)" for name in header if header.count(name) > 1 or not name})
     if twice:
-        raise UserError(f"{path}, row 1: column {', '.join(twice)} is a duplicate or has no name; give each one name")
+        index = "; pandas leaves its index out with to_csv(..., index=False)" if "" in header else ""
+        what = f"column {', '.join(twice)} is a duplicate or has no name"
+        raise UserError(f"{path}, row 1: {what}; give each one name{index}")
     return header

@@ -93,7 +93,7 @@ class Lexicon:
                 self._terms.setdefault(key, (code, False))
         for key, (code, _) in list(self._terms.items()):
             if self.words[code].number == "one":
-                self._terms.setdefault(_plural_of(key), (code, True))
+                self._terms.setdefault((*key[:-1], plural(key[-1])), (code, True))
         self._longest: dict[str, int] = {}
         for key in self._terms:
             self._longest[key[0]] = max(len(key), self._longest.get(key[0], 0))
@@ -212,10 +212,6 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
     return f"{noun}s"
-
-
-def _plural_of(key: tuple[str, ...]) -> tuple[str, ...]:
-    return (*key[:-1], plural(key[-1]))
 
 
 def _singulars(key: tuple[str, ...]) -> list[tuple[str, ...]]:

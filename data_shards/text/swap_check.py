@@ -6,7 +6,6 @@ it has not seen which of the two was swapped. Chance is one half.
 Shape suffixes: P pairs, V columns of text vectors.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -64,6 +63,8 @@ def find_betrayal(pairs: Sequence[tuple[str, str]], vectors: Vectors | None = No
     """
     if len(pairs) < 2 * FOLDS:
         raise ValueError(f"{len(pairs)} pairs of texts are too few to learn from; give at least {2 * FOLDS}")
+    from sklearn.linear_model import Ridge
+
     texts = [own for own, _ in pairs] + [hard for _, hard in pairs]
     x = (vectors or word_counts)(texts)
     x = x - x.mean(axis=0)
@@ -73,23 +74,24 @@ def find_betrayal(pairs: Sequence[tuple[str, str]], vectors: Vectors | None = No
     for fold in range(FOLDS):
         test = order[fold::FOLDS]
         train = np.setdiff1d(order, test)
-        weight_V = _ridge(np.concatenate([own_PV[train], hard_PV[train]]), np.repeat([-1.0, 1.0], len(train)))
-        margin = (hard_PV[test] - own_PV[test]) @ weight_V
+        classifier = Ridge(RIDGE, fit_intercept=False)
+        classifier.fit(np.concatenate([own_PV[train], hard_PV[train]]), np.repeat([-1.0, 1.0], len(train)))
+        margin = classifier.predict(hard_PV[test] - own_PV[test])
         correct += float((margin > 1e-9).sum()) + 0.5 * float((np.abs(margin) <= 1e-9).sum())
     return Betrayal(correct / len(pairs), *wilson(correct, len(pairs)), len(pairs))
 
 
 def word_counts(texts: Sequence[str]) -> NDArray[np.float64]:
     """Counts of words and of neighbouring words: (number of texts, V)."""
-    columns: dict[tuple[str, ...], int] = {}
-    cells = []
-    for row, text in enumerate(texts):
-        words = [token.word for token in tokenize(text)]
-        for gram in [*((word,) for word in words), *itertools.pairwise(words)]:
-            cells.append((row, columns.setdefault(gram, len(columns))))
-    counts = np.zeros((len(texts), len(columns)))
-    np.add.at(counts, tuple(np.array(cells, np.int64).reshape(-1, 2).T), 1.0)
-    return counts
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(
+        tokenizer=lambda text: [token.word for token in tokenize(text)],
+        token_pattern=None,
+        lowercase=False,
+        ngram_range=(1, 2),
+    )
+    return np.asarray(counter.fit_transform(texts).toarray(), np.float64)
 
 
 def wilson(successes: float, count: int) -> tuple[float, float]:
@@ -102,11 +104,3 @@ def wilson(successes: float, count: int) -> tuple[float, float]:
     center = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     return center - half, center + half
-
-
-def _ridge(x_NV: NDArray[np.float64], y_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of ridge regression, in the smaller of the two forms."""
-    if x_NV.shape[1] > len(x_NV):
-        gram = x_NV @ x_NV.T + RIDGE * np.eye(len(x_NV))
-        return np.asarray(x_NV.T @ np.linalg.solve(gram, y_N))
-    return np.asarray(np.linalg.solve(x_NV.T @ x_NV + RIDGE * np.eye(x_NV.shape[1]), x_NV.T @ y_N))

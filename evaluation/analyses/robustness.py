@@ -18,11 +18,11 @@ from evaluation.embeddings.columns import split_tables
 from evaluation.embeddings.embed import Alter, EmbeddingTable, embed_shards
 from evaluation.encoders.encoder import alike, models_of
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.metrics.confidence import as_row
 from evaluation.metrics.samples import MetricSamples
 from evaluation.scores.score import Scored, test_resamples
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Values, label_kind_of
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import corrupt
 

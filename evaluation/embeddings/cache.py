@@ -41,7 +41,9 @@ def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, Embedding
         for name, encoder in inputs.encoders.items()
     }
     tables = {name: load_table(path) for name, path in paths.items()}
-    missing = {name: _not_in(rows, table, keys) for name, table in tables.items()}
+    missing = {
+        name: (rows if table is None else np.setdiff1d(rows, _places(table, keys))) for name, table in tables.items()
+    }
     for names in _together(inputs, missing):
         encoders = inputs.encoders.only(names)
         fresh = embed_shards(inputs.shards, encoders, inputs.config, rows=missing[names[0]], progress=inputs.progress)
@@ -70,10 +72,6 @@ def _together(inputs: EvaluationInputs, missing: Mapping[str, NDArray[np.int64]]
             if len(missing[name]):
                 groups.setdefault((place, missing[name].tobytes()), []).append(name)
     return list(groups.values())
-
-
-def _not_in(rows: NDArray[np.int64], table: EmbeddingTable | None, keys: Sequence[str]) -> NDArray[np.int64]:
-    return rows if table is None else np.setdiff1d(rows, _places(table, keys))
 
 
 def _places(table: EmbeddingTable, keys: Sequence[str]) -> NDArray[np.int64]:

@@ -74,13 +74,8 @@ def chunk_spans(frames: int, samples: int, min_tail: float) -> list[tuple[int, i
 
 
 def make_chunk(wave: NDArray[np.float32], span: tuple[int, int], samples: int, *, alone: bool) -> NDArray[np.float32]:
-    """Cut a chunk and bring it to the encoder's length.
-
-    Args:
-        wave: the whole clip.
-        span: start and length.
-        samples: the encoder's length.
-        alone: the chunk is all there is of the clip: a short one is repeated, where a tail has zeros behind it.
+    """Cut a span, start and length, out of a clip and bring it to the encoder's length: a chunk that is all there is of
+    the clip is repeated, a tail has zeros behind it.
     """
     start, length = span
     chunk = wave[start : start + length]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.files.locks import sole_file_writer
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import SILENT, Bar, Progress
 from cluster.settings import RunError, UserError
@@ -124,7 +124,7 @@ def embed_files(
     if not places:
         raise UserError("no files to embed")
     out = Path(out)
-    require_writable_file(out, "--out")
+    require_replaceable_file(out, "--out", *PARQUET)
     with sole_file_writer(out, "give another --out"):
         inputs = expand(places, missing_ok=skip_unreadable)
         with (

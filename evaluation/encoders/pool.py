@@ -110,11 +110,8 @@ def as_pool(encoders: Encoders) -> Pool:
 
 @contextmanager
 def open_pool(encoders: Encoders, config: WorkersConfig) -> Iterator[Pool]:
-    """The pool that a configuration asks for; its workers end with the block.
-
-    Args:
-        encoders: by name; on the CPU where there are workers, which move them to their own devices.
-        config: number and size of the workers.
+    """The pool that a configuration asks for; its workers, which move the encoders to their own devices, end with the
+    block.
 
     Raises:
         UserError: if GPUs are required and there are too few, or the cluster is not there.

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cluster.entry_points import import_factory, is_entry_point
+from cluster.entry_points import failures_named, import_factory, is_entry_point
 from cluster.settings import UserError
 from evaluation.config import WorkersConfig
 from evaluation.encoders.devices import check_device
@@ -196,10 +196,8 @@ def open_encoder(
 def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) -> UserEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
-        try:
+        with failures_named(f"{source}: the factory failed"):
             inner = factory(**options)
-        except Exception as error:  # whatever a user's factory does
-            raise UserError(f"{source}: the factory failed ({type(error).__name__}: {error})") from error
     missing = [name for name in NEEDED if not hasattr(inner, name)] + ["a call"] * (not callable(inner))
     if missing:
         raise UserError(
@@ -252,28 +250,14 @@ def _hash(source: str, inner: Any) -> str:
 def _try(source: str, encoder: UserEncoder) -> None:
     """Two chunks of quiet noise before a catalogue is read."""
     wave_NT = 0.01 * torch.randn(2, encoder.samples, generator=torch.Generator().manual_seed(0))
-    try:
+    with failures_named(f"{source}: its call failed on (2, {encoder.samples}) float32"):
         h_NE = encoder(wave_NT)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's network does
-        raise UserError(
-            f"{source}: its call failed on (2, {encoder.samples}) float32 ({type(error).__name__}: {error})"
-        ) from error
     if h_NE.shape != (2, encoder.width):
         raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width is (2, {encoder.width})")
     if not torch.isfinite(h_NE).all():
         raise UserError(f"{source}: its embedding of quiet noise is not finite")
     if isinstance(encoder, UserTowers):
-        _try_texts(source, encoder)
-
-
-def _try_texts(source: str, encoder: UserTowers) -> None:
-    try:
-        text_kd = encoder.embed_text(_PROBES)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's network does
-        raise UserError(f"{source}: its embed_text failed on two texts ({type(error).__name__}: {error})") from error
-    if not torch.isfinite(text_kd).all():
-        raise UserError(f"{source}: its embed_text gave vectors that are not finite")
+        with failures_named(f"{source}: its embed_text failed on two texts"):
+            text_kd = encoder.embed_text(_PROBES)
+        if not torch.isfinite(text_kd).all():
+            raise UserError(f"{source}: its embed_text gave vectors that are not finite")

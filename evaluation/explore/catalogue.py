@@ -69,11 +69,8 @@ def find_place(source: Any, catalogue: Path) -> Place:
 
 
 def known_of(place: Place, table: Path | None) -> Known:
-    """What is known of a catalogue's tracks before they are embedded.
-
-    Args:
-        place: the catalogue.
-        table: of labels; None looks for one in the folder of audio.
+    """What is known of a catalogue's tracks before they are embedded: by a table, else by one that lies in the folder
+    of audio.
 
     Raises:
         UserError: the table is wrong, or belongs to no files.

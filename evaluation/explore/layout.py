@@ -67,11 +67,8 @@ def positions(h_DW: NDArray[np.float32], *, perplexity: float | None, seed: int)
 
 
 def nearest(h_DW: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k nearest other tracks of each by cosine, nearest first, and the cosines: both (D, min(k, D − 1)).
-
-    Args:
-        h_DW: unit rows.
-        k: ≥ 1.
+    """The k ≥ 1 nearest other tracks of each unit row by cosine, nearest first, and the cosines: both (D, min(k, D −
+    1)).
     """
     k = min(k, len(h_DW) - 1)
     cosine_Dk, row_Dk = search_parts(h_DW, [flat(h_DW)], k + 1)

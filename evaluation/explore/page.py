@@ -11,20 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import Progress
-from cluster.settings import UserError
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, previews
 
 GENERATOR = '<meta name="generator" content="counterpoint">'
-HEAD_BYTES = 4096
-"""Of a page, in which `GENERATOR` is."""
 ASSETS = files("evaluation.explore") / "assets"
 SCRIPTS = {"map": ("player.js", "colours.js", "canvas.js", "map.js"), "results": ("player.js", "results.js")}
 """Of each kind of page; they are one script, in this order."""
@@ -42,11 +39,7 @@ class Page:
 
 def check_page(path: Path, key: str) -> None:
     """Refuse a place where the page could not be written, or where it would replace something else than a page."""
-    require_writable_file(path, key)
-    if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            if GENERATOR.encode() not in file.read(HEAD_BYTES):
-                raise UserError(f"{key} {path}: is there already and is no page of counterpoint; give another file")
+    require_replaceable_file(path, key, "page of counterpoint", GENERATOR.encode())
 
 
 def write_page(
@@ -68,7 +61,7 @@ def write_page(
                     elif sounds[number].link:
                         links[number] = sounds[number].link
                     bar(done, "")
-        _write_json(file, "links", links)
+        file.write(f'<script type="application/json" id="{"links"}">{json_text(links)}</script>\n')
         file.write("</body></html>\n")
     return counts
 
@@ -99,10 +92,6 @@ def json_text(data: Any) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _write_json(file: IO[str], name: str, data: Any) -> None:
-    file.write(f'<script type="application/json" id="{name}">{json_text(data)}</script>\n')
 
 
 def _asset(name: str) -> str:

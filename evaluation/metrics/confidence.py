@@ -68,11 +68,7 @@ class Resamples:
             yield (self.group_K[:, None] != np.arange(first, min(first + rows, self.groups))).astype(np.float64).T
 
     def measure(self, metric: Callable[[Floats], Floats]) -> Floats:
-        """A metric of the set and of every resample, shape (R,).
-
-        Args:
-            metric: of weights (B, K) to values (B,).
-        """
+        """A metric, from weights (B, K) to values (B,), of the set and of every resample, shape (R,)."""
         return np.concatenate([metric(weights_BK) for weights_BK in self.blocks()])
 
     def over_seeds(self, values_SR: Floats) -> Floats:

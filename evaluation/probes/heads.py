@@ -22,12 +22,8 @@ WORDS = 1 << 16
 
 
 def first_weights(shapes: Sequence[tuple[int, int]], seeds: Sequence[int], device: torch.device) -> list[Tensor]:
-    """That of torch's own Linear, U(±1/√inputs), from each head's seed.
-
-    Args:
-        shapes: (inputs, outputs) of every layer.
-        seeds: of the heads.
-        device: of the result.
+    """Weights (inputs, outputs) of every layer on a device, as torch's own Linear draws them, U(±1/√inputs), from each
+    head's seed.
 
     Returns:
         (H, outputs, inputs) for every layer.

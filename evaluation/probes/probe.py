@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
-from evaluation.kinds.kind import Values, label_kind_of
 from evaluation.probes.training import Head, ProbeData, TrainedHeads, train_heads
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Values, label_kind_of
 
 
 @dataclass(frozen=True)

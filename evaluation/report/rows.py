@@ -158,7 +158,3 @@ def intervals(tree: Mapping[str, Any]) -> str:
 
 def _ends(row: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"[{number(row['low'], sign=sign)}, {number(row['high'], sign=sign)}]"
-
-
-def _verdict(metric: str, delta: Mapping[str, Any] | None) -> str:
-    return sign_of(metric, delta["low"], delta["high"]) if delta and delta["low"] is not None else "unclear"

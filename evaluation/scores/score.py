@@ -10,17 +10,17 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import tasks
+from evaluation import runnable
 from evaluation.config import EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.encoder import TextTower
-from evaluation.kinds.kind import Kind, Values, kind_of, label_kind_of
-from evaluation.kinds.text import Question, TextKind, TextModel, Vectors
 from evaluation.metrics.confidence import Resamples, draw_resamples
 from evaluation.metrics.neighbours import neighbours, unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, by_width, fit_probe
 from evaluation.targets.target import Target, parts_of
+from evaluation.tasks.kind import Kind, Values, kind_of, label_kind_of
+from evaluation.tasks.text import Question, TextKind, TextModel, Vectors
 
 FEW_CLUSTERS = 10
 ByModel = dict[str, dict[str, MetricSamples]]
@@ -35,7 +35,7 @@ class TaskInputs:
     """Keys the draws."""
     task: Task
     target: Target
-    """Its known targets, which the task can answer (`evaluation.tasks`)."""
+    """Its known targets, which the task can answer (`evaluation.runnable`)."""
     tables: Mapping[str, EmbeddingTable]
     """Embeddings of the whole set by model; for a task about texts, in the space of the text tower."""
     config: EvaluationConfig
@@ -104,7 +104,7 @@ def score_task(inputs: TaskInputs) -> Scored:
     """Run a task's probe and retrieval on every model."""
     name, task, test, config = inputs.name, inputs.task, inputs.test, inputs.config
     resamples = test_resamples(name, test, config)
-    notes = tasks.notes(name, task, inputs.parts, config)
+    notes = runnable.notes(name, task, inputs.parts, config)
     if 1 < resamples.clusters < FEW_CLUSTERS:
         notes.append(f"{name}: the intervals rest on {resamples.clusters} {config.confidence.cluster}s only")
     if isinstance(inputs.kind, TextKind):

@@ -26,11 +26,11 @@ from evaluation.config import Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.encoders.encoder import text_towers
 from evaluation.inputs import EvaluationInputs
-from evaluation.kinds.kind import Kind, kind_of
 from evaluation.metrics.samples import MetricSamples
 from evaluation.probes.probe import Probe, Scale
 from evaluation.probes.training import Head, TrainedHeads
 from evaluation.scores.score import Scored, TaskInputs, score_task
+from evaluation.tasks.kind import Kind, kind_of
 
 SCORES = "scores"
 """Folder beside the report."""

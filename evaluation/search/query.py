@@ -140,7 +140,10 @@ def _embed_queries(
             raise UserError(f"{one.path}: {one.reason}")
     spaces = spaces_of(pool[ENCODER])
     held = {name: spaces[name] for name in index.spaces}
-    query_QW = _in_joint(_embed_texts(pool[ENCODER], texts), held)
+    # Texts are queries in the joint space; the other spaces of an index add nothing.
+    text_kd = _embed_texts(pool[ENCODER], texts)
+    blank = {name: np.zeros((len(text_kd), place.stop - place.start), np.float32) for name, place in held.items()}
+    query_QW = np.concatenate([text_kd if name == JOINT else rows for name, rows in blank.items()], 1)
     if not files:
         return query_QW
     sound_QW = query_rows(np.stack([one.mean_E for one in embedded]), held, weights)
@@ -175,12 +178,6 @@ def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
     if not texts or not isinstance(encoder, TextTower):
         return np.empty((0, 0), np.float32)
     return np.asarray(encoder.embed_text(texts).float().cpu().numpy())
-
-
-def _in_joint(text_kd: NDArray[np.float32], held: Mapping[str, slice]) -> NDArray[np.float32]:
-    """Vectors of texts as queries of an index; its other spaces add nothing."""
-    blank = {name: np.zeros((len(text_kd), place.stop - place.start), np.float32) for name, place in held.items()}
-    return np.concatenate([text_kd if name == JOINT else rows for name, rows in blank.items()], 1)
 
 
 def _answers(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cluster.files.locks import sole_file_writer
-from cluster.files.outputs import require_writable_file
+from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.files.storage import atomic_file
 from cluster.progress import SILENT, Progress
 from cluster.settings import UserError
@@ -85,7 +85,7 @@ def tag_files(
     """
     check_tags(tags, prompts)
     if out is not None:
-        require_writable_file(out, "--out")
+        require_replaceable_file(out, "--out", *PARQUET)
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
     inputs = expand(places, missing_ok=False)
     with (

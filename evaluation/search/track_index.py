@@ -172,7 +172,7 @@ class TrackIndex:
 
 def is_index(folder: Path) -> bool:
     """Whether a folder is a saved index."""
-    return (folder / ABOUT).is_file()
+    return os.path.isfile(folder / ABOUT)  # noqa: PTH113 - `Path.is_file` raises where a name is too long
 
 
 def read_index(folder: Path) -> TrackIndex:

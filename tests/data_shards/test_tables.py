@@ -175,7 +175,7 @@ def test_a_comma_that_may_part_thousands_is_a_number_only_between_semicolons(tmp
 
 
 def test_a_word_among_numbers_is_named(tmp_path: Path) -> None:
-    report = column(tmp_path, "bpm", ["120", "121", "fast", "?"]).report()
+    report = column(tmp_path, "bpm", ["120", "121", "fast", "slow"]).report()
     assert "bpm: 2 of 4 values are numbers, but 'fast' in row 4 is not" in report
     assert "--missing" in report
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import evaluation.kinds.tags
 import evaluation.metrics.confidence
+import evaluation.tasks.tags
 from benchmarks.bootstrap import make_work, plain_auroc_and_ap, plain_weights
-from evaluation.kinds.classes import Classes
-from evaluation.kinds.number import Number
-from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples, interval, two_sided_p
 from evaluation.metrics.weighted import macro, r_squared
 from evaluation.targets.target import Target
+from evaluation.tasks.classes import Classes
+from evaluation.tasks.number import Number
+from evaluation.tasks.tags import Tags
 
 CLUSTERS = {
     "each alone": [f"c{i}" for i in range(150)],
@@ -28,7 +28,7 @@ CLUSTERS = {
 @pytest.fixture(params=[1 << 20, 1000, 1], ids=["one block", "some blocks", "a row a block"])
 def blocks(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation.metrics.confidence, "BLOCK_WEIGHTS", request.param)
-    monkeypatch.setattr(evaluation.kinds.tags, "RANKED_CLIPS", request.param)
+    monkeypatch.setattr(evaluation.tasks.tags, "RANKED_CLIPS", request.param)
 
 
 def target(values: NDArray[Any], classes: tuple[str, ...] = ()) -> Target:

@@ -17,13 +17,13 @@ from data_shards.read.reader import ShardSet
 from evaluation.analyses.robustness import undefined_changes
 from evaluation.config import ConfidenceConfig, EquivarianceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
-from evaluation.kinds.kind import metric_names
-from evaluation.kinds.tags import Tags
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.weighted import auroc_and_ap, key_scores, macro, pair_mean, r_squared
+from evaluation.runnable import notes, read_targets
 from evaluation.targets.target import Target, parts_of
-from evaluation.tasks import notes, read_targets
+from evaluation.tasks.kind import metric_names
+from evaluation.tasks.tags import Tags
 
 COUNT = 36
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -34,9 +34,9 @@ from evaluation.evaluate import evaluate_encoders
 from evaluation.inputs import EvaluationInputs
 from evaluation.probes import probe as probing
 from evaluation.probes.training import TrainedHeads, train_heads
+from evaluation.runnable import read_target
 from evaluation.scores.score import TaskInputs, score_task
 from evaluation.targets.target import Target
-from evaluation.tasks import read_target
 from trainers.augment.effects import GainConfig
 from trainers.augment.parameters import AugmentConfig
 

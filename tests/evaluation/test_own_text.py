@@ -18,7 +18,7 @@ from evaluation.encoders.sources import load_any, untrained_any
 from tests.evaluation.test_text_tasks import TASKS, Towers, config_for, make_shards
 from tests.tower_runs import OWN_TEXT, SMALL, save_run
 from trainers.inference import export as exporting
-from trainers.inference.export_towers import NoTowersOnnxError
+from trainers.inference.export_towers import NoOnnxError
 from trainers.inference.two_towers import load_two_towers
 
 FACTORIES = """
@@ -130,7 +130,7 @@ def test_an_exported_folder_names_it_and_asks_for_trust_again(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_graph(*_: Any) -> float:
-        raise NoTowersOnnxError("not here")
+        raise NoOnnxError("not here")
 
     monkeypatch.setattr(exporting, "_write_programs", lambda *_: ({}, {}))
     monkeypatch.setattr(exporting, "write_towers_onnx", no_graph)

@@ -28,7 +28,7 @@ class Bands:
 KINDS = '''
 import numpy as np
 import counterpoint
-from evaluation.kinds.classes import Classes
+from evaluation.tasks.classes import Classes
 
 class Decade(Classes):
     """A year as its decade; within one decade is half right."""

@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,3 +108,23 @@ def test_a_sweep_keeps_a_request_that_comes_before_its_trial_has_a_folder(
     except RunError as error:
         pytest.fail(str(error))
     assert seen == [False, True]
+
+
+def test_what_has_nothing_to_save_ends_with_the_request(tmp_path: Path) -> None:
+    """As an evaluation in a task of Ray; this one would never end. One that ended before is left alone."""
+    code = """
+import sys, threading
+from pathlib import Path
+from tuning.stopping import ended_by_request
+with ended_by_request(Path(sys.argv[1])):
+    pass
+with ended_by_request(Path(sys.argv[1])):
+    print("begun", flush=True)
+    threading.Event().wait()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as evaluation:
+        assert evaluation.stdout
+        assert evaluation.stdout.readline() == "begun\n"
+        (tmp_path / STOP_FILE).write_text("signal 15")
+        assert evaluation.wait() == EXIT_PREEMPTED

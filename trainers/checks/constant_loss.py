@@ -36,18 +36,14 @@ def check_settings_can_learn(config: "ExperimentConfig") -> None:
     _check_optimiser(config)
     _check_statistics(config)
     if config.loss.objective in COMPARING:
-        _check_negatives(config)
+        if config.data.batch < 2:
+            raise ValueError(
+                f"data.batch={config.data.batch} with loss.objective={config.loss.objective}: a global batch of one "
+                "clip has no negatives and nothing to learn; take data.batch >= 2"
+            )
         if config.loss.objective == "contrastive":
             _check_positives(config)
         _check_projections(config)
-
-
-def _check_negatives(config: "ExperimentConfig") -> None:
-    if config.data.batch < 2:
-        raise ValueError(
-            f"data.batch={config.data.batch} with loss.objective={config.loss.objective}: a global batch of one clip "
-            "has no negatives and nothing to learn; take data.batch >= 2"
-        )
 
 
 def _check_positives(config: "ExperimentConfig") -> None:

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,8 +171,6 @@ def _steps_taken(request: dict[str, Any]) -> Iterator[Step]:
         import trainers.distributed.ray_train
 
     _save_something()
-    if config.tracking.enabled and not config.resources.num_workers:
-        _load_tracking(config)
     torch.set_num_threads(request["threads"])
     device = torch.device("cuda" if request["gpu"] else "cpu")
     if device.type == "cpu":
@@ -216,15 +213,6 @@ def _save_something() -> None:
     with tempfile.TemporaryDirectory() as folder:
         state = {"provenance": provenance()}
         save_snapshot(Path(folder), step=0, model=small, optimizer=optim.Adam(small.parameters()), state=state, keep=1)
-
-
-def _load_tracking(config: ExperimentConfig) -> None:
-    """Load MLflow's client, as the thread does that sends the rows of a run in this process: 0.1 to 0.15 GiB."""
-    from cluster.tracking.config import store_file, store_uri
-
-    import_module("mlflow.tracking")
-    if store_file(store_uri(config.tracking, Path(config.run.dir))):
-        import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def _so_far(taken: list[Step], clips: int, seconds: float, device: "torch.device", model: "torch.nn.Module") -> Step:

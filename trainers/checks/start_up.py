@@ -65,11 +65,8 @@ def check(config: ExperimentConfig) -> Checked:
 
 @contextmanager
 def checked(config: ExperimentConfig, *, train_here: bool = True) -> Iterator[Checked]:
-    """`check` with the loader open inside the block.
-
-    Args:
-        config: the experiment.
-        train_here: this process trains next, unless the experiment leaves that to Ray's workers.
+    """`check` with the loader open inside the block; with ``train_here`` this process trains next, unless the
+    experiment leaves that to Ray's workers.
 
     Raises:
         UserError: names what does not fit and the nearest value that does.

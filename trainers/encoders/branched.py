@@ -17,12 +17,8 @@ from trainers.encoders.encoder import Encoder
 
 
 class Branched(Encoder):
-    """A network without its last blocks, and those blocks once for every space.
-
-    Args:
-        network: a built-in encoder, or one of the user's own with a ``split``; it is taken apart.
-        own_blocks: last blocks that every space has of its own, ≥ 1.
-        names: of the spaces, in the order of their columns.
+    """A network, which is taken apart, without its last ``own_blocks`` ≥ 1, and those once for every space, in the
+    order of their columns.
 
     Raises:
         ValueError: if the network has not so many blocks to give.

@@ -5,7 +5,6 @@ Every program goes from the wave to the embedding, front-end included, for any n
 Shape suffixes: N views, T samples, E encoder width.
 """
 
-import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from cluster.files.outputs import require_replaceable_folder
 from cluster.files.storage import atomic_folder, sha256, write_atomic
 from cluster.settings import RunError, UserError, first_line
-from trainers.inference.export_towers import TOWERS_FILES, TOWERS_ONNX, NoTowersOnnxError, write_towers_onnx
+from trainers.inference.export_towers import TOWERS_FILES, TOWERS_ONNX, NoOnnxError, require_onnx, write_towers_onnx
 from trainers.inference.frozen import (
     HEADS,
     SCHEMA_VERSION,
@@ -44,7 +43,6 @@ PROGRAMS = {
     ONNX: "ONNX, wave to embedding, dynamic batch; input `wave`, output `embedding`",
 }
 """Graphs of an export, and their descriptions in the model card."""
-NEEDED_FOR_ONNX = ("onnx", "onnxscript", "onnxruntime")
 PROBE_VIEWS = (1, 3)
 """Batches that every program is tried on before it is kept."""
 TOLERANCE = 1e-4
@@ -161,7 +159,7 @@ def _add_towers_onnx(
         with _quiet("torch.onnx._internal.exporter._registration"):
             towers = load_two_towers(source, trust_code=trust_code)
             differences[TOWERS_ONNX] = write_towers_onnx(towers, folder / TOWERS_ONNX)
-    except NoTowersOnnxError as reason:
+    except NoOnnxError as reason:
         left_out[TOWERS_ONNX] = str(reason)
 
 
@@ -190,7 +188,7 @@ def _write_programs(
     differences = {PROGRAM: _write_program(program, encoder, folder / PROGRAM)}
     try:
         differences[ONNX] = _write_onnx(program, encoder, folder / ONNX)
-    except _NoOnnxError as reason:
+    except NoOnnxError as reason:
         return differences, {ONNX: str(reason)}
     return differences, {}
 
@@ -233,14 +231,9 @@ class _Embedder(nn.Module):
         return embedding
 
 
-class _NoOnnxError(Exception):
-    """Why there is no ONNX file, and what to do."""
-
-
 def _write_onnx(program: torch.export.ExportedProgram, encoder: FrozenEncoder, file: Path) -> float:
-    missing = [name for name in NEEDED_FOR_ONNX if importlib.util.find_spec(name) is None]
-    if missing:
-        raise _NoOnnxError(f"needs {', '.join(missing)}: pip install 'counterpoint-audio[onnx]' and export again")
+    require_onnx()
+    import onnx
     import onnxruntime
 
     with _quiet("torch.onnx._internal.exporter._registration"):  # it misses torchvision, which nothing here uses
@@ -257,21 +250,14 @@ def _write_onnx(program: torch.export.ExportedProgram, encoder: FrozenEncoder, f
         except torch.onnx.OnnxExporterError as error:
             file.unlink(missing_ok=True)
             first = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-            raise _NoOnnxError(
+            raise NoOnnxError(
                 f"not exportable with torch {torch.__version__}: {first.strip()}; use {PROGRAM}"
             ) from None
-    _name_columns(file, encoder)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return _difference(encoder, lambda wave: torch.from_numpy(session.run(None, {"wave": wave.numpy()})[0]), file.name)
-
-
-def _name_columns(file: Path, encoder: FrozenEncoder) -> None:
-    """Metadata of the graph: the columns of every space as JSON, and the encoder's hash."""
-    import onnx
-
     model = onnx.load(file)
     onnx.helper.set_model_props(model, {"spaces": json.dumps(spaces_tree(encoder.spaces)), "encoder": encoder.hash})
     onnx.save(model, file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return _difference(encoder, lambda wave: torch.from_numpy(session.run(None, {"wave": wave.numpy()})[0]), file.name)
 
 
 def _difference(encoder: FrozenEncoder, run: Run, name: str) -> float:

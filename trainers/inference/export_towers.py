@@ -32,8 +32,15 @@ TOLERANCE = 1e-4
 PROBES = (("a slow piece", "an energetic track with drums, played by a flute in a minor key"), ("rock",))
 
 
-class NoTowersOnnxError(Exception):
-    """Why there is no graph of both towers, and what to do."""
+class NoOnnxError(Exception):
+    """Why there is no graph, and what to do."""
+
+
+def require_onnx() -> None:
+    """Refuse where a package is missing that writes a graph or tries it; `NoOnnxError` names it."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NoOnnxError(f"needs {', '.join(missing)}: pip install 'counterpoint-audio[onnx]' and export again")
 
 
 class _Given(NamedTuple):
@@ -70,12 +77,10 @@ def write_towers_onnx(towers: TwoTowers, file: Path) -> float:
         The largest difference from the towers themselves.
 
     Raises:
-        NoTowersOnnxError: if a package is missing, or the text encoder cannot be traced.
+        NoOnnxError: if a package is missing, or the text encoder cannot be traced.
         RunError: if the graph computes something else.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NoTowersOnnxError(f"needs {', '.join(missing)}: pip install 'counterpoint-audio[onnx]' and export again")
+    require_onnx()
     import onnx
     import onnxruntime
 
@@ -90,7 +95,7 @@ def write_towers_onnx(towers: TwoTowers, file: Path) -> float:
         )
     except Exception as error:  # whatever of a text encoder's operations cannot be traced
         file.unlink(missing_ok=True)
-        raise NoTowersOnnxError(
+        raise NoOnnxError(
             f"the text encoder cannot be traced ({first_line(error)}); load both towers by load_two_towers(FOLDER)"
         ) from None
     model = onnx.load(file)

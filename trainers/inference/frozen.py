@@ -31,7 +31,7 @@ from trainers.inference.cpu.build import CpuPath
 from trainers.inference.heads import EncoderWithHeads, heads_of_snapshot
 from trainers.inference.spaces import TOWERS, head_names
 from trainers.model import build_encoder
-from trainers.models.shipped import REMEDY, ShippedModel
+from trainers.models.shipped import REMEDY
 from trainers.state.places import ABOUT, locate, shipped_model
 from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
 
@@ -200,7 +200,11 @@ def open_encoder(source: Path | str, *, trust_code: bool = False, texts: bool = 
     """
     model, place = shipped_model(source), locate(source)
     if model:
-        files = _open_shipped(model)
+        files = _open_exported(model.folder.resolve(), REMEDY, whole=True)
+        if files.hash != model.hash:
+            raise UserError(
+                f"{model.folder / CHECKSUMS}: not the checksums of {model.name}, which is damaged; {REMEDY}"
+            )
     else:
         files = _open_exported(place.resolve()) if (place / ABOUT).is_file() else _from_snapshot(place)
     parts = files.own_parts(texts=texts and bool(files.towers))
@@ -231,13 +235,6 @@ def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     rest = {name for name in state if name.startswith("projector.") and not name.startswith(PREFIX)}
     return {name.removeprefix("projector."): state[name] for name in sorted(rest)}
-
-
-def _open_shipped(model: ShippedModel) -> EncoderFiles:
-    files = _open_exported(model.folder.resolve(), REMEDY, whole=True)
-    if files.hash != model.hash:
-        raise UserError(f"{model.folder / CHECKSUMS}: not the checksums of {model.name}, which is damaged; {REMEDY}")
-    return files
 
 
 def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, whole: bool = False) -> EncoderFiles:

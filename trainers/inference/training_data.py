@@ -17,6 +17,7 @@ from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import ShardError
 from data_shards.sampling.sampler import Sampler
 from data_shards.sources.folder import key_of
+from data_shards.sources.label_table import read_labels
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import EncoderFiles, open_encoder
 from trainers.state.places import check_encoder
@@ -27,8 +28,6 @@ NOT_USED = "-"
 NOT_STATED = "not stated"
 ATTRIBUTION, FACTS = "attribution.csv", "card.json"
 """Beside the card of an exported encoder: whose music it was trained on, and the card for programs."""
-COLUMNS = ("path", "attribution")
-"""That a table of attributions must have."""
 MOST_RUNS = 10
 """Runs that may have started from one another."""
 
@@ -86,7 +85,12 @@ def trainings(found: EncoderFiles) -> list[Training]:
     while len(chain) < MOST_RUNS:
         if (found.path / FACTS).is_file():
             return [*chain, *_from_card(found.path / FACTS)]
-        chain.append(_training(found, name))
+        config = found.experiment
+        sets = training_sets(config, found.data_hash, step=found.step)
+        unused = tuple(role for role in ("labelled", "unlabelled") if role not in {one.role for one in sets})
+        chain.append(
+            Training(run=name, objective=config.loss.objective, steps=found.step, sets=tuple(sets), unused=unused)
+        )
         source = found.config.get("init_from")
         if not source:
             break
@@ -113,13 +117,6 @@ def as_tree(training: Sequence[Training]) -> list[dict[str, Any]]:
     """As JSON has them, without the clips' names."""
     runs = [asdict(one) for one in training]
     return [{**run, "sets": [{k: v for k, v in one.items() if k != "keys"} for one in run["sets"]]} for run in runs]
-
-
-def _training(found: EncoderFiles, name: str) -> Training:
-    config = found.experiment
-    sets = training_sets(config, found.data_hash, step=found.step)
-    unused = tuple(role for role in ("labelled", "unlabelled") if role not in {one.role for one in sets})
-    return Training(run=name, objective=config.loss.objective, steps=found.step, sets=tuple(sets), unused=unused)
 
 
 def training_sets(config: ExperimentConfig, data_hash: str, *, step: int) -> list[TrainingSet]:
@@ -168,12 +165,11 @@ def attributions(training: Sequence[Training], table: Path) -> str:
     Raises:
         UserError: if the table cannot be read, or a clip is not in it.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = {row.get("key") or key_of(row["path"]): row for row in csv.DictReader(file)}
-        listed = {key: (row["attribution"].strip(), (row.get("licence") or "").strip()) for key, row in rows.items()}
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
-        raise UserError(f"--attribution {table}: no CSV with the columns {', '.join(COLUMNS)} ({error!r})") from None
+    read = read_labels(table, required=("attribution",), option="--attribution")
+    if not {"key", "path"} & set(read.columns):
+        raise UserError(f"--attribution {table}: no column path; there are {', '.join(read.columns)}")
+    cells = (row.cells for row in read.rows)
+    listed = {row.get("key") or key_of(row["path"]): (row["attribution"], row.get("licence", "")) for row in cells}
     keys = dict.fromkeys(key for run in training for one in run.sets for key in one.keys)
     if not keys:
         raise UserError(f"--attribution {table}: the clips of the training are not known; give the run and its shards")

@@ -52,7 +52,9 @@ class TwoTowers(nn.Module):
         self.audio = FrozenEncoder(config, audio, hash=hash, provenance=provenance)
         self.text = projector.text
         self.audio_projection, self.text_projection = projector.audio_projection, projector.text_projection
-        inside, joint = self.audio.width, _out_width(self.text_projection)
+        *_, last = self.text_projection
+        assert isinstance(last, nn.Linear)
+        inside, joint = self.audio.width, last.out_features
         self.width = inside + joint
         self.spaces = {WHOLE: slice(0, inside), JOINT: slice(inside, inside + joint)}
         self.rate, self.samples = self.audio.rate, self.audio.samples
@@ -122,9 +124,3 @@ def load_two_towers(
     except RuntimeError as error:
         raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
     return towers.to(device)
-
-
-def _out_width(projection: nn.Sequential) -> int:
-    *_, last = projection
-    assert isinstance(last, nn.Linear)
-    return last.out_features

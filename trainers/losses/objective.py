@@ -73,11 +73,8 @@ def contrast_metrics(positives_N: Tensor, num_labelled: int, batch: Projected) -
 
 
 class VariantLoss(ContrastiveLoss):
-    """`variants.variant_contrastive_loss` with the settings of a `LossConfig`: K + 1 projections a row, side by side.
-
-    Args:
-        config: the settings.
-        effects: that heads 1 … K leave out, in the order of the projections.
+    """`variants.variant_contrastive_loss` with the settings of a `LossConfig`: K + 1 projections a row, side by side;
+    heads 1 … K leave out one of the effects each, in their order.
     """
 
     def __init__(self, config: LossConfig, effects: Sequence[str]) -> None:

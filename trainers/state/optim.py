@@ -15,11 +15,7 @@ SHARE = "rate_share"
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """Rate of one step, a pure function so that a resumed run needs no scheduler state.
-
-    Args:
-        step: counted from 0.
-        config: rate, warm-up and schedule.
+    """Rate of one step, counted from 0: a pure function, so that a resumed run needs no scheduler state.
 
     >>> learning_rate(0, OptimConfig(learning_rate=1e-3, warmup_steps=10))
     0.0001

@@ -17,14 +17,8 @@ def open_batches(
     frames: int | None = None,
     device: torch.device | None = None,
 ) -> BatchLoader:
-    """The loader of one rank; a context manager.
-
-    Args:
-        config: the experiment.
-        rank: of ``world`` ranks.
-        world: number of ranks.
-        frames: samples of a window; None for what the views need.
-        device: where the views are made; batches for a GPU are read into page-locked memory.
+    """The loader of one rank, a context manager; windows have the samples that the views need unless ``frames`` is
+    given. Batches for a GPU are read into page-locked memory.
 
     Raises:
         UserError: if the sets cannot be opened, the ranks do not share the batch evenly, or the shards have another

@@ -73,12 +73,8 @@ class Plan:
 
 
 def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
-    """Resolve a study without taking anything.
-
-    Args:
-        name: of conf/study, or a YAML file.
-        scale: paper, small or tiny, as the study has them.
-        overrides: ``study.*`` settle where and how; all other keys are of every row's experiment.
+    """Resolve a study, of conf/study or a YAML file, without taking anything. Overrides ``study.*`` settle where and
+    how; all other keys are of every row's experiment.
 
     Raises:
         UserError: for whatever does not fit, before anything is made.

@@ -14,6 +14,7 @@ from evaluation.config import WorkersConfig
 from trainers.config import ExperimentConfig, without_ray_train
 from trainers.state.places import absolute
 from tuning.placement import DRIVER_MEMORY, Need, threads
+from tuning.stopping import ended_by_request
 from tuning.study.plan import Run
 from tuning.study.runs import Outcome, attempt, evaluate_all
 
@@ -59,7 +60,8 @@ def row_task(run: Run, experiment: ExperimentConfig, parent: Path, takes: Need) 
         return run.folder, RunError.exit_code, f"{run.folder}: another process has written there for {LOCK_S:g} s"
     if takes.alone:
         _note_place(run.folder)
-    evaluated: Callable[[Run], None] = _evaluate if takes.alone else partial(_evaluate_beside, takes=takes)
+    here: Callable[[Run], None] = partial(_evaluate, parent=parent)
+    evaluated = here if takes.alone else partial(_evaluate_beside, parent=parent, takes=takes)
     return attempt(run, parent=parent, experiment=experiment, evaluated=evaluated)
 
 
@@ -72,14 +74,15 @@ def _note_place(folder: Path) -> None:
     note_place(folder, {"rank": 0, "world": 1, "node": node, "pid": os.getpid(), "log": log})
 
 
-def _evaluate(run: Run) -> None:
+def _evaluate(run: Run, *, parent: Path) -> None:
     """All evaluations in this process: it holds what is theirs, and might wait for Ray's workers for ever."""
     evaluations = tuple((one, replace(config, resources=WorkersConfig())) for one, config in run.evaluations)
-    evaluate_all(replace(run, evaluations=evaluations))
+    with ended_by_request(parent):
+        evaluate_all(replace(run, evaluations=evaluations))
 
 
-def _evaluate_beside(run: Run, *, takes: Need) -> None:
+def _evaluate_beside(run: Run, *, parent: Path, takes: Need) -> None:
     """The same in a task that reserves what a worker does: the driver of workers holds none of it."""
     ray: Any = import_module("ray")  # published half without types
     task = ray.remote(num_cpus=takes.worker.cpus, num_gpus=takes.worker.gpus, max_retries=0)(_evaluate)
-    ray.get(task.remote(run))
+    ray.get(task.remote(run, parent=parent))

@@ -1,7 +1,8 @@
 """The runs of a study: each is pretrained and evaluated in a process of its own, and never twice.
 
 A run that is killed leaves its snapshot; the same command resumes it. A run that fails is named in the table, and the
-others go on. A request to stop reaches the running ones as a file, so that each saves itself first.
+others go on. A request to stop reaches the running ones as a file, so that each saves itself first; one that has not
+ended `STOP_S` later, in a long step or an evaluation, is killed.
 """
 
 import json
@@ -21,11 +22,14 @@ from cluster.settings import RunError, UserError, first_line
 from trainers.config import ExperimentConfig, without_ray_train
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
 from trainers.state.metrics_log import MetricsTail
-from tuning.stopping import asked_to_stop
+from tuning.stopping import asked_to_stop, stop_overdue
 from tuning.study.plan import Plan, Run
 
 DONE = "done.json"
 """In a run's folder, once it is trained and evaluated."""
+
+STOP_S = 7.0
+"""A run in a process of this machine that was asked to stop has so long to take its step and its snapshot."""
 
 
 @dataclass
@@ -75,16 +79,23 @@ def in_pool(parent: Path, parallel: int) -> Runner:
 
     def run_in_pool(todo: Sequence[Run]) -> Iterator[Outcome]:
         left = {run.folder for run in todo}
+        code, reason = EXIT_PREEMPTED, ""
         try:
-            # spawn: a fork would inherit torch's threads; each run has the environment of this process.
             for outcome in local_map(
-                partial(attempt, parent=parent), todo, workers=parallel, start="spawn", ignore_interrupt=True
+                partial(attempt, parent=parent),
+                todo,
+                workers=parallel,
+                start="spawn",  # a fork would inherit torch's threads; each run has the environment of this process
+                ignore_interrupt=True,
+                given_up=stop_overdue(parent, STOP_S),
             ):
                 left.discard(outcome[0])
                 yield outcome
         except WorkerLostError:
-            lost = "a process of the study was killed (out of memory?); the same command resumes"
-            yield from ((folder, RunError.exit_code, lost) for folder in left)
+            if not (parent / STOP_FILE).exists():
+                code = RunError.exit_code
+                reason = "a process of the study was killed (out of memory?); the same command resumes"
+        yield from ((folder, code, reason) for folder in left)
 
     return run_in_pool
 
@@ -116,6 +127,8 @@ def attempt(
     except (UserError, RunError) as error:
         return run.folder, error.exit_code, first_line(error)
     except Exception as error:
+        if (parent / STOP_FILE).exists():  # a task of its evaluation was ended
+            return run.folder, EXIT_PREEMPTED, ""
         return run.folder, RunError.exit_code, f"{type(error).__name__}: {first_line(error)}"
 
 

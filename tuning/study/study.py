@@ -33,6 +33,8 @@ from tuning.study.scaling import Step, project
 from tuning.study.sets import build_corpora, check_sets, is_there
 
 COMPARE = trials_link("Compare the runs")
+LAST_WORDS_S = 1.0
+"""How long a study that was asked to stop waits for MLflow; `counterpoint replay` sends the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,7 @@ def _run_alone(plan: Plan, runner: Runner, folder: Path, progress: Progress) -> 
         before = run_all(replace(plan, runs=plan.starts), folder, runner=runner, progress=progress)
         ended = before if before.stopped else run_all(plan, folder, runner=runner, progress=progress)
         if ended.stopped:
+            tracker.close("KILLED", wait_s=LAST_WORDS_S)
             raise PreemptedError(f"stopped; the runs saved themselves in {folder}/rows; the same command resumes")
         tree = study_tree(plan, collect(plan), _reasons(plan, before) | _reasons(plan, ended))
         if plan.study.project and tree["rows"]:

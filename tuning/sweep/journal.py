@@ -41,16 +41,10 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 
 
 class SweepJournal:
-    """The study of one folder, which the caller alone writes (`cluster.files.locks.sole_writer`).
+    """The study of one folder, which the caller alone writes (`cluster.files.locks.sole_writer`). All objectives are
+    maximised; the preset, where it is given, is tried first.
 
     Optuna copies every trial where a study is asked for its trials: seconds with 10,000. Here they are read in place.
-
-    Args:
-        folder: of the sweep.
-        settings: trials, sampler, seed.
-        space: distributions by path.
-        objectives: how many values a trial has; all are maximised.
-        first: a point to try first, if any: the preset.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cluster.files.locks import sole_writer
 from cluster.settings import RunError, UserError, to_tree, validate
 from evaluation.config import EvaluationConfig
-from evaluation.kinds.kind import metric_names
+from evaluation.tasks.kind import metric_names
 from tuning.sweep.config import ObjectiveConfig, read_evaluation
 
 
@@ -49,7 +49,7 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 def check_targets(config: EvaluationConfig) -> None:
     """Refuse shards on which a metric would be undefined or have no clips, before anything is trained."""
     from data_shards.read.reader import ShardSet
-    from evaluation.tasks import read_target, why_not
+    from evaluation.runnable import read_target, why_not
 
     assert config.data.shards is not None
     with ShardSet.open(config.data.shards) as shards:

@@ -31,6 +31,8 @@ FEWEST = 4
 MOST = 400
 """Evaluated trials that the importances are computed from; their time grows with the square: 13 CPU-s for 500."""
 IMPORTANCES = "importances.json"
+MOST_SHOWN, MOST_REASONS = 100, 20
+"""Trials and reasons of crashes that a terminal shows; the files have all."""
 Row = dict[str, Any]
 
 
@@ -82,17 +84,20 @@ def rows_of(journal: SweepJournal, plan: SweepPlan) -> list[Row]:
 
 
 def write_table(rows: Sequence[Row], folder: Path) -> dict[str, Path]:
-    """The table as Parquet, and as CSV, which MLflow shows."""
+    """The table as Parquet, and as CSV, which MLflow shows; files that have these rows stay as they are."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
     files = {"trials": folder / "trials.parquet", "csv": folder / "trials.csv"}
-    with atomic_file(files["trials"]) as partial:
-        pq.write_table(table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)}), partial)
     out = io.StringIO()
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(files["csv"], out.getvalue())
+    text = out.getvalue().encode()
+    if all(file.is_file() for file in files.values()) and files["csv"].read_bytes() == text:
+        return files
+    table = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    with atomic_file(files["trials"]) as partial:
+        pq.write_table(table.replace_schema_metadata({"schema_version": str(SCHEMA_VERSION)}), partial)
+    write_atomic(files["csv"], text)
     return files
 
 
@@ -190,23 +195,26 @@ def note(rows: Sequence[Row], plan: SweepPlan, words: Sequence[str]) -> str:
 
 
 def shown(rows: Sequence[Row], plan: SweepPlan, importances: Mapping[str, float], width: int) -> Table:
-    """The table of a terminal, the best first; crashes with their reasons below it."""
+    """The table of a terminal, the best `MOST_SHOWN` first; crashes with their reasons below it."""
     metrics = plan.config.objective.metrics
+    listed = _ranked(rows, metrics[0])[:MOST_SHOWN]
     left = width - sum(len(name) + 1 for name in metrics) - len(" 00 stopped steps ")
     kept: set[str] = set()
     for path in sorted(plan.space, key=lambda path: -importances.get(path, 0.0)):
-        lines = [*_broken(path).split("\n"), *(_cells(row, (), [path])[0] for row in rows)]
+        lines = [*_broken(path).split("\n"), *(_cells(row, (), [path])[0] for row in listed)]
         if (needs := 1 + max(map(len, lines))) <= left:
             kept.add(path)
             left -= needs
     paths = [path for path in plan.space if path in kept]
     rest = [path for path in plan.space if path not in kept]
-    notes = [f"{row['number']}: crashes {row['crashes']}; {row['reason']}" for row in rows if row["reason"]]
-    notes += [f"in trials.csv also {', '.join(rest)}"] if rest else []
+    reasons = [f"{row['number']}: crashes {row['crashes']}; {row['reason']}" for row in rows if row["reason"]]
+    more = {"trials": len(rows) - len(listed), "reasons": len(reasons) - MOST_REASONS}
+    also = [*(f"{count:,} more {name}" for name, count in more.items() if count > 0), *rest]
+    notes = reasons[:MOST_REASONS] + ([f"in trials.csv also {', '.join(also)}"] if also else [])
     table = Table(box=SIMPLE, padding=0, caption=escape("\n".join(notes)) or None, caption_justify="left")
     for name in ("#", "state", *metrics, *map(_broken, paths), "steps"):
         table.add_column(escape(name), no_wrap=True)
-    for row in _ranked(rows, metrics[0]):
+    for row in listed:
         cells = [str(row["number"]), row["state"], *_cells(row, metrics, paths), str(row["step"])]
         table.add_row(*map(escape, cells))
     return table

@@ -61,14 +61,8 @@ class SweepPlan:
         return defaults(self.space, self.base)
 
     def job(self, name: str, folder: Path, values: Mapping[str, Value], *, one: Need, seed: int | None = None) -> Job:
-        """A run of this sweep.
-
-        Args:
-            name: as the tracker shows it.
-            folder: of the run.
-            values: at their dotted paths.
-            one: what a trial takes.
-            seed: of the run; then it is evaluated on the test split, and nothing stops it.
+        """A run of this sweep in its folder, called ``name`` in the tracker, with values at their dotted paths. With a
+        seed it is evaluated on the test split, and nothing stops it.
         """
         tree = place(self.base, values)
         resources, evaluated = self.resources, None if one.alone else one.worker

@@ -187,15 +187,10 @@ def place(tree: Mapping[str, Any], values: Mapping[str, Value]) -> dict[str, Any
 
 
 def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callable[[ExperimentConfig], object]) -> None:
-    """Build the configuration at every end of every distribution, alone and in pairs, and let ``check`` see each.
+    """Build the configuration at every end of every distribution, alone and in pairs, and let ``check`` refuse what
+    only a whole configuration shows, such as workers that do not divide its batch.
 
     Pairs find what two paths forbid together: a least above a greatest, a share of a batch that is no clip.
-
-    Args:
-        space: distributions by path.
-        base: tree of the experiment that is varied.
-        where: file, for messages.
-        check: further refusals of a whole configuration, such as workers that do not divide its batch.
 
     Raises:
         UserError: names the path, the value and the remedy.

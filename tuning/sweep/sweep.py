@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.files.locks import sole_writer
@@ -111,13 +112,13 @@ def _trials(
     plan: SweepPlan, journal: SweepJournal, start: Callable[[], "Slots"], tracker: Tracker, progress: Progress
 ) -> bool:
     """Run the trials; False if somebody asked to stop."""
-    with uncollected(freeze=False):
-        from tuning.sweep.runner import run_jobs, scheduler_of
-
     config = plan.config
     open_trials = journal.counts()["running"] + config.sweep.trials - len(journal.trials)
     if open_trials <= 0:
         return True
+    with uncollected(freeze=False):  # Ray takes seconds, and a finished sweep needs none
+        from tuning.sweep.runner import run_jobs, scheduler_of
+
     slots = start()
     with progress.stage("trials", config.sweep.trials) as bar:
         return run_jobs(
@@ -201,8 +202,6 @@ def _confirm(
     plan: SweepPlan, journal: SweepJournal, start: Callable[[], "Slots"], progress: Progress
 ) -> tuple[bool, dict[str, Any], list[str]]:
     """Best and preset on fresh seeds: whether it came to an end, what was found, remarks."""
-    from tuning.sweep.runner import run_jobs
-
     best = journal.best()
     if best is None or not plan.config.sweep.confirm_seeds:
         return True, {}, []
@@ -215,8 +214,11 @@ def _confirm(
         jobs = _on_fresh_seeds(plan, best, slots.one)
     with progress.stage("confirming", len(jobs)) as bar:
         source = ConfirmRuns(jobs, bar)
-        if slots and not run_jobs(source, slots, limit=left):
-            return False, {}, []
+        if slots:
+            from tuning.sweep.runner import run_jobs
+
+            if not run_jobs(source, slots, limit=left):
+                return False, {}, []
     words = [f"{name} failed: {reason}" for name, reason in source.reasons.items()]
     pairs = [(one, other) for one, other in zip(jobs[::2], jobs[1::2], strict=True) if is_done(one) and is_done(other)]
     if not pairs:
@@ -256,10 +258,7 @@ def _conclude(
     complete: bool,
 ) -> SweepResult:
     """Write and track what there is."""
-    from evaluation.report.canvas import png
-    from tuning.sweep.plots import history, importance, parallel
-
-    folder, metric = plan.folder, plan.config.objective.metrics[0]
+    folder = plan.folder
     rows, best = rows_of(journal, plan), journal.best()
     files = write_table(rows, folder)
     shares: dict[str, float] = {}
@@ -270,12 +269,7 @@ def _conclude(
         preset = write_best(journal, plan, folder)
         assert preset is not None
         shares = importances(journal, plan.config.sweep.seed, folder)
-        figures = {"history": history(rows, metric), "parallel": parallel(rows, plan.space, metric)}
-        if shares:
-            figures["importances"] = importance(shares, metric, sum(row[metric] is not None for row in rows))
-        files |= {"best": preset} | {name: folder / f"{name}.png" for name in figures}
-        for name, figure in figures.items():
-            write_atomic(files[name], png(figure))
+        files |= {"best": preset} | _figures(plan, rows, shares)
         tracker.metrics({f"importance/{path}": share for path, share in shares.items()}, step=len(rows))
     if confirmed:
         files["confirm"] = folder / "confirm.json"
@@ -297,3 +291,21 @@ def _conclude(
         words=words,
         tracking=tracker.trials_url if plan.config.tracking.enabled else "off",
     )
+
+
+def _figures(plan: SweepPlan, rows: list[dict[str, Any]], shares: dict[str, float]) -> dict[str, Path]:
+    """The figures by name; they are drawn where the table has changed since."""
+    folder, metric = plan.folder, plan.config.objective.metrics[0]
+    files = {name: folder / f"{name}.png" for name in ("history", "parallel", *(["importances"] if shares else []))}
+    changed = (folder / "trials.csv").stat().st_mtime_ns
+    if all(file.is_file() and file.stat().st_mtime_ns > changed for file in files.values()):
+        return files
+    from evaluation.report.canvas import png
+    from tuning.sweep.plots import history, importance, parallel
+
+    write_atomic(files["history"], png(history(rows, metric)))
+    write_atomic(files["parallel"], png(parallel(rows, plan.space, metric)))
+    if shares:
+        evaluated = sum(row[metric] is not None for row in rows)
+        write_atomic(files["importances"], png(importance(shares, metric, evaluated)))
+    return files

@@ -1,7 +1,8 @@
 """A trial as Tune holds it: an actor around a whole run, pretraining and evaluation.
 
 The run is in a thread; each step of the actor waits for the next metric of it. So a trial is stopped as any run is, by
-a request that rank 0 sees: workers leave with a snapshot, and no placement group is torn from under them.
+a request that rank 0 sees: workers leave with a snapshot, and no placement group is torn from under them. An evaluation
+has nothing to save: a request to stop the sweep leaves it where it is.
 """
 
 import queue
@@ -24,6 +25,10 @@ from tuning.sweep.objective import evaluate_run
 
 LONGEST_STOP_S = 300.0
 """A run that was asked to stop has so long to take its step and its snapshot."""
+LOOK_S = 0.5
+"""How often an evaluation is looked at for a request to stop."""
+PREEMPTED: Mapping[str, Any] = {"done": True, "preempted": True}
+"""Of a trial that ends because the sweep was asked to; it goes on with the sweep's next start."""
 
 
 class SweepTrial(tune.Trainable):
@@ -33,16 +38,23 @@ class SweepTrial(tune.Trainable):
         """Nothing runs yet: Tune starts an actor for a trial that it then gives to one which became free meanwhile."""
         self._job = Job.unpacked(config)
         self._items: queue.Queue[dict[str, Any] | RunError] = queue.Queue()
+        self._evaluating = threading.Event()
         self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
 
     def step(self) -> dict[str, Any]:
         """Start the run, once; wait for its next metric, its values, or the reason of a crash."""
         if self._run.ident is None:
             self._run.start()
-        item = self._items.get()
-        if isinstance(item, RunError):
-            raise item
-        return item
+        while True:
+            try:
+                item = self._items.get(timeout=LOOK_S)
+            except queue.Empty:
+                if self._evaluating.is_set() and _asked_to_stop(self._job):
+                    return dict(PREEMPTED)
+                continue
+            if isinstance(item, RunError):
+                raise item
+            return item
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in the same process; one that was stopped leaves first."""
@@ -51,8 +63,8 @@ class SweepTrial(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """End the run in order, if it is still under way."""
-        if self._run.is_alive():
+        """End the run in order, if it is still under way; an evaluation ends with the process."""
+        if self._run.is_alive() and not self._evaluating.is_set():
             from trainers.loop import STOP_FILE
 
             write_atomic(self._job.folder / STOP_FILE, "the sweep\n")
@@ -60,22 +72,31 @@ class SweepTrial(tune.Trainable):
 
     def _work(self) -> None:
         try:
-            self._items.put(run_job(self._job, self._items.put))
+            self._items.put(run_job(self._job, self._items.put, self._evaluating.set))
         except Exception as error:  # whatever it is, it is this trial's reason; others go on
             self._items.put(RunError(f"{type(error).__name__}: {error}"))
 
 
-def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run_job(
+    job: Job, report: Callable[[dict[str, Any]], None], evaluating: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Pretrain and evaluate, or go on where an earlier start was killed.
+
+    Args:
+        job: the trial.
+        report: called with each step's number and metric.
+        evaluating: called once the training is done.
 
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """
     began = time.monotonic()
     with uncollected():  # the first trial of a process imports them, all together
-        import evaluation.evaluate  # noqa: F401
         from trainers.loop import EXIT_DONE
         from trainers.pretrain import pretrain
+
+        if not job.evaluation_cpus:
+            import evaluation.evaluate  # noqa: F401
     config = validate(ExperimentConfig, job.experiment, job.name)
     last: dict[str, Any] = {}
 
@@ -86,8 +107,9 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any
                 report(dict(last))
 
     code = pretrain(config, watch=watch, parent=Path(job.parent))
-    if code != EXIT_DONE:
-        return {"done": True, "preempted": True}
+    if code != EXIT_DONE or _asked_to_stop(job):
+        return dict(PREEMPTED)
+    evaluating()
     trained_s = time.monotonic() - began
     values = _evaluate(job)
     seconds = {
@@ -95,6 +117,12 @@ def run_job(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any
         "evaluation_s": round(time.monotonic() - began - trained_s, 1),
     }
     return {"done": True, "values": values, **last, "step": config.optim.steps, **seconds}
+
+
+def _asked_to_stop(job: Job) -> bool:
+    from trainers.loop import STOP_FILE  # brings torch, which an actor imports once it has a trial
+
+    return (Path(job.parent) / STOP_FILE).exists()
 
 
 def _evaluate(job: Job) -> list[float]:

@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 import pytest
 
 from cluster.files.outputs import (
+    PARQUET,
     require_apart,
+    require_replaceable_file,
     require_replaceable_folder,
     require_writable_file,
     require_writable_folder,
@@ -157,3 +159,22 @@ def test_a_folder_that_is_replaced_needs_its_parent_and_is_no_mount_point(tmp_pa
     assert list(tmp_path.iterdir()) == []
     refusal(require_replaceable_folder, Path("/proc/counterpoint-out"))
     assert "is a mount point, which cannot be replaced" in refusal(require_replaceable_folder, Path("/dev/shm"))
+
+
+def test_the_working_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "", str(tmp_path), f"../{tmp_path.name}"):
+        assert "is the working folder, which cannot be replaced" in refusal(require_replaceable_folder, Path(name))
+
+
+def test_only_a_file_of_the_kind_that_is_written_is_replaced(tmp_path: Path) -> None:
+    def require(path: Path, key: str) -> None:
+        require_replaceable_file(path, key, *PARQUET)
+
+    song, table, empty = (tmp_path / name for name in ("song.wav", "table.parquet", "empty"))
+    song.write_bytes(b"RIFF1234WAVE")
+    table.write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    empty.touch()
+    assert refusal(require, song).endswith("is there already and is no Parquet file; give another file")
+    for fine in (table, empty, tmp_path / "new"):
+        require(fine, "--out")

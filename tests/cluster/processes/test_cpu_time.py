@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,6 @@ while time.process_time() < 0.3: pass
 print("done", flush=True)
 sys.stdin.read()
 """
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
 def test_the_time_of_a_grandchild_that_nobody_waits_for_is_counted() -> None:
@@ -37,17 +35,14 @@ def test_the_time_of_a_grandchild_that_nobody_waits_for_is_counted() -> None:
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        (b"ray::RayTrainWorker.execute", TRAINING),
-        (b"ray::IDLE", RAY),
-        (b"/x/site-packages/ray/core/src/ray/raylet/raylet\0--a", RAY),
-        (b"python\0-c\0pass", OTHERS),
+        (["ray::RayTrainWorker.execute"], TRAINING),
+        (["ray::IDLE"], RAY),
+        (["/x/site-packages/ray/core/src/ray/raylet/raylet", "--a"], RAY),
+        (["python", "-c", "pass"], OTHERS),
     ],
 )
-def test_ray_s_processes_are_named_by_their_titles(line: bytes, kind: str, tmp_path: Path) -> None:
-    file = tmp_path / "cmdline"
-    file.write_bytes(line)
-    assert cpu_time.kind_of(file) == kind
-    assert cpu_time.kind_of(tmp_path / "gone") is None
+def test_ray_s_processes_are_named_by_their_titles(line: list[str], kind: str) -> None:
+    assert cpu_time.kind_of(line) == kind
 
 
 def test_a_watch_counts_this_process_and_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,16 @@
 """Jobs over processes of this machine: every result once, the first error raised, a killed worker named."""
 
 import math
+import multiprocessing
 import operator
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +45,40 @@ def test_an_interrupt_of_the_terminal_is_left_to_this_process_where_asked(ignore
     finally:
         signal.signal(signal.SIGINT, before)
     assert (handler == signal.SIG_IGN) == ignore
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("how", ["given up", "closed", "interrupted"])
+def test_a_caller_that_breaks_off_waits_for_no_job(how: str, tmp_path: Path) -> None:
+    """Each of these jobs would take an hour; one of them says that it has begun."""
+    begun = tmp_path / "begun"
+    jobs = [partial(begun.touch), *[partial(time.sleep, 3600)] * 2]
+    results = local_map(call, jobs, workers=2, given_up=begun.exists if how == "given up" else None)
+    if how == "given up":
+        assert list(results) in ([], [None])
+    else:
+        assert next(results) is None
+        if how == "closed":
+            assert isinstance(results, Generator)
+            results.close()
+        else:
+            with pytest.raises(KeyboardInterrupt), interrupted():
+                next(results)
+    assert not multiprocessing.active_children()
+
+
+def call(job: Callable[[], None]) -> None:
+    job()
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Ctrl-C at this process alone, once it waits."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)

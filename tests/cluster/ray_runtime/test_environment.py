@@ -36,7 +36,7 @@ def test_a_build_for_one_cuda_is_the_version_it_is_of(tmp_path: Path, monkeypatc
     (tmp_path / "lock").write_text(LOCK.format(numpy="2.4.6", torch="2.14.1"))
     wanted = environment.locked(tmp_path / "lock")
     assert wanted == {"numpy": "2.4.6", "torch": "2.14.1"}
-    monkeypatch.setattr(environment, "version", {"numpy": "2.4.6", "torch": "2.14.1+cu130"}.get)
+    monkeypatch.setattr(environment, "version_of", {"numpy": "2.4.6", "torch": "2.14.1+cu130"}.get)
     monkeypatch.setattr(environment, "DECISIVE", ("torch", "numpy"))
     assert environment.differences(wanted, environment.versions()) == ""
 

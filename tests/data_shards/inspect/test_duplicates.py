@@ -83,6 +83,7 @@ def test_a_build_reports_copies_with_names_and_splits(
         (("build", "folder", "--audio", "music", "--out", "file/set"), "file is a file, not a folder"),
         (("build", "folder", "--audio", "music", "--out", "music"), "--out music: is the --audio music"),
         (("build", "folder", "--audio", "music", "--out", "."), "--out .: holds the --audio music"),
+        (("build", "synthetic", "--out", "."), "--out .: is the working folder, which cannot be replaced"),
         (("build", "synthetic", "--out", "file"), "--out file: is a file, not a folder"),
         (("build", "gtzan", "--root", "music", "--out", "file", "--download"), "--out file: is a file, not a folder"),
         (("build", "folder", "--audio", "music", "--out", "x" * 300), "the name is too long"),
@@ -94,7 +95,7 @@ def test_a_build_reports_copies_with_names_and_splits(
         (("index", "file"), "file: is a file; give the folder of the tars"),
         (("show", "nowhere", "--page", "music"), "--page music: is a folder; give a file"),
         (("show", "nowhere", "--page", "file/a.html"), "file is a file, not a folder"),
-        (("show", "nowhere", "--page", "a.tar"), "--page a.tar: exists and is no page"),
+        (("show", "nowhere", "--page", "a.tar"), "--page a.tar: is there already and is no HTML page"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused_before_work_begins(
@@ -105,9 +106,9 @@ def test_an_output_that_cannot_be_is_refused_before_work_begins(
     words: tuple[str, ...],
     message: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     for name in ("file", "a.tar", "taken.partial"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("mine")
+    monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert front_door(monkeypatch, *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())

@@ -14,7 +14,7 @@ from evaluation.embeddings.cache import embed_or_load, rows_read
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.encoders.pool import Pool
 from evaluation.inputs import EvaluationInputs
-from evaluation.tasks import read_targets
+from evaluation.runnable import read_targets
 
 MakeShards = Callable[..., Path]
 RETRIEVAL: dict[str, Any] = {"key": Task(column="key", kind="key", retrieval=True)}

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from evaluation.config import Chunking, ConfidenceConfig, EvaluationConfig, Task
 from evaluation.embeddings.embed import EmbeddingTable
 from evaluation.metrics.confidence import interval
+from evaluation.runnable import why_not
 from evaluation.scores.score import Scored, TaskInputs, score_task
 from evaluation.targets.target import Target
-from evaluation.tasks import why_not
 
 MakeTarget = Callable[..., Target]
 MakeTable = Callable[..., EmbeddingTable]

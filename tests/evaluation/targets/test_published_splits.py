@@ -15,11 +15,11 @@ from cluster.settings import ROOT, read_yaml
 from data_shards.read.reader import ShardSet
 from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
-from evaluation.kinds.tags import Tags
 from evaluation.report.published import VALUES, differences
+from evaluation.runnable import read_target
 from evaluation.targets import splits as pinned
 from evaluation.targets.splits import PINS, SPLITS, FrozenSplit, compare, facts, freeze
-from evaluation.tasks import read_target
+from evaluation.tasks.tags import Tags
 
 MakeShards = Callable[..., Path]
 SPLIT = FrozenSplit("tags", ("a", "b"), {"train": ("1", "2", "3"), "valid": ("4",), "test": ("5", "6")})

@@ -290,8 +290,13 @@ def test_whose_music_it_was_trained_on_lies_beside_the_card(small: Made, tmp_pat
     with pytest.raises(UserError, match=rf"1 of the {len(keys)} clips of the training have none, such as {keys[0]}"):
         attributions(training, table)
     table.write_text("path\nx\n")
-    with pytest.raises(UserError, match="no CSV with the columns path, attribution"):
+    with pytest.raises(UserError, match="no column attribution; there are path"):
         attributions(training, table)
+    table.write_text("attribution\nx\n")
+    with pytest.raises(UserError, match="no column path; there are attribution"):
+        attributions(training, table)
+    table.write_text("\n".join(["sep=;", "key;attribution", *(f"{key};A" for key in keys)]), encoding="utf-16")
+    assert attributions(training, table).splitlines()[1:] == [f"A,,{len(keys)}"]
 
 
 def test_a_card_goes_back_to_what_the_run_started_from(small: Made, tmp_path: Path) -> None:

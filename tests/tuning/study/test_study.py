@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cluster.progress import SILENT
 from cluster.settings import ROOT, UserError
@@ -138,6 +139,59 @@ def test_a_study_that_is_stopped_or_killed_goes_on_and_ends_with_the_same_table(
         assert not (folder / "study.json").exists()
     resumed = run(file, folder)
     assert values(resumed.tree) == values(unbroken.tree)
+
+
+HANGING = """
+import multiprocessing, time
+from pathlib import Path
+from own_encoder import TinyNet
+
+class Hangs(TinyNet):
+    def forward(self, mel):
+        place = Path(__file__).parent
+        if self.training and multiprocessing.parent_process():  # the driver looks at it first
+            (place / "begun").touch()
+            while (place / "hang").exists():
+                time.sleep(0.1)
+        return super().forward(mel)
+"""
+
+
+@pytest.mark.medium
+def test_a_study_ends_soon_after_a_request_to_stop_though_its_row_does_not_and_the_same_command_resumes(
+    tmp_path: Path, tiny_sets: tuple[Path, Path]
+) -> None:
+    """The step of the row would never end."""
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "hang").touch()
+    tree = {
+        "title": "hanging", "source": "a test", "pretrain": "conf/pretrain/tiny.yaml",
+        "set": {"data.batch": 8, "data.b_s": 0.5, "views.samples": 16384,
+                "optim.steps": 2, "encoder.name": "hanging:Hangs", "encoder.channels": None,
+                "tracking.enabled": False},
+        "rows": {"only": {}}, "metrics": {"loss": "loss"}, "scales": {"paper": {"about": "all there is"}},
+    }  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    command = [sys.executable, "-c", "from commands.app import main; main()", "study", "mine.yaml", "study.dir=study"]
+    command += [
+        f"study.sets.{name}={folder}" for name, folder in zip(("labelled", "unlabelled"), tiny_sets, strict=True)
+    ]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}:{tmp_path}"}
+    start = partial(subprocess.Popen, command, cwd=tmp_path, env=environment, start_new_session=True)
+    with start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as study:
+        while not (tmp_path / "begun").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                study.wait(0.1)
+            assert study.poll() is None, study.communicate()
+        study.send_signal(signal.SIGTERM)
+        _, said = study.communicate()
+    assert study.returncode == 143, said
+    assert "the same command resumes" in said
+    assert not list(tmp_path.rglob("done.json"))
+    (tmp_path / "hang").unlink()
+    with start(stdout=subprocess.DEVNULL) as study:
+        assert study.wait() == 0
+    assert len(list(tmp_path.rglob("done.json"))) == 1
 
 
 @pytest.fixture(scope="module")

@@ -58,9 +58,9 @@ def test_the_names_of_metrics_are_those_of_a_report(scored_names: dict[str, list
 
 @pytest.fixture
 def scored_names() -> dict[str, list[str]]:
-    """What `evaluation.kinds` give for every kind of task, probe and neighbours, at k = 2."""
-    from evaluation.kinds.kind import label_kind_of
+    """What `evaluation.tasks` give for every kind of task, probe and neighbours, at k = 2."""
     from evaluation.metrics.confidence import draw_resamples
+    from evaluation.tasks.kind import label_kind_of
 
     rng = np.random.default_rng(0)
     resamples = draw_resamples([str(i) for i in range(6)], resamples=100, seeds=1, rng=rng)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,10 @@ from cluster.progress import SILENT
 from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, load_config
 from trainers.config import ExperimentConfig
+from trainers.loop import STOP_FILE
 from tuning.placement import Need
 from tuning.sweep import runner as sweep_runner
+from tuning.sweep import trial
 from tuning.sweep.config import StopConfig
 from tuning.sweep.jobs import Job
 from tuning.sweep.plan import SweepPlan
@@ -85,6 +88,39 @@ def test_an_actor_that_tune_drops_unused_has_started_nothing(
     actor.cleanup()
     assert steps == [1, 2, 4]
     assert (job.folder / "starts").read_text() == "x"
+
+
+def test_a_request_to_stop_leaves_an_evaluation_where_it_is_and_the_trial_goes_on_with_the_next_start(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This evaluation would never end."""
+    plan, goes_on = make_plan(), threading.Event()
+    job = plan.job("trial-000", plan.folder / "trials/000", {}, one=Need(bundles=(Bundle(cpus=1),), alone=True))
+    trained: list[Path] = []
+
+    def pretrained(*_: object, **__: object) -> int:
+        trained.append(job.folder)
+        return 0
+
+    def hangs(_job: Job) -> list[float]:
+        plan.folder.mkdir(parents=True)
+        (plan.folder / STOP_FILE).write_text("signal 15")
+        goes_on.wait(120)
+        return [0.5]
+
+    monkeypatch.setattr(trial, "pretrain", pretrained)
+    monkeypatch.setattr(trial, "_evaluate", hangs)
+    actor = SweepTrial(job.packed())
+    assert actor.step() == trial.PREEMPTED
+    actor.cleanup()
+    assert not (job.folder / STOP_FILE).exists()  # a run that is over is not asked
+    again = SweepTrial(job.packed())
+    assert again.step() == trial.PREEMPTED  # no evaluation begins after the request
+    (plan.folder / STOP_FILE).unlink()
+    goes_on.set()
+    monkeypatch.setattr(trial, "_evaluate", lambda _job: [0.25])
+    assert SweepTrial(job.packed()).step()["values"] == [0.25]
+    assert len(trained) == 3
 
 
 def test_crashed_trials_are_started_again_or_shown_with_their_reason_and_the_others_finish(
@@ -236,6 +272,7 @@ def test_real_trials_end_and_the_table_shows_how(
 
 KILLED = """
 import sys
+import threading
 from pathlib import Path
 from cluster.progress import SILENT
 from tuning.sweep.sweep import run_sweep

@@ -82,15 +82,11 @@ def shape_spectrum(
         assert noise is not None
         spectrum_nK = _noise_spectrum(wave_nT, noise, size, sample_rate)
         return wave_nT + _inverse(spectrum_nK, size, T)
-    spectrum_nK = _forward(wave_nT, size)
+    spectrum: Tensor = torch.fft.rfft(_at_least_two_rows(wave_nT), size)
+    spectrum_nK = spectrum[: len(wave_nT)]
     if noise is not None:
         spectrum_nK = spectrum_nK + _noise_spectrum(wave_nT, noise, size, sample_rate)
     return _inverse(spectrum_nK * _response(filters, size, sample_rate), size, T)
-
-
-def _forward(wave_nT: Tensor, size: int) -> Tensor:
-    spectrum: Tensor = torch.fft.rfft(_at_least_two_rows(wave_nT), size)
-    return spectrum[: len(wave_nT)]
 
 
 def _inverse(spectrum_nK: Tensor, size: int, num_samples: int) -> Tensor:

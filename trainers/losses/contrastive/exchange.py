@@ -7,7 +7,7 @@ Shape suffixes: R rows of a block, F those of other ranks, H heads, K = H − 1 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,22 +73,6 @@ class ScaledPairs(NamedTuple):
     """(H, k, R) and (H, k, F)."""
     hop: int = 0
     """Where not 0, this rank alone computes the pairs, and the columns came that many ranks far: see `send_back`."""
-
-
-class Exchange(Protocol):
-    """A way to every pair of a local row and a global row."""
-
-    own: list[Block]
-    """Of every head."""
-    group: Group
-
-    def share(self, scalars: Tensor) -> list[Tensor]:
-        """Per-row scalars of shape (H, k, R), to be given to `pairs`; a collective where other ranks need them."""
-        ...
-
-    def pairs(self, scalars: list[Tensor]) -> Iterator[ScaledPairs]:
-        """The pairs of blocks, the own ones with themselves first; collectives on the way."""
-        ...
 
 
 def send_back(col_tables: list[Tensor], hop: int, group: Group) -> Tensor:
@@ -216,4 +200,7 @@ class Ring:
         return Pair(own, block, col_start=half)
 
 
-EXCHANGES: dict[str, type[Gather] | type[Ring]] = {"gather": Gather, "ring": Ring}
+Exchange = Gather | Ring
+"""A way to every pair of a local row and a global row: ``share`` readies per-row scalars (H, k, R) for ``pairs``, which
+yields the pairs of blocks, the own ones with themselves first; both are collectives where other ranks need them."""
+EXCHANGES: dict[str, type[Exchange]] = {"gather": Gather, "ring": Ring}

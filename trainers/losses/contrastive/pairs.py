@@ -177,18 +177,8 @@ def _span(codes: Tensor) -> tuple[float, float]:
 def weight_tile(
     pair: Pair, i: slice, j: slice, settings: ResolvedSettings, *, out_IJ: Tensor, spare_IJ: Tensor
 ) -> Tensor | None:
-    """Positive weights w_ij of one tile, the diagonal of the pair matrix excluded.
-
-    Args:
-        pair: the two blocks.
-        i: rows of the tile.
-        j: columns of the tile.
-        settings: the loss's settings.
-        out_IJ: memory for the result, in the dtype of the projections.
-        spare_IJ: memory that is overwritten.
-
-    Returns:
-        ``out_IJ``, or None when the tile holds no positive.
+    """Positive weights w_ij of tile (i, j) in ``out_IJ``, the diagonal of the pair matrix excluded; None where it holds
+    no positive. ``spare_IJ``, of the projections' dtype as well, is overwritten.
     """
     tagged = i.start < pair.rows.num_labelled and j.start < pair.cols.num_labelled
     if tagged:

@@ -124,7 +124,10 @@ class Sums(TileKernel):
             weight_IJ = tiles.weights(pair, i, j, self.settings)
             if weight_IJ is not None:
                 score_IJ = torch.mul(s_IJ, 1 / unit, out=tiles.spare(i, j)).mul_(weight_IJ)
-                self._add_positives(weight_IJ, score_IJ, row_part, col_part)
+                _add_sums(weight_IJ, row_part, col_part, WEIGHT)
+                _add_sums(score_IJ, row_part, col_part, SCORE)
+                if self.settings.weighing:
+                    _add_sums((weight_IJ > 0).to(weight_IJ.dtype), row_part, col_part, NUMBER)
             if diagonal:
                 s_IJ.fill_diagonal_(-math.inf)
             if (blocked_IJ := pair.blocked(i, j)) is not None:
@@ -133,14 +136,6 @@ class Sums(TileKernel):
                 _add_online(s_IJ, row_part, col_part, unit)
             else:
                 _add_sums(s_IJ.exp2_(), row_part, col_part, EXP)
-
-    def _add_positives(
-        self, weight_IJ: Tensor, score_IJ: Tensor, row_part: Tensor | None, col_part: Tensor | None
-    ) -> None:
-        _add_sums(weight_IJ, row_part, col_part, WEIGHT)
-        _add_sums(score_IJ, row_part, col_part, SCORE)
-        if self.settings.weighing:
-            _add_sums((weight_IJ > 0).to(weight_IJ.dtype), row_part, col_part, NUMBER)
 
     def merge(self, table: Tensor, part: Tensor) -> None:
         """Sums add; with a running maximum both exponential sums move to the larger one first."""

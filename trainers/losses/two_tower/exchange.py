@@ -4,7 +4,7 @@ Shape suffixes: R rows of a block, F rows of other ranks, D projection width, K 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,35 +61,6 @@ class MetPair(NamedTuple):
     """Whether the texts are."""
     hop: int = 0
     """Where not 0, this rank alone computes the pair, and the audio rows came that many ranks far."""
-
-
-class TowerExchange(Protocol):
-    """A way to every pair with an own audio row or an own text."""
-
-    audio: AudioBlock
-    text: TextBlock
-    group: Group
-
-    def share(self, audio: Tensor, text: Tensor) -> list[Scalars]:
-        """Scalars of the own rows, (k, R) each, to be given to `pairs`; a collective where other ranks need them."""
-        ...
-
-    def pairs(self, scalars: list[Scalars]) -> Iterator[MetPair]:
-        """The pairs of blocks, the own blocks first; collectives on the way."""
-        ...
-
-
-def sum_over_pairs(kernel: TileKernel, exchange: TowerExchange, scalars: list[Scalars]) -> tuple[Tensor, Tensor]:
-    """The kernel's tables of the audio rows and of the texts of this rank, over all their pairs on any rank."""
-    audio, text = kernel.table(exchange.audio), kernel.table(exchange.text)
-    for pair, pair_scalars, own_audio, own_text, hop in exchange.pairs(scalars):
-        if hop:
-            away = kernel.table(pair.rows)
-            kernel.accumulate(pair, pair_scalars, away, text)
-            kernel.merge(audio, send_back([away], hop, exchange.group)[0])
-        else:
-            kernel.accumulate(pair, pair_scalars, audio if own_audio else None, text if own_text else None)
-    return audio, text
 
 
 def no_scalars(local: LocalTowers) -> list[Scalars]:
@@ -210,4 +181,20 @@ class Ring(_Own):
             )
 
 
-TOWER_EXCHANGES: dict[str, type[Gather] | type[Ring]] = {"gather": Gather, "ring": Ring}
+TowerExchange = Gather | Ring
+"""A way to every pair with an own audio row or an own text: ``share`` readies scalars of the own rows, (k, R) each, for
+``pairs``, which yields the pairs of blocks, the own blocks first; both are collectives where other ranks need them."""
+TOWER_EXCHANGES: dict[str, type[TowerExchange]] = {"gather": Gather, "ring": Ring}
+
+
+def sum_over_pairs(kernel: TileKernel, exchange: TowerExchange, scalars: list[Scalars]) -> tuple[Tensor, Tensor]:
+    """The kernel's tables of the audio rows and of the texts of this rank, over all their pairs on any rank."""
+    audio, text = kernel.table(exchange.audio), kernel.table(exchange.text)
+    for pair, pair_scalars, own_audio, own_text, hop in exchange.pairs(scalars):
+        if hop:
+            away = kernel.table(pair.rows)
+            kernel.accumulate(pair, pair_scalars, away, text)
+            kernel.merge(audio, send_back([away], hop, exchange.group)[0])
+        else:
+            kernel.accumulate(pair, pair_scalars, audio if own_audio else None, text if own_text else None)
+    return audio, text

@@ -12,7 +12,7 @@ from cluster.settings import UserError
 from data_shards.format.index import read_index
 from evaluation.config import ConfidenceConfig, EvaluationConfig, EvaluationData, Task
 from evaluation.evaluate import evaluate_encoders
-from evaluation.tasks import read_targets
+from evaluation.runnable import read_targets
 
 MakeShards = Callable[..., Path]
 TASK: dict[str, Any] = {"column": "track", "kind": "same_track", "retrieval": True}

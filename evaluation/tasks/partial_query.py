@@ -20,11 +20,11 @@ from data_shards.text.draws import Draws
 from data_shards.text.lexicon import balanced_order
 from data_shards.text.templates import Templates
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns
-from evaluation.kinds.text import Question, TextKind, TextModel, Texts, mean_over_clips
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import auroc_and_ap
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Columns
+from evaluation.tasks.text import Question, TextKind, TextModel, Texts, mean_over_clips
 
 PRECISION = "map"
 

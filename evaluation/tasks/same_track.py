@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import pair_mean
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Columns, TaskKind, Values
 
 COLUMN = "track"
 """The index's own column."""

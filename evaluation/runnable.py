@@ -13,10 +13,10 @@ import numpy as np
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import Kind, TaskKind, kind_of
-from evaluation.kinds.text import TextKind
 from evaluation.targets.splits import hold_to, load_split
 from evaluation.targets.target import Target, columns, parts_of
+from evaluation.tasks.kind import Kind, TaskKind, kind_of
+from evaluation.tasks.text import TextKind
 
 
 class EmptyColumnError(UserError):

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.targets.target import Target, read_classes
+from evaluation.tasks.kind import Columns, TaskKind, Values
 
 
 class Classes(TaskKind):

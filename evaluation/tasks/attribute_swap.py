@@ -18,11 +18,11 @@ from data_shards.text.dictionary import load_dictionary
 from data_shards.text.draws import Draws
 from data_shards.text.swaps import Swapper, corpus_weights
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns
-from evaluation.kinds.text import Question, TextKind, TextModel, Texts, by_clip, mean_over_clips
-from evaluation.kinds.text_retrieval import caption_counts
 from evaluation.metrics.samples import MetricSamples
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Columns
+from evaluation.tasks.text import Question, TextKind, TextModel, Texts, by_clip, mean_over_clips
+from evaluation.tasks.text_retrieval import caption_counts
 
 ACCURACY = "accuracy"
 TRIES = 12

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.weighted import tempo_hits
 from evaluation.targets.target import Target, read_numbers
+from evaluation.tasks.kind import Columns, TaskKind, Values
 
 CONVENTIONS = {
     "acc1": "tempo within 4% of the truth",

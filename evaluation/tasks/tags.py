@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import macro, rank, ranked_auroc_and_ap, tag_precision
 from evaluation.targets.target import Target, in_vocabulary_order, require_column
+from evaluation.tasks.kind import Columns, TaskKind, Values
 
 RANKED_CLIPS = 1 << 20
 """Clips times heads that are kept in the order of their scores at once: 24 MB at most."""

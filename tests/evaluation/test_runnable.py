@@ -9,9 +9,9 @@ from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from data_shards.read.reader import ShardSet
 from evaluation.config import Task
+from evaluation.runnable import read_target
 from evaluation.targets.splits import check_leaks
 from evaluation.targets.target import artist_overlap
-from evaluation.tasks import read_target
 
 MakeShards = Callable[..., Path]
 

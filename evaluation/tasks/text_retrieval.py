@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns
-from evaluation.kinds.text import Question, TextKind, TextModel, Texts, by_clip, mean_over_clips
 from evaluation.metrics.crossmodal import Ranks, first_right
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import weighted_median
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Columns
+from evaluation.tasks.text import Question, TextKind, TextModel, Texts, by_clip, mean_over_clips
 
 DIRECTIONS = ("text_to_music", "music_to_text")
 QUERIES_AT_ONCE = 512

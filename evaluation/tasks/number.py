@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.kind import Columns, TaskKind, Values
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.metrics.weighted import r_squared
 from evaluation.targets.target import Target, read_numbers
+from evaluation.tasks.kind import Columns, TaskKind, Values
 
 
 class Number(TaskKind):

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.classes import Classes
-from evaluation.kinds.kind import Columns
-from evaluation.kinds.tags import Tags
-from evaluation.kinds.text import Question, TextKind, TextModel, Texts, mean_over_clips
 from evaluation.metrics.neighbours import unit_rows
 from evaluation.metrics.samples import MetricSamples
 from evaluation.targets.target import Target, require_column
+from evaluation.tasks.classes import Classes
+from evaluation.tasks.kind import Columns
+from evaluation.tasks.tags import Tags
+from evaluation.tasks.text import Question, TextKind, TextModel, Texts, mean_over_clips
 from evaluation.text_task import in_prompts
 
 ACCURACY = "accuracy"

@@ -10,10 +10,10 @@ from cluster.imports import import_alone
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex
 from evaluation.config import Task
-from evaluation.kinds.classes import Classes
-from evaluation.kinds.kind import Columns, Values
 from evaluation.metrics.weighted import key_scores
 from evaluation.targets.target import Target, read_classes, require_column
+from evaluation.tasks.classes import Classes
+from evaluation.tasks.kind import Columns, Values
 
 CONVENTION = "weighted key score; a fifth counts .5 only above the reference (mir_eval)"
 

@@ -1,4 +1,4 @@
-"""Progress of a build, and its end when too many clips are rejected."""
+"""The clips that a build rejects, counted beside its progress, and its end when they are too many."""
 
 import math
 import time

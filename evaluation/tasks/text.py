@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from data_shards.format.index import ShardIndex
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import Kind
 from evaluation.metrics.confidence import Resamples
 from evaluation.metrics.samples import MetricSamples
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import Kind
 
 Vectors = NDArray[np.float32]
 Texts = tuple[tuple[str, ...], ...]

@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from evaluation.config import EvaluationConfig, Task
-from evaluation.kinds.kind import TaskKind, kind_of
-from evaluation.kinds.text import Question, TextKind, TextModel, constant_model
-from evaluation.kinds.text_retrieval import TextRetrieval
 from evaluation.metrics.confidence import draw_resamples
 from evaluation.metrics.crossmodal import first_right
 from evaluation.metrics.samples import MetricSamples
 from evaluation.scores.score import generator
 from evaluation.targets.target import Target
+from evaluation.tasks.kind import TaskKind, kind_of
+from evaluation.tasks.text import Question, TextKind, TextModel, constant_model
+from evaluation.tasks.text_retrieval import TextRetrieval
 from evaluation.text_task import TEXT_KINDS
 
 

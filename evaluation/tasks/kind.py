@@ -31,14 +31,14 @@ Columns = tuple[Values, tuple[str, ...]]
 
 
 class Kind(ABC):
-    """What every kind of task has, those about labels (`TaskKind`) and about texts (`evaluation.kinds.text`)."""
+    """What every kind of task has, those about labels (`TaskKind`) and about texts (`evaluation.tasks.text`)."""
 
     probe_metrics: ClassVar[Mapping[str, str]]
     """Metric of a probe → its convention, for the report."""
     retrieval_metrics: ClassVar[Mapping[str, str]] = {}
     """Metric of retrieval, without its ``@k`` → its convention; none where neighbours have no metric."""
     reads_texts: ClassVar[bool] = False
-    """Whether clips are compared with texts (`evaluation.kinds.text`): no probe, no neighbours."""
+    """Whether clips are compared with texts (`evaluation.tasks.text`): no probe, no neighbours."""
     finds_own_track: ClassVar[bool] = False
     """Whether the clips of the query's own track are what is looked for; else they are never its neighbours."""
     takes_untagged: ClassVar[bool] = False
