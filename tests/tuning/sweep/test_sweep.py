@@ -108,7 +108,7 @@ def test_a_request_to_stop_leaves_an_evaluation_where_it_is_and_the_trial_goes_o
         goes_on.wait(120)
         return [0.5]
 
-    monkeypatch.setattr(trial, "pretrain", pretrained)
+    monkeypatch.setattr("trainers.pretrain.pretrain", pretrained)
     monkeypatch.setattr(trial, "_evaluate", hangs)
     actor = SweepTrial(job.packed())
     assert actor.step() == trial.PREEMPTED
