@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.storage import without_credentials
+from cluster.imports import uncollected
 from cluster.settings import RunError, UserError
 from cluster.tracking.config import connection_uri, store_file
 from cluster.tracking.model import log_model, write_model
@@ -132,8 +133,9 @@ def _import_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_S))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    for module in ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"):
-        import_module(module)
+    with uncollected(freeze=False):
+        for module in ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"):
+            import_module(module)
 
 
 def trouble(uri: str) -> str:
