@@ -56,7 +56,7 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
         return
     names = list(known)
     if name not in names:
-        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{nearest(name, names)}")
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!a}{nearest(name, names)}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
 
