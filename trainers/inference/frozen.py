@@ -176,7 +176,7 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
     try:
         encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about, heads=found.heads)
     except RuntimeError as error:
-        raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
+        raise UserError(does_not_fit(found, error)) from None
     return encoder.to(device)
 
 
@@ -185,6 +185,14 @@ def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bo
     found = open_encoder(source, trust_code=trust_code)
     about = {"untrained": True, "config": found.config}
     return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
+
+
+def does_not_fit(found: EncoderFiles, error: RuntimeError) -> str:
+    """The message for weights that a network built from their configuration does not take."""
+    why = " ".join(str(error).split())
+    own = ", ".join(f"{key}={name}" for key, name in found.experiment.own_parts().items())
+    remedy = f"; it needs the code that it was trained with: {own} has changed, or is another module of that name"
+    return f"{found.path}: its weights do not fit its configuration ({why}){remedy if own else ''}"
 
 
 def open_encoder(source: Path | str, *, trust_code: bool = False, texts: bool = False) -> EncoderFiles:
