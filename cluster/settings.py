@@ -169,18 +169,35 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return pairs
 
 
-def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Schema:
+def require_config(name: str, value: object, schema: type) -> None:
+    """Refuse an argument of the library that is no configuration, such as the path of a preset.
+
+    Raises:
+        TypeError: names it and how one is made.
+    """
+    if not isinstance(value, schema):
+        raise TypeError(
+            f"{name} must be a {schema.__name__}, got {value!r}; load_config({schema.__name__}, Path) makes one of a "
+            "preset"
+        )
+
+
+def load_config(
+    schema: type[Schema], preset: Path | str | None, overrides: Mapping[str, Any] | Sequence[str] = ()
+) -> Schema:
     """Validate a preset and its overrides against a configuration dataclass.
 
     Args:
         schema: the root dataclass.
-        preset: YAML file that holds only differences from the defaults, or None.
+        preset: path of a YAML file that holds only differences from the defaults, or None.
         overrides: ``{"loss.temperature": 0.05}`` or ``["loss.temperature=0.05"]``; they win over the preset.
 
     Raises:
         UserError: names the file, the dotted path, what is wrong, and for an unknown key the nearest right one.
     """
-    tree = read_yaml(preset) if preset else {}
+    if isinstance(overrides, str):
+        raise UserError(f"overrides must be a list or a mapping, got the text {overrides!r}; write [{overrides!r}]")
+    tree = read_yaml(Path(preset)) if preset else {}
     where = str(preset) if preset else "command line"
     pairs = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     for path, value in pairs.items():

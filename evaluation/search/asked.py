@@ -73,6 +73,8 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
 
 def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights, k: int) -> None:
     """Refuse queries that are not there, before anything is loaded. The UserError names the query or option."""
+    if not isinstance(by, str | Mapping):
+        raise UserError(f"by must be a text or a mapping of names to weights, got {by!r}")
     if k < 1:
         raise UserError(f"-k must be ≥ 1, got {k}")
     if not files and not texts:

@@ -59,7 +59,7 @@ def tag_files(
     tags: Sequence[str],
     *,
     prompts: Sequence[str] = PROMPTS,
-    out: Path | None = None,
+    out: Path | str | None = None,
     workers: int = 0,
     device: str | None = None,
     trust_code: bool = False,
@@ -84,6 +84,7 @@ def tag_files(
     """
     check_tags(tags, prompts)
     if out is not None:
+        out = Path(out)
         require_writable_file(out, "--out")
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
     inputs = expand(places, missing_ok=False)

@@ -140,9 +140,7 @@ def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_netwo
     assert encoder(torch.zeros(3, config.views.samples)).shape == (3, 12)
     Path("own_parts_of_a_test.py").write_text(textwrap.dedent(PARTS).replace("self.conv =", "self.other = self.conv ="))
     sys.modules.pop("own_parts_of_a_test")
-    with pytest.raises(
-        UserError, match=r"\(Error.*Missing key.*\); it needs the code .*: encoder\.name=own"
-    ):
+    with pytest.raises(UserError, match=r"\(Error.*Missing key.*\); it needs the code .*: encoder\.name=own"):
         load_encoder(config.run.dir, trust_code=True)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cluster.entry_points import require_trust
 from cluster.files.storage import sha256
+from cluster.machine.resources import torch_device
 from cluster.settings import UserError, validate
 from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
@@ -149,8 +150,19 @@ class FrozenEncoder(nn.Module):
 
         Returns:
             h_NE, shape (N, ``width``), float32.
+
+        Raises:
+            ValueError: for waves of another type or shape.
         """
+        self._check(wave_NT)
         return self.embed_views(self.frontend(wave_NT))
+
+    def _check(self, wave_NT: Tensor) -> None:
+        if not isinstance(wave_NT, Tensor) or wave_NT.ndim != 2 or wave_NT.dtype != torch.float32:
+            got = f"{wave_NT.dtype} of shape {tuple(wave_NT.shape)}" if isinstance(wave_NT, Tensor) else type(wave_NT)
+            raise ValueError(f"waves must be a float32 tensor of shape (rows, {self.samples}), got {got}")
+        if not torch.compiler.is_exporting() and wave_NT.numel() == 0:
+            raise ValueError(f"waves must be of shape (rows, {self.samples}), neither of them 0, got {wave_NT.shape}")
 
     @torch.inference_mode()
     def embed_views(self, views: Tensor) -> Tensor:
@@ -177,7 +189,7 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
         encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about, heads=found.heads)
     except RuntimeError as error:
         raise UserError(does_not_fit(found, error)) from None
-    return encoder.to(device)
+    return encoder.to(torch_device(device))
 
 
 def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> FrozenEncoder:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cluster.machine.resources import torch_device
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import FrozenEncoder, does_not_fit, open_encoder
@@ -121,7 +122,7 @@ def load_two_towers(
         towers = TwoTowers(config, None if untrained else state, hash=digest, provenance=about)
     except RuntimeError as error:
         raise UserError(does_not_fit(found, error)) from None
-    return towers.to(device)
+    return towers.to(torch_device(device))
 
 
 def _out_width(projection: nn.Sequential) -> int:
