@@ -148,10 +148,11 @@ def scalar(text: str) -> Any:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``.
+    """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``; of a key that comes twice the last holds.
 
     Raises:
-        UserError: for a word that is not ``key=value``, and for a key that is given twice, or beside its own section.
+        UserError: for a word that is not ``key=value``, and for a section after one of its keys, which it would
+            undo.
     """
     pairs: dict[str, Any] = {}
     wrong = []
@@ -160,9 +161,10 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not sign or not all(key.split(".")):
             wrong.append(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
         for other in pairs:
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
-                both = f"{key} is given twice" if key == other else f"{other} and {key} set the same key"
-                wrong.append(f"{both}; give one of {other}={json.dumps(pairs[other])} and {word}")
+            if other.startswith(f"{key}."):
+                wrong.append(
+                    f"{key} would undo {other}={json.dumps(pairs[other])}; give {key} before it, or leave it out"
+                )
         pairs[key] = scalar(value)
     if wrong:
         raise UserError("\n".join(wrong))

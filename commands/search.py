@@ -187,7 +187,7 @@ def tag(
     check_there(files)
     if out is not None:
         require_writable_file(out, "--out")
-    check_encoder_can_answer(snapshot, texts=True)
+    check_encoder_can_answer(snapshot, texts=True, option="--tags")
     from evaluation.search.tagging import tag_files
 
     done = tag_files(

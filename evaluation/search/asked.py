@@ -143,7 +143,9 @@ def check_space(source: Path | str, space: str) -> None:
         space_in(dict.fromkeys(found.spaces, slice(0)), space, "--space")
 
 
-def check_encoder_can_answer(source: Path | str, by: str | Weights = ALL, *, texts: bool = False) -> None:
+def check_encoder_can_answer(
+    source: Path | str, by: str | Weights = ALL, *, texts: bool = False, option: str = "--text"
+) -> None:
     """Refuse texts for an encoder on disk without a text tower, and spaces that it does not have.
 
     Of a user's own code nothing is said: its spaces are known once it is made.
@@ -156,6 +158,6 @@ def check_encoder_can_answer(source: Path | str, by: str | Weights = ALL, *, tex
     if found is None:
         return
     if texts and not found.texts:
-        raise UserError(f"--text: {no_text_tower(source)}")
+        raise UserError(f"{option}: {no_text_tower(source)}")
     if not texts and found.spaces:
         resolve(asked, found.spaces, "the encoder")
