@@ -145,10 +145,11 @@ def scalar(text: str) -> Any:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``.
+    """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``; of a key that comes twice the last holds.
 
     Raises:
-        UserError: for a word that is not ``key=value``, and for a key that is given twice, or beside its own section.
+        UserError: for a word that is not ``key=value``, and for a section after one of its keys, which it would
+            undo.
     """
     pairs: dict[str, Any] = {}
     wrong = []
@@ -157,27 +158,45 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not sign or not all(key.split(".")):
             wrong.append(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
         for other in pairs:
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
-                both = f"{key} is given twice" if key == other else f"{other} and {key} set the same key"
-                wrong.append(f"{both}; give one of {other}={json.dumps(pairs[other])} and {word}")
+            if other.startswith(f"{key}."):
+                wrong.append(
+                    f"{key} would undo {other}={json.dumps(pairs[other])}; give {key} before it, or leave it out"
+                )
         pairs[key] = scalar(value)
     if wrong:
         raise UserError("\n".join(wrong))
     return pairs
 
 
-def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Schema:
+def require_config(name: str, value: object, schema: type) -> None:
+    """Refuse an argument of the library that is no configuration, such as the path of a preset.
+
+    Raises:
+        TypeError: names it and how one is made.
+    """
+    if not isinstance(value, schema):
+        raise TypeError(
+            f"{name} must be a {schema.__name__}, got {value!r}; load_config({schema.__name__}, Path) makes one of a "
+            "preset"
+        )
+
+
+def load_config(
+    schema: type[Schema], preset: Path | str | None, overrides: Mapping[str, Any] | Sequence[str] = ()
+) -> Schema:
     """Validate a preset and its overrides against a configuration dataclass.
 
     Args:
         schema: the root dataclass.
-        preset: YAML file that holds only differences from the defaults, or None.
+        preset: path of a YAML file that holds only differences from the defaults, or None.
         overrides: ``{"loss.temperature": 0.05}`` or ``["loss.temperature=0.05"]``; they win over the preset.
 
     Raises:
         UserError: names the file, the dotted path, what is wrong, and for an unknown key the nearest right one.
     """
-    tree = read_yaml(preset) if preset else {}
+    if isinstance(overrides, str):
+        raise UserError(f"overrides must be a list or a mapping, got the text {overrides!r}; write [{overrides!r}]")
+    tree = read_yaml(Path(preset)) if preset else {}
     where = str(preset) if preset else "command line"
     pairs = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     for path, value in pairs.items():

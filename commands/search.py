@@ -189,7 +189,7 @@ def tag(
     check_there(files)
     if out is not None:
         require_replaceable_file(out, "--out", *PARQUET)
-    check_encoder_can_answer(snapshot, texts=True)
+    check_encoder_can_answer(snapshot, texts=True, option="--tags")
     with uncollected():
         from evaluation.search.tagging import tag_files
 

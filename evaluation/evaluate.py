@@ -11,7 +11,7 @@ import numpy as np
 from cluster.files.locks import sole_writer
 from cluster.progress import SILENT, Progress
 from cluster.provenance import provenance
-from cluster.settings import UserError, to_tree
+from cluster.settings import UserError, require_config, to_tree
 from evaluation.analyses.equivariance import measure_equivariance
 from evaluation.analyses.projection import project
 from evaluation.analyses.robustness import by_condition, measure_robustness, summarise, undefined_changes
@@ -40,7 +40,7 @@ from evaluation.tasks.kind import kind_of
 def evaluate(
     source: Path | str,
     config: EvaluationConfig,
-    out: Path,
+    out: Path | str,
     *,
     trust_code: bool = False,
     progress: Progress = SILENT,
@@ -60,6 +60,8 @@ def evaluate(
         UserError: for whatever cannot be answered, before anything is embedded.
         RunError: if an embedding is not finite.
     """
+    require_config("config", config, EvaluationConfig)
+    out = Path(out)
     check_device(config.device)
     device = "cpu" if config.resources.num_workers else config.device  # workers move their copies
     texts = bool(_about_texts(config, config.tasks))

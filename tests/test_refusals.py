@@ -136,6 +136,8 @@ def test_a_space_that_is_misspelt_gets_the_nearest(tmp_path: Path) -> None:
         check_space(words, "music")
     with pytest.raises(UserError, match="has no text tower; train one on it with"):
         check_encoder_can_answer(made_run(tmp_path / "plain", PRETRAIN), texts=True)
+    with pytest.raises(UserError, match=r"--tags: .* has no text tower"):
+        check_encoder_can_answer(made_run(tmp_path / "other", PRETRAIN), texts=True, option="--tags")
     check_encoder_can_answer(words, texts=True)
     check_encoder_can_answer("module:factory", texts=True)  # it is asked once it is made
 

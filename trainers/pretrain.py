@@ -21,7 +21,7 @@ from cluster.files.locks import sole_writer
 from cluster.files.storage import write_atomic
 from cluster.machine.resources import threads_per_worker
 from cluster.processes.signals import on_request_to_stop
-from cluster.settings import flatten, to_tree
+from cluster.settings import flatten, require_config, to_tree
 from cluster.tracking import Tracker, set_aside
 from trainers.checks.resume import rate_change
 from trainers.checks.start_up import Checked, checked
@@ -57,6 +57,7 @@ def pretrain(config: ExperimentConfig, *, watch: Watcher | None = None, parent: 
             has been started or written then.
         RunError: if training failed, with the remedy.
     """
+    require_config("config", config, ExperimentConfig)
     with checked(config) as start:
         return pretrain_checked(start, watch=watch, parent=parent)
 

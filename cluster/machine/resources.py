@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster.machine.process import PASSIVE, WAIT_POLICY, num_cores
-from cluster.settings import Config, UserError
+from cluster.settings import Config, UserError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,25 @@ class ResourcesConfig(Config):
     def fewest_workers(self) -> int:
         """The number the run cannot do without."""
         return self.num_workers if self.min_workers is None else self.min_workers
+
+
+def torch_device(name: Any) -> Any:
+    """The torch device of a name, if this machine has it.
+
+    Raises:
+        UserError: names those that it has.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{place}" for place in range(num_gpus()))]
+        raise UserError(
+            f"device={name!r}: there is none here ({first_line(error)}); take {', '.join(there)}"
+        ) from error
+    return device
 
 
 def num_gpus() -> int:

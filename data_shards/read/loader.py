@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.settings import RunError, UserError
+from cluster.settings import RunError, UserError, require_config
 from data_shards.format.problems import ClipError
 from data_shards.format.records import Batch
 from data_shards.read.reader import ShardSet
@@ -85,6 +85,7 @@ class BatchLoader:
         Raises:
             UserError: for a set, share or number of ranks that does not work, or texts that the sets do not have.
         """
+        require_config("config", config, DataConfig)
         check_world(config.batch, world)
         check_stripes(config.stripes, world)
         if frames < 1 or num_threads < 1 or prefetch < 1:

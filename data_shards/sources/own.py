@@ -1,5 +1,6 @@
 """Datasets of the user's own: a function that yields clips, named ``module:function``."""
 
+import itertools
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,9 +56,10 @@ def _yielded(function: Callable[..., Any], arguments: Mapping[str, Any], label: 
             count += 1
     except UserError:
         raise
-    except Exception as error:  # whatever a user's function raises
+    except (Exception, SystemExit) as error:  # whatever a user's function raises
         place = f"after {count} clips" if count else "before its first clip"
-        raise UserError(f"{label}: raised {type(error).__name__} {place}: {error}") from error
+        why = f": {error}" if str(error) else ""
+        raise UserError(f"{label}: raised {type(error).__name__} {place}{why}") from error
 
 
 def _checked(found: object, place: str) -> Clip:
@@ -94,6 +96,11 @@ def _checked(found: object, place: str) -> Clip:
             else:
                 number = not isinstance(value, bool) and isinstance(value, Real) and not math.isinf(value)
                 require(number, named, value, "a finite number, or NaN where unknown")
+    columns_of = {kind: set(getattr(found, kind)) for kind in ("multilabel", "categorical", "numeric")}
+    for first, second in itertools.combinations(columns_of, 2):
+        if twice := columns_of[first] & columns_of[second]:
+            column = min(twice)
+            raise UserError(f"{place}: column {column!r} is in {first} and in {second}; name each column once")
     require(_is_texts(found.captions), "captions", found.captions, "a tuple of texts")
     readable = callable(getattr(found.audio, "read", None)) and isinstance(getattr(found.audio, "name", None), str)
     require(readable, "audio", found.audio, "audio_file(PATH), or an object with read() and the text name")

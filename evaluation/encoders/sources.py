@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,16 @@ def _checked(source: str, factory: Callable[..., Any], options: dict[str, Any]) 
         torch.manual_seed(UNTRAINED_SEED)
         with failures_named(f"{source}: the factory failed"):
             inner = factory(**options)
-    missing = [name for name in NEEDED if not hasattr(inner, name)] + ["a call"] * (not callable(inner))
+    with failures_named(f"{source}: its {', '.join(NEEDED)} failed"):
+        given = {name: getattr(inner, name) for name in NEEDED if hasattr(inner, name)}
+    missing = [name for name in NEEDED if name not in given] + ["a call"] * (not callable(inner))
     if missing:
         raise UserError(
             f"{source}: the factory gave a {type(inner).__name__} without {', '.join(missing)}; an encoder has width, "
             "rate in Hz, samples of a chunk, and a call (N, samples) → (N, width)"
         )
-    for name in NEEDED:
-        value = getattr(inner, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise UserError(f"{source}: {name} must be a whole number > 0, got {value!r}")
     check_spaces(inner, source)
     provenance = {"source": source, "class": type(inner).__qualname__, **options}
@@ -249,15 +251,29 @@ def _hash(source: str, inner: Any) -> str:
 
 def _try(source: str, encoder: UserEncoder) -> None:
     """Two chunks of quiet noise before a catalogue is read."""
-    wave_NT = 0.01 * torch.randn(2, encoder.samples, generator=torch.Generator().manual_seed(0))
-    with failures_named(f"{source}: its call failed on (2, {encoder.samples}) float32"):
-        h_NE = encoder(wave_NT)
+    shape = f"(2, {encoder.samples}) float32"
+    with failures_named(f"{source}: its call failed on {shape}"):
+        wave_NT = 0.01 * torch.randn(2, encoder.samples, generator=torch.Generator().manual_seed(0))
+        given = wave_NT.clone()
+        h_NE = encoder(given)
+        again_NE = encoder(wave_NT.clone())
     if h_NE.shape != (2, encoder.width):
         raise UserError(f"{source}: its call gave {tuple(h_NE.shape)}, its width is (2, {encoder.width})")
     if not torch.isfinite(h_NE).all():
         raise UserError(f"{source}: its embedding of quiet noise is not finite")
+    if not torch.equal(given, wave_NT):
+        raise UserError(f"{source}: its call changes its waves in place; work on a copy")
+    if not torch.allclose(h_NE.float(), again_NE.float(), rtol=1e-3, atol=1e-3 * float(h_NE.abs().max())):
+        raise UserError(
+            f"{source}: two calls with the same waves differ, so it draws at random, but embeddings are kept and "
+            "compared; take that out, or seed it in the call"
+        )
     if isinstance(encoder, UserTowers):
-        with failures_named(f"{source}: its embed_text failed on two texts"):
-            text_kd = encoder.embed_text(_PROBES)
-        if not torch.isfinite(text_kd).all():
-            raise UserError(f"{source}: its embed_text gave vectors that are not finite")
+        _try_texts(source, encoder)
+
+
+def _try_texts(source: str, encoder: UserTowers) -> None:
+    with failures_named(f"{source}: its embed_text failed on two texts"):
+        text_kd = encoder.embed_text(_PROBES)
+    if not torch.isfinite(text_kd).all():
+        raise UserError(f"{source}: its embed_text gave vectors that are not finite")

@@ -73,6 +73,8 @@ def resolve(by: Weights, spaces: Sequence[str], holder: str) -> dict[str, float]
 
 def check_queries(files: Sequence[Path], texts: Sequence[str], text_share: float, by: str | Weights, k: int) -> None:
     """Refuse queries that are not there, before anything is loaded. The UserError names the query or option."""
+    if not isinstance(by, str | Mapping):
+        raise UserError(f"by must be a text or a mapping of names to weights, got {by!r}")
     if k < 1:
         raise UserError(f"-k must be ≥ 1, got {k}")
     if not files and not texts:
@@ -133,7 +135,9 @@ def check_space(source: Path | str, space: str) -> None:
         space_in(dict.fromkeys(found.spaces, slice(0)), space, "--space")
 
 
-def check_encoder_can_answer(source: Path | str, by: str | Weights = ALL, *, texts: bool = False) -> None:
+def check_encoder_can_answer(
+    source: Path | str, by: str | Weights = ALL, *, texts: bool = False, option: str = "--text"
+) -> None:
     """Refuse texts for an encoder on disk without a text tower, and spaces that it does not have.
 
     Of a user's own code nothing is said: its spaces are known once it is made.
@@ -143,6 +147,6 @@ def check_encoder_can_answer(source: Path | str, by: str | Weights = ALL, *, tex
     if found is None:
         return
     if texts and not found.texts:
-        raise UserError(f"--text: {no_text_tower(source)}")
+        raise UserError(f"{option}: {no_text_tower(source)}")
     if not texts and found.spaces:
         resolve(asked, found.spaces, "the encoder")

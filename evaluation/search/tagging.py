@@ -60,7 +60,7 @@ def tag_files(
     tags: Sequence[str],
     *,
     prompts: Sequence[str] = PROMPTS,
-    out: Path | None = None,
+    out: Path | str | None = None,
     workers: int = 0,
     device: str | None = None,
     trust_code: bool = False,
@@ -85,6 +85,7 @@ def tag_files(
     """
     check_tags(tags, prompts)
     if out is not None:
+        out = Path(out)
         require_replaceable_file(out, "--out", *PARQUET)
     places = [Path(place) for place in ([files] if isinstance(files, Path | str) else files)]
     inputs = expand(places, missing_ok=False)

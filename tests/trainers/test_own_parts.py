@@ -138,6 +138,10 @@ def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_netwo
         load_encoder(config.run.dir)
     encoder = load_encoder(config.run.dir, trust_code=True)
     assert encoder(torch.zeros(3, config.views.samples)).shape == (3, 12)
+    Path("own_parts_of_a_test.py").write_text(textwrap.dedent(PARTS).replace("self.conv =", "self.other = self.conv ="))
+    sys.modules.pop("own_parts_of_a_test")
+    with pytest.raises(UserError, match=r"\(Error.*Missing key.*\); it needs the code .*: encoder\.name=own"):
+        load_encoder(config.run.dir, trust_code=True)
 
 
 def test_an_export_names_the_code_that_it_needs_and_states_that_it_is_not_included(

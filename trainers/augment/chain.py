@@ -8,12 +8,16 @@ Shape suffixes: n rows, T samples of a view, L samples it may read.
 """
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cluster.settings import require_config
 from trainers.augment.drawing import ViewParameters, draw_parameters, noise_knee_hz, vocoded
 from trainers.augment.dsp.delay import echo
 from trainers.augment.dsp.phase_vocoder import pitch_time
@@ -38,6 +42,10 @@ class AugmentChain:
     """
 
     def __init__(self, config: AugmentConfig, sample_rate: int, *, fused: bool | None = None) -> None:
+        require_config("config", config, AugmentConfig)
+        hertz: Any = sample_rate
+        if isinstance(hertz, bool) or not isinstance(hertz, Real) or not 0 < float(hertz) < math.inf:
+            raise ValueError(f"sample_rate must be a number of Hz > 0, got {sample_rate!r}")
         self.config = config
         self.sample_rate = sample_rate
         self.fused = fused
@@ -63,10 +71,17 @@ class AugmentChain:
         Raises:
             ValueError: if the shapes disagree, or the wave has another type.
         """
+        if not isinstance(wave, Tensor) or wave.ndim != 2 or wave.is_meta:
+            got = f"shape {tuple(wave.shape)} on {wave.device}" if isinstance(wave, Tensor) else type(wave).__name__
+            raise ValueError(f"wave must be a torch tensor of shape (rows, samples) that holds numbers, got {got}")
+        if not isinstance(parameters, ViewParameters):
+            raise ValueError(f"parameters must be what draw returns, got a {type(parameters).__name__}")
         n, L = wave.shape
         if wave.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"wave must be float32 or float64, got {wave.dtype}")
         T = L if num_samples is None else num_samples
+        if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+            raise ValueError(f"num_samples must be a whole number > 0, got {T!r}")
         if len(parameters.gain) != n or T > L:
             raise ValueError(
                 f"wave is {(n, L)}: parameters of {len(parameters.gain)} rows and {T} samples do not fit it"

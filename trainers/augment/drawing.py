@@ -107,6 +107,9 @@ def draw_parameters(
     Returns:
         Tensors of shape (n,) on the host, a function of (config, sample_rate, seed, step, slot, view) alone.
     """
+    if not isinstance(slots, Tensor) or slots.ndim != 1 or slots.dtype.is_floating_point or slots.is_meta:
+        got = f"{slots.dtype} of shape {tuple(slots.shape)}" if isinstance(slots, Tensor) else type(slots).__name__
+        raise ValueError(f"slots must be a torch tensor of whole numbers of shape (rows,), got {got}")
     place = slots.cpu().numpy().astype(np.int64)
 
     def columns(names: tuple[str, ...], view: int) -> dict[str, Floats]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cluster.entry_points import require_trust
 from cluster.files.storage import sha256
+from cluster.machine.resources import torch_device
 from cluster.settings import UserError, validate
 from data_shards.format.records import SAMPLE_RATE
 from trainers.config import ExperimentConfig
@@ -149,8 +150,19 @@ class FrozenEncoder(nn.Module):
 
         Returns:
             h_NE, shape (N, ``width``), float32.
+
+        Raises:
+            ValueError: for waves of another type or shape.
         """
+        self._check(wave_NT)
         return self.embed_views(self.frontend(wave_NT))
+
+    def _check(self, wave_NT: Tensor) -> None:
+        if not isinstance(wave_NT, Tensor) or wave_NT.ndim != 2 or wave_NT.dtype != torch.float32:
+            got = f"{wave_NT.dtype} of shape {tuple(wave_NT.shape)}" if isinstance(wave_NT, Tensor) else type(wave_NT)
+            raise ValueError(f"waves must be a float32 tensor of shape (rows, {self.samples}), got {got}")
+        if not torch.compiler.is_exporting() and wave_NT.numel() == 0:
+            raise ValueError(f"waves must be of shape (rows, {self.samples}), neither of them 0, got {wave_NT.shape}")
 
     @torch.inference_mode()
     def embed_views(self, views: Tensor) -> Tensor:
@@ -176,8 +188,8 @@ def load_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = 
     try:
         encoder = FrozenEncoder(found.experiment, found.state, hash=found.hash, provenance=about, heads=found.heads)
     except RuntimeError as error:
-        raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
-    return encoder.to(device)
+        raise UserError(does_not_fit(found, error)) from None
+    return encoder.to(torch_device(device))
 
 
 def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bool = False) -> FrozenEncoder:
@@ -185,6 +197,14 @@ def untrained_encoder(source: Path | str, device: str = "cpu", *, trust_code: bo
     found = open_encoder(source, trust_code=trust_code)
     about = {"untrained": True, "config": found.config}
     return FrozenEncoder(found.experiment, None, hash=f"untrained-{found.hash}", provenance=about).to(device)
+
+
+def does_not_fit(found: EncoderFiles, error: RuntimeError) -> str:
+    """The message for weights that a network built from their configuration does not take."""
+    why = " ".join(str(error).split())
+    own = ", ".join(f"{key}={name}" for key, name in found.experiment.own_parts().items())
+    remedy = f"; it needs the code that it was trained with: {own} has changed, or is another module of that name"
+    return f"{found.path}: its weights do not fit its configuration ({why}){remedy if own else ''}"
 
 
 def open_encoder(source: Path | str, *, trust_code: bool = False, texts: bool = False) -> EncoderFiles:

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cluster.machine.resources import torch_device
 from cluster.settings import UserError
 from trainers.config import ExperimentConfig
-from trainers.inference.frozen import FrozenEncoder, open_encoder
+from trainers.inference.frozen import FrozenEncoder, does_not_fit, open_encoder
 from trainers.inference.spaces import JOINT, WHOLE, no_text_tower
 from trainers.two_tower import PREFIX, TowerProjector, build_towers
 
@@ -122,5 +123,5 @@ def load_two_towers(
     try:
         towers = TwoTowers(config, None if untrained else state, hash=digest, provenance=about)
     except RuntimeError as error:
-        raise UserError(f"{found.path}: its weights do not fit its configuration ({error})") from None
-    return towers.to(device)
+        raise UserError(does_not_fit(found, error)) from None
+    return towers.to(torch_device(device))

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cluster.machine.resources import torch_device
+from cluster.settings import require_config
 from data_shards.format.records import SAMPLE_RATE, Batch, TextRows
 from trainers.augment.chain import AugmentChain
 from trainers.augment.drawing import ViewParameters, join
@@ -89,9 +91,11 @@ class ViewMaker:
         rate: int = SAMPLE_RATE,
         device: torch.device | str = "cpu",
     ) -> None:
+        require_config("views", views, ViewsConfig)
+        require_config("augment", augment, AugmentConfig)
         self.views = views
         self.rate = rate
-        self.device = torch.device(device)
+        self.device = torch_device(device)
         self.chain = AugmentChain(augment, rate)
         self.own = OwnAugmentations(augment.extra)
         self.reads = read_frames(views, augment)

@@ -112,6 +112,8 @@ def test_a_wrong_name_or_setting_is_refused(write: Write, name: str, settings: d
     [
         ("raise OSError('the disk is gone')\nyield", "raised OSError before its first clip: the disk is gone"),
         ("yield clip(0)\nraise KeyError('bpm')", "raised KeyError after 1 clips: 'bpm'"),
+        ("yield clip(0)\nraise SystemExit(0)", "raised SystemExit after 1 clips: 0"),
+        ("yield clip(0, numeric={'a': 1}, categorical={'a': 'x'})", "column 'a' is in categorical and in numeric"),
         ("yield clip(0)\nyield 'c1'", "clip 2: is a value of type str, not a Clip"),
         ("return", "returns None; write a generator"),
         ("yield clip(0, key=7)", "key is 7; it must be text"),

@@ -48,6 +48,40 @@ class Mfcc:
         return torch.log(bands + 1e-9) @ torch.cos(turns).T
 
 
+class Odd(Mfcc):
+    def __init__(self, call, width=6):
+        self.call, self.width = call, width
+
+    def __call__(self, wave):
+        return self.call(super().__call__(wave), wave)
+
+
+def random():
+    return Odd(lambda h, wave: h + torch.rand(6))
+
+
+def in_place():
+    return Odd(lambda h, wave: h + 0 * wave.mul_(0).sum())
+
+
+def leaves():
+    return Odd(lambda h, wave: exit(0))
+
+
+def quiet():
+    def call(h, wave):
+        raise AssertionError
+    return Odd(call)
+
+
+def unready():
+    class Unready(Mfcc):
+        @property
+        def width(self):
+            raise RuntimeError("no width yet")
+    return Unready()
+
+
 def tiny(untrained=False):
     return Tiny(0.0 if untrained else 1.0)
 
@@ -164,6 +198,11 @@ def test_a_users_encoder_may_name_its_spaces(module: Path) -> None:
         ("my_encoders:narrow", r"its call gave \(2, 5\), its width is \(2, 4\)"),
         ("my_encoders:counted", r"rate must be a whole number > 0, got 22050\.5"),
         ("my_encoders:half", "Mfcc without weights needs a hash"),
+        ("my_encoders:random", "two calls with the same waves differ, so it draws at random"),
+        ("my_encoders:in_place", "its call changes its waves in place"),
+        ("my_encoders:leaves", r"its call failed on \(2, 2000\) float32 \(SystemExit: 0\)"),
+        ("my_encoders:quiet", r"its call failed on \(2, 2000\) float32 \(AssertionError\)"),
+        ("my_encoders:unready", r"its width, rate, samples failed \(RuntimeError: no width yet\)"),
         ("my_encoders:nan", "its embedding of quiet noise is not finite"),
         ("my_encoders:beyond", r"space 'high' must be a slice\(first, end\) within its width 6, got slice\(2, 7"),
         ("my_encoders:called_all", "a space's name is of letters, digits, _ and -, and not all, got 'all'"),
