@@ -19,7 +19,7 @@ from typing import Any
 import soundfile
 import torch
 
-from cluster.processes.cpu_time import CpuWatch
+from cluster.processes.cpu_time import cpu_watch
 from cluster.settings import load_config
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 from evaluation.embeddings.files import embed_files
@@ -55,11 +55,11 @@ def measure(name: str, folder: Path, songs: int) -> dict[str, Any]:
     keys = [f"encoder.name={name}", f"frontend.kind={ENCODERS[name]}"]
     encoder = FrozenEncoder(load_config(ExperimentConfig, None, keys), None, hash="", provenance={})
     cores = len(os.sched_getaffinity(0))
-    with CpuWatch() as watch:
+    with cpu_watch() as seconds:
         idle, began = idle_s(), time.perf_counter()
         embedded = embed_files(encoder, folder / "songs", folder / f"{name}.parquet")
         clock_s, left_s = time.perf_counter() - began, idle_s() - idle
-    cpu_s = sum(watch.seconds().values())
+    cpu_s = sum(seconds().values())
     assert embedded.rows == songs
     return {
         "encoder": name,

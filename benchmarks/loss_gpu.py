@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.loss import TEMPERATURE, WIDTH, Rows, make_rows, product_rate, timed, write_results
 from benchmarks.loss_compiled import compiled_tiles
-from trainers.losses.contrastive import launch
-from trainers.losses.contrastive.launch import Tiling
 from trainers.losses.contrastive.loss import contrastive_loss
+from trainers.losses.contrastive.triton import launch
+from trainers.losses.contrastive.triton.launch import Tiling
 
 DEVICE = "cuda"
 SIZES = (49_152, 196_608, 1_048_576)

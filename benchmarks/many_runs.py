@@ -14,77 +14,107 @@ of 1,000 steps are 256 million rows and some 80 GB, which was not made: the time
 the history. At each stage: one more run is found or made, and its rows are sent as the sender does; the page that
 compares the trials is asked for as MLflow's page asks.
 
-Journal: a hundred trials of a sweep are written to its ``study.journal`` through Optuna, without waiting for the disk,
-then their lines again under other numbers. It is opened as a sweep that goes on does. Times are processor seconds of
-this process, and wall seconds beside them.
+The sweep's parts are those of `benchmarks.many_trials`. Times are processor seconds, and wall seconds beside them.
 """
 
 import argparse
 import json
-import os
 import platform
 import random
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
-from unittest import mock
+from statistics import median
+from typing import Any
 
-import optuna
-
-from cluster.settings import ROOT
+from benchmarks.many_trials import METRIC, Measured, command, journal, timed
+from cluster.tracking import Tracker, TrackingConfig
 from cluster.tracking.pages import PARENT, objective_name
 from cluster.tracking.store import MlflowStore, valid_key
 from trainers.state.metrics_log import MetricsLog
-from tuning.sweep.config import SettingsConfig, load_sweep
-from tuning.sweep.journal import SweepJournal
-from tuning.sweep.outcome import note, rows_of, shown, write_table
-from tuning.sweep.space import read_space
 
 RESULTS = Path(__file__).parent / "results"
 KEYS, PARAMS, TAGS = 128, 150, 12
-METRIC = "tags/ap"
-HUNDRED = 100
 PAGE = 100
 """Runs that MLflow's page asks for at a time."""
-Answer = TypeVar("Answer")
-Measured = dict[str, dict[str, float]]
+PARTS = ("sending", "sweep", "command", "mlflow")
+SENDERS = {"none": "its line alone", "thread": "and a thread that sends", "apart": "and a process that sends"}
+SENT_STEPS, STEPS_A_S, ROUNDS = 70, 7, 3
+REAL_STEP_MS = 771
+"""A step of conf/pretrain/open_music.yaml in one process of this machine: 64 clips, by --dry-run."""
 
 
 def main() -> None:
     """Measure, print and write a table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default a temporary one")
-    arguments = parser.parse_args()
-    record: dict[str, Any] = {"machine": platform.machine(), "keys": KEYS, "mlflow": [], "sweep": []}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        record["row_of_metrics_jsonl_ms"] = _row_ms(Path(folder))
-        if arguments.trials:
-            for trials in dict.fromkeys([min(2000, arguments.trials), arguments.trials]):
-                record["sweep"].append({"trials": trials, **_journal(Path(folder) / f"sweep-{trials}", trials)})
-        if arguments.runs:
-            store = _Store(Path(folder) / "mlflow.db")
-            for runs, steps in ((arguments.runs // 10, 1), (arguments.runs, 1), (arguments.runs, arguments.steps)):
-                store.fill(runs, steps)
-                record["mlflow"].append({"runs": runs, "rows": runs * KEYS * steps, **store.measure()})
-    RESULTS.mkdir(exist_ok=True)
+    parser.add_argument("--child", choices=SENDERS)
+    asked = parser.parse_args()
+    if asked.child:
+        print(json.dumps(_sending(asked.child, asked.folder)))
+        return
     name = RESULTS / f"many_runs-{platform.machine()}"
-    name.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    name.with_suffix(".md").write_text(text := _table(record), encoding="utf-8")
-    print(text)
+    file = name.with_suffix(".json")
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    record |= {"machine": platform.machine(), "keys": KEYS}
+    for part in asked.parts:
+        with tempfile.TemporaryDirectory(dir=asked.folder) as place:
+            record[part] = _measured(part, Path(place), asked)
+        file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        name.with_suffix(".md").write_text(_table(record), encoding="utf-8")
+    print(_table(record))
 
 
-def _timed(times: Measured, name: str, action: Callable[[], Answer]) -> Answer:
-    wall, processor = time.perf_counter(), time.process_time()
-    answer = action()
-    times[name] = {"cpu_s": time.process_time() - processor, "wall_s": time.perf_counter() - wall}
-    return answer
+def _measured(part: str, folder: Path, asked: argparse.Namespace) -> Any:
+    trials = list(dict.fromkeys([min(2000, asked.trials), asked.trials]))
+    if part == "sending":
+        return _by_turns(folder) | {"row_ms": _row_ms(folder)}
+    if part == "sweep":
+        return [{"trials": count, **journal(folder / f"sweep-{count}", count)} for count in trials]
+    if part == "command":
+        return [{"trials": count, **command(folder / f"command-{count}", count)} for count in trials]
+    store, stages = _Store(folder / "mlflow.db"), []
+    for runs, steps in ((asked.runs // 10, 1), (asked.runs, 1), (asked.runs, asked.steps)):
+        store.fill(runs, steps)
+        stages.append({"runs": runs, "rows": runs * KEYS * steps, **store.measure()})
+    return stages
+
+
+def _by_turns(folder: Path) -> dict[str, Any]:
+    """Medians of what a step costs the process that trains, by who sends."""
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in SENDERS}
+    for _ in range(ROUNDS):
+        for kind, rows in found.items():
+            words = [sys.executable, "-m", "benchmarks.many_runs", "--child", kind, "--folder"]
+            run = folder / f"{kind}-{len(rows)}"
+            rows.append(json.loads(subprocess.run([*words, run], check=True, capture_output=True, text=True).stdout))
+    return {kind: {name: median(row[name] for row in rows) for name in rows[0]} for kind, rows in found.items()}
+
+
+def _sending(kind: str, run: Path) -> dict[str, float]:
+    """Log steps in this process as a training does, and count what all its threads take meanwhile."""
+    log, draw = MetricsLog(run / "metrics.jsonl"), random.Random(0)
+    config = TrackingConfig(uri=f"sqlite:///{run.parent / kind}.db", enabled=kind != "none", system_metrics_s=0)
+    with Tracker(config, run, apart=kind == "apart") if kind != "none" else nullcontext() as tracker:
+        while tracker and tracker.run_id is None:
+            time.sleep(0.1)
+        before = time.process_time()
+        for step in range(1, SENT_STEPS + 1):
+            log.write({"step": step, **{f"group/curve_{number}": draw.random() for number in range(KEYS)}})
+            time.sleep(1 / STEPS_A_S)
+        while tracker and tracker._account.state["sent"]["step"] < SENT_STEPS:
+            time.sleep(0.1)
+        return {"cpu_ms": 1e3 * (time.process_time() - before) / SENT_STEPS}
 
 
 def _row_ms(folder: Path) -> float:
@@ -137,7 +167,7 @@ class _Store:
         state: dict[str, Any] = {"identity": uuid.uuid4().hex, "name": "trial", "started_ms": _ms(0)}
         store = MlflowStore(self.uri, "many", state, lambda: self._parent)
         params = {"kind": "params", "values": {f"p{number:03d}": "0.001" for number in range(PARAMS)}}
-        _timed(times, "first request: find or make the run, its parameters", lambda: store.send([params]))
+        timed(times, "first request: find or make the run, its parameters", lambda: store.send([params]))
         batches = [list(self._records(range(begin, begin + 7))) for begin in range(0, 70, 7)]
         store.send(batches[0])
 
@@ -145,15 +175,15 @@ class _Store:
             for batch in batches[1:]:
                 store.send(batch)
 
-        _timed(times, "send 63 steps", send)
+        timed(times, "send 63 steps", send)
         asked, order = f"tags.`{PARENT}` = '{self._parent}'", [f"metrics.`{objective_name(METRIC)}` DESC"]
-        page = _timed(
+        page = timed(
             times,
             "page of the trials",
             lambda: self._client.search_runs([self._home], asked, max_results=PAGE, order_by=order),
         )
         assert len(page) == min(PAGE, len(self._runs))
-        _timed(times, "one run", lambda: self._client.get_run(self._runs[0]))
+        timed(times, "one run", lambda: self._client.get_run(self._runs[0]))
         self._client.delete_run(state["run_id"])
         sent = times.pop("send 63 steps")
         return {
@@ -198,80 +228,35 @@ def _ms(step: int) -> int:
     return 1_700_000_000_000 + 1_000 * step
 
 
-def _journal(folder: Path, trials: int) -> dict[str, Any]:
-    """Fill a journal, and open it as a sweep that goes on does."""
-    folder.mkdir()
-    config = load_sweep(ROOT / "conf/sweep/quickstart.yaml", [f"sweep.dir={folder}", "data.labelled=none"])
-    space = read_space(config.space, "the benchmark")
-    _fill_journal(folder, trials, space)
-    times: Measured = {}
-    settings = SettingsConfig(trials=trials + 100, dir=str(folder))
-    journal = _timed(times, "open", lambda: SweepJournal(folder, settings, space, objectives=1, first={}))
-    asked = _timed(times, "next trial (TPE)", journal.next)
-    assert asked is not None
-    _timed(times, "counts and best", lambda: (journal.counts(), journal.best()))
-    plan: Any = mock.Mock(config=config, space=space)
-    rows = _timed(times, "rows of the table", lambda: rows_of(journal, plan))
-    write_table(rows[:10], folder)  # what it imports
-    _timed(times, "write the table", lambda: write_table(rows, folder))
-    _timed(times, "table of the terminal and of MLflow", lambda: (shown(rows, plan, {}, 100), note(rows, plan, [])))
-    _timed(times, "report a trial", lambda: journal.done(asked.number, [0.5]))
-    return {"journal_mb": (folder / "study.journal").stat().st_size / 1e6, "times": times}
-
-
-def _fill_journal(folder: Path, trials: int, space: Any) -> None:
-    """Every other trial is stopped early, one of a hundred failed; of a hundred, written again and again."""
-    with mock.patch.object(os, "fsync", return_value=None):
-        settings = SettingsConfig(trials=HUNDRED, sampler="random", dir=str(folder))
-        journal, draw = SweepJournal(folder, settings, space, objectives=1), random.Random(0)
-        journal.study.sampler = optuna.samplers.RandomSampler(seed=0)
-        for number in range(HUNDRED):
-            journal._asked[number] = journal.study.ask(journal._space)
-            curve = [(9 * (rung + 1), draw.random()) for rung in range(2 if number % 2 else 4)]
-            journal.note(number, curve=curve)
-            if number % 100 == 99:
-                journal.failed(number, "the loss is not finite")
-            elif number % 2:
-                journal.stopped(number, curve)
-            else:
-                journal.note(number, step=36, seconds=100.0)
-                journal.done(number, [draw.random()])
-    file = folder / "study.journal"
-    head, *lines = file.read_text(encoding="utf-8").splitlines()
-    with file.open("w", encoding="utf-8") as opened:
-        opened.write(head + "\n")
-        for first in range(0, trials, HUNDRED):
-            for record in map(json.loads, lines):
-                if "trial_id" in record:
-                    record["trial_id"] += first
-                opened.write(json.dumps(record, separators=(",", ":")) + "\n")
-
-
 def _table(record: dict[str, Any]) -> str:
-    lines = [
-        f"A row of {KEYS} values in metrics.jsonl, which is all that a step waits for: "
-        f"{record['row_of_metrics_jsonl_ms']:.3f} ms",
-        "",
-        "| MLflow, SQLite | "
-        + " | ".join(f"{one['runs']:,} runs, {one['rows']:,} rows" for one in record["mlflow"])
-        + " |",
-        "|---" * (1 + len(record["mlflow"])) + "|",
-    ]
-    if record["mlflow"]:
-        lines += _lines(record["mlflow"])
-        ms = [f"{1e3 * one['send_a_step']['cpu_s']:.1f} ms" for one in record["mlflow"]]
-        lines.append(f"| send a step of {KEYS} values, beside the training | " + " | ".join(ms) + " |")
-    heads = [f"{one['trials']:,} trials, {one['journal_mb']:.0f} MB" for one in record["sweep"]]
-    lines += ["", "| sweep | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|", *_lines(record["sweep"])]
-    return "\n".join(lines) + "\n"
+    lines: list[str] = []
+    if sending := record.get("sending"):
+        lines += [
+            f"| a step of {KEYS} curves: CPU of the process that trains | ms a step | share of a step of "
+            f"{REAL_STEP_MS} ms (open_music) |",
+            "|---|---|---|",
+        ]
+        for kind, words in SENDERS.items():
+            ms = sending[kind]["cpu_ms"]
+            lines.append(f"| {words} | {ms:.2f} | {ms / REAL_STEP_MS:.2%} |")
+        lines += ["", f"The step itself waits for its line alone: {sending['row_ms']:.3f} ms", ""]
+    if stages := record.get("mlflow"):
+        heads = [f"{one['runs']:,} runs, {one['rows']:,} rows" for one in stages]
+        lines += ["| MLflow, SQLite | " + " | ".join(heads) + " |", "|---" * (1 + len(stages)) + "|", *_lines(stages)]
+        ms = [f"{1e3 * one['send_a_step']['cpu_s']:.1f} ms" for one in stages]
+        lines += [f"| send a step of {KEYS} values, beside the training | " + " | ".join(ms) + " |", ""]
+    for part, words in (("sweep", "journal"), ("command", "command over a finished sweep")):
+        if stages := record.get(part):
+            heads = [f"{one['trials']:,} trials, {one['journal_mb']:.0f} MB" for one in stages]
+            lines += [f"| {words} | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|", *_lines(stages), ""]
+    return "\n".join(lines)
 
 
 def _lines(stages: list[dict[str, Any]]) -> list[str]:
     """CPU-seconds of every time, a column a stage."""
-    names = list(stages[0]["times"]) if stages else []
     return [
         f"| {name}, CPU-s | " + " | ".join(f"{one['times'][name]['cpu_s']:.3f}" for one in stages) + " |"
-        for name in names
+        for name in (stages[0]["times"] if stages else ())
     ]
 
 

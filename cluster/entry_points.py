@@ -6,18 +6,19 @@ is imported after `require_trust` alone.
 
 import difflib
 import importlib
-import inspect
+import importlib.util
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import field, is_dataclass, make_dataclass
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
-from cluster.settings import ROOT, Config, UserError, validate
+from cluster.own_settings import check_settings, signature_of
+from cluster.settings import ROOT, UserError
 from cluster.validation.messages import nearest
 
 OR_OWN = "or module:factory"
@@ -52,9 +53,27 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
         return
     names = list(known)
     if name not in names:
-        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{nearest(name, names)}")
+        hint = nearest(name, names) or _as_entry_point(name)
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{hint}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
+
+
+def _as_entry_point(name: str) -> str:
+    """How to write a file's path, or a name with a dot, as an entry point.
+
+    >>> _as_entry_point("./parts/net.py:Net"), _as_entry_point("net.Net"), _as_entry_point("net")
+    ('; write net:Net and start in, or add to PYTHONPATH, ./parts', '; write net:Net', '')
+    """
+    path, sign, factory = name.strip().rpartition(":")
+    folder, _, file = path.rpartition("/")
+    module = file.removesuffix(".py")
+    if not sign and "/" not in name:
+        module, _, factory = name.rpartition(".")
+    meant = f"{module}:{factory}"
+    if not is_entry_point(meant):
+        return ""
+    return f"; write {meant}" + (f" and start in, or add to PYTHONPATH, {folder}" if folder else "")
 
 
 def import_factory(name: str, key: str) -> Callable[..., Any]:
@@ -66,11 +85,11 @@ def import_factory(name: str, key: str) -> Callable[..., Any]:
     module_name, _, path = name.partition(":")
     module = _import(module_name, name, key)
     found: Any = module
-    for part in path.split("."):
-        near = difflib.get_close_matches(part, [word for word in dir(found) if not word.startswith("_")], n=1)
+    parts = path.split(".")
+    for place, part in enumerate(parts):
         if not hasattr(found, part):
-            hint = f"; did you mean {module_name}:{near[0]}?" if near else ""
-            raise UserError(f"{key}={name}: module {module_name} has no {path}{hint}")
+            hint = _hint(found, [module_name, *parts[:place]], parts[place:])
+            raise UserError(f"{key}={name}: module {module_name}{_place(module)} has no {path}{hint}")
         found = getattr(found, part)
     if not callable(found):
         raise UserError(f"{key}={name}: {path} is a {type(found).__name__}, not a function or class")
@@ -78,67 +97,71 @@ def import_factory(name: str, key: str) -> Callable[..., Any]:
     return factory
 
 
+def _hint(found: Any, above: list[str], rest: list[str]) -> str:
+    """The entry point that was meant where what is found has no such name."""
+    module_name, *parents = above
+    if not parents:
+        with suppress(Exception):  # find_spec raises what the package's own code raises
+            if importlib.util.find_spec(f"{module_name}.{rest[0]}"):
+                return f"; did you mean {module_name}.{rest[0]}:{'.'.join(rest[1:]) or 'FACTORY'}?"
+    near = difflib.get_close_matches(rest[0], [word for word in dir(found) if not word.startswith("_")], n=1)
+    return f"; did you mean {module_name}:{'.'.join([*parents, *near])}?" if near else ""
+
+
+def _place(module: ModuleType) -> str:
+    """Where a module was found, if another file of its name lies in the working directory or none is the user's."""
+    top = module.__name__.partition(".")[0]
+    file = getattr(module, "__file__", None)
+    own = [path for path in (Path.cwd() / f"{top}.py", Path.cwd() / top) if path.exists()]
+    if any(str(file or "").startswith(str(path)) for path in own):
+        return ""
+    hidden = f"; it hides {own[0]}: rename that" if own else ""
+    return f" ({file or 'built in'}{hidden})"
+
+
 def _import(module_name: str, name: str, key: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # an installed script, unlike `python -m`, does not look there
+    top = module_name.partition(".")[0]
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if module_name == missing or module_name.startswith(f"{missing}."):
+        with failures_named(f"{key}={name}: importing {module_name} failed"):
+            module = _imported_module(module_name)
+    except _MissingModuleError as error:
+        missing = error.missing
+        if missing == top:
+            near = nearest(top, [path.stem for path in Path(here).glob("*.py")])
             raise UserError(
-                f"{key}={name}: no module {missing} in {here} or on PYTHONPATH; start the command in the folder that "
-                f"holds {missing}, or add that folder to PYTHONPATH"
+                f"{key}={name}: no module {top} in {here} or on PYTHONPATH{near}; start the command in the folder that "
+                f"holds {top}, or add that folder to PYTHONPATH"
+            ) from error
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            above = missing.rpartition(".")[0]
+            package = sys.modules[above]
+            inside = [path.stem for folder in getattr(package, "__path__", []) for path in Path(folder).glob("*.py")]
+            where = _place(package) or f" ({package.__file__ or here})"
+            raise UserError(
+                f"{key}={name}: {above}{where} has no module {missing.rpartition('.')[2]}"
+                f"{nearest(missing.rpartition('.')[2], inside)}"
             ) from error
         raise UserError(f"{key}={name}: {module_name} imports {missing}, which is not installed") from error
-    except Exception as error:  # whatever a user's module does when it is imported
-        raise UserError(f"{key}={name}: importing {module_name} failed ({type(error).__name__}: {error})") from error
-    top = module_name.partition(".")[0]
     _imported[top] = sys.modules[top]
     return module
 
 
-def check_settings(
-    factory: Callable[..., Any], settings: Mapping[str, Any], key: str, *, given: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Validate settings against a factory's signature, with the messages of built-in keys.
+class _MissingModuleError(UserError):
+    """A module that is not there, by its name."""
 
-    A factory whose only free parameter is a dataclass gets that dataclass, built from the settings; any other gets the
-    settings as keyword arguments.
+    def __init__(self, missing: str) -> None:
+        super().__init__(missing)
+        self.missing = missing
 
-    Args:
-        factory: the user's function or class.
-        settings: of the configuration, plain JSON types.
-        key: dotted path of the settings, for messages: ``encoder.settings``.
-        given: parameters that the product passes itself and no setting may name.
 
-    Returns:
-        Keyword arguments for the factory.
-
-    Raises:
-        UserError: for an unknown, missing or wrong setting; it names the dotted key and the nearest right one.
-    """
-    parameters, hints = _parameters(factory), _hints(factory)
-    free = {name: item for name, item in parameters.items() if name not in given}
-    if not free and not settings:
-        return {}
-    only = next(iter(free), "")
-    if len(free) == 1 and is_dataclass(hints.get(only)):
-        built = _validated(hints[only], settings, key)
-        return {only: built}
-    open_ended = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in _signature(factory).values())
-    known = {name: value for name, value in settings.items() if name in free or not open_ended}
-    fields: list[Any] = []
-    for name, item in free.items():
-        kind = hints.get(name, Any)
-        default = () if item.default is inspect.Parameter.empty else (_default(item.default),)
-        fields.append((name, kind, *default))
-    fields.sort(key=len)  # a dataclass wants fields without a default first
-    schema = make_dataclass("Settings", fields, bases=(Config,), frozen=True, kw_only=True)
-    checked = _validated(schema, known, key)
-    named = {name: getattr(checked, name) for name in known}
-    return named | {name: value for name, value in settings.items() if name not in known}
+def _imported_module(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise _MissingModuleError(error.name or module_name) from error
 
 
 def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> Any:
@@ -148,7 +171,7 @@ def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> An
         UserError: as `import_factory` and `check_settings`, or if the factory raises.
     """
     factory = import_factory(name, key)
-    wanted = {word: value for word, value in given.items() if word in _signature(factory)}
+    wanted = {word: value for word, value in given.items() if word in signature_of(factory)}
     arguments = check_settings(factory, settings, ".".join([*key.split(".")[:-1], "settings"]), given=list(wanted))
     with failures_named(f"{key}={name}: the factory failed"):
         return factory(**arguments, **wanted)
@@ -157,6 +180,8 @@ def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> An
 @contextmanager
 def failures_named(what: str) -> Iterator[None]:
     """Whatever a user's own code raises becomes one message; a `UserError` is one already.
+
+    So does an exit that it asks for: a script that ends with ``sys.exit()`` was not written to be imported.
 
     >>> with failures_named("encoder.name=mine:Net: its forward failed"):
     ...     [][0]
@@ -167,8 +192,31 @@ def failures_named(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"{what} ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what} ({described(error)})") from error
+
+
+def described(error: BaseException) -> str:
+    """An error of the user's own code: its type, and its message where it has one.
+
+    >>> described(ValueError("too wide")), described(ValueError()), described(SystemExit(0))
+    ('ValueError: too wide', 'ValueError', 'SystemExit: 0')
+    """
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def own_failure(error: BaseException) -> str:
+    """Where the user's own code failed: the deepest of its lines in a traceback; nothing if there is none.
+
+    Only what `import_factory` imported in this process is known to be the user's.
+    """
+    ours = {"torch", *(folder.name for folder in _packages())}
+    deepest = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        top = frame.f_globals.get("__name__", "").partition(".")[0]
+        if top in _imported and top not in ours:
+            deepest = f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_qualname}"
+    return deepest
 
 
 def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool) -> None:
@@ -201,46 +249,3 @@ def shipped_modules() -> list[str]:
 def _packages() -> list[Path]:
     """Folders of this checkout that travel with it."""
     return [folder for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()]
-
-
-def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # a class written in C has none
-        return {}
-
-
-def _parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What may be passed by name."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: item for name, item in _signature(factory).items() if item.kind in by_name}
-
-
-def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    target: Any = getattr(factory, "__init__") if isinstance(factory, type) and not is_dataclass(factory) else factory  # noqa: B009
-    try:
-        return get_type_hints(target)
-    except Exception:  # an annotation that names what only a type checker imports: the value is then unchecked
-        return {}
-
-
-def _default(value: Any) -> Any:
-    return field(default_factory=lambda: value) if isinstance(value, list | dict | set) else value
-
-
-def _validated(schema: type, settings: Mapping[str, Any], key: str) -> Any:
-    """Validate below the dotted path ``key``, so that messages name whole keys."""
-    names = [
-        f"at_{name}" if name.isdigit() else name for name in key.split(".")
-    ]  # a place in a list is no field's name
-    tree: dict[str, Any] = dict(settings)
-    for name in reversed(names):
-        schema = make_dataclass("Section", [(name, schema)], bases=(Config,), frozen=True, kw_only=True)
-        tree = {name: tree}
-    try:
-        found: Any = validate(schema, tree, "settings of your own code")
-    except UserError as error:
-        raise UserError(re.sub(r"\bat_(?=\d)", "", str(error))) from None
-    for name in names:
-        found = getattr(found, name)
-    return found

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Protocol
+
+from cluster.processes.repeat import repeated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,19 +29,8 @@ class Progress(Protocol):
 def alive(bar: Bar, words: str, every_s: float = 5.0) -> Iterator[None]:
     """Call a bar at 0 again and again while a library works that says nothing itself, so that time is seen to pass."""
     bar(0, words)
-    ended = Event()
-
-    def repeat() -> None:
-        while not ended.wait(every_s):
-            bar(0, "")
-
-    thread = Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
+    with repeated(lambda: bar(0, ""), every_s):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class Silent:

@@ -121,7 +121,9 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
     """Set ``tree["a"]["b"]`` for the dotted path ``a.b``."""
     *parents, leaf = path.split(".")
     for name in parents:
-        tree = tree.setdefault(name, {})
+        if tree.get(name) is None:  # `name:` with nothing below it is an empty section
+            tree[name] = {}
+        tree = tree[name]
         if not isinstance(tree, dict):
             raise UserError(f"{path}: {name} is a value, not a section")
     tree[leaf] = value
@@ -146,14 +148,18 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``.
 
     Raises:
-        UserError: for a word that is not ``key=value``.
+        UserError: for a word that is not ``key=value``, and for a key that is given twice, or beside its own section.
     """
     pairs: dict[str, Any] = {}
     wrong = []
     for word in words:
         key, sign, value = word.partition("=")
-        if not sign or not key:
+        if not sign or not all(key.split(".")):
             wrong.append(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
+        for other in pairs:
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                both = f"{key} is given twice" if key == other else f"{other} and {key} set the same key"
+                wrong.append(f"{both}; give one of {other}={json.dumps(pairs[other])} and {word}")
         pairs[key] = scalar(value)
     if wrong:
         raise UserError("\n".join(wrong))
@@ -187,6 +193,7 @@ def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schem
     """
     from cluster.validation.problems import all_problems, build  # brings pydantic
 
+    tree = _without_empty_sections(schema, tree)
     built, problems = build(schema, tree)
     if built is None:
         from cluster.validation.messages import explain  # only where something is wrong
@@ -195,6 +202,17 @@ def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schem
         found = [explain(problem, where, schema.__name__, known) for problem in all_problems(schema, tree, problems)]
         raise UserError("\n".join(dict.fromkeys(found)))
     return cast(Schema, built)
+
+
+def _without_empty_sections(schema: type, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree without sections that hold nothing, such as ``optim:`` whose lines are all comments."""
+    hints = _hints(schema)
+    sections = {name for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+    kept = {name: value for name, value in tree.items() if value is not None or name not in sections}
+    return {
+        name: _without_empty_sections(hints[name], value) if name in sections and isinstance(value, Mapping) else value
+        for name, value in kept.items()
+    }
 
 
 def to_tree(config: Any) -> dict[str, Any]:
@@ -217,8 +235,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")
     try:
         tree = deepcopy(_parsed(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        message = " ".join(str(error).replace('"<unicode string>", ', "").split())
+        remedy = "; YAML is indented with spaces, not tabs" if r"character '\t'" in message else ""
+        raise UserError(f"{path}: {message}{remedy}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -239,7 +261,8 @@ def _parsed(text: str) -> Any:
 def _nearest_preset(path: Path) -> str:
     """The file of the same folder, else those of conf/, whose name is nearest."""
     for known in (sorted(path.parent.glob("*.yaml")), sorted((ROOT / "conf").glob("*/*.yaml"))):
-        near = difflib.get_close_matches(path.stem, [file.stem for file in known], n=1)
+        files = [file for file in known if file.is_file() and file != path]
+        near = difflib.get_close_matches(path.stem, [file.stem for file in files], n=1)
         if near:
-            return f"; did you mean {' or '.join(str(file) for file in known if file.stem == near[0])}?"
+            return f"; did you mean {' or '.join(str(file) for file in files if file.stem == near[0])}?"
     return ""

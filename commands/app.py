@@ -3,6 +3,7 @@
 import atexit
 import gc
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated
@@ -18,9 +19,10 @@ import commands.search
 import commands.shards
 import commands.train
 import commands.tune
+from cluster.entry_points import described, own_failure
 from cluster.machine.process import prepare
 from cluster.settings import PreemptedError, RunError, UserError
-from commands.console import errors, escape
+from commands.console import errors, escape, stdout_for_json
 
 app = typer.Typer(
     help="Contrastive pretraining for music audio: shards, pretraining on many GPUs, evaluation with intervals.",
@@ -81,21 +83,24 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a file's name may hold what the terminal's encoding does not
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(prog_name="counterpoint")
-    except Exception as error:
-        if debug:
+        with stdout_for_json() if "--json" in own else nullcontext():
+            app(prog_name="counterpoint")
+    except (Exception, SystemExit) as error:
+        if debug or (isinstance(error, SystemExit) and not own_failure(error)):
             raise
         message, code = describe_error(error)
         errors.print(message, highlight=False, soft_wrap=True)
         sys.exit(code)
 
 
-def describe_error(error: Exception) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """The message of an error, with its colours, and the exit code."""
     if isinstance(error, PreemptedError):
         return escape(str(error)), error.exit_code
     if isinstance(error, UserError | RunError):
         what, code = str(error), error.exit_code
+    elif place := own_failure(error):
+        what, code = f"your own code failed in {place} ({described(error)}); --debug shows the traceback", 1
     elif isinstance(error, OSError):
         what, code = ": ".join(map(str, filter(None, (error.filename, error.strerror or error)))), 1
     else:

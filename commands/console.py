@@ -3,9 +3,11 @@
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -15,8 +17,11 @@ from cluster.progress import TerminalProgress
 from cluster.refusals import Refusals
 from cluster.settings import UserError
 
-console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's ranks only the first prints
-errors = Console(stderr=True)
+# emoji: a message with "net:X:" in it would show a cross. Of torchrun's ranks only the first prints.
+console = Console(quiet=os.environ.get("RANK", "0") != "0", emoji=False)
+errors = Console(stderr=True, emoji=False)
+_document: TextIO | None = None
+"""Where the JSON document goes while stdout is kept for it."""
 
 
 def positional(metavar: str, help: str) -> Any:
@@ -57,7 +62,29 @@ def say(text: str) -> None:
 def print_json(tree: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
     if not console.quiet:
-        print(json.dumps(tree, default=_plain))
+        print(json.dumps(tree, default=_plain), file=_document, flush=True)
+
+
+@contextmanager
+def stdout_for_json() -> Iterator[None]:
+    """Nothing but `print_json` reaches stdout: what users' code, libraries and child processes print goes to stderr."""
+    global _document
+    before, own = sys.stdout, sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__
+    kept = os.dup(1) if own else -1
+    try:
+        if own:
+            before.flush()
+            os.dup2(2, 1)
+        _document = os.fdopen(os.dup(kept), "w", encoding="utf-8") if own else before
+        sys.stdout = sys.stderr
+        yield
+    finally:
+        sys.stdout = before
+        if own:
+            before.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+        _document = None
 
 
 def show(tree: Mapping[str, Any], *, as_json: bool) -> None:

@@ -43,7 +43,7 @@ MEDIUM = (
     "trainers/checks",
     "trainers/frontends",
     "trainers/inference",
-    "trainers/losses/contrastive/test_fused",
+    "trainers/losses/contrastive/triton/test_fused",
     "trainers/monitor",
     "trainers/state/test_background",
     "trainers/state/test_snapshot",

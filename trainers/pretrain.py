@@ -31,7 +31,7 @@ from trainers.distributed.failures import absent_named
 from trainers.distributed.world import world_sizes
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE, World, train
 from trainers.monitor.run_page import describe, log_encoder
-from trainers.state.metrics_log import METRICS, MetricsLog, MetricsTail, read_metrics
+from trainers.state.metrics_log import METRICS, MetricsLog, follow_metrics, read_metrics
 from trainers.state.snapshot import last_snapshot
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _drive(
         tracker.params({f"data.realised.{key}": value for key, value in start.summary.items()})
         _log_datasets(tracker, config, start.data_hash)
         describe(tracker, config, {})
-        tail = MetricsTail(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
+        tail = follow_metrics(folder / METRICS, after=done, watch=watch) if watch else nullcontext()
         with stoppable, tail:
             code = _in_process(replace(start, last=last)) if start.world else _on_ray(config)
         describe(tracker, config, max(read_metrics(folder / METRICS), key=itemgetter("step"), default={}))

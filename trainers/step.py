@@ -22,7 +22,7 @@ from trainers.distributed.batch_norm import running_statistics
 from trainers.distributed.gradient_cache import backward_in_chunks
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.frontends.frontend import build_frontend
-from trainers.losses.contrastive.launch import obstacle as losses_obstacle
+from trainers.losses.contrastive.triton.launch import obstacle as losses_obstacle
 from trainers.losses.music_text import MusicTextLoss
 from trainers.losses.projected import LossResult, Projected
 from trainers.model import ContrastiveModel, Network, build_model, checkpoint_first

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files.outputs import require_writable_folder
-from cluster.processes.cpu_time import CpuWatch
+from cluster.processes.cpu_time import cpu_watch
 from cluster.progress import Progress
 from cluster.settings import ROOT, PreemptedError, UserError, load_config
 from data_shards.build.build import BuildConfig, build
@@ -56,9 +56,9 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
-    with CpuWatch() as watch:
+    with cpu_watch() as seconds:
         found = _run(out, config, progress)
-    return replace(found, cpu_seconds=watch.seconds())
+    return replace(found, cpu_seconds=seconds())
 
 
 def _run(out: Path, config: ExperimentConfig, progress: Progress) -> QuickstartResult:

@@ -1,13 +1,13 @@
 """A request to stop at the driver of many runs: none starts any more, and those under way save themselves and end."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cluster.files.storage import write_atomic
+from cluster.processes.repeat import repeated
 from cluster.processes.signals import on_request_to_stop
 from trainers.loop import EXIT_PREEMPTED, STOP_FILE
 
@@ -30,20 +30,13 @@ def stop_overdue(parent: Path, seconds: float) -> Callable[[], bool]:
 @contextmanager
 def ended_by_request(parent: Path) -> Iterator[None]:
     """End this process at a folder's request to stop: what runs here meanwhile has nothing to save."""
-    done = threading.Event()
 
-    def watch() -> None:
-        while not done.wait(LOOK_S):
-            if (parent / STOP_FILE).exists():
-                os._exit(EXIT_PREEMPTED)
+    def look() -> None:
+        if (parent / STOP_FILE).exists():
+            os._exit(EXIT_PREEMPTED)
 
-    watching = threading.Thread(target=watch, name="stopping", daemon=True)
-    watching.start()
-    try:
+    with repeated(look, LOOK_S, "stopping"):
         yield
-    finally:
-        done.set()
-        watching.join()
 
 
 def asked_to_stop(

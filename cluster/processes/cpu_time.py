@@ -5,13 +5,14 @@ process takes in the last moment of its life is not counted.
 """
 
 import os
-import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import psutil
+
+from cluster.processes.repeat import repeated
 
 LOOK_EVERY_S = 1.0
 HERE, TRAINING, RAY, OTHERS = "this process", "training workers", "Ray", "other processes"
@@ -51,30 +52,14 @@ class CpuTime:
         return found
 
 
-class CpuWatch:
-    """A context in which a thread looks at the processes of this one every second."""
-
-    def __init__(self) -> None:
-        self._times = CpuTime(os.getpid())
-        self._began = time.process_time()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cpu-time", daemon=True)
-
-    def __enter__(self) -> "CpuWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(LOOK_EVERY_S):
-            self._times.look()
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds so far of this process since the watch was made, and of each kind of process below."""
-        return {HERE: time.process_time() - self._began} | self._times.by_kind()
+@contextmanager
+def cpu_watch() -> Iterator[Callable[[], dict[str, float]]]:
+    """Look at the processes of this one every second; gives a function that says the seconds so far, of this process
+    since the watch began and of each kind of process below.
+    """
+    times, began = CpuTime(os.getpid()), time.process_time()
+    with repeated(times.look, LOOK_EVERY_S, "cpu-time"):
+        yield lambda: {HERE: time.process_time() - began} | times.by_kind()
 
 
 def kind_of(command: Sequence[str]) -> str:

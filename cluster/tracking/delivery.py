@@ -7,6 +7,7 @@ account takes down.
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -16,7 +17,7 @@ from cluster.files.storage import without_credentials
 from cluster.tracking.account import NOTHING_SENT, ROWS, STATE, Note, Trouble, now_ms, read_state
 from cluster.tracking.pages import curve_name
 from cluster.tracking.store import MlflowStore, Refused, is_refusal, remedy
-from cluster.tracking.system_metrics import SystemMetrics
+from cluster.tracking.system_metrics import sampled_load
 
 _NAMED = {"metrics": "metric", "params": "parameter", "tags": "tag"}
 _KNOWN = ("run_id", "experiment_id")
@@ -45,7 +46,9 @@ class Delivery:
         self._cursor: dict[str, Any] = {}
         self._follow(state["sent"])
         self._samples: SimpleQueue[tuple[int, Mapping[str, float]]] = SimpleQueue()
-        self._system = SystemMetrics(system_metrics_s, self._sampled) if system_metrics_s else None
+        self._system = ExitStack()
+        if system_metrics_s:
+            self._system.enter_context(sampled_load(system_metrics_s, self._sampled))
 
     def round(self, state: Mapping[str, Any]) -> Iterator[Note]:
         """Send what there is. The last note says whether that was all, or what the trouble is; nothing is raised.
@@ -65,15 +68,14 @@ class Delivery:
 
     def close(self) -> None:
         """Sample and read nothing any more."""
-        if self._system:
-            self._system.stop()
+        self._system.close()
         self._training.close()
         self._own.close()
 
     def _send(self, state: Mapping[str, Any]) -> Iterator[Note]:
         running = state["status"]["status"] == "RUNNING"
-        if self._system and not running:
-            self._system.stop()
+        if not running:
+            self._system.close()
         more = False
         while not self._samples.empty():  # first: an outage must not keep them here
             yield Note(sample=self._samples.get())

@@ -1,10 +1,12 @@
 """Load of the driver's machine, sampled beside the run with MLflow's own monitors so that its page knows the names."""
 
 import logging
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from cluster.processes.repeat import repeated
 
 _log = logging.getLogger(__name__)
 _MONITORS = {
@@ -15,39 +17,28 @@ _MONITORS = {
 }
 
 
-class SystemMetrics(threading.Thread):
-    """Calls ``sink`` with ``system/…`` values every ``interval_s`` seconds until stopped."""
+@contextmanager
+def sampled_load(interval_s: float, sink: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
+    """Call ``sink`` with ``system/…`` values every ``interval_s`` seconds, in a thread."""
+    monitors = _monitors()  # imported here, not in the thread: see store.py
+    failed = False
 
-    def __init__(self, interval_s: float, sink: Callable[[Mapping[str, float]], None]) -> None:
-        super().__init__(name="system-metrics", daemon=True)
-        self._interval_s, self._sink = interval_s, sink
-        self._monitors = _monitors()  # imported here, not in the thread: see store.py
-        self._stopping = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        """Sample until stopped."""
-        failed = False
-        while not self._stopping.wait(self._interval_s):
-            try:
-                self._sink(self._sample())
-            except Exception as error:  # of psutil or a driver, each with its own; the next sample may succeed
-                if not failed:
-                    _log.warning("a sample of the machine's load is missing (%s)", error)
-                failed = True
-
-    def _sample(self) -> dict[str, float]:
+    def sample() -> None:
+        nonlocal failed
         values: dict[str, float] = {}
-        for monitor in self._monitors:
-            monitor.collect_metrics()
-            values |= {f"system/{key}": float(value) for key, value in monitor.aggregate_metrics().items()}
-            monitor.clear_metrics()
-        return values
+        try:
+            for monitor in monitors:
+                monitor.collect_metrics()
+                values |= {f"system/{key}": float(value) for key, value in monitor.aggregate_metrics().items()}
+                monitor.clear_metrics()
+            sink(values)
+        except Exception as error:  # of psutil or a driver, each with its own; the next sample may succeed
+            if not failed:
+                _log.warning("a sample of the machine's load is missing (%s)", error)
+            failed = True
 
-    def stop(self) -> None:
-        """Return once the last sample is given away."""
-        self._stopping.set()
-        self.join()
+    with repeated(sample, interval_s, "system-metrics"):
+        yield
 
 
 def _monitors() -> list[Any]:

@@ -37,11 +37,21 @@ def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequenc
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if new := new_name(schema, path):
             return f"{where}: unknown key {path}; it is called {new} now"
-        known = [*leaves, *sorted({p.rpartition(".")[0] for p in leaves} - {""})]
+        dotted = next((part for part in map(str, problem["loc"]) if "." in part), "")
+        if dotted:
+            first, _, rest = dotted.partition(".")
+            return f"{where}: unknown key {path}; in YAML a dot makes no section: write {rest} below {first}:"
+        sections = {p.rpartition(".")[0] for p in leaves} - {""}
+        known = [*leaves, *sorted(p for p in sections if not path.startswith(f"{p}."))]
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
         near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
-        hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+        section = path.rpartition(".")[0]
+        siblings = [p for p in known if p.startswith(f"{section}.")] if section else known
+        others = f"known are {', '.join(siblings or known)}" if siblings or known else "there are none"
+        hint = f"; did you mean {near[0]}?" if near else f"; {others}"
         return f"{where}: unknown key {path}{hint}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{where}: {path} is missing; give it a value"
     message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
     value = f", got {reprlib.repr(given)}" if "got" not in message and not isinstance(given, dict) else ""
     if problem["type"] == "string_type" and isinstance(given, int | float):

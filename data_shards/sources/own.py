@@ -7,8 +7,9 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from cluster.entry_points import check_settings, import_factory
+from cluster.entry_points import import_factory
 from cluster.files.spool import Spool
+from cluster.own_settings import check_settings
 from cluster.settings import UserError
 from data_shards.format.records import SPLITS, Clip, Listing
 

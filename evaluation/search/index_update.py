@@ -50,6 +50,8 @@ def follow_catalogue(
     widths = _widths(encoder)
     check_catalogue(catalogue)
     place = place or default_place(catalogue, encoder.hash)
+    if not is_index(place):
+        _require_place(place)
     if is_shard_set(catalogue):
         stamp = shards_stamp(catalogue)
         index = TrackIndex(place, encoder.hash, sum(widths.values()), "", stamp, spaces=widths)

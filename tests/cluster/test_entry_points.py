@@ -1,5 +1,6 @@
 """Laws of cluster/entry_points.py: users' code by ``module:factory``, its settings checked like built-in keys."""
 
+import colorsys  # the library's, imported before a user's of that name
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +9,31 @@ from typing import Any
 import pytest
 
 from cluster import entry_points
-from cluster.entry_points import check_name, check_settings, create, import_factory, require_trust, shipped_modules
+from cluster.entry_points import (
+    check_name,
+    create,
+    import_factory,
+    own_failure,
+    require_trust,
+    shipped_modules,
+)
+from cluster.own_settings import check_settings
 from cluster.settings import UserError
 
 SOURCE = """
 from dataclasses import dataclass
+import numpy as np
 
 class Net:
     def __init__(self, hidden: int = 8, kinds: tuple[str, ...] = ("a",), *, rate: int = 0) -> None:
         self.given = (hidden, kinds, rate)
+
+@dataclass
+class Odd:
+    level: np.dtype = np.dtype("f4")
+
+def from_odd(odd: Odd) -> Odd:
+    return odd
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,6 +44,23 @@ def from_dataclass(settings: Settings) -> Settings:
 
 def open_ended(hidden: int = 1, **rest: object) -> tuple:
     return hidden, rest
+
+class Wide:
+    def __init__(self, hidden: int = 8, kind: type = int, table: object = np.zeros(3), level: np.dtype = np.dtype("f4"),
+                 settings: Settings = Settings()) -> None:
+        self.given = (hidden, settings.alpha)
+    def method(self, hidden: int = 1) -> None: ...
+    @staticmethod
+    def made(hidden: int = 1) -> int:
+        return hidden
+
+def by_place(hidden: int, /) -> None: ...
+
+def quiet() -> None:
+    raise ValueError
+
+def leaving() -> None:
+    raise SystemExit(0)
 
 def failing() -> None:
     raise RuntimeError("out of paper")
@@ -75,6 +109,14 @@ def test_settings_of_an_open_ended_factory_pass_unchecked_beside_the_known(parts
         ),
         ("Nets", {}, r"encoder\.name=users_parts:Nets: module users_parts has no Nets; did you mean users_parts:Net\?"),
         ("constant", {}, r"constant is a int, not a function or class"),
+        ("Wide.mode", {}, r"module users_parts has no Wide\.mode; did you mean users_parts:Wide\.made\?"),
+        ("Wide.method", {}, r"encoder\.settings: Wide\.method is a method that needs an object"),
+        ("Wide", {"level": "f8"}, r"encoder\.settings\.level: a configuration holds text, .* no dtype; take text"),
+        ("from_odd", {}, r"encoder\.settings\.level: a configuration holds text"),
+        ("by_place", {}, r"encoder\.settings\.hidden: settings are passed by name, .* of by_place takes none"),
+        ("by_place", {"hidden": 1}, r"settings are passed by name"),
+        ("quiet", {}, r"the factory failed \(ValueError\)"),
+        ("leaving", {}, r"the factory failed \(SystemExit: 0\)"),
         ("failing", {}, r"encoder\.name=users_parts:failing: the factory failed \(RuntimeError: out of paper\)"),
     ],
 )
@@ -121,5 +163,70 @@ def test_parameters_without_a_default_are_asked_for() -> None:
     def factory(width: int) -> int:
         return width
 
-    with pytest.raises(UserError, match=r"loss\.settings\.width: Field required"):
+    with pytest.raises(UserError, match=r"loss\.settings\.width is missing; give it a value"):
         check_settings(factory, {}, "loss.settings")
+
+
+def test_a_parameter_that_no_setting_names_keeps_its_default_whatever_its_type(parts: str) -> None:
+    assert create(f"{parts}:Wide", {"hidden": 4}, "encoder.name").given == (4, 0.5)
+    assert create(f"{parts}:Wide", {"settings": {"alpha": 2.0}}, "encoder.name").given == (8, 2.0)
+    assert create(f"{parts}:Wide.made", {"hidden": 3}, "encoder.name") == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys; sys.exit(0)", r"importing a_users_module failed \(SystemExit: 0\)"),
+        ("raise RuntimeError('nope')", r"importing a_users_module failed \(RuntimeError: nope\)"),
+        ("def broken(:", r"importing a_users_module failed \(SyntaxError: "),
+    ],
+)
+@pytest.mark.usefixtures("parts")
+def test_a_module_that_ends_while_it_is_imported_is_named(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "a_users_module.py").write_text(source)
+    with pytest.raises(UserError, match=rf"encoder\.name=a_users_module:Net: {message}"):
+        import_factory("a_users_module:Net", "encoder.name")
+
+
+@pytest.mark.usefixtures("parts")
+def test_a_module_is_named_by_where_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "inside_parts").mkdir()
+    (tmp_path / "inside_parts/__init__.py").touch()
+    (tmp_path / "inside_parts/network.py").write_text("class Net: ...")
+    assert colorsys.__file__
+    (tmp_path / "colorsys.py").write_text("class Net: ...")
+    for name, message in (
+        ("user_parts:Net", r"no module user_parts in .*; did you mean users_parts\?; start the command in the folder"),
+        ("inside_parts.netwrk:Net", r"inside_parts \(.*__init__\.py\) has no module netwrk; did you mean network\?"),
+        ("inside_parts:network.Net", r"did you mean inside_parts\.network:Net\?"),
+        ("json:Net", r"module json \(.*json/__init__\.py\) has no Net"),
+        ("sys:Net", r"module sys \(built in\) has no Net"),
+    ):
+        with pytest.raises(UserError, match=message):
+            import_factory(name, "encoder.name")
+    sys.modules.pop("inside_parts", None)
+    with pytest.raises(
+        UserError, match=r"module colorsys \(.*lib.*; it hides .*colorsys\.py: rename that\) has no Net"
+    ):
+        import_factory("colorsys:Net", "encoder.name")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("./parts/net.py:Net", r"write net:Net and start in, or add to PYTHONPATH, \./parts"),
+        ("net.Net", "write net:Net"),
+        (" net:Net", "write net:Net"),
+    ],
+)
+def test_a_path_is_answered_with_its_entry_point(name: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=meant):
+        check_name("name", name, ("mel_cnn",), {})
+
+
+def test_only_users_lines_count_as_users_failures(parts: str) -> None:
+    factory = import_factory(f"{parts}:failing", "encoder.name")
+    with pytest.raises(RuntimeError) as caught:
+        factory()
+    assert own_failure(caught.value).endswith("in failing")
+    assert not own_failure(ValueError("of the product"))

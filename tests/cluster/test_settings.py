@@ -64,7 +64,11 @@ def test_a_configuration_survives_its_plain_tree() -> None:
         (["loss.temperature=hot"], r"loss.temperature: .*number.*got 'hot'"),
         (["loss.temperature=0"], r"loss: temperature must be > 0, got 0"),
         (["seed"], r"'seed' is not an override; write key=value"),
-        (["seed=1", "seed.x=2"], r"seed.x: seed is a value, not a section"),
+        (["seed=1", "seed.x=2"], r"seed and seed.x set the same key; give one of seed=1 and seed.x=2"),
+        (["seed=1", "seed=2"], r"seed is given twice; give one of seed=1 and seed=2"),
+        (["loss.temperature=1", 'loss={"temperature": 2}'], r"loss.temperature and loss set the same key"),
+        ([".seed=1"], r"'.seed=1' is not an override; write key=value"),
+        (["loss..temperature=1"], r"'loss..temperature=1' is not an override"),
         (["loss.temperature=NaN"], r"loss.temperature: .*finite number.*got nan"),
         (["loss.temperature=Infinity"], r"loss.temperature: .*finite number.*got inf"),
         (["seed=" + "9" * 5000], r"seed: .*integer, got '99+\.\.\.9+'$"),
@@ -146,3 +150,43 @@ def test_a_list_of_words_on_the_command_line_needs_no_quotes() -> None:
         "e": "a,b",
         "f": "[a,[b]]",
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"loss.temperature: 1\n",
+            r"unknown key loss.temperature; in YAML a dot makes no section: write temperature below",
+        ),
+        (b"loss:\n  temperature.x: 1\n", r"write x below temperature:"),
+        (b"loss:\n\ttemperature: 1\n", r"line 2, column 1.*; YAML is indented with spaces, not tabs$"),
+        (b"seed: 1\nseed: 2\n", r"duplicate key 'seed' in line 1, column 1"),
+        (b"name: caf\xe9\n", r"is not UTF-8 at byte 9; save it as UTF-8$"),
+        ("seed: 1".encode("utf-16"), r"is not UTF-8 at byte 0"),
+        (
+            b"loss:\n  temperature: 1\n  xyzzyxyzzyxyzzyxyzzy: {}\n",
+            r"unknown key loss.xyz.*; known are loss.temperature$",
+        ),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_its_writer_meant_is_named_with_the_remedy(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "preset.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_config(Experiment, file)
+
+
+def test_a_section_whose_lines_are_all_comments_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / "preset.yaml"
+    file.write_text("loss:\n  # temperature: 0.5\nseed: 3\n")
+    assert load_config(Experiment, file) == Experiment(seed=3)
+    assert load_config(Experiment, file, ["loss.temperature=0.5"]).loss.temperature == 0.5
+
+
+def test_a_folder_with_the_name_of_a_preset_is_not_proposed_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "own_preset_of_mine.yaml").mkdir()
+    with pytest.raises(UserError, match=r"is a folder$"):
+        load_config(Experiment, tmp_path / "own_preset_of_mine.yaml")

@@ -42,6 +42,7 @@ print(json.dumps([name for name in {(*NEEDLESS, "scipy.sparse")!r} if name in sy
 
 
 @pytest.mark.parametrize("probe", [False, True])
+@pytest.mark.medium
 def test_only_what_the_tasks_need_is_imported(make_shards: Callable[..., Path], tmp_path: Path, probe: bool) -> None:
     shards = make_shards(48)
     (tmp_path / "level_encoder.py").write_text(OWN)

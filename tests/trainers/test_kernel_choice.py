@@ -20,10 +20,10 @@ from trainers.frontends.config import FrontendConfig
 from trainers.kernel_choice import KernelChoice
 from trainers.loop import World, train
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive import fused
 from trainers.losses.contrastive import loss as loss_module
 from trainers.losses.contrastive.pairs import Pair, tiled
 from trainers.losses.contrastive.tiles import Gradient, Sums
+from trainers.losses.contrastive.triton import fused
 from trainers.losses.objective import ContrastiveLoss
 from trainers.losses.projected import Projected
 from trainers.state.snapshot import open_snapshot

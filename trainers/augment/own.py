@@ -6,8 +6,10 @@ is the same for any number of ranks and after any kill, as long as it draws noth
 Shape suffixes: n rows, T samples, F bands, S frames, K numbers a row, E own augmentations.
 """
 
+import random
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ from trainers.augment.parameters import ExtraConfig
 from trainers.augment.philox import uniforms
 
 Reads = Literal["wave", "spectrogram"]
+MOST_DRAWS = 1 << 20
+"""Uniform numbers of a row: one for each of a million samples."""
+EXTREMES = 1e-6
+"""How near to 0 and to 1 an own augmentation is tried."""
 
 
 class ExtraDraws(NamedTuple):
@@ -45,16 +51,18 @@ class OwnAugmentation:
     def __init__(self, config: ExtraConfig, key: str) -> None:
         self.config, self.key = config, f"{key}={config.name}"
         self.call = create(config.name, config.settings, f"{key}.name")
-        self.reads = getattr(self.call, "reads", "wave")
-        num_draws = getattr(self.call, "num_draws", None)
+        with failures_named(f"{self.key}: its attributes reads and num_draws failed"):
+            self.reads = getattr(self.call, "reads", "wave")
+            num_draws: Any = getattr(self.call, "num_draws", None)
         if not callable(self.call):
             raise UserError(f"{self.key}: the factory returned a {type(self.call).__name__} that cannot be called")
-        if isinstance(num_draws, bool) or not isinstance(num_draws, int) or num_draws < 0:
+        whole = isinstance(num_draws, Integral) and not isinstance(num_draws, bool)
+        if not whole or not 0 <= num_draws <= MOST_DRAWS:
             raise UserError(
-                f"{self.key}: its attribute num_draws, the uniform numbers it wants a row, must be a whole number >= "
-                f"0, got {num_draws!r}"
+                f"{self.key}: its attribute num_draws, the uniform numbers it wants a row, must be a whole number from "
+                f"0 to {MOST_DRAWS:,}, got {num_draws!r}"
             )
-        self.num_draws: int = num_draws
+        self.num_draws = int(num_draws)
         if self.reads not in get_args(Reads):
             raise UserError(f"{self.key}: its attribute reads must be wave or spectrogram, got {self.reads!r}")
 
@@ -108,16 +116,38 @@ def try_augmentation(step: OwnAugmentation, rows: Tensor) -> None:
     """Run an own augmentation twice on the same rows and numbers before a run takes any resources.
 
     Raises:
-        UserError: if it raises, changes the shape, gives what is not finite, or differs between the two calls.
+        UserError: if it raises, changes the shape, gives what is not finite, differs between the two calls, draws from
+            a global generator, or mixes rows.
     """
     generator = torch.Generator().manual_seed(0)
     uniform_nK = torch.rand(len(rows), step.num_draws, generator=generator)
+    states = _global_states()
     with failures_named(f"{step.key}: it failed on rows of shape {tuple(rows.shape)}"):
         first, second = (step.apply(rows.clone(), uniform_nK.clone()) for _ in range(2))
-    if not torch.isfinite(first).all():
-        raise UserError(f"{step.key}: it turned finite {step.reads}s into NaN or Inf")
-    if not torch.equal(first, second):
-        raise UserError(
-            f"{step.key}: two calls with the same rows and numbers differ, so it draws numbers of its own; use the "
-            "uniform numbers that it is given (num_draws of them), or a resumed run would have other views"
+        alone = torch.cat(
+            [step.apply(rows[n : n + 1].clone(), uniform_nK[n : n + 1].clone()) for n in range(len(rows))]
         )
+        ends = [step.apply(rows.clone(), torch.full_like(uniform_nK, end)) for end in (EXTREMES, 1 - EXTREMES)]
+    drawn = _global_states() != states
+    if not all(torch.isfinite(out).all() for out in (first, *ends)):
+        raise UserError(f"{step.key}: it turned finite {step.reads}s into NaN or Inf")
+    if drawn or not torch.equal(first, second):
+        why = (
+            "it draws numbers of its own, from a global generator of torch, NumPy or Python"
+            if drawn
+            else ("two calls with the same rows and numbers differ, so it draws numbers of its own")
+        )
+        raise UserError(
+            f"{step.key}: {why}; use the uniform numbers that it is given (num_draws of them), or a resumed run would "
+            "have other views"
+        )
+    if not torch.allclose(alone, first, rtol=1e-3, atol=1e-4 * float(first.abs().max())):
+        raise UserError(
+            f"{step.key}: a row's result depends on the rows beside it, which are others on another number of ranks; "
+            "compute each row from itself and its own numbers"
+        )
+
+
+def _global_states() -> tuple[bytes, str, object]:
+    """States of the generators that anybody may draw from."""
+    return torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), random.getstate()

@@ -15,10 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.entry_points import described, own_failure
 from cluster.settings import RunError, UserError, to_tree, validate
 from trainers.config import ExperimentConfig
 
@@ -246,12 +248,17 @@ def _peak_bytes() -> int:
 
 
 def main() -> None:
-    """Answer the request on stdin."""
-    try:
-        for step in _steps_taken(json.load(sys.stdin)):
-            print(json.dumps(asdict(step)), flush=True)
-    except UserError as error:
-        print(json.dumps({"refused": str(error)}), flush=True)
+    """Answer the request on stdin. What users' code prints goes to stderr: stdout is for the rows."""
+    rows = sys.stdout
+    with redirect_stdout(sys.stderr):
+        try:
+            for step in _steps_taken(json.load(sys.stdin)):
+                print(json.dumps(asdict(step)), file=rows, flush=True)
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, UserError) and not own_failure(error):
+                raise
+            why = str(error) if isinstance(error, UserError) else f"{described(error)}, in {own_failure(error)}"
+            print(json.dumps({"refused": why}), file=rows, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,19 @@ Shape suffixes: T samples of a view.
 import torch
 from torch import Tensor
 
+from cluster.entry_points import OR_OWN, is_entry_point
 from cluster.settings import UserError
+from cluster.validation.messages import nearest
 from data_shards.format.records import SAMPLE_RATE
 from trainers.augment.own import OwnAugmentations, try_augmentation
 from trainers.config import ExperimentConfig
+from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.encoders.own import OwnEncoder, build_own, try_encoder
+from trainers.frontends.config import KINDS
 from trainers.frontends.frontend import build_frontend
 from trainers.frontends.own import OwnFrontend, try_frontend
 from trainers.losses.objective import build_loss, head_outputs
+from trainers.losses.own import OwnLoss, try_loss
 from trainers.model import build_encoder
 
 
@@ -58,6 +63,12 @@ def _through_frontend(config: ExperimentConfig, wave_2T: Tensor) -> Tensor:
 
 def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor) -> None:
     kind, name = config.frontend.kind, config.encoder.name
+    unknown = [read for read in encoder.reads if read not in KINDS and not is_entry_point(read)]
+    if unknown:
+        raise UserError(
+            f"encoder.name={name}: its attribute reads names {', '.join(unknown)}; front-ends are {', '.join(KINDS)} "
+            f"{OR_OWN}{nearest(unknown[0], KINDS)}"
+        )
     if kind not in encoder.reads:
         raise UserError(
             f"encoder.name={name} reads {', '.join(encoder.reads)}, frontend.kind is {kind}; set "
@@ -71,3 +82,28 @@ def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor)
             f"view has {views.shape[-1]}; take longer views"
         )
     try_encoder(encoder, name, views)
+
+
+def check_own_loss(config: ExperimentConfig, *, rows: int, num_tags: int) -> None:
+    """Run a loss of the user's own forward and backward on projections of noise.
+
+    Args:
+        config: the experiment.
+        rows: clips of a rank's step.
+        num_tags: C, tags of the vocabulary.
+
+    Raises:
+        UserError: names the loss and what does not fit.
+    """
+    loss = build_loss(config.loss)
+    if not isinstance(loss, OwnLoss):
+        return
+    tags = head_outputs(config.loss) == "tags"
+    try_loss(
+        loss,
+        clips=rows,
+        views=config.views.count,
+        width=num_tags if tags else config.head.width or PROJECTION_WIDTH,
+        num_tags=num_tags if config.data.b_s else 0,
+        effects=list(config.augment.chances),
+    )

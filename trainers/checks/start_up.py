@@ -15,7 +15,7 @@ from cluster.settings import UserError
 from data_shards.read.loader import BatchLoader
 from data_shards.sampling.sampler import LABELLED
 from trainers.checks.constant_loss import check_data_can_be_learned
-from trainers.checks.own_parts import check_own_parts
+from trainers.checks.own_parts import check_own_loss, check_own_parts
 from trainers.checks.resume import refuse_another_experiment
 from trainers.config import ExperimentConfig
 from trainers.distributed.world import world_here, world_of_torchrun, world_sizes
@@ -95,6 +95,7 @@ def checked(config: ExperimentConfig, *, train_here: bool = True) -> Iterator[Ch
             check_kernels(config, num_tags=tags, device=torch.device("cpu"))
         initial = open_initial(config.init_from) if config.init_from and last is None else None
         check_network(config, num_tags=tags, initial=initial)
+        check_own_loss(config, rows=config.data.batch // size, num_tags=tags)
         if config.run.quick_every:
             check_quick(config, loader.sets[LABELLED])
         found = Checked(

@@ -3,10 +3,13 @@
 Shape suffixes: N views, E encoder width.
 """
 
+import reprlib
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from cluster.entry_points import create, failures_named
 from cluster.settings import UserError
@@ -35,6 +38,12 @@ class OwnEncoder(Encoder):
         self.name, self.network = name, network
         self.width = self._positive("width")
         self.reads = self._names_read()
+        for parameter, value in network.named_parameters():
+            if isinstance(value, UninitializedParameter):
+                raise UserError(
+                    f"encoder.name={name}: its parameter {parameter} has no shape before the first views (a lazy "
+                    "layer); give that layer its sizes"
+                )
         self.least_samples = self._positive("least_samples", 1)
         self.least_frames = self._positive("least_frames", 1)
 
@@ -83,11 +92,12 @@ class OwnEncoder(Encoder):
         return UserError(f"encoder.own_blocks={own_blocks} with encoder.name={self.name}: {why}")
 
     def _positive(self, attribute: str, default: int | None = None) -> int:
-        value = getattr(self.network, attribute, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            got = "it has none" if value is None else f"got {value!r}"
+        with failures_named(f"encoder.name={self.name}: its attribute {attribute} failed"):
+            value = getattr(self.network, attribute, default)
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            got = "it has none" if value is None else f"got {reprlib.repr(value)}"
             raise UserError(f"encoder.name={self.name}: its attribute {attribute} must be a whole number > 0, {got}")
-        return value
+        return int(value)
 
     def _names_read(self) -> tuple[str, ...]:
         reads: Any = getattr(self.network, "reads", None)
@@ -135,9 +145,8 @@ def build_own(config: EncoderConfig) -> OwnEncoder:
     return OwnEncoder(config.name, create(config.name, config.settings, "encoder.name"))
 
 
-@torch.no_grad()
 def try_encoder(encoder: Encoder, name: str, views: Tensor) -> None:
-    """Embed two views in evaluation mode before a run takes any resources.
+    """Embed two views, in evaluation mode and for a gradient, before a run takes any resources.
 
     Args:
         encoder: the user's, or branches of it.
@@ -145,14 +154,30 @@ def try_encoder(encoder: Encoder, name: str, views: Tensor) -> None:
         views: two of them, as it reads them.
 
     Raises:
-        UserError: if the network raises, or its embeddings are not finite.
+        UserError: if the network raises, changes its views, gives no finite embeddings of their type, or learns nothing
+            though it has parameters to learn.
     """
-    was_training = encoder.training
+    was_training, given = encoder.training, views.clone()
     encoder.eval()
     try:
         with failures_named(f"encoder.name={name}: its forward failed on views of shape {tuple(views.shape)}"):
-            h_NE = encoder(views)
+            with torch.no_grad():
+                h_NE = encoder(given)
+            unchanged = torch.equal(given, views)
+            learned_NE = encoder(given)
     finally:
         encoder.train(was_training)
+    if not unchanged:
+        raise UserError(f"encoder.name={name}: its forward changes its views in place; work on a copy")
+    if h_NE.dtype != views.dtype or h_NE.device != views.device:
+        raise UserError(
+            f"encoder.name={name}: its forward returned {h_NE.dtype} on {h_NE.device} for views of {views.dtype} on "
+            f"{views.device}; return what it was given (optim.precision decides about bfloat16)"
+        )
     if not torch.isfinite(h_NE).all():
         raise UserError(f"encoder.name={name}: its embedding of quiet noise is not finite")
+    if any(parameter.requires_grad for parameter in encoder.parameters()) and not learned_NE.requires_grad:
+        raise UserError(
+            f"encoder.name={name}: no parameter gets a gradient; take detach and no_grad out of its forward, or set "
+            "requires_grad_(False) on parameters that are to stay"
+        )

@@ -7,13 +7,13 @@ Shape suffixes: N rows of this rank (clips times views), H = K + 1 heads, K vari
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from cluster.entry_points import create, import_factory, is_entry_point
+from cluster.entry_points import import_factory, is_entry_point
 from cluster.settings import UserError
 from trainers.distributed import collectives
 from trainers.encoders.config import INVARIANT
@@ -22,6 +22,7 @@ from trainers.losses.config import OUTPUTS, LossConfig, Outputs
 from trainers.losses.contrastive.agreement import Rows, Variants
 from trainers.losses.contrastive.loss import contrast, contrast_heads
 from trainers.losses.contrastive.settings import VariantSettings
+from trainers.losses.own import build_own
 from trainers.losses.projected import LossResult, Projected
 from trainers.losses.supervised import supervised_loss
 
@@ -122,41 +123,6 @@ class SupervisedLoss(nn.Module):
         return LossResult(loss, {})
 
 
-class OwnLoss(nn.Module):
-    """A user's loss, held to the contract."""
-
-    def __init__(self, name: str, inner: Callable[[Projected], LossResult]) -> None:
-        super().__init__()
-        self.name, self.inner = name, inner
-
-    def forward(self, batch: Projected) -> LossResult:
-        """The user's result, checked.
-
-        Raises:
-            UserError: if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
-        """
-        found = self.inner(batch)
-        if not isinstance(found, LossResult):
-            raise self._error(f"returned a {type(found).__name__}, not a LossResult(loss, metrics)")
-        if not isinstance(found.loss, Tensor) or found.loss.ndim != 0:
-            raise self._error(f"its loss must be a tensor without axes, got {_shape(found.loss)}")
-        for metric, value in found.metrics.items():
-            if not isinstance(value, Tensor) or value.ndim != 0:
-                raise self._error(f"its metric {metric} must be a tensor without axes, got {_shape(value)}")
-            if metric in RESERVED_METRICS:
-                raise self._error(f"its metric {metric} has the name of a metric of every step; rename it")
-        metrics = {metric: value.detach() for metric, value in found.metrics.items()}
-        return LossResult(found.loss, metrics)
-
-    def _error(self, why: str) -> UserError:
-        return UserError(f"loss.objective={self.name}: on rank {collectives.rank()}, {why}")
-
-
-RESERVED_METRICS = frozenset(
-    ("step", "loss", "finite", "grad_norm", "learning_rate", "alignment", "uniformity", "effective_rank")
-)
-
-
 def head_outputs(config: LossConfig) -> Outputs:
     """What the head ends in: projections to compare, or an output a tag."""
     if not is_entry_point(config.objective):
@@ -175,11 +141,7 @@ def build_loss(config: LossConfig, variant: Sequence[str] = ()) -> nn.Module:
         UserError: if a user's own cannot be made.
     """
     if is_entry_point(config.objective):
-        return OwnLoss(config.objective, create(config.objective, config.settings, "loss.objective"))
+        return build_own(config)
     if variant:
         return VariantLoss(config, variant)
     return ContrastiveLoss(config) if OUTPUTS[config.objective] == "projections" else SupervisedLoss(config)
-
-
-def _shape(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -2,14 +2,15 @@
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cluster.files.json_lines import TIME, RowReader, read_rows
 from cluster.files.storage import write_atomic
+from cluster.processes.repeat import repeated
 
 METRICS = "metrics.jsonl"
 POLL_S = 0.5
@@ -41,8 +42,9 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     return read_rows(path)
 
 
-class MetricsTail:
-    """Follows a metrics.jsonl that another process writes, and hands on every step once, in a thread of this one.
+@contextmanager
+def follow_metrics(path: Path, *, after: int, watch: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """Hand on every step of a metrics.jsonl once, in a thread, while another process writes it.
 
     A worker that restarts cuts the file back and writes some steps again: those that were handed on are not repeated.
 
@@ -52,31 +54,24 @@ class MetricsTail:
         watch: called with each new row. An exception of its is logged once, and the next row is handed on: a run does
             not end for its progress bar.
     """
+    tail = _Tail(path, after, watch)
+    try:
+        with repeated(tail.hand_on, POLL_S, "metrics-tail"):
+            yield
+    finally:
+        tail.hand_on()
+        tail.rows.close()
 
-    def __init__(self, path: Path, *, after: int, watch: Callable[[Mapping[str, Any]], None]) -> None:
+
+class _Tail:
+    def __init__(self, path: Path, after: int, watch: Callable[[Mapping[str, Any]], None]) -> None:
         self.path, self.after, self.watch = path, after, watch
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="metrics-tail", daemon=True)
-        self._rows = RowReader(path)
+        self.rows = RowReader(path)
         self._failed = False
 
-    def __enter__(self) -> "MetricsTail":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._ended.wait(POLL_S):
-            self._hand_on()
-        self._hand_on()
-        self._rows.close()
-
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
         try:
-            while rows := self._rows.read():
+            while rows := self.rows.read():
                 for row in rows:
                     self._give(row)
         except OSError as error:  # storage that does not answer now

@@ -8,7 +8,7 @@ ended `STOP_S` later, in a long step or an evaluation, is killed.
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from cluster.ray_runtime.session import has_cluster
 from cluster.settings import RunError, UserError, first_line
 from trainers.config import ExperimentConfig, without_ray_train
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED, STOP_FILE
-from trainers.state.metrics_log import MetricsTail
+from trainers.state.metrics_log import follow_metrics
 from tuning.stopping import asked_to_stop, stop_overdue
 from tuning.study.plan import Plan, Run
 
@@ -170,13 +170,13 @@ def _watched(todo: list[Run], bar: Bar) -> Iterator[None]:
     steps: dict[Path, int] = {}
     lock = threading.Lock()
 
-    def follow(run: Run) -> MetricsTail:
+    def follow(run: Run) -> AbstractContextManager[None]:
         def seen(row: Mapping[str, Any]) -> None:
             with lock:
                 steps[run.folder] = int(row["step"])
                 bar(sum(steps.values()), f"{run.row}: loss {row['loss']:.3f}")
 
-        return MetricsTail(run.folder / "metrics.jsonl", after=0, watch=seen)
+        return follow_metrics(run.folder / "metrics.jsonl", after=0, watch=seen)
 
     with ExitStack() as tails:
         for run in todo:

@@ -47,16 +47,21 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 
 
 def check_targets(config: EvaluationConfig) -> None:
-    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained."""
+    """Refuse shards on which a metric would be undefined or have no clips, before anything is trained.
+
+    Raises:
+        UserError: names the task and what is missing; none is optional here.
+    """
     from data_shards.read.reader import ShardSet
-    from evaluation.runnable import read_target, why_not
+    from evaluation.runnable import read_targets
 
     assert config.data.shards is not None
+    needed = {name: replace(task, optional=False) for name, task in config.tasks.items()}
     with ShardSet.open(config.data.shards) as shards:
-        for name, task in config.tasks.items():
-            target = read_target(shards.index, name, task)
-            if (reason := why_not(name, task, target, config)) is not None:
-                raise UserError(f"objective: {config.data.shards}: {reason}")
+        try:
+            read_targets(shards.index, replace(config, tasks=needed))
+        except UserError as error:
+            raise UserError(f"objective: {config.data.shards}: {error}") from None
 
 
 def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,6 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Nothing runs yet: Tune starts an actor for a trial that it then gives to one which became free meanwhile."""
         self._job = Job.unpacked(config)
-        with uncollected():  # the first trial of a process imports all that it will need at once
-            import_module("trainers.pretrain")
-            if not self._job.evaluation_cpus:
-                import_module("evaluation.evaluate")
         self._items: queue.Queue[dict[str, Any] | RunError] = queue.Queue()
         self._evaluating = threading.Event()
         self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
@@ -70,9 +65,7 @@ class SweepTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the run in order, if it is still under way; an evaluation ends with the process."""
         if self._run.is_alive() and not self._evaluating.is_set():
-            from trainers.loop import STOP_FILE
-
-            write_atomic(self._job.folder / STOP_FILE, "the sweep\n")
+            write_atomic(_stop_file(self._job.folder), "the sweep\n")
             self._run.join(LONGEST_STOP_S)
 
     def _work(self) -> None:
@@ -95,10 +88,11 @@ def run_job(
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """
-    from trainers.loop import EXIT_DONE
-    from trainers.pretrain import pretrain
-
     began = time.monotonic()
+    with uncollected():  # the first trial of a process imports them, all together
+        import evaluation.evaluate  # noqa: F401
+        from trainers.loop import EXIT_DONE
+        from trainers.pretrain import pretrain
     config = validate(ExperimentConfig, job.experiment, job.name)
     last: dict[str, Any] = {}
 
@@ -122,9 +116,13 @@ def run_job(
 
 
 def _asked_to_stop(job: Job) -> bool:
-    from trainers.loop import STOP_FILE  # brings torch, which an actor imports once it has a trial
+    return _stop_file(Path(job.parent)).exists()
 
-    return (Path(job.parent) / STOP_FILE).exists()
+
+def _stop_file(folder: Path) -> Path:
+    from trainers.loop import STOP_FILE  # imports torch, which waits for the first trial
+
+    return folder / STOP_FILE
 
 
 def _evaluate(job: Job) -> list[float]:

@@ -1,12 +1,13 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from cluster.processes import cpu_time
-from cluster.processes.cpu_time import HERE, OTHERS, RAY, TRAINING, CpuTime, CpuWatch
+from cluster.processes.cpu_time import HERE, OTHERS, RAY, TRAINING, CpuTime, cpu_watch
 
 BURN = """
 import sys, time
@@ -47,9 +48,9 @@ def test_ray_s_processes_are_named_by_their_titles(line: list[str], kind: str) -
 
 def test_a_watch_counts_this_process_and_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_time, "LOOK_EVERY_S", 0.01)
-    with CpuWatch() as watch:
+    with cpu_watch() as seconds:
         until = time.process_time() + 0.05
         while time.process_time() < until:
             pass
-    assert watch.seconds()[HERE] >= 0.05
-    assert not watch._thread.is_alive()
+    assert seconds()[HERE] >= 0.05
+    assert "cpu-time" not in {thread.name for thread in threading.enumerate()}

@@ -22,7 +22,10 @@ from cluster.tracking import Tracker, TrackingConfig, apart, replay
 from cluster.tracking.account import Account, Note, is_waiting
 from trainers.state.metrics_log import MetricsLog
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # MLflow's own
+]
 LATEST_S = 120.0
 """No law: a machine whose cores are all busy imports MLflow in tens of seconds."""
 
@@ -261,6 +264,28 @@ def test_a_process_that_does_not_answer_is_killed_and_the_folder_is_free(
     assert not is_there(sender)
     with Tracker(config(outputs), run_dir, apart=True) as second:
         assert second.close(wait_s=LATEST_S)
+    points = client.get_metric_history(run_id(run_dir), "1 train/loss")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5)]
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_an_outage_with_a_remedy_and_its_log_waits(
+    outputs: Path, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words come from the process that has MLflow, and nothing counts as sent; once restored, everything is."""
+    run_dir = outputs / "deleted"
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        assert tracker.close(wait_s=LATEST_S)
+    client.delete_run(run_id(run_dir))
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        log.write({"step": 1, "loss": 0.5})
+        assert until(lambda: tracker._sender._trouble is not None)
+        assert not tracker.close(wait_s=1)
+    assert "restore the run or its experiment in MLflow" in caplog.text
+    assert f"counterpoint replay {run_dir}" in caplog.text
+    assert is_waiting(run_dir)
+    client.restore_run(run_id(run_dir))
+    assert replay(run_dir, wait_s=LATEST_S)
     points = client.get_metric_history(run_id(run_dir), "1 train/loss")
     assert [(point.step, point.value) for point in points] == [(1, 0.5)]
 

@@ -50,12 +50,12 @@ def alive(*kinds: type) -> int:
 
 
 def test_the_clips_of_a_few_shards_are_alive_while_a_set_is_built(tmp_path: Path) -> None:
-    most = 0
+    most, before = 0, alive(Clip)  # other tests of this process may hold some
 
     def count(now: Progress) -> None:
         nonlocal most
         if now.done % (5 * SHARD) == 0:
-            most = max(most, alive(Clip))
+            most = max(most, alive(Clip) - before)
 
     config = BuildConfig(clips_per_shard=SHARD, workers=1, shortest_s=0.05)
     summary = build(noises(1_000), tmp_path / "set", config, progress=count)
@@ -100,11 +100,12 @@ def test_a_folder_with_and_without_a_table_makes_no_object_a_file(tmp_path: Path
         writer = csv.writer(file)
         writer.writerow(["path", "split", "track_id", "tags"])
         writer.writerows([f"{number:05d}.wav", "train", f"t{number}", "a|b"] for number in range(count))
-    for table in (None, read_labels(tmp_path / "labels.csv")):
+    tables, before = (None, read_labels(tmp_path / "labels.csv")), alive(Clip, Path, Row)
+    for table in tables:
         listing = read_folder(music, table)
         assert len(listing.clips) == count
         plan(listing.clips, tmp_path / "set")
-        assert alive(Clip, Path, Row) < 4 * CHUNK
+        assert alive(Clip, Path, Row) - before < 4 * CHUNK
 
 
 def test_a_key_that_came_twice_is_named_before_a_later_clip_that_is_wrong(tmp_path: Path) -> None:

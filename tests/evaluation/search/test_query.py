@@ -332,5 +332,7 @@ def test_an_index_never_takes_the_place_of_something_else(music: Path, tmp_path:
         search(pool, tmp_path / kind, [files[0]], k=1, index=photos)
     with pytest.raises(UserError, match=r"--index .*cat\.jpg: is a file, not a folder"):
         search(pool, tmp_path / kind, [files[0]], k=1, index=photos / "cat.jpg")
+    with pytest.raises(UserError, match=r"^--index .*xxx: the name is too long for this file system"):
+        search(pool, tmp_path / kind, [files[0]], k=1, index=tmp_path / ("x" * 300))
     assert (photos / "cat.jpg").read_text() == "a cat"
     assert encoder.chunks == 0

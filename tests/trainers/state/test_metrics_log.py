@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainers.state.metrics_log import MetricsLog, MetricsTail, read_metrics
+from trainers.state.metrics_log import MetricsLog, follow_metrics, read_metrics
 
 
 def written(path: Path, start: int, stop: int) -> MetricsLog:
@@ -48,7 +48,7 @@ def test_the_tail_hands_on_every_step_once_even_when_a_worker_restarts(tmp_path:
         if row["step"] == 8:
             twelve.set()
 
-    with MetricsTail(path, after=2, watch=watch):
+    with follow_metrics(path, after=2, watch=watch):
         log = written(path, 1, 9)
         assert twelve.wait(30)
         log.cut_back(5)
@@ -60,7 +60,7 @@ def test_a_watcher_that_fails_is_logged_and_ends_no_run(tmp_path: Path, caplog: 
     def watch(row: Mapping[str, Any]) -> None:
         raise OSError(28, "No space left on device")
 
-    with MetricsTail(tmp_path / "metrics.jsonl", after=0, watch=watch):
+    with follow_metrics(tmp_path / "metrics.jsonl", after=0, watch=watch):
         written(tmp_path / "metrics.jsonl", 1, 3)
     assert len(caplog.records) == 1
     assert "No space left on device" in caplog.text
@@ -74,7 +74,7 @@ def test_a_watcher_that_fails_once_is_given_the_rows_that_follow(tmp_path: Path)
             raise ValueError("a broken progress bar")
         seen.append(row["step"])
 
-    with MetricsTail(tmp_path / "metrics.jsonl", after=0, watch=watch):
+    with follow_metrics(tmp_path / "metrics.jsonl", after=0, watch=watch):
         written(tmp_path / "metrics.jsonl", 1, 5)
     assert seen == [1, 3, 4]
 
@@ -84,7 +84,7 @@ def test_damaged_lines_are_counted_and_neither_end_a_tail_nor_keep_a_run_from_re
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     seen: list[int] = []
-    with MetricsTail(path, after=0, watch=lambda row: seen.append(row["step"])):
+    with follow_metrics(path, after=0, watch=lambda row: seen.append(row["step"])):
         written(path, 1, 3)
         with path.open("ab") as file:
             file.write(b'{"step": 3, "lo\n\xff\x00\nNaN\n[3]\n{"step": 3.5}\n{"loss": 1}\n{"step": 3, "loss": null}\n')
@@ -99,6 +99,6 @@ def test_damaged_lines_are_counted_and_neither_end_a_tail_nor_keep_a_run_from_re
 def test_the_tail_reads_what_was_written_just_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     seen: list[Any] = []
-    with MetricsTail(path, after=0, watch=seen.append):
+    with follow_metrics(path, after=0, watch=seen.append):
         path.write_text(json.dumps({"step": 1}) + "\n")
     assert seen == [{"step": 1}]

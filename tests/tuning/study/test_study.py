@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,18 @@ class Hangs(TinyNet):
 """
 
 
+@contextlib.contextmanager
+def killed_at_the_end(command: subprocess.Popen[str]) -> Iterator[None]:
+    """A command with its session: one that does not end fails its test, and does not hold it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(command.pid, signal.SIGKILL)
+
+
 @pytest.mark.medium
+@pytest.mark.timeout(200)
 def test_a_study_ends_soon_after_a_request_to_stop_though_its_row_does_not_and_the_same_command_resumes(
     tmp_path: Path, tiny_sets: tuple[Path, Path]
 ) -> None:
@@ -178,7 +190,7 @@ def test_a_study_ends_soon_after_a_request_to_stop_though_its_row_does_not_and_t
     ]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}:{tmp_path}"}
     start = partial(subprocess.Popen, command, cwd=tmp_path, env=environment, start_new_session=True)
-    with start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as study:
+    with start(stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as study, killed_at_the_end(study):
         while not (tmp_path / "begun").exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 study.wait(0.1)

@@ -18,7 +18,7 @@ from trainers.config import ExperimentConfig, without_ray_train
 from tuning.placement import Need, here, need
 from tuning.sweep.config import experiment_tree, load_sweep
 from tuning.sweep.journal import SweepJournal
-from tuning.sweep.outcome import best_preset, importances, note, rows_of, shown
+from tuning.sweep.outcome import best_preset, importances, note, rows_of, shown, write_table
 from tuning.sweep.plan import SweepPlan, describe_plan
 from tuning.sweep.space import check_space, read_space
 from tuning.sweep.sweep import _Trials
@@ -201,6 +201,31 @@ def test_the_table_fits_its_terminal_leaves_out_what_matters_least_and_shows_eve
     reported = note(rows_of(journal, plan), plan, ["no difference is shown"])
     assert reported.startswith("no difference is shown\n\n| trial | state | tags/ap |")
     assert reported.splitlines()[4].startswith("| 2 | done | 0.700 |")
+
+
+def test_of_hundreds_of_trials_a_terminal_shows_the_best_and_says_where_the_others_are(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan(space={"augment.gain.p": {"uniform": [0.0, 1.0]}})
+    journal = SweepJournal(tmp_path, replace(plan.config.sweep, trials=160), plan.space, objectives=1)
+    for number in range(160):
+        assert journal.next() is not None
+        journal.failed(number, f"because {number}") if number < 30 else journal.done(number, [number / 160])
+    rows = rows_of(journal, plan)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(shown(rows, plan, {}, 200))
+    text = console.export_text()
+    listed = [int(words[0]) for words in map(str.split, text.splitlines()) if words[1:2] == ["done"]]
+    assert listed == list(range(159, 59, -1))
+    assert text.count("because") == 20
+    assert "in trials.csv also 60 more trials, 10 more reasons" in " ".join(text.split())
+    files = write_table(rows, tmp_path)
+    assert len(files["csv"].read_text().splitlines()) == 161
+    before = [file.stat().st_mtime_ns for file in files.values()]
+    assert write_table(rows, tmp_path) == files
+    assert [file.stat().st_mtime_ns for file in files.values()] == before  # nothing is new: figures need not be drawn
+    write_table([rows[0] | {"reason": "another"}, *rows[1:]], tmp_path)
+    assert all(file.stat().st_mtime_ns > then for file, then in zip(files.values(), before, strict=True))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf/sweep").glob("*.yaml")), ids=lambda file: file.name)

@@ -43,6 +43,31 @@ class Agreement(NamedTuple):
     temperature: float
 
 
+def require_tensors(needed: Mapping[str, object], optional: Mapping[str, object], *, anywhere: str = "") -> None:
+    """Refuse what no rank can compute with, at once: what another rank does cannot depend on it.
+
+    Args:
+        needed: arguments by name, all on the device of the first.
+        optional: those that may be None.
+        anywhere: name of one that may be on another device.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for one without numbers, or on another device.
+    """
+    device: torch.device | None = None
+    given = {**needed, **{name: value for name, value in optional.items() if value is not None}}
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got a {type(value).__name__}; torch.as_tensor makes one")
+        if value.is_meta or value.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense tensor that holds numbers, got {value.layout} on {value.device}")
+        device = device or value.device
+        if name != anywhere and value.device != device:
+            first = next(iter(needed))
+            raise ValueError(f"{name} is on {value.device} and {first} on {device}; call {name}.to({first}.device)")
+
+
 def problem_with(rows: Rows, variants: Variants | None = None) -> str | None:
     """Why these rows cannot have a loss; None when they can."""
     z, clip_id, labels = rows

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from trainers.distributed.collectives import Group
 from trainers.kernel_choice import KernelChoice
-from trainers.losses.contrastive.agreement import Rows, Variants, agree, problem_with
-from trainers.losses.contrastive.launch import obstacle
+from trainers.losses.contrastive.agreement import Rows, Variants, agree, problem_with, require_tensors
 from trainers.losses.contrastive.settings import (
     ContrastSettings,
     ExchangeName,
@@ -33,6 +32,7 @@ from trainers.losses.contrastive.settings import (
     check_temperature,
 )
 from trainers.losses.contrastive.streaming import GlobalLoss, Request
+from trainers.losses.contrastive.triton.launch import obstacle
 
 LARGEST_EXPONENT = {torch.float32: 40.0, torch.float64: 300.0}
 """1/τ up to which exp(s) needs no running maximum, by dtype of the projections."""
@@ -139,6 +139,8 @@ def contrast_heads(
     """The losses of head 0 and of the variant heads by one agreement and one exchange of rows; see `variants`."""
     check_temperature_argument(temperature)
     z, clip_id, labels = rows
+    given = {"z": z, "clip_id": clip_id} | ({} if variants is None else {"received": variants.received})
+    require_tensors(given, {"labels": labels}, anywhere="received")
     problem = problem_with(rows, variants)
     hindrance = problem or obstacle(z if variants is None else z[:, 0], labels, settings.epsilon)
     if settings.kernel == "fused" and hindrance:

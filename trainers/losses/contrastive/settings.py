@@ -5,6 +5,7 @@ No torch here: a wrong key ``loss.*`` is refused before torch is imported.
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from trainers.kernel_choice import KernelChoice
@@ -38,12 +39,11 @@ class ContrastSettings:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        if self.criterion < 1:
-            raise ValueError(f"criterion must be >= 1, got {self.criterion}")
+        for name in ("criterion", "tile"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        check_number("epsilon", self.epsilon)
         if not 0 <= self.epsilon < math.inf:
             raise ValueError(f"epsilon must be >= 0, got {self.epsilon:g}")
-        if self.tile < 1:
-            raise ValueError(f"tile must be >= 1, got {self.tile}")
 
     @property
     def weighing(self) -> bool:
@@ -93,7 +93,27 @@ def check_choice(name: str, value: object, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
+def whole_number(name: str, value: Any) -> int:
+    """A count of at least 1, of Python or NumPy, as Python's.
+
+    Raises:
+        ValueError: names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no number, of Python or NumPy."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
 def check_temperature(value: float) -> None:
     """Refuse a temperature that is not a positive number."""
+    check_number("temperature", value)
     if not 0 < value < math.inf:
         raise ValueError(f"temperature must be > 0, got {value:g}")

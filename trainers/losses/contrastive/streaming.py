@@ -19,11 +19,11 @@ from trainers.distributed import collectives
 from trainers.distributed.collectives import Group
 from trainers.losses.contrastive.agreement import Agreement, Variants
 from trainers.losses.contrastive.exchange import EXCHANGES, Exchange, LocalRows, send_back
-from trainers.losses.contrastive.fused import FusedGradient, FusedSums
 from trainers.losses.contrastive.pairs import sort_rows
 from trainers.losses.contrastive.scaling import scaled_rows, unscaled_gradient
 from trainers.losses.contrastive.settings import ResolvedSettings
 from trainers.losses.contrastive.tiles import NUMBER, SCORE, WEIGHT, EpsilonTerm, Gradient, Sums, TileKernel
+from trainers.losses.contrastive.triton.fused import FusedGradient, FusedSums
 
 KERNELS: dict[bool, tuple[type[Sums], type[Gradient]]] = {False: (Sums, Gradient), True: (FusedSums, FusedGradient)}
 """Of the sums and of the gradient, in tiles or fused."""

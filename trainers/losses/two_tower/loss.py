@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from trainers.distributed.collectives import Group
+from trainers.losses.contrastive.agreement import require_tensors
 from trainers.losses.contrastive.loss import LARGEST_EXPONENT, check_temperature_argument, inverse_of
-from trainers.losses.contrastive.settings import ExchangeName, ResolvedSettings
+from trainers.losses.contrastive.settings import ExchangeName, ResolvedSettings, check_number
 from trainers.losses.two_tower.metrics import METRICS
 from trainers.losses.two_tower.rows import TowerRows, agree
 from trainers.losses.two_tower.settings import PairsName, SameText, Scope, TowerSettings
@@ -123,6 +124,11 @@ def compare_towers(
 ) -> TwoTowers:
     """`two_tower_loss`, with its parts and, where asked for, the `METRICS` of the batch."""
     check_temperature_argument(temperature)
+    named_rows = rows._asdict()
+    needed = {name: named_rows.pop(name) for name in ("z_audio", "z_text", "clip_audio", "clip_text")}
+    require_tensors(needed, named_rows)
+    if bias is not None and not isinstance(bias, Tensor):
+        check_number("bias", bias)
     if bias is not None and settings.pairs == "softmax":
         raise ValueError("bias is a setting of pairs=sigmoid; leave it out for softmax, where it changes nothing")
     if isinstance(bias, Tensor) and bias.numel() != 1:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trainers.losses.contrastive.settings import ExchangeName, check_choice
+from trainers.losses.contrastive.settings import ExchangeName, check_choice, check_number, whole_number
 
 PairsName = Literal["softmax", "sigmoid"]
 SameText = Literal["positive", "ignored", "negative"]
@@ -26,12 +26,12 @@ class TowerSettings:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
+        object.__setattr__(self, "tile", whole_number("tile", self.tile))
+        check_number("audio_share", self.audio_share)
         if not 0 <= self.audio_share <= 1:
             raise ValueError(f"audio_share must be from 0 to 1, got {self.audio_share:g}")
         if self.pairs == "sigmoid" and self.audio_share != TowerSettings.audio_share:
             raise ValueError("audio_share is a setting of pairs=softmax: a pair of pairs=sigmoid has no anchor")
-        if self.tile < 1:
-            raise ValueError(f"tile must be >= 1, got {self.tile}")
 
 
 def start_of_bias(num_texts: int) -> float:

@@ -4,7 +4,7 @@
 chosen before Triton is imported; on a machine with a GPU it runs it on that:
 
     PYTHONPATH=. python -m pytest -c /dev/null --noconftest --import-mode=importlib \\
-        tests/trainers/losses/contrastive/fused_cases.py
+        tests/trainers/losses/contrastive/triton/fused_cases.py
 """
 
 import math
@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainers.losses.contrastive import launch
 from trainers.losses.contrastive import loss as loss_module
 from trainers.losses.contrastive.agreement import Rows, Variants
 from trainers.losses.contrastive.loss import HeadsContrast, contrast, contrast_heads, contrastive_loss
 from trainers.losses.contrastive.settings import ContrastSettings, VariantSettings
+from trainers.losses.contrastive.triton import launch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"

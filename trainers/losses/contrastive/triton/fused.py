@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from trainers.kernel_choice import KernelChoice
-from trainers.losses.contrastive.launch import Launch, pairs_of_sides
 from trainers.losses.contrastive.pairs import Pair, tiled
 from trainers.losses.contrastive.tiles import EXP, MAXIMUM, Gradient, Scalars, Sums, TileKernel, TilePair
+from trainers.losses.contrastive.triton.launch import Launch, pairs_of_sides
 
 TOLERANCES: dict[str, tuple[float, tuple[int, ...]]] = {"sums": (1e-3, (1,)), "gradient": (2e-2, (0, 1))}
 """Difference from the tiles, relative to the largest number of a line of sums or of the gradient: both add the
@@ -49,12 +49,12 @@ class FusedKernel(TileKernel):
 
 
 class FusedSums(FusedKernel, Sums):
-    """The sums, by `fused_kernels.sums_kernel`."""
+    """The sums, by `kernels.sums_kernel`."""
 
     name = "sums"
 
     def _launch(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
-        from trainers.losses.contrastive.fused_kernels import sums_kernel
+        from trainers.losses.contrastive.triton.kernels import sums_kernel
 
         for rows, cols in pairs_of_sides(pair, scalars, (row_table, col_table), rows_along=1):
             launch = Launch("sums", rows, cols, self.settings)
@@ -74,12 +74,12 @@ class FusedSums(FusedKernel, Sums):
 
 
 class FusedGradient(FusedKernel, Gradient):
-    """The gradient, by `fused_kernels.gradient_kernel`."""
+    """The gradient, by `kernels.gradient_kernel`."""
 
     name = "gradient"
 
     def _launch(self, pair: Pair, scalars: Scalars, row_table: Tensor, col_table: Tensor | None) -> None:
-        from trainers.losses.contrastive.fused_kernels import gradient_kernel
+        from trainers.losses.contrastive.triton.kernels import gradient_kernel
 
         for rows, cols in pairs_of_sides(pair, scalars, (row_table, col_table), rows_along=0):
             launch = Launch("gradient", rows, cols, self.settings)

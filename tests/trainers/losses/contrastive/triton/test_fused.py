@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from trainers.losses.config import LossConfig
-from trainers.losses.contrastive import launch
 from trainers.losses.contrastive import loss as loss_module
-from trainers.losses.contrastive.launch import SHARED_BYTES, even_splits
 from trainers.losses.contrastive.loss import contrastive_loss
+from trainers.losses.contrastive.triton import launch
+from trainers.losses.contrastive.triton.launch import SHARED_BYTES, even_splits
 
-CHECKOUT = Path(__file__).resolve().parents[4]
+CHECKOUT = Path(__file__).resolve().parents[5]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
@@ -36,7 +36,7 @@ def run_cases(*files: str, **environment: str) -> str:
 
 @needs_triton
 def test_under_the_interpreter_all_cases_hold() -> None:
-    files = ("tests/trainers/losses/contrastive/fused_cases.py", "tests/distributed/fused_ranks.py")
+    files = ("tests/trainers/losses/contrastive/triton/fused_cases.py", "tests/distributed/fused_ranks.py")
     told = run_cases(*files, TRITON_INTERPRET="1")  # one process: its start takes seconds
     assert re.search(r"\d{2} passed, 2 skipped", told), told  # those of a GPU
 
@@ -44,7 +44,7 @@ def test_under_the_interpreter_all_cases_hold() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_all_cases_hold() -> None:
-    assert re.search(r"\d+ passed", run_cases("tests/trainers/losses/contrastive/fused_cases.py"))
+    assert re.search(r"\d+ passed", run_cases("tests/trainers/losses/contrastive/triton/fused_cases.py"))
 
 
 class Recorder:
@@ -61,11 +61,11 @@ def recorded_launches(
     monkeypatch: pytest.MonkeyPatch, *, width: int = 128, tags: int = 50, **settings: Any
 ) -> dict[str, dict[str, Any]]:
     """Arguments of both kernels for a loss of bfloat16 products on a GPU."""
-    from trainers.losses.contrastive import fused_kernels
+    from trainers.losses.contrastive.triton import kernels
 
     recorders = {name: Recorder() for name in ("sums_kernel", "gradient_kernel")}
     for name, recorder in recorders.items():
-        monkeypatch.setattr(fused_kernels, name, recorder)
+        monkeypatch.setattr(kernels, name, recorder)
     monkeypatch.setattr(loss_module, "obstacle", lambda *_: None)
     monkeypatch.setattr(loss_module, "_wants_half", lambda _z: True)
     labels = torch.ones(300, tags, dtype=torch.bool)
@@ -98,9 +98,9 @@ def compiled_for_hopper(kernel: Any, given: dict[str, Any]) -> Any:
 def test_kernels_compile_for_hopper_and_use_its_matrix_units(
     name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers.losses.contrastive import fused_kernels
+    from trainers.losses.contrastive.triton import kernels
 
-    kernel = getattr(fused_kernels, name)
+    kernel = getattr(kernels, name)
     compiled = compiled_for_hopper(kernel, recorded_launches(monkeypatch, **settings)[name])
     wide, tags = (len(re.findall(rf"wgmma\.mma_async\S*\.{kind}\b", compiled.asm["ptx"])) for kind in ("bf16", "s8"))
     assert wide > 0
@@ -162,7 +162,7 @@ def test_neither_torch_nor_the_loss_on_a_cpu_imports_triton() -> None:
     code = (
         "import sys, torch; from trainers.losses.contrastive.loss import contrastive_loss as loss;"
         "loss(torch.ones(4, 3), torch.arange(4), None); "
-        "sys.exit('trainers.losses.contrastive.fused_kernels' in sys.modules)"
+        "sys.exit('trainers.losses.contrastive.triton.kernels' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
 
