@@ -54,7 +54,7 @@ def check_name(key: str, name: str, known: Iterable[str], settings: Mapping[str,
     names = list(known)
     if name not in names:
         hint = nearest(name, names) or _as_entry_point(name)
-        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!r}{hint}")
+        raise ValueError(f"{key} must be {', '.join(names)} {OR_OWN}, got {name!a}{hint}")
     if settings:
         raise ValueError(f"settings belong to a {key} of your own (module:factory); {name} has none")
 

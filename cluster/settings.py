@@ -182,11 +182,20 @@ def load_config(schema: type[Schema], preset: Path | None, overrides: Mapping[st
     pairs = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     for path, value in pairs.items():
         put(tree, path, value)
-    return validate(schema, tree, where)
+    given = dict.fromkeys(pairs, "overrides" if isinstance(overrides, Mapping) else "command line")
+    return validate(schema, tree, where, given=given)
 
 
-def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schema:
+def validate(
+    schema: type[Schema], tree: Mapping[str, Any], where: str, *, given: Mapping[str, str] | None = None
+) -> Schema:
     """Build ``schema`` from a plain tree by strict JSON rules: a list for a tuple, but no string for a number.
+
+    Args:
+        schema: the root dataclass.
+        tree: the configuration.
+        where: the tree was read, for messages.
+        given: where some keys were given instead, by dotted key.
 
     Raises:
         UserError: names every fault of the tree, one a line.
@@ -196,10 +205,13 @@ def validate(schema: type[Schema], tree: Mapping[str, Any], where: str) -> Schem
     tree = _without_empty_sections(schema, tree)
     built, problems = build(schema, tree)
     if built is None:
-        from cluster.validation.messages import explain  # only where something is wrong
+        from cluster.validation.messages import explain, place_of  # only where something is wrong
 
         known = leaf_paths(schema)
-        found = [explain(problem, where, schema.__name__, known) for problem in all_problems(schema, tree, problems)]
+        found = [
+            explain(problem, place_of(problem, where, given or {}), schema.__name__, known)
+            for problem in all_problems(schema, tree, problems)
+        ]
         raise UserError("\n".join(dict.fromkeys(found)))
     return cast(Schema, built)
 
@@ -236,11 +248,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        byte = error.object[error.start]
+        raise UserError(f"{path}: byte 0x{byte:02x} at {error.start} is not UTF-8; save the file as UTF-8") from None
     except (yaml.YAMLError, RecursionError) as error:
+        from cluster.validation.messages import look_alikes
+
         message = " ".join(str(error).replace('"<unicode string>", ', "").split())
         remedy = "; YAML is indented with spaces, not tabs" if r"character '\t'" in message else ""
-        raise UserError(f"{path}: {message}{remedy}") from None
+        raise UserError(f"{path}: {message}{remedy}{look_alikes(path.read_text(encoding='utf-8'))}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -3,9 +3,12 @@
 import difflib
 import json
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+MOST_KEYS = 40
+"""Named where a key is unknown and none is near; of more their sections are."""
 RENAMED: dict[str, dict[str, str]] = {
     "EvaluationConfig": {"judged": "split"},
     "Study": {
@@ -31,6 +34,40 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def place_of(problem: Mapping[str, Any], where: str, given: Mapping[str, str]) -> str:
+    """Where a problem's key was given: its file, or what set it over the file; both where it is of several keys.
+
+    >>> place_of({"loc": ("optim", "steps")}, "a.yaml", {"optim.steps": "command line"})
+    'command line'
+    """
+    path = ".".join(map(str, problem["loc"]))
+    for key, place in given.items():
+        if path == key or path.startswith(f"{key}."):
+            return place
+        if where != place and (not path or key.startswith(f"{path}.")):
+            where = f"{where} and {place}"
+            break
+    return where
+
+
+def look_alikes(text: str) -> str:
+    r"""The first sign that looks like another one of YAML, to end a refusal with; nothing where there is none.
+
+    >>> look_alikes("a: 1\nb:\u00a02")
+    '; line 2 has U+00A0 (NO-BREAK SPACE): type it again'
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        for sign in line:
+            if not sign.isascii() and (unicodedata.category(sign) in ("Cf", "Zs", "Pi", "Pf") or sign == "\uff1a"):
+                return f"; line {number} has U+{ord(sign):04X} ({unicodedata.name(sign, 'no name')}): type it again"
+    return ""
+
+
+def _visible(name: str) -> str:
+    """A key as it is; in escapes where some of its signs are not ASCII, as they may look like others."""
+    return name if name.isascii() and name.isprintable() else ascii(name)
+
+
 def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:
     """A problem of pydantic in words."""
     path = ".".join(str(part) for part in problem["loc"])
@@ -47,9 +84,11 @@ def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequenc
         near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
         section = path.rpartition(".")[0]
         siblings = [p for p in known if p.startswith(f"{section}.")] if section else known
+        if len(siblings or known) > MOST_KEYS:
+            siblings = list(dict.fromkeys(p.partition(".")[0] for p in leaves))
         others = f"known are {', '.join(siblings or known)}" if siblings or known else "there are none"
         hint = f"; did you mean {near[0]}?" if near else f"; {others}"
-        return f"{where}: unknown key {path}{hint}"
+        return f"{where}: unknown key {_visible(path)}{hint}"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{where}: {path} is missing; give it a value"
     message, given = problem["msg"].removeprefix("Value error, "), problem["input"]

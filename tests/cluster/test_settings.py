@@ -162,8 +162,8 @@ def test_a_list_of_words_on_the_command_line_needs_no_quotes() -> None:
         (b"loss:\n  temperature.x: 1\n", r"write x below temperature:"),
         (b"loss:\n\ttemperature: 1\n", r"line 2, column 1.*; YAML is indented with spaces, not tabs$"),
         (b"seed: 1\nseed: 2\n", r"duplicate key 'seed' in line 1, column 1"),
-        (b"name: caf\xe9\n", r"is not UTF-8 at byte 9; save it as UTF-8$"),
-        ("seed: 1".encode("utf-16"), r"is not UTF-8 at byte 0"),
+        (b"name: caf\xe9\n", r"byte 0xe9 at 9 is not UTF-8; save the file as UTF-8$"),
+        ("seed: 1".encode("utf-16"), r"byte 0xff at 0 is not UTF-8"),
         (
             b"loss:\n  temperature: 1\n  xyzzyxyzzyxyzzyxyzzy: {}\n",
             r"unknown key loss.xyz.*; known are loss.temperature$",
@@ -190,3 +190,48 @@ def test_a_folder_with_the_name_of_a_preset_is_not_proposed_for_itself(tmp_path:
     (tmp_path / "own_preset_of_mine.yaml").mkdir()
     with pytest.raises(UserError, match=r"is a folder$"):
         load_config(Experiment, tmp_path / "own_preset_of_mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sed=1"], "command line: unknown key sed; did you mean seed"),
+        (["loss.temperature=x"], "command line: loss.temperature: "),
+        (["loss.temperature=-1"], "{} and command line: loss: temperature must be > 0"),
+        ({"name": 3}, "overrides: name: "),
+        ([], "{}: shape: "),
+        (["seed=2"], "{}: shape: "),
+    ],
+)
+def test_a_problem_is_named_where_its_key_was_given(
+    tmp_path: Path, overrides: list[str] | dict[str, int], message: str
+) -> None:
+    path = preset(tmp_path, "shape: no\n" if not overrides or overrides == ["seed=2"] else "seed: 3\n")
+    with pytest.raises(UserError) as caught:
+        load_config(Experiment, path, overrides)
+    assert str(caught.value).startswith(message.format(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: é\n".encode("latin-1"), "byte 0xe9 at 6 is not UTF-8; save the file as UTF-8"),
+        ("seed: 1\n".encode("utf-16"), "byte 0xff at 0 is not UTF-8; save the file as UTF-8"),
+        ("seed: 1\nname:\u00a0a\nsync: true\n".encode(), "line 2 has U+00A0 (NO-BREAK SPACE): type it again"),
+        ("see\u200bd: 1\n".encode(), r"unknown key 'see\u200bd'; did you mean seed?"),
+        ("s\u0435\u0435d: 1\n".encode(), r"unknown key 's\u0435\u0435d'; did you mean seed?"),
+    ],
+)
+def test_signs_that_look_like_others_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "preset.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(Experiment, path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_and_crlf_are_read(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "preset.yaml"
+    path.write_bytes(mark + b"seed: 7\r\nloss:\r\n  temperature: 0.2\r\n")
+    assert load_config(Experiment, path) == Experiment(seed=7, loss=Loss(temperature=0.2))
