@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class SweepTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Nothing runs yet: Tune starts an actor for a trial that it then gives to one which became free meanwhile."""
         self._job = Job.unpacked(config)
+        with uncollected():  # the first trial of a process imports all that it will need at once
+            import_module("trainers.pretrain")
+            if not self._job.evaluation_cpus:
+                import_module("evaluation.evaluate")
         self._items: queue.Queue[dict[str, Any] | RunError] = queue.Queue()
         self._evaluating = threading.Event()
         self._run = threading.Thread(target=self._work, name=self._job.name, daemon=True)
@@ -88,11 +93,10 @@ def run_job(
     Returns:
         ``done`` with ``values`` and seconds, or with ``preempted`` where somebody asked the run to stop.
     """
+    from trainers.loop import EXIT_DONE
+    from trainers.pretrain import pretrain
+
     began = time.monotonic()
-    with uncollected():  # the first trial of a process imports them, all together
-        import evaluation.evaluate  # noqa: F401
-        from trainers.loop import EXIT_DONE
-        from trainers.pretrain import pretrain
     config = validate(ExperimentConfig, job.experiment, job.name)
     last: dict[str, Any] = {}
 
