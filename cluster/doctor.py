@@ -45,8 +45,8 @@ class Check:
 
 
 def checks(*, tracking_uri: str | None = None) -> list[Check]:
-    """Look at everything, MLflow's store unless given where runs here would use it; a look that itself breaks is a
-    failed check, not the end.
+    """Look at everything; a look that itself breaks is a failed check, not the end. ``tracking_uri`` is MLflow's store;
+    None: the one that a run here would use.
     """
     looks: list[tuple[str, Callable[[], list[Check]]]] = [
         ("python", _python),

@@ -38,7 +38,7 @@ class MappedFile:
     """A read-only file in memory. Threads may share it; it is unmapped with its last user."""
 
     def __init__(self, path: Path, crc: Sequence[int], size: int) -> None:
-        """Map a file of so many bytes and checksums of its blocks; it may be replaced or deleted afterwards.
+        """Map a file of ``size`` bytes, with the CRC32 of each block; it may be replaced or deleted afterwards.
 
         Raises:
             OSError: if it cannot be opened.

@@ -111,8 +111,9 @@ def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
 
 
 def threads_per_worker(config: ResourcesConfig, cores: int | None = None, nodes: int = 1) -> int:
-    """Threads for a worker's kernels, so that the workers of a node with these cores (None: of this machine) use them
-    once together.
+    """Threads for a worker's kernels, so that all workers of a node use each of its ``cores`` once.
+
+    ``cores`` are those of this machine unless given; the workers are spread over ``nodes`` ≥ 1 machines.
 
     >>> threads_per_worker(ResourcesConfig(num_workers=2), cores=8)
     4

@@ -14,8 +14,14 @@ class Stream:
     def __init__(
         self, name: str, rows: NDArray[np.int64], shards: NDArray[np.int32], *, seed: int, block_shards: int = 0
     ) -> None:
-        """A stream over ``rows`` (n,), ascending, n > 0, of these shards (n,). Its name is part of the key of every
-        draw; so many shards are a block, 0 shuffles all rows with all.
+        """A stream over some rows.
+
+        Args:
+            name: part of the key of every draw.
+            rows: (n,) ascending, n > 0.
+            shards: (n,) the shard of each row, ascending.
+            seed: of the run.
+            block_shards: shards of a block; 0 shuffles all rows with all.
         """
         self.name, self.rows, self.seed = name, rows, seed
         self.block_shards = block_shards

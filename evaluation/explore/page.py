@@ -61,7 +61,7 @@ def write_page(
                     elif sounds[number].link:
                         links[number] = sounds[number].link
                     bar(done, "")
-        file.write(f'<script type="application/json" id="{"links"}">{json_text(links)}</script>\n')
+        file.write(f'<script type="application/json" id="links">{json_text(links)}</script>\n')
         file.write("</body></html>\n")
     return counts
 

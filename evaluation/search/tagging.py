@@ -98,20 +98,18 @@ def tag_files(
             raise UserError(no_text_tower(source if isinstance(source, Path | str) else "the encoder"))
         tags_Cd = _ensemble(encoder, tags, prompts)
         place = spaces_of(encoder)[JOINT]
-        paths: list[str] = []
-        rows: list[NDArray[np.float64]] = []
+        cosine_C: dict[str, NDArray[np.float64]] = {}
         rejected: dict[str, str] = {}
         for done, file in enumerate(embed_stream(pool, inputs.files), 1):
             bar(done, file.path)
             if file.reason is None:
-                paths.append(file.path)
-                rows.append(tags_Cd.astype(np.float64) @ unit_rows(file.mean_E[None, place])[0])
+                cosine_C[file.path] = tags_Cd.astype(np.float64) @ unit_rows(file.mean_E[None, place])[0]
             else:
                 rejected[file.path] = file.reason
-    if not rows:
+    if not cosine_C:
         first, why = next(iter(rejected.items()))
         raise UserError(f"none of the {len(rejected)} files can be read; the first: {first}: {why}")
-    cosine_KC = np.stack(rows).astype(np.float32)
+    paths, cosine_KC = [*cosine_C], np.stack([*cosine_C.values()]).astype(np.float32)
     if out is not None:
         _write(out, paths, tags, cosine_KC, {"encoder": encoder.hash, "prompts": "\n".join(prompts)})
     return Tagged(tuple(_tagged(path, tags, row) for path, row in zip(paths, cosine_KC, strict=True)), rejected, inputs)

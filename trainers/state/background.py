@@ -33,8 +33,8 @@ class SnapshotWriter:
     """Writes a run's snapshots, in a thread or in line."""
 
     def __init__(self, folder: Path, *, keep: int, background: bool) -> None:
-        """Snapshots go into a run's snapshots/, of which ``keep`` ≥ 1 stay; not in the background, `save` returns when
-        one is on disk.
+        """Snapshots go into a run's snapshots/, and the last ``keep`` ≥ 1 of them stay. Where ``background`` is false,
+        `save` returns when the snapshot is on disk.
         """
         self._folder, self._keep, self._background = folder, keep, background
         self._copies: Files = {}

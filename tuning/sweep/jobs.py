@@ -1,6 +1,7 @@
 """What runs in a sweep: jobs, and where they come from."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,27 +45,31 @@ class Job:
         return cls(**tree | {"metrics": tuple(tree["metrics"])})
 
 
-class Source:
+class Source(ABC):
     """Where jobs come from, and what is reported about them; numbers name them."""
 
+    @abstractmethod
     def next(self) -> tuple[int, Job] | None:
         """The next job; None when there is none left."""
-        raise NotImplementedError
 
-    def reported(self, number: int, row: Mapping[str, Any]) -> None:
+    def reported(self, number: int, row: Mapping[str, Any]) -> None:  # noqa: B027 who shows nothing needs none
         """A metric of a job under way."""
 
+    @abstractmethod
     def done(self, number: int, result: Mapping[str, Any], curve: Curve) -> None:
         """A job has its values."""
 
+    @abstractmethod
     def stopped(self, number: int, curve: Curve) -> None:
         """The scheduler stopped it."""
 
-    def crashed(self, number: int, reason: str) -> None:
+    def crashed(self, number: int, reason: str) -> None:  # noqa: B027
         """It crashed and is started again."""
 
+    @abstractmethod
     def again(self, number: int) -> None:
         """Hand it out once more."""
 
+    @abstractmethod
     def failed(self, number: int, reason: str) -> None:
         """It crashed once too often."""

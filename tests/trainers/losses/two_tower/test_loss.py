@@ -111,7 +111,7 @@ def ours(case: Case, **more: Any) -> Tensor:
     return two_tower_loss(**case.z, **case.numbers, **{"tile": 4, **case.settings, **more})
 
 
-def agree(case: Case, **more: Any) -> None:
+def assert_agree(case: Case, **more: Any) -> None:
     expected, wanted = value_and_gradients(dense, case)
     value, got = value_and_gradients(lambda given: ours(given, **more), case)
     assert value.item() == pytest.approx(expected.item(), rel=1e-12, abs=1e-14)
@@ -143,4 +143,4 @@ SETTINGS: dict[str, Keys] = {
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_value_and_every_gradient_are_those_of_dense_matrices(name: str, seed: int, tile: int) -> None:
-    agree(make_case(seed, **SETTINGS[name]), tile=tile)
+    assert_agree(make_case(seed, **SETTINGS[name]), tile=tile)
