@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from multiprocessing import Pipe
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 
 from cluster.settings import UserError
 from cluster.tracking import Tracker, TrackingConfig, apart, replay
-from cluster.tracking.account import Account, Note, is_waiting
+from cluster.tracking.account import NOTHING_SENT, STATE, Account, Note, is_waiting, read_state
 from trainers.state.metrics_log import MetricsLog
 
 pytestmark = [
@@ -299,6 +299,22 @@ def test_runs_of_one_process_share_the_process_that_sends(outputs: Path, monkeyp
         assert apart.running().pid == first
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")  # what it was started without
     assert not apart.is_running()
+
+
+def test_a_process_whose_answers_are_read_no_further_is_killed_and_the_next_answer_is_whole(outputs: Path) -> None:
+    """Half an answer must not be taken for that of the next question, perhaps of another run."""
+    run_dir = outputs / "unread"
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        assert tracker.close(wait_s=LATEST_S)
+    state = read_state(run_dir / "tracking" / STATE) | {"sent": NOTHING_SENT}
+    answers = apart.Apart(run_dir / "tracking", state).round(state)
+    assert isinstance(answers, Generator)
+    sender = apart.running().pid
+    assert "done" not in next(answers)
+    answers.close()
+    assert not is_there(sender)
+    assert "done" in [*apart.Apart(run_dir / "tracking", state).round(state)][-1]
 
 
 def test_two_processes_cannot_send_one_run(outputs: Path) -> None:
