@@ -40,9 +40,7 @@ def import_alone(name: str) -> Any:
     """The module ``package.module`` without the imports of the package's ``__init__``, where they were not made yet.
 
     For a module that needs little of a package that imports all of itself. The package can be imported as usual later.
-
-    Raises:
-        ModuleNotFoundError: if the package is not installed.
+    Raises ModuleNotFoundError if it is not installed.
     """
     package = name.partition(".")[0]
     with _lock:

@@ -160,9 +160,7 @@ def build_towers(config: ExperimentConfig) -> ContrastiveModel:
     """Both towers and their loss at their first weights, the same for the same seed on every rank.
 
     The audio encoder's are drawn first, and so are those of the same encoder in any run of this seed.
-
-    Raises:
-        UserError: if the text encoder's files are missing or do not fit.
+    Raises UserError if the text encoder's files are missing or do not fit.
     """
     width = config.head.width or PROJECTION_WIDTH
     text = build_text_encoder(config.text, seed=config.seed)
@@ -216,9 +214,7 @@ def has_head(state: Mapping[str, Tensor]) -> bool:
 
 def load_audio_tower(projector: Network, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Start the audio encoder from one with another kind of head, which stays behind.
-
-    Raises:
-        RuntimeError: if it is another encoder's.
+    Raises RuntimeError if it is another encoder's.
     """
     prefix = ENCODER
     encoder = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -53,11 +53,7 @@ def sole_writer(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def sole_file_writer(file: Path, remedy: str) -> AbstractContextManager[None]:
-    """The same for one file.
-
-    Raises:
-        UserError: if another process writes it, or its folder cannot be written.
-    """
+    """The same for one file. Raises UserError also if its folder cannot be written."""
     return _alone(file, file.with_name(f".{file.name}.{LOCK_NAME}"), remedy)
 
 

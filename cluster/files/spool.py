@@ -53,11 +53,7 @@ class Spool(Sequence[T], Generic[T]):
             self.append(item)
 
     def append(self, item: T) -> None:
-        """Add one item at the end.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Add one item at the end. Raises RunError if the disk is full."""
         self._last.append(item)
         if len(self._last) == CHUNK:
             self._write(zlib.compress(pickle.dumps(self._last, pickle.HIGHEST_PROTOCOL), COMPRESSION))

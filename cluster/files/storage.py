@@ -56,11 +56,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes.
-
-    Raises:
-        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
-    """
+    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes."""
     with _partial(path) as partial:
         partial.mkdir()
         try:

@@ -146,9 +146,7 @@ def worker_bundle(
     config: ResourcesConfig, machines: Sequence[Machine], *, workers: int, what: str, beside: Sequence[Bundle] = ()
 ) -> Bundle:
     """What each worker of a run reserves on a cluster: with GPUs where the configuration and the machines have them.
-
-    Raises:
-        UserError: if they do not fit; names what there is. Not raised where ``resources.autoscaling`` waits for more.
+    Where they do not fit the UserError names what there is, unless ``resources.autoscaling`` waits for more.
     """
     plain = Bundle(cpus=config.cpus_per_worker)
     with_gpu = Bundle(cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)

@@ -208,10 +208,8 @@ def _by_name(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 
 def _run_id(run_dir: str | None) -> str | None:
-    """MLflow's id of another run, from its account; the parent comes first.
-
-    Raises:
-        ConnectionError: if the parent has no id yet, so that the child tries again later.
+    """MLflow's id of another run, from its account.
+    Raises ConnectionError if it has none yet, so that its child tries again later.
     """
     if run_dir is None:
         return None

@@ -25,11 +25,7 @@ SEARCH_BYTES = 1 << 17
 
 
 def examine(file: BinaryIO) -> Container:
-    """Compare the length that a file states with its bytes.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """Compare the length that a file states with its bytes. Raises OSError if it cannot be read."""
     size = os.fstat(file.fileno()).st_size
     start = tags_end(file)
     file.seek(start)

@@ -60,9 +60,7 @@ class FileAudio:
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Decode the whole file: (T, channels) in [-1, 1], and the rate in Hz.
-
-        Raises:
-            AudioError: missing, empty, not audio, too large, or shorter than its header states.
+        Raises AudioError if it is missing, empty, not audio, too large, or shorter than its header states.
         """
         return decode(Path(self.root) / self.path)
 
@@ -87,11 +85,8 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 
 @contextmanager
 def rejecting(name: str) -> Iterator[None]:
-    """Turn any error about one file into an `AudioError`; errors of the machine stay what they are.
-
-    Raises:
-        AudioError: with the reason.
-        RunError: for a full disk or too many open files.
+    """Turn any error about one file into an `AudioError`; errors of the machine, a full disk or too many open files,
+    are a RunError.
     """
     try:
         yield
@@ -223,10 +218,8 @@ def _kind(mode: int) -> str:
 
 
 def check_form(frames: int, channels: int, rate: int) -> None:
-    """Refuse what cannot be music before anything is allocated for it.
-
-    Raises:
-        AudioError: for a length, a number of channels or a rate out of bounds.
+    """Refuse, by an AudioError, a length, a number of channels or a rate that cannot be music, before anything is
+    allocated.
     """
     if frames <= 0:
         raise AudioError("holds no samples")

@@ -58,12 +58,7 @@ article p.lead { font-size: .82rem; }
 
 
 def write_page(shards: ShardSet, file: Path, *, previews: int = 9) -> None:
-    """Write the page of a set.
-
-    Raises:
-        ValueError: previews is out of range.
-        RunError: a shard cannot be read.
-    """
+    """Write the page of a set. Raises ValueError if previews is out of range, RunError if a shard cannot be read."""
     if not 0 <= previews <= MAX_PREVIEWS:
         raise ValueError(f"previews must be 0 to {MAX_PREVIEWS}, got {previews}")
     name = escape(Path(shards.uri).name or shards.uri)

@@ -19,9 +19,7 @@ __all__ = ["DATASETS", "Dataset", "check_variant", "download", "list_clips"]
 
 def list_clips(name: str, root: Path, variant: str) -> "Listing":
     """List the clips of a dataset.
-
-    Raises:
-        UserError: the variant is unknown, or the files are not there or not as published; it names the page.
+    Where the variant is unknown, or the files are not as published, the UserError names the page.
     """
     dataset = check_variant(name, variant)
     if not root.is_dir():
@@ -30,11 +28,10 @@ def list_clips(name: str, root: Path, variant: str) -> "Listing":
 
 
 def download(name: str, root: Path, variant: str, *, progress: Progress = SILENT) -> None:
-    """Fetch a dataset into `root`: files that exist are checked and kept.
+    """Fetch a dataset into `root`; files that exist are checked and kept.
 
-    Raises:
-        UserError: no address with a hash is published; it names the page. Or a file there has another hash.
-        RunError: a transfer failed.
+    Raises UserError if no address with a hash is published (it names the page) or a file there has another hash,
+    RunError if a transfer failed.
     """
     dataset = check_variant(name, variant)
     remotes = dataset.remotes + ((dataset.remotes_of[variant],) if variant in dataset.remotes_of else ())
@@ -50,11 +47,7 @@ def download(name: str, root: Path, variant: str, *, progress: Progress = SILENT
 
 
 def check_variant(name: str, variant: str) -> Dataset:
-    """The dataset, if it has the variant.
-
-    Raises:
-        UserError: it has not; it names those that it has.
-    """
+    """The dataset, if it has the variant; if not the UserError names those that it has."""
     dataset = DATASETS[name]
     if variant not in dataset.variants:
         raise UserError(f"{name}: no variant {variant!r}; there are {', '.join(dataset.variants)}")

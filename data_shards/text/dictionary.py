@@ -131,11 +131,7 @@ class SwapDictionary(Config):
 
 
 def load_dictionary(name: str) -> SwapDictionary:
-    """The dictionary of conf/swaps by its name, or one by its path.
-
-    Raises:
-        UserError: there is none, or it is wrong; names the file and the key.
-    """
+    """The dictionary of conf/swaps by its name, or one by its path. The UserError names the file and the key."""
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if is_path else FOLDER / f"{name}.yaml"
     if not path.is_file():

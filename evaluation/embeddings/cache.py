@@ -136,9 +136,7 @@ def save_table(table: EmbeddingTable, path: Path) -> None:
 
 def load_table(path: Path) -> EmbeddingTable | None:
     """Read a table, or None where there is none yet.
-
-    Raises:
-        RunError: if the file is damaged; it names the file, which may be deleted.
+    Where it is damaged the RunError names the file, which may be deleted.
     """
     if not path.is_file():
         return None

@@ -47,9 +47,7 @@ class Place:
 
 def find_place(source: Any, catalogue: Path) -> Place:
     """Look at a catalogue without reading its audio.
-
-    Raises:
-        UserError: it does not exist, holds no audio, or is the model.
+    Raises UserError if it does not exist, holds no audio, or is the model.
     """
     if isinstance(source, Path | str) and not is_factory(source):
         check_order(Path(source), catalogue, "map")
@@ -70,10 +68,7 @@ def find_place(source: Any, catalogue: Path) -> Place:
 
 def known_of(place: Place, table: Path | None) -> Known:
     """What is known of a catalogue's tracks before they are embedded: by a table, else by one that lies in the folder
-    of audio.
-
-    Raises:
-        UserError: the table is wrong, or belongs to no files.
+    of audio. Raises UserError if the table is wrong, or belongs to no files.
     """
     if place.shards or place.of_keys:
         if table is not None:

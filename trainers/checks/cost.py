@@ -62,10 +62,7 @@ class Asked:
 
 
 def link_rate(text: str) -> float:
-    """Bytes a second of a link.
-
-    Raises:
-        UserError: if it is none.
+    """Bytes a second of a link. Raises UserError if it is none.
 
     >>> link_rate("400Gb"), link_rate("50GB")
     (50000000000.0, 50000000000.0)

@@ -24,9 +24,7 @@ from trainers.model import build_encoder
 
 def check_own_parts(config: ExperimentConfig) -> None:
     """Make every own part of an experiment and run it on two views of quiet noise.
-
-    Raises:
-        UserError: names the part and what does not fit.
+    The UserError names the part and what does not fit.
     """
     if not config.own_parts():
         return

@@ -18,10 +18,7 @@ from trainers.encoders.encoder import Encoder
 
 class Branched(Encoder):
     """A network, which is taken apart, without its last ``own_blocks`` ≥ 1, and those once for every space, in the
-    order of their columns.
-
-    Raises:
-        ValueError: if the network has not so many blocks to give.
+    order of their columns. Raises ValueError if the network has not so many blocks to give.
     """
 
     def __init__(self, network: Encoder, own_blocks: int, names: Sequence[str]) -> None:

@@ -68,11 +68,7 @@ class SampleCnn(Encoder):
         return end
 
     def trunk(self, wave_NT: Tensor) -> Tensor:
-        """Frames of the blocks, (N, C, L).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """Frames of the blocks, (N, C, L). Raises ValueError if the views are too short."""
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"SampleCNN needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
         frames: Tensor = self.blocks(self.stem(wave_NT[:, None]))

@@ -64,11 +64,7 @@ class TunePlus(Encoder):
         return end
 
     def trunk(self, wave_NT: Tensor) -> Tensor:
-        """The last of `frames`, (N, C, L).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """The last of `frames`, (N, C, L). Raises ValueError if the views are too short."""
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"TUNe+ needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
         return self.frames(wave_NT)[-1]

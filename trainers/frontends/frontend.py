@@ -36,9 +36,7 @@ def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
 
 class LogMel(nn.Module):
     """log(1 + C · mel power), frames centred on multiples of the hop, zeros around the wave.
-
-    Raises:
-        ValueError: if ``max_hz`` lies above half the rate.
+    Raises ValueError if ``max_hz`` lies above half the rate.
     """
 
     def __init__(self, config: FrontendConfig, rate: int) -> None:
@@ -124,11 +122,7 @@ class MuleMel(nn.Module):
 
 
 class NnAudio(nn.Module):
-    """nnAudio's transform, then log(1 + C · power).
-
-    Raises:
-        ImportError: where nnAudio is not installed.
-    """
+    """nnAudio's transform, then log(1 + C · power). Raises ImportError where nnAudio is not installed."""
 
     def __init__(self, config: FrontendConfig, rate: int) -> None:
         super().__init__()

@@ -67,11 +67,7 @@ class EncoderFiles:
 
     @property
     def experiment(self) -> ExperimentConfig:
-        """The configuration, validated.
-
-        Raises:
-            UserError: if this release cannot read it.
-        """
+        """The configuration, validated. Raises UserError if this release cannot read it."""
         return validate(ExperimentConfig, self.config, str(self.path))
 
     def own_parts(self, *, texts: bool = False) -> dict[str, dict[str, Any]]:

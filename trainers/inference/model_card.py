@@ -38,11 +38,7 @@ class ReportedMetric:
 
 
 def read_metrics(report: Path, hash: str) -> list[ReportedMetric]:
-    """The metrics of a report.json.
-
-    Raises:
-        UserError: if it is no report, or one of another encoder.
-    """
+    """The metrics of a report.json. Raises UserError if it is no report, or one of another encoder."""
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UserError(f"{report}: {report.stat().st_size} bytes, more than a report's {MAX_REPORT_BYTES}")

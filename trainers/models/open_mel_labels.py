@@ -27,11 +27,7 @@ COLUMNS = (
 
 
 def open_mel_labels(data: Path) -> Iterator[dict[str, str]]:
-    """Rows with `COLUMNS`, paths relative to ``data``.
-
-    Raises:
-        UserError: where a set is missing.
-    """
+    """Rows with `COLUMNS`, paths relative to ``data``. Raises UserError where a set is missing."""
     notes = 0
     for name in SETS:
         table = data / name / "labels.csv"

@@ -124,9 +124,7 @@ def write_snapshot(
     folder: Path, files: Mapping[str, Mapping[str, Tensor]], *, step: int, state: Mapping[str, Any], keep: int
 ) -> Path:
     """`save_snapshot` of tensors from `snapshot_files`.
-
-    Raises:
-        RunError: if the disk is full; earlier snapshots are untouched.
+    Raises RunError if the disk is full; earlier snapshots are untouched.
     """
     target = folder / f"step-{step}"
     with atomic_folder(target) as partial:
@@ -232,9 +230,7 @@ def open_snapshot(path: Path | str, *verified: Snapshot) -> Snapshot:
 
 def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
     """The snapshot that a run goes on from, or None before the first.
-
-    Raises:
-        UserError: if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
+    Raises UserError if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
     """
     last, there = folder / "last", _in_order(folder)
     known = [snapshot for snapshot in verified if snapshot]

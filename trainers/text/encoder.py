@@ -95,11 +95,7 @@ class TextEncoder(nn.Module):
         return h_kE
 
     def set_trained(self, trained: Trained, top_layers: int = 0) -> None:
-        """Choose which weights are trained; called once, when the encoder is complete.
-
-        Raises:
-            UserError: if it has fewer layers than are to be trained.
-        """
+        """Choose which weights are trained, when the encoder is complete. Raises UserError if it has too few layers."""
         if top_layers > len(self.layers):
             raise UserError(
                 f"text.trained=top:{top_layers}: this text encoder has {len(self.layers)} layers; "

@@ -102,10 +102,7 @@ def render_step(config: ExperimentConfig, *, step: int, clips: int) -> list[Rend
 
 def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     """The first clip of a step through each effect alone at the configuration's ranges, the whole chain at two
-    severities, and the corruptions that the robustness study uses.
-
-    Raises:
-        UserError: if the data do not allow it.
+    severities, and the corruptions of the robustness study. Raises UserError if the data do not allow it.
     """
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
@@ -140,10 +137,8 @@ def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
 def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[str, Any]) -> None:
     """Write every sound as a WAV file, what the encoder reads as PNG, and the draws as ``description.json``.
 
-    The views are 32-bit float, sample for sample what the front-end is given. An earlier folder is replaced.
-
-    Raises:
-        UserError: if the folder holds something else.
+    The views are 32-bit float, sample for sample what the front-end is given.
+    An earlier folder is replaced; one that holds something else raises UserError.
     """
     require_own_folder(folder)
     shutil.rmtree(folder, ignore_errors=True)

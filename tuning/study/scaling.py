@@ -64,11 +64,7 @@ def sent_bytes(step: Step) -> float:
 
 
 def fit(steps: Sequence[Step], *, places: int) -> CostModel:
-    """Fit the prices.
-
-    Raises:
-        ValueError: if no step ran within the machine.
-    """
+    """Fit the prices. Raises ValueError if no step ran within the machine."""
     inside = [step for step in steps if step.world <= places]
     if not inside:
         raise ValueError(f"no measured step has at most {places} workers")

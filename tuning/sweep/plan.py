@@ -100,11 +100,7 @@ class SweepPlan:
 
 
 def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
-    """Resolve a sweep and refuse what cannot be, without taking anything.
-
-    Raises:
-        UserError: one message that names the thing and the remedy.
-    """
+    """Resolve a sweep, without taking anything; refuse what cannot be by one message that names it and the remedy."""
     folder = Path(config.sweep.dir).expanduser().absolute()
     refusals = Refusals()
     with refusals.noted():
@@ -150,11 +146,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
 
 
 def check_data(plan: SweepPlan, where: str) -> None:
-    """What only the shards show: columns, splits, and shares that leave no clip.
-
-    Raises:
-        UserError: names what does not fit.
-    """
+    """Refuse what only the shards show: columns, splits, and shares that leave no clip."""
     from trainers.checks.start_up import check  # torch is imported here: what the keys alone show is refused before
 
     check_targets(plan.evaluation)

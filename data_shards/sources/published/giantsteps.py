@@ -98,11 +98,7 @@ def read_giantsteps_tempo(root: Path, *, variant: str = "v2") -> Listing:
 
 
 def key_audio(root: Path) -> list[Remote]:
-    """Every MP3 of both key repositories, with the MD5 that its repository gives.
-
-    Raises:
-        UserError: a repository is missing.
-    """
+    """Every MP3 of both key repositories, with the MD5 that it gives. Raises UserError if a repository is missing."""
     return [*_audio_of(root, MTG_NAMES), *_audio_of(root, KEY_NAMES)]
 
 
