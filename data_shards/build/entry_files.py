@@ -115,7 +115,7 @@ class EntryFiles:
         for name in TEXTS:
             columns[name] = self._coded[name].arrow(self._folder) if name in CODED else self._texts[name].arrow()
         columns |= {name: numbers(column) for name, column in self._integers.items()}
-        columns[ID_ORDER] = arrow_numbers(order.astype(np.int32 if self.count < 2**31 else np.int64))
+        columns[ID_ORDER] = order_column(order)
         columns["crc"] = self._crc.arrow()
         for column, names in self.vocabularies().items():
             columns[f"multilabel.{column}"] = self._tag_lists(column, names)
@@ -162,6 +162,11 @@ class EntryFiles:
         return file.lists(
             numbers(file.values.mapped(np.array([place[name] for name in code], np.int64), self._folder, np.int32))
         )
+
+
+def order_column(order: NDArray[Any]) -> Any:
+    """Arrow's column of all rows in some order."""
+    return arrow_numbers(order.astype(np.int32 if len(order) < 2**31 else np.int64))
 
 
 def _names(entries: Sequence[Entry], kind: str, known: Mapping[str, Any]) -> list[str]:

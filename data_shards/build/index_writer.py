@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cluster.files.locks import sole_writer
@@ -17,7 +16,7 @@ from cluster.files.mapped import checksums
 from cluster.files.storage import atomic_file, write_atomic
 from data_shards.build.clip_table import write_clip_table
 from data_shards.build.column_files import ColumnFolder
-from data_shards.build.entry_files import EntryFiles
+from data_shards.build.entry_files import EntryFiles, order_column
 from data_shards.format.columns import TextColumn, arrow_numbers
 from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import ShardIndex, read_index
@@ -161,7 +160,7 @@ def _batch_of(index: ShardIndex) -> Any:
     for name in (*TEXTS, *INTEGERS):
         column = getattr(index, name)
         columns[name] = column.arrow() if isinstance(column, TextColumn) else arrow_numbers(column)
-    columns[ID_ORDER] = arrow_numbers(index.id_order.astype(order_type(len(index))))
+    columns[ID_ORDER] = order_column(index.id_order)
     columns["crc"] = _lists(index.crc, index.crc_end)
     for name in label_columns(index.manifest):
         values = index.targets[name]
@@ -173,8 +172,3 @@ def _batch_of(index: ShardIndex) -> Any:
 
 def _lists(flat: Any, ends: Any) -> Any:
     return pa.LargeListArray.from_arrays(arrow_numbers(ends), arrow_numbers(flat))
-
-
-def order_type(rows: int) -> type:
-    """Type of the numbers of so many rows."""
-    return np.int32 if rows < 2**31 else np.int64

@@ -111,7 +111,7 @@ class SwapDictionary(Config):
             for word in category.alone:
                 _note(first, word, f"{name}.alone")
             for word, others in category.synonyms.items():
-                self._require(name, "synonyms", word)
+                self._require_grouped(name, word)
                 for other in others:
                     _note(first, other, f"{name}.synonyms.{word}")
 
@@ -124,10 +124,10 @@ class SwapDictionary(Config):
             ):
                 yield name, word
 
-    def _require(self, category: str, where: str, word: str) -> None:
+    def _require_grouped(self, category: str, word: str) -> None:
         known = {tokens_of(one) for of, one in self.named() if of == category}
         if tokens_of(word) not in known:
-            raise ValueError(f"{category}.{where}: {word!r} is in no group; add it to one, or leave it out")
+            raise ValueError(f"{category}.synonyms: {word!r} is in no group; add it to one, or leave it out")
 
 
 def load_dictionary(name: str) -> SwapDictionary:

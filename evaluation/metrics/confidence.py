@@ -175,7 +175,7 @@ def two_sided_p(difference_R: Floats) -> float:
     return min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))
 
 
-def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8) -> float:
+def data_needed(difference_R: Floats, *, level: float = 0.95) -> float:
     """How many times as much data would show a difference of this size: what a null result says about its own study.
 
     The standard error is that of the resamples and falls with the root of the data, clusters and training seeds alike.
@@ -183,8 +183,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8
 
     Args:
         difference_R: of the whole set, and of its resamples.
-        level: of the two-sided test.
-        power: probability that the test finds a difference that is there.
+        level: of the two-sided test, which would find a difference that is there with probability 0.8.
 
     Source: the sample size of a two-sided z-test, (z_{1 − α/2} + z_power)² σ² / δ² (Cohen 1988, chapter 2).
 
@@ -197,7 +196,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8
     drawn = difference_R[1:][np.isfinite(difference_R[1:])]
     if len(drawn) < 2:
         return math.nan
-    reach = float(ndtri((1 + level) / 2) + ndtri(power)) * float(drawn.std(ddof=1))
+    reach = float(ndtri((1 + level) / 2) + ndtri(0.8)) * float(drawn.std(ddof=1))
     size = abs(float(difference_R[0]))
     return (reach / size) ** 2 if size else math.inf
 

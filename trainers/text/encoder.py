@@ -129,10 +129,10 @@ class TextEncoder(nn.Module):
         ]
 
 
-def pad(rows: Sequence[Sequence[int]], truncated: int, filler: int = 0) -> Tokens:
+def pad(rows: Sequence[Sequence[int]], truncated: int) -> Tokens:
     """Token ids of several texts as one batch."""
     longest = max(map(len, rows), default=0)
-    ids_kL = np.full((len(rows), longest), filler, np.int32)
+    ids_kL = np.zeros((len(rows), longest), np.int32)
     mask_kL = np.zeros((len(rows), longest), np.bool_)
     for row, ids in enumerate(rows):
         ids_kL[row, : len(ids)] = ids
