@@ -77,9 +77,7 @@ def _alone(place: Path, path: Path, remedy: str) -> Iterator[None]:
 
 def wait_for_writer(folder: Path, timeout_s: float) -> bool:
     """Wait until no process writes a folder that is one's own: that of a lost machine may not have ended yet.
-
-    Returns:
-        False if one still does after ``timeout_s`` seconds.
+    False if one still does after ``timeout_s`` seconds.
     """
     deadline = time.monotonic() + timeout_s
     while folder.is_dir():

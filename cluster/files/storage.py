@@ -91,10 +91,8 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def remove_partials(folder: Path) -> list[str]:
-    """Delete what killed writers left in ``folder``; what a living process writes, on any machine, is locked and stays.
-
-    Returns:
-        The names that were deleted.
+    """Delete what killed writers left in ``folder``, and return the names; what a living process writes, on any
+    machine, is locked and stays.
     """
     gone: list[str] = []
     locks = {entry.with_suffix(PARTIAL_LOCK) for entry in folder.glob(f".*{PARTIAL}")}

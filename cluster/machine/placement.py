@@ -58,11 +58,7 @@ class Room:
         self._left = [_Left(machine) for machine in machines]
 
     def take(self, bundles: Sequence[Bundle]) -> list[Placed] | None:
-        """Place a task.
-
-        Returns:
-            A machine for each process; None, and nothing is taken, if they do not fit together.
-        """
+        """Take a machine for each process of a task; None, and nothing is taken, if they do not fit together."""
         waiting = sorted(bundles, key=lambda one: (-one.gpus, -one.cpus))
         before = [left.copy() for left in self._left]
         placed: list[Placed] = []

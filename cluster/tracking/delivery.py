@@ -51,10 +51,8 @@ class Delivery:
             self._system.enter_context(sampled_load(system_metrics_s, self._sampled))
 
     def round(self, state: Mapping[str, Any]) -> Iterator[Note]:
-        """Send what there is. The last note says whether that was all, or what the trouble is; nothing is raised.
-
-        Args:
-            state: of the account, as it is now.
+        """Send what there is of an account in its ``state`` of now.
+        The last note says whether that was all, or what the trouble is; nothing is raised.
         """
         try:
             yield from self._send(state)

@@ -162,11 +162,9 @@ class Tracker:
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
         """Note the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
-
         The first call counts.
 
-        Returns:
-            Whether MLflow has everything. What it lacks stays in the run's folder, and a warning says where.
+        Returns whether MLflow has everything. What it lacks stays in the run's folder, and a warning says where.
         """
         if not self._enabled:
             return True

@@ -72,11 +72,7 @@ class Resamples:
         return np.concatenate([metric(weights_BK) for weights_BK in self.blocks()])
 
     def over_seeds(self, values_SR: Floats) -> Floats:
-        """Mean over each resample's own draw of seeds, shape (R,).
-
-        Args:
-            values_SR: a metric for every seed and resample; one row for a metric without seeds.
-        """
+        """Mean of a metric by seed (or of one row without seeds) over each resample's own draw of seeds, shape (R,)."""
         if len(values_SR) == 1:
             one_R: Floats = values_SR[0]
             return one_R

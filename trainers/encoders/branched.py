@@ -41,10 +41,6 @@ class Branched(Encoder):
         return self.network.body
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embed a batch.
-
-        Returns:
-            Shape (N, number of branches · E).
-        """
+        """Embed a batch, (N, number of branches · E)."""
         x = self.network.trunk(views)
         return torch.cat([branch(x) for branch in self.branches.values()], 1)

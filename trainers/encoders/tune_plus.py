@@ -44,17 +44,7 @@ class TunePlus(Encoder):
         self.tail = nn.ModuleList(_block(inside, outside) for inside, outside in pairwise([levels[-1], *TAIL]))
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Embed waveforms.
-
-        Args:
-            wave_NT: shape (N, T), T ≥ 59,049.
-
-        Returns:
-            h_NE, shape (N, 512).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """Embed waveforms (N, T), T ≥ 59,049, as (N, 512). Raises ValueError if they are too short."""
         return torch.mean(self.trunk(wave_NT), dim=2)
 
     def split(self, own_blocks: int) -> nn.Module:

@@ -50,11 +50,7 @@ class TextEncoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Embed tokens.
-
-        Returns:
-            h_kE, shape (k, ``width``); not normalised.
-        """
+        """Embed tokens: (k, ``width``), not normalised."""
         raise NotImplementedError
 
     def tokenizer_state(self) -> bytes:

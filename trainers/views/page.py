@@ -69,11 +69,7 @@ def write_preview(config: ExperimentConfig, folder: Path, *, step: int, clips: i
 
 
 def write_page(clips: Sequence[RenderedClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
-    """Write the page.
-
-    Returns:
-        How many clips are on it.
-    """
+    """Write the page; returns how many clips are on it."""
     shown: list[RenderedClip] = []
     versions = 0
     for clip in clips:

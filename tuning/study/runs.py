@@ -114,9 +114,7 @@ def attempt(
     evaluated: Callable[[Run], None] = evaluate_all,
 ) -> Outcome:
     """Pretrain a run and evaluate it, or go on where an earlier start ended: what a process of the pool or of Ray does.
-
-    Returns:
-        With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
+    With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
     """
     try:
         return run.folder, _work(run, parent, experiment or run.experiment, evaluated), ""
