@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 _lock = Lock()
+_alone: dict[str, Any] = {}
 
 
 @contextmanager
@@ -39,15 +40,19 @@ def uncollected(*, freeze: bool = True) -> Iterator[None]:
 def import_alone(name: str) -> Any:
     """The module ``package.module`` without the imports of the package's ``__init__``, where they were not made yet.
 
-    For a module that needs little of a package that imports all of itself. The package can be imported as usual later.
+    For a module that needs little of a package that imports all of itself. Whoever imports the package later gets all
+    of it as usual, with a copy of this module that is its own: one made without its package may differ.
     Raises ModuleNotFoundError if it is not installed.
     """
     package = name.partition(".")[0]
     with _lock:
+        if name in _alone:
+            return _alone[name]
         if package in sys.modules or (spec := find_spec(package)) is None:
             return import_module(name)
         sys.modules[package] = module_from_spec(spec)
         try:
-            return import_module(name)
+            return _alone.setdefault(name, import_module(name))
         finally:
-            del sys.modules[package]
+            for made in [there for there in sys.modules if there.partition(".")[0] == package]:
+                del sys.modules[made]

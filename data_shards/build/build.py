@@ -213,4 +213,4 @@ def _over_cores(function: Callable[[Any], Any], jobs: Sequence[Any], *, workers:
     count = min(workers or num_cores(), len(jobs))
     if count <= 1:
         return map(function, jobs)
-    return local_map(function, jobs, workers=count, preload=["data_shards.build.build", "webdataset"])
+    return local_map(function, jobs, workers=count, preload=["data_shards.build.build"])

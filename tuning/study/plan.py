@@ -183,6 +183,7 @@ def _start(study: Study, name: str, seed: int, *, settings: StudySettings, sets:
     own = {"seed": seed, "run.dir": str(folder), "tracking.name": f"start {name}, seed {seed}"}
     start = study.starts[name]
     experiment = load_config(ExperimentConfig, ROOT / start.pretrain, _filled(PLACES | start.set | own, sets))
+    _try_own_parts(experiment, seed)
     return Run(row=f"start {name}", seed=seed, folder=folder, experiment=experiment, evaluations=())
 
 
@@ -206,10 +207,7 @@ def _run(
     refusals = Refusals()
     with refusals.noted():
         experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, {**sets, **started}))
-        if experiment.own_parts():
-            from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
-
-            check_own_parts(experiment)
+        _try_own_parts(experiment, seed)
     evaluations = []
     for one in study.evaluations:
         if one.rows and row.name not in one.rows:
@@ -218,13 +216,30 @@ def _run(
         cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
         keys = one.set | cache | _filled({"data.shards": one.shards}, sets)
         with refusals.noted():
-            evaluations.append((one, load_config(EvaluationConfig, ROOT / one.preset, keys)))
+            config = load_config(EvaluationConfig, ROOT / one.preset, keys)
+            evaluations.append((one, config))
+            _try_own_parts(config, seed)
     refusals.require_none()
     for asked, config in evaluations:
         with refusals.noted():
             _check_spaces(row, experiment, asked, config)
     refusals.require_none()
     return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, evaluations=tuple(evaluations))
+
+
+def _try_own_parts(config: ExperimentConfig | EvaluationConfig, seed: int) -> None:
+    """Run the user's own code that a configuration names; that of one seed is that of all."""
+    if seed or not config.own_parts():
+        return
+    # These bring torch, which a wrong key need not wait for.
+    if isinstance(config, ExperimentConfig):
+        from trainers.checks.own_parts import check_planned_parts
+
+        check_planned_parts(config)
+    else:
+        from evaluation.preflight import check_own_evaluation
+
+        check_own_evaluation(config)
 
 
 def _check_spaces(row: Row, experiment: ExperimentConfig, asked: Evaluation, config: EvaluationConfig) -> None:

@@ -219,9 +219,9 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
 def _check_batch(experiment: ExperimentConfig) -> None:
     check_world(experiment.data.batch, max(1, experiment.resources.num_workers))
     if experiment.own_parts():
-        from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
+        from trainers.checks.own_parts import check_planned_parts  # brings torch, which a wrong key need not wait for
 
-        check_own_parts(experiment)
+        check_planned_parts(experiment)
 
 
 def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -> None:
