@@ -107,6 +107,24 @@ def leaf_paths(schema: type, prefix: str = "") -> list[str]:
     return paths
 
 
+def keys_at(schema: type, place: Sequence[Any]) -> list[str]:
+    """`leaf_paths`, with the keys of the named section or the item of a list that a place is in.
+
+    >>> from trainers.config import ExperimentConfig
+    >>> [key for key in keys_at(ExperimentConfig, ("augment", "extra", 0, "nme")) if key.startswith("augment.extra")]
+    ['augment.extra', 'augment.extra.0.name', 'augment.extra.0.p', 'augment.extra.0.settings']
+    """
+    from cluster.reference import inner_dataclass  # only where something is wrong
+
+    inner, prefix, parts = schema, "", iter(map(str, place))
+    for part in parts:
+        if not (found := inner_dataclass(_hints(inner).get(part))):
+            break
+        inner, between = found
+        prefix += f"{part}." if between == "." else f"{part}.{next(parts, '')}."
+    return list(dict.fromkeys(leaf_paths(schema) + leaf_paths(inner, prefix)))
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping to dotted keys, the form the tracker and the command line share.
 
@@ -256,7 +274,7 @@ def validate(
         from cluster.validation.messages import explain, place_of  # only where something is wrong
 
         found = [
-            explain(problem, place_of(problem, where, given or {}), schema)
+            explain(problem, place_of(problem, where, given or {}), schema.__name__, keys_at(schema, problem["loc"]))
             for problem in all_problems(schema, tree, problems)
         ]
         raise UserError("\n".join(dict.fromkeys(found)))

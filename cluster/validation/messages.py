@@ -5,7 +5,7 @@ import json
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 MISSING = ("missing", "missing_argument")
 """What pydantic calls a key without a default that is not given."""
@@ -93,33 +93,11 @@ def _visible(name: str) -> str:
     return name if name.isascii() and name.isprintable() else ascii(name)
 
 
-def _known_at(schema: type, place: Sequence[Any]) -> list[str]:
-    """Keys of a configuration dataclass, with those of the named section or the item of a list that a place is in.
-
-    >>> from trainers.config import ExperimentConfig
-    >>> [key for key in _known_at(ExperimentConfig, ("augment", "extra", 0, "nme")) if key.startswith("augment.extra")]
-    ['augment.extra', 'augment.extra.0.name', 'augment.extra.0.p', 'augment.extra.0.settings']
-    """
-    from cluster.reference import inner_dataclass
-    from cluster.settings import leaf_paths
-
-    inner, prefix, parts = schema, "", iter(map(str, place))
-    for part in parts:
-        kind = get_type_hints(inner).get(part)
-        found = inner_dataclass(kind)
-        if found is None:
-            break
-        inner, between = found
-        prefix += f"{part}." if between == "." else f"{part}.{next(parts, '')}."
-    return list(dict.fromkeys(leaf_paths(schema) + leaf_paths(inner, prefix)))
-
-
-def explain(problem: Mapping[str, Any], where: str, schema: type) -> str:
+def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:
     """A problem of pydantic in words."""
-    leaves = _known_at(schema, problem["loc"])
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in UNKNOWN:
-        if new := new_name(schema.__name__, path):
+        if new := new_name(schema, path):
             return f"{where}: unknown key {path}; it is called {new} now"
         dotted = next((part for part in map(str, problem["loc"]) if "." in part), "")
         if dotted:
