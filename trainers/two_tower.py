@@ -19,7 +19,7 @@ from trainers.distributed.gradient_cache import Chunk
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.encoders.encoder import Encoder
 from trainers.losses.music_text import MusicTextLoss
-from trainers.model import ContrastiveModel, Network, Outputs, build_encoder
+from trainers.model import ContrastiveModel, Network, Outputs, build_encoder, build_head
 from trainers.text.build import build_text_encoder
 from trainers.text.cache import SentenceVectors
 from trainers.text.encoder import TextEncoder, Tokens
@@ -151,9 +151,7 @@ class TowerProjector(Network):
 def _projection(inside: int, hidden: int, width: int) -> nn.Sequential:
     if hidden == 0:
         return nn.Sequential(nn.Linear(inside, width, bias=False))
-    return nn.Sequential(
-        nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
-    )
+    return build_head(inside, hidden, width)
 
 
 def build_towers(config: ExperimentConfig) -> ContrastiveModel:

@@ -3,7 +3,7 @@
 Every word that comes from a set (tags, names, captions) is escaped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,9 @@ def _histogram(column: str, index: ShardIndex) -> tuple[str, str, list[tuple[int
 def _clip(shards: ShardSet, row: int) -> dict[str, Any]:
     index, rate = shards.index, shards.rate
     frames = int(index.frames[row])
+    lines = label_lines(index, row) + [f"“{text}”" for text in index.captions[row]]
     about = f"{index.split[row]}, {frames / rate:.2f} s, track {index.track[row]}"
-    clip = {"key": index.key[row], "rate": rate, "about": about, "labels": list(_label_lines(index, row))}
+    clip = {"key": index.key[row], "rate": rate, "about": about, "labels": lines}
     try:
         wave_T = shards.read_window(row, 0, min(frames, round(PREVIEW_S * rate)))
     except ClipError as error:
@@ -106,8 +107,7 @@ def _clip(shards: ShardSet, row: int) -> dict[str, Any]:
     return {**clip, "picture": spectrogram_uri(wave_T, rate), "sound": mp3_uri(wave_T, rate)}
 
 
-def _label_lines(index: ShardIndex, row: int) -> Iterator[str]:
-    for name, value in index.labels_of(row).items():
-        column = name.partition(".")[2]
-        yield f"{column}: {', '.join(value) if isinstance(value, tuple) else value}"
-    yield from (f"“{text}”" for text in index.captions[row])
+def label_lines(index: ShardIndex, row: int) -> list[str]:
+    """The labels of a clip as text, a column each."""
+    labels = {name.partition(".")[2]: value for name, value in index.labels_of(row).items()}
+    return [f"{name}: {', '.join(one) if isinstance(one, tuple) else one}" for name, one in labels.items()]

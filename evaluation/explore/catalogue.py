@@ -19,7 +19,7 @@ from data_shards.format.text import as_text
 from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
-from evaluation.search.asked import Weights
+from evaluation.search.asked import Weights, check_catalogue
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
 from trainers.state.places import check_order
@@ -51,8 +51,7 @@ def find_place(source: Any, catalogue: Path) -> Place:
     """
     if isinstance(source, Path | str) and not is_factory(source):
         check_order(Path(source), catalogue, "map")
-    if not catalogue.exists():
-        raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
+    check_catalogue(catalogue)
     if catalogue.is_file():
         return Place(catalogue, _parquet_rows(catalogue))
     if is_index(catalogue):

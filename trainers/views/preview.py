@@ -21,6 +21,7 @@ from cluster.files.storage import write_atomic
 from cluster.settings import UserError
 from data_shards.format.records import SAMPLE_RATE, Batch, Windows
 from data_shards.inspect.data_uris import png, spectrogram_db
+from data_shards.inspect.page import label_lines
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words
@@ -194,12 +195,7 @@ def _read(config: ExperimentConfig, step: int, frames: int) -> tuple[Batch, list
             next((index, rows[place]) for index, rows in reversed(found.items()) if rows[place] >= 0)
             for place in range(len(ids))
         ]
-        return batch, [(str(index.key[row]), _labels(index.labels_of(row))) for index, row in places]
-
-
-def _labels(labels: Mapping[str, Any]) -> str:
-    values = {name.partition(".")[2]: value for name, value in labels.items()}
-    return "; ".join(f"{name}: {', '.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
+        return batch, [(str(index.key[row]), "; ".join(label_lines(index, row))) for index, row in places]
 
 
 def _view(maker: ViewMaker, waves: Views, read: Views, before_NL: Tensor, row: int, *, name: str) -> RenderedView:
