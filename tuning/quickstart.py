@@ -18,9 +18,9 @@ from evaluation.config import EvaluationConfig
 from evaluation.evaluate import evaluate
 from evaluation.report.tracking import log_report
 from evaluation.report.write import Report
-from trainers.checks.own_parts import check_planned_parts
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
+from tuning.own_parts import try_own_parts
 
 LABELLED = SyntheticConfig(tracks=400, seconds=12.0, valid_share=0.15, test_share=0.45, seed=0)
 """160 tracks to learn from with their tags, 60 to stop probes on, 180 for evaluation."""
@@ -54,7 +54,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
-    check_planned_parts(config)
+    try_own_parts(config)
     with cpu_watch() as seconds:
         found = _run(out, config, progress)
     return replace(found, cpu_seconds=seconds())

@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Claim = TypeVar("Claim")
 MAX_GROUPS = 100
 """Of the jackknife."""
+POWER = 0.8
+"""Probability that a test of `data_needed` finds a difference that is there."""
 BLOCK_WEIGHTS = 1 << 20
 """Weights held at once: 8 MB, whatever the number of clips and resamples."""
 
@@ -179,7 +181,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95) -> float:
 
     Args:
         difference_R: of the whole set, and of its resamples.
-        level: of the two-sided test, which would find a difference that is there with probability 0.8.
+        level: of the two-sided test, which would find a difference that is there with probability `POWER`.
 
     Source: the sample size of a two-sided z-test, (z_{1 − α/2} + z_power)² σ² / δ² (Cohen 1988, chapter 2).
 
@@ -192,7 +194,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95) -> float:
     drawn = difference_R[1:][np.isfinite(difference_R[1:])]
     if len(drawn) < 2:
         return math.nan
-    reach = float(ndtri((1 + level) / 2) + ndtri(0.8)) * float(drawn.std(ddof=1))
+    reach = float(ndtri((1 + level) / 2) + ndtri(POWER)) * float(drawn.std(ddof=1))
     size = abs(float(difference_R[0]))
     return (reach / size) ** 2 if size else math.inf
 

@@ -20,6 +20,7 @@ _FREEVERB_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
 _FREEVERB_ALLPASSES = (556, 441, 341, 225)
 _FREEVERB_RATE = 44_100
 _FREEVERB_DAMPING = 0.2
+_ATTACK_MS, _RELEASE_MS = 1.0, 100.0
 
 
 def distort(wave_nT: Tensor, drive_db_n: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ def freeverb_response(room_n: Tensor, num_samples: int, sample_rate: int) -> Ten
 
 def compress(wave_nT: Tensor, threshold_db_n: Tensor, ratio_n: Tensor, *, sample_rate: int) -> Tensor:
     """Hard-knee compressor over JUCE's peak follower: one loop over time for all rows; the gain has no gradient."""
-    attack, release = (float(np.exp(-2000 * pi / (sample_rate * ms))) for ms in (1.0, 100.0))
+    attack, release = (float(np.exp(-2000 * pi / (sample_rate * ms))) for ms in (_ATTACK_MS, _RELEASE_MS))
     level_Tn = np.ascontiguousarray(wave_nT.detach().abs().double().cpu().numpy().T)
     follower_n = np.zeros(level_Tn.shape[1])
     for level_n in level_Tn:

@@ -188,6 +188,14 @@ class StudySettings(Config):
         self.require(">= 1", "parallel", "seeds")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyKeys(Config):
+    """`StudySettings` where the command line has them."""
+
+    study: StudySettings = field(default_factory=StudySettings)
+    """Where and how a study runs."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a column shows."""
