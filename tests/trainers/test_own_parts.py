@@ -1,11 +1,13 @@
 """Users' own encoders, front-ends, losses and augmentations, from a folder outside the checkout."""
 
 import json
+import random
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -19,10 +21,13 @@ from trainers.config import ExperimentConfig
 from trainers.inference.frozen import load_encoder
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
+from trainers.state.snapshot import open_snapshot
 
 MakeConfig = Callable[..., ExperimentConfig]
 
 PARTS = """
+import random
+import numpy as np
 import torch
 from torch import nn
 from trainers.losses.projected import LossResult
@@ -35,6 +40,11 @@ class Net(nn.Module):
         self.conv = nn.Conv1d(64, hidden, 3)
     def forward(self, mel):
         return self.conv(mel).mean(2)
+
+class Drops(Net):
+    def forward(self, mel):
+        h = torch.nn.functional.dropout(super().forward(mel), 0.3, self.training)
+        return h * (1 + random.random()) + np.random.rand() if self.training else h
 
 class Loss(nn.Module):
     def __init__(self, scale: float = 1.0) -> None:
@@ -127,6 +137,26 @@ def test_a_run_of_own_parts_trains_logs_its_metrics_and_resumes_bit_for_bit(
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     assert all(row["loss"] == pytest.approx(2 * row["distance"]) for row in rows[0])
     assert 0 < sum(row["masked/Mask"] for row in rows[0]) / len(rows[0]) < 1
+
+
+@pytest.mark.parametrize("micro", [{}, {"optim__micro_batch": 2, "encoder__batch_norm": "micro"}])
+def test_what_an_own_encoder_draws_at_random_depends_on_the_step_and_a_resumed_run_has_the_bits_of_an_unbroken_one(
+    make_own: MakeConfig, own: str, tmp_path: Path, micro: dict[str, object]
+) -> None:
+    losses = {}
+    for name, steps in (("unbroken", [6]), ("broken", [2, 3, 6])):
+        for count in steps:
+            torch.manual_seed(count)  # another process finds the generators in another state
+            random.seed(count)
+            np.random.seed(count)
+            keys = {"encoder__name": f"{own}:Drops", "run__dir": str(tmp_path / name), "optim__steps": count}
+            assert pretrain(make_own(**keys, **micro)) == 0
+            assert random.random() == random.Random(count).random(), "the caller's generators are as they were"
+        losses[name] = [row["loss"] for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+    assert losses["unbroken"] == losses["broken"]
+    assert len(set(losses["unbroken"])) == 6
+    one, other = (open_snapshot(tmp_path / name).path / "model.safetensors" for name in losses)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_network_does(
