@@ -49,11 +49,6 @@ class TowerInput(NamedTuple):
         """Where the towers are."""
         return self.views_N.device
 
-    @property
-    def is_cuda(self) -> bool:
-        """Whether that is a GPU."""
-        return self.views_N.is_cuda
-
     def __len__(self) -> int:
         return len(self.views_N)
 

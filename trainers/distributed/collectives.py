@@ -244,11 +244,6 @@ class Example(Protocol):
         """Where it is."""
         ...
 
-    @property
-    def is_cuda(self) -> bool:
-        """Whether that is a GPU."""
-        ...
-
 
 def data_parallel(model: torch.nn.Module, example: Example | None = None) -> torch.nn.Module:
     """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
@@ -278,7 +273,7 @@ def data_parallel(model: torch.nn.Module, example: Example | None = None) -> tor
 
 def _without_gradient(model: torch.nn.Module, example: Example) -> list[str]:
     """Names of the parameters that one backward of an example leaves without a gradient."""
-    devices = [example.device] if example.is_cuda else []
+    devices = [example.device] if example.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.autograd.backward(model(example)[0].sum())
     missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]

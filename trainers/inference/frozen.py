@@ -9,7 +9,6 @@ It comes from a snapshot, from the folder that `counterpoint export` wrote, or b
 Shape suffixes: N clips or chunks, T samples, E encoder width.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from trainers.inference.spaces import TOWERS, head_names
 from trainers.model import build_encoder
 from trainers.models.shipped import REMEDY
 from trainers.state.places import ABOUT, locate, shipped_model
-from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
+from trainers.state.snapshot import CHECKSUMS, name_of, open_snapshot, read_small
 
 WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
 """What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
@@ -256,12 +255,12 @@ def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, whole: bool = False) -> EncoderFiles:
     """An exported encoder, its files verified; ``whole``: its card and attributions too."""
     try:
-        listed = json.loads(_small(folder / CHECKSUMS))
+        listed = read_small(folder / CHECKSUMS, "an encoder")
         sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *(x for x in (HEADS, TOWERS) if x in listed))}
         for name, digest in (listed if whole else sums).items():
             if sha256(folder / name) != digest:
                 raise UserError(f"{folder / name}: its checksum disagrees; {remedy}")
-        about = json.loads(_small(folder / ABOUT))
+        about = read_small(folder / ABOUT, "an encoder")
         if about["schema_version"] != SCHEMA_VERSION:
             found = about["schema_version"]
             raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
@@ -270,16 +269,9 @@ def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, w
         fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a whole exported encoder ({error!r}); {remedy}") from None
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, towers=towers, **fields)
+    return EncoderFiles(path=folder, hash=name_of(sums), state=state, heads=heads, towers=towers, **fields)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """Weights as float32, also those that are stored at half precision."""
     return {name: one.float() if one.dtype == torch.float16 else one for name, one in load_file(file).items()}
-
-
-def _small(file: Path) -> str:
-    if file.stat().st_size > MAX_STATE_BYTES:
-        raise UserError(f"{file}: {file.stat().st_size} bytes, more than an encoder's {MAX_STATE_BYTES}")
-    return file.read_text(encoding="utf-8")

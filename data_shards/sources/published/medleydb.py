@@ -53,7 +53,8 @@ def read_medleydb(root: Path) -> Listing:
     if not there:
         raise UserError(f"{audio}: no folder of any of the {len(files)} recordings of {metadata}")
     stems = [stem for file in there for stem in _stems(file)]
-    frequent = {name for name, _ in _ranked(stems)[:NUM_INSTRUMENTS]}
+    counts = Counter(stem.instrument for stem in stems)
+    frequent = sorted(counts, key=lambda name: (-counts[name], name))[:NUM_INSTRUMENTS]
     stems = [stem for stem in stems if stem.instrument in frequent]
     total = sum(PUBLISHED.values())
     splits = split_by_group(
@@ -75,11 +76,6 @@ def read_medleydb(root: Path) -> Listing:
     if len(there) < len(files):
         notes += (f"MedleyDB: {len(files) - len(there)} of {len(files)} recordings have metadata and no audio here",)
     return Listing(tuple(clips), {}, notes)
-
-
-def _ranked(stems: list[Stem]) -> list[tuple[str, int]]:
-    counts = Counter(stem.instrument for stem in stems)
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _stems(file: Path) -> Iterator[Stem]:
