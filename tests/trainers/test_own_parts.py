@@ -19,6 +19,8 @@ from trainers.augment.own import OwnAugmentations
 from trainers.checks.own_parts import check_own_parts
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import load_encoder
+from trainers.loop import QUICK
+from trainers.losses.own import RESERVED_GROUPS, RESERVED_METRICS
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
@@ -264,6 +266,17 @@ def test_parts_that_do_not_fit_are_refused_before_anything_starts(
 def test_a_loss_that_returns_something_else_is_named_on_its_rank(make_own: MakeConfig, own: str) -> None:
     with pytest.raises(UserError, match=r"loss\.objective=.*:Wrong: on rank 0, returned a Tensor, not a LossResult"):
         pretrain(make_own(loss__objective=f"{own}:Wrong", loss__settings={}))
+
+
+def test_the_names_that_an_own_metric_cannot_have_are_those_of_a_step(make_own: MakeConfig, tmp_path: Path) -> None:
+    config = make_own(optim__steps=2, run__report_every=1, run__snapshot_every=1)
+    assert pretrain(config) == 0
+    rows = list(read_metrics(Path(config.run.dir) / "metrics.jsonl"))
+    written = set().union(*rows) - {"distance", "masked/Mask"}
+    alone = {name for name in written if "/" not in name}
+    assert alone | {"gpu_memory_gib", "finite"} == RESERVED_METRICS  # of a GPU, and what ends a run
+    grouped = {name.partition("/")[0] for name in (*written, QUICK, "system/cpu") if "/" in name}
+    assert grouped == RESERVED_GROUPS
 
 
 def test_a_configuration_names_own_parts_without_importing_them() -> None:
