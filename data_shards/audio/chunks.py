@@ -225,28 +225,16 @@ def _iff(file: BinaryIO, size: int) -> Container:
             expected = frames * channels * (-(-bits // 8)) if _states(frames) else 0
         if name in (b"SSND", b"BODY"):
             if not _states(length) and expected:
-    file.seek(position)
-    if second := _SOUND.search(file.read(MAX_JUNK)):
-        return _second_sound(position + second.start())
-    for body, name, _ in _chunks(file, position, size, f"{order}4sI"):
-        position = body - 8
-        if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"data"):
-            return _second_sound(position)
-        if not _is_name(name):
+                return _sized(file, body + 8, expected, size, "COMM chunk", {})
+            return _sized(file, body, length, size, "sound chunk", {}, chunks=name == b"SSND")
     return Container("truncated: no sound chunk")
 
 
 def _caf(file: BinaryIO, size: int) -> Container:
     for body, name, length in _chunks(file, 8, size, ">4sQ"):
         if name == b"data":
-    file.seek(position)
-    if second := _SOUND.search(file.read(MAX_JUNK)):
-        return _second_sound(position + second.start())
-    for body, name, _ in _chunks(file, position, size, f"{order}4sI"):
-        position = body - 8
-        if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"data"):
-            return _second_sound(position)
-        if not _is_name(name):
+            patches = {body - 8: struct.pack(">Q", size - body)}
+            return _sized(file, body, length, size, "data chunk", patches)
     return Container("truncated: no data chunk")
 
 
