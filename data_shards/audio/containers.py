@@ -121,7 +121,8 @@ def _mpeg(file: BinaryIO, start: int, size: int) -> Container:
             tail = len(data) - found.audio[-1][1]
             whole = len(found.audio) == 1 and found.start == start and data.startswith((b"ID3", b"\xff"))
             if whole and 200 * tail <= len(data):  # mpg123 warns on stderr where the stated size is 1% off
-                return AS_IT_IS
+                # Never by its name: beside a file without tags libsndfile reads the ._NAME that macOS leaves instead.
+                return Container(parts=(io.BytesIO(data),))
             header = data[found.start : found.audio[0][0]]
             return Container(parts=(io.BytesIO(header + frames_of(data, found)),))
     least = max(0, found.num_frames - 2) * found.frame_samples

@@ -117,7 +117,8 @@ class FrozenEncoder(nn.Module):
         self.provenance = provenance
         self.requires_grad_(False)
         super().train(False)
-        self.cpu_path = CpuPath(self.encoder)
+        self.cpu_path = CpuPath(self.encoder, self.frontend)
+        self.cpu_rows = self.cpu_path.rows
         self.may_be_shared = not config.own_parts()
         # Encoders with the same key make the same views of a wave, and one may embed those of another.
         self.frontend_key = repr(config.frontend)
@@ -150,7 +151,7 @@ class FrozenEncoder(nn.Module):
             ValueError: for waves of another type or shape.
         """
         self._check(wave_NT)
-        return self.embed_views(self.frontend(wave_NT))
+        return self.embed_views(self.make_views(wave_NT))
 
     def _check(self, wave_NT: Tensor) -> None:
         if not isinstance(wave_NT, Tensor) or wave_NT.ndim != 2 or wave_NT.dtype != torch.float32:
@@ -160,8 +161,13 @@ class FrozenEncoder(nn.Module):
             raise ValueError(f"waves must be of shape (rows, {self.samples}), neither of them 0, got {wave_NT.shape}")
 
     @torch.inference_mode()
+    def make_views(self, wave_NT: Tensor) -> Tensor:
+        """What ``frontend`` makes of audio."""
+        return self.cpu_path.frontend(wave_NT)(wave_NT)
+
+    @torch.inference_mode()
     def embed_views(self, views: Tensor) -> Tensor:
-        """Embed what ``frontend`` made of audio; shape (N, ``width``), float32."""
+        """Embed what `make_views` made of audio; shape (N, ``width``), float32."""
         h_NE: Tensor = self.cpu_path.network(views)(views).float()
         return h_NE
 

@@ -57,11 +57,11 @@ class FoldedTunePlus:
         behind = joined.part(-bottom.width)
         bottom.full(empty_frames(1, length, bottom.channels, x_LC).fill(x_LC[None]), behind)
         levels = [behind.linear()[0]]
-        for up, skip_LE in zip(self.up, skips[::-1], strict=True):
-            levels.append(up(levels[-1], skip_LE))
+        for up in self.up:
+            levels.append(up(levels[-1], skips.pop()))
         x_LC = _pooled(levels.pop())
-        for block, level_LC in zip(self.again, levels[:0:-1], strict=True):
-            x_LC = _pooled(block(x_LC, level_LC))
+        for block in self.again:
+            x_LC = _pooled(block(x_LC, levels.pop()))
         joined.part(0, -bottom.width).fill(x_LC[None])
         return joined
 
@@ -116,4 +116,5 @@ class _Up:
 def _pooled(x_LC: Tensor) -> Tensor:
     """The greatest of every three frames, (P, C)."""
     first, second, third = x_LC.view(len(x_LC) // 3, 3, -1).unbind(1)
-    return torch.maximum(torch.maximum(first, second), third)
+    greatest = torch.maximum(first, second)
+    return torch.maximum(greatest, third, out=greatest)
