@@ -76,7 +76,7 @@ def local_map(
         _kill(others)
         raise
     except BrokenProcessPool as error:  # the pool has asked the others to end
-        _end(others)
+        _end(others, given_up)
         raise WorkerLostError(
             "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"
         ) from error
@@ -84,13 +84,15 @@ def local_map(
         pool.shutdown(cancel_futures=True)
 
 
-def _end(others: Set[BaseProcess]) -> None:
+def _end(others: Set[BaseProcess], given_up: Callable[[], bool] | None) -> None:
     """Wait until the workers have ended, `SAVE_S` seconds at most: one that saves itself when it is asked to end may
     then wait for a next job on a queue that the lost one has locked.
     """
     until = time.monotonic() + SAVE_S
-    for worker in set(multiprocessing.active_children()) - others:
-        multiprocessing.connection.wait([worker.sentinel], max(0.0, until - time.monotonic()))
+    while time.monotonic() < until and not (given_up and given_up()):
+        if not (left := [one.sentinel for one in set(multiprocessing.active_children()) - others]):
+            return
+        multiprocessing.connection.wait(left, LOOK_S)
     _kill(others)
 
 
