@@ -95,14 +95,10 @@ def wait_for_writer(folder: Path, timeout_s: float) -> bool:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock a file without waiting. It is made where it is absent, and its folder too.
+    """Lock a file without waiting; it is made where it is absent, and its folder too.
+    Returns a handle for `unlock`, or None if another process or thread has the lock.
 
-    Returns:
-        A handle for `unlock`, or None if another process or thread has the lock.
-
-    Raises:
-        NoLocksError: if the file system has no locks.
-        OSError: if the file cannot be opened for writing.
+    Raises NoLocksError if the file system has no locks, OSError if the file cannot be opened for writing.
     """
     attempts = itertools.count(1)
     while True:

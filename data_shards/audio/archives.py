@@ -114,11 +114,8 @@ class ZipTree:
 
 def read_member(archive: tuple[str, ...], member: str) -> bytes:
     """A member's bytes, checked by its CRC.
-
-    Raises:
-        KeyError: no such member.
-        ValueError: it would unpack to more than `MAX_MEMBER_BYTES`.
-        zipfile.BadZipFile: damaged; zipfile raises further errors for methods that it does not implement.
+    Raises KeyError for no such member, ValueError if it would unpack to more than `MAX_MEMBER_BYTES`,
+    zipfile.BadZipFile if it is damaged, and what zipfile raises for methods that it does not implement.
     """
     opened = _opened(archive, os.getpid())
     info = opened.getinfo(member)

@@ -107,28 +107,16 @@ def rejecting(name: str) -> Iterator[None]:
 
 
 def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
-    """A clip as mono 16 bits at a rate: how building, embedding and searching all read.
-
-    Returns:
-        (T,) int16.
-
-    Raises:
-        AudioError: the reason why this clip is refused, for any exception about it.
-        RunError: for a full disk or too many open files.
+    """A clip as mono 16 bits at a rate, (T,): how building, embedding and searching all read.
+    Raises AudioError for whatever is wrong with this clip, RunError for a full disk or too many open files.
     """
     with rejecting(audio.name):
         return to_int16(*audio.read(), rate)
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Decode a file to its end, after comparing the length that its container states with its size.
-
-    Returns:
-        wave (T, channels) float32, rate in Hz.
-
-    Raises:
-        AudioError: with the reason.
-        RunError: for a full disk or too many open files.
+    """A file to its end, (T, channels) float32, and its rate in Hz; the length that its container states is first
+    compared with its size. Raises AudioError with the reason, RunError for a full disk or too many open files.
     """
     with rejecting(str(path)):
         status = path.stat()

@@ -96,13 +96,9 @@ def _manifest(files: EntryFiles, shards: Sequence[ShardFile], extra: Mapping[str
 
 def index_shards(folder: Path) -> dict[str, Any]:
     """Index tars that are already there, for example written by the webdataset library; labels as in our own JSON.
+    Returns the manifest.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        ShardError: the first thing wrong with them.
-        UserError: if another process indexes them.
+    Raises ShardError for the first thing wrong with them, UserError if another process indexes them.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
@@ -121,13 +117,9 @@ def is_convertible(folder: Path) -> bool:
 
 def convert_index(folder: Path) -> dict[str, Any]:
     """Write ``index.arrow`` for a set of 0.1 from its ``index.parquet``; its hash and its shards stay.
+    Returns the manifest.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        ShardError: if the set is damaged.
-        UserError: if another process indexes it.
+    Raises ShardError if the set is damaged, UserError if another process indexes it.
     """
     with sole_writer(folder, "convert a copy"):
         index = read_index(folder)

@@ -80,10 +80,8 @@ def fit(steps: Sequence[Step], *, places: int) -> CostModel:
 
 
 def project(steps: Sequence[Step], *, places: int) -> dict[str, object]:
-    """The fitted model, its errors, and weak and strong scaling to `WORLDS`.
-
-    Returns:
-        Plain JSON types: ``prices``, ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.
+    """The fitted model, its errors, and weak and strong scaling to `WORLDS` as plain JSON types: ``prices``,
+    ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.
     """
     model = fit(steps, places=places)
     largest = max(steps, key=lambda step: step.batch)
