@@ -76,8 +76,7 @@ def link_rate(text: str) -> float:
 
 
 def table(config: ExperimentConfig, asked: Asked, steps: Sequence[Step], num_tags: int) -> dict[str, Any]:
-    """Costs of a step at several numbers of ranks as plain JSON types: ``worlds``, a row for each, and ``assumptions``.
-    """
+    """Costs of a step at several numbers of ranks, as JSON types: ``worlds``, a row for each, and ``assumptions``."""
     small, large = steps[0], steps[-1]
     clips = max(1, large.clips - small.clips)
     a_clip = Slope(
