@@ -59,11 +59,8 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     def require(self, rule: str, *names: str) -> None:
-        """Refuse numbers out of range; a field that is None has none.
-
-        Args:
-            rule: as `in_range` reads it.
-            names: of the fields.
+        """Refuse numbers of these fields that are out of a range, as `in_range` reads ``rule``; a field that is None
+        has none.
         """
         for name in names:
             value = getattr(self, name)

@@ -123,11 +123,8 @@ class TrackIndex:
         return index
 
     def search(self, query_QW: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Inner products with query vectors and rows of the nearest tracks, best first, part after part.
-
-        Args:
-            query_QW: as `evaluation.search.mixture.query_rows` makes them; the products are then cosines.
-            k: tracks wanted.
+        """Inner products with query vectors, as `evaluation.search.mixture.query_rows` makes them (cosines, then), and
+        rows of the nearest k tracks, best first, part after part.
         """
         if query_QW.shape[1] != self.width:
             raise ValueError(f"query vectors of {query_QW.shape[1]}, the index has {self.width}")

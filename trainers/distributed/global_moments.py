@@ -77,13 +77,7 @@ def moments_of_ranks(count: Tensor, mean_C: Tensor, variance_C: Tensor) -> tuple
 
 
 def pooled_moments(count_G1: Tensor, mean_GC: Tensor, variance_GC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, mean and biased variance of all values of G parts, float64, by Chan's formula.
-
-    Args:
-        count_G1: values of each part.
-        mean_GC: their means.
-        variance_GC: their biased variances.
-    """
+    """Number, mean and biased variance of all values of G parts, float64, from those of each, by Chan's formula."""
     count = count_G1.double().sum()
     share_G1, mean_GC = count_G1.double() / count, mean_GC.double()
     mean_C = (share_G1 * mean_GC).sum(0)

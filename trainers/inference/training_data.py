@@ -156,13 +156,9 @@ def training_sets(config: ExperimentConfig, data_hash: str, *, step: int) -> lis
 def attributions(training: Sequence[Training], table: Path) -> str:
     """CSV of whose music was trained on: attribution, licence, clips; a row for each pair of the two.
 
-    Args:
-        training: of the model, and of what it started from.
-        table: CSV with the columns path and attribution, and licence where there is one; paths as the shards were
-            built from. A column key, with the clips' keys, replaces path where a set was not built from a folder.
-
-    Raises:
-        UserError: if the table cannot be read, or a clip is not in it.
+    ``table`` is a CSV with the columns path and attribution, and licence where there is one; paths as the shards were
+    built from. A column key, with the clips' keys, replaces path where a set was not built from a folder.
+    Raises UserError if it cannot be read, or a clip of the training, or of what it started from, is not in it.
     """
     read = read_labels(table, required=("attribution",), option="--attribution")
     if not {"key", "path"} & set(read.columns):

@@ -72,15 +72,9 @@ class RenderedClip:
 
 
 def render_step(config: ExperimentConfig, *, step: int, clips: int) -> list[RenderedClip]:
-    """The views that the first training worker makes at a step, of its first clips.
-
-    Args:
-        config: of the run; the number of workers divides the batch as in training, and with it the last bits.
-        step: counted from 0.
-        clips: at most so many.
-
-    Raises:
-        UserError: if the data do not allow it.
+    """The views that the first training worker makes at a step, counted from 0, of its first ``clips`` clips at most.
+    The number of workers divides the batch as in training, and with it the last bits.
+    Raises UserError if the data do not allow it.
     """
     frames = window_frames(config.views, config.augment)
     batch, names = _read(config, step, frames)

@@ -50,13 +50,8 @@ TRAIN_SHARE, SHARES = 100, 116
 
 
 def read_giantsteps_keys(root: Path) -> Listing:
-    """List the tracks of the key task; categorical ``key``, e.g. ``Eb minor``.
-
-    Args:
-        root: holds both key repositories, and ``audio`` unless each has its own.
-
-    Raises:
-        UserError: names file, row and column of what is wrong.
+    """List the tracks of the key task; categorical ``key``, e.g. ``Eb minor``. ``root`` holds both key repositories,
+    and ``audio`` unless each has its own. The UserError names file, row and column of what is wrong.
     """
     original, mtg = open_tree(root, *KEY_NAMES), open_tree(root, *MTG_NAMES)
     clips = [*_mtg_clips(mtg, _audio(root, MTG_NAMES)), *_original_clips(original, _audio(root, KEY_NAMES))]

@@ -35,13 +35,8 @@ class Stem(NamedTuple):
 
 
 def read_medleydb(root: Path) -> Listing:
-    """List the stems whose audio is there; categorical ``instrument``.
-
-    Args:
-        root: holds ``Audio`` and ``Metadata``.
-
-    Raises:
-        UserError: no metadata, a file of it that is not of its form, or no audio.
+    """List the stems whose audio is there; categorical ``instrument``. ``root`` holds ``Audio`` and ``Metadata``.
+    Raises UserError for no metadata, a file of it that is not of its form, or no audio.
     """
     metadata = first_below(root, "Metadata", "medleydb/data/Metadata", "metadata")
     audio = first_below(root, "Audio")
