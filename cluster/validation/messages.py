@@ -53,7 +53,8 @@ def nearest_key(path: str, known: Sequence[str], siblings: Sequence[str] = ()) -
     name, names = path.rpartition(".")[2], {key: key.rpartition(".")[2] for key in known}
     same = [key for key in known if names[key] == name]
     alike = difflib.get_close_matches(name, [names[key] for key in siblings], n=1)
-    beside = [key for key in siblings if names[key] in alike]
+    cut = [key for key in siblings if name.startswith(names[key]) or names[key].startswith(name)]
+    beside = [key for key in siblings if names[key] in alike] or cut
     others = known if not siblings or siblings == known else []
     found = difflib.get_close_matches(path, same, n=1, cutoff=0) or beside
     return next(iter(found or difflib.get_close_matches(path, others, n=1, cutoff=0.5)), "")

@@ -158,7 +158,10 @@ def _write(
                 elif skip_unreadable:
                     rejected[file.path] = file.reason
                 else:
-                    raise UserError(f"{file.path}: {file.reason}")
+                    raise UserError(
+                        f"{file.path}: {file.reason}; nothing is written: mend or remove it, or embed the others with "
+                        "--skip-unreadable"
+                    )
                 if len(rows.h) >= ROWS_A_GROUP:
                     count, rows = count + _flush(writer, rows, schema), _Rows()
             count += _flush(writer, rows, schema)

@@ -82,7 +82,9 @@ class AugmentConfig(Config):
     def __post_init__(self) -> None:
         check_p("augment", self.p)
         if sorted(self.order) != sorted(STAGES):
-            raise ValueError(f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order)}")
+            raise ValueError(
+                f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order) or 'none'}"
+            )
 
     @property
     def chances(self) -> dict[str, float]:

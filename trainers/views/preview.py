@@ -5,7 +5,6 @@ Shape suffixes: T samples of a sound, F bands, S frames.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cluster.files.storage import write_atomic
+from cluster.files.storage import atomic_folder, write_atomic
 from cluster.settings import UserError
 from data_shards.format.records import SAMPLE_RATE, Batch, Windows
 from data_shards.inspect.data_uris import png, spectrogram_db
@@ -136,16 +135,7 @@ def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[
     An earlier folder is replaced; one that holds something else raises UserError.
     """
     require_own_folder(folder)
-    shutil.rmtree(folder, ignore_errors=True)
     low, high = picture_range(clips)
-    for clip in clips:
-        place = folder / f"slot-{clip.slot}"
-        _write_wav(place / "window.wav", clip.window_T, "PCM_16")
-        for view in clip.versions:
-            stem = view.name.replace(" ", "-")
-            for suffix, sound in (("-before", view.before), ("", view.after)):
-                _write_wav(place / f"{stem}{suffix}.wav", sound.wave_T, "FLOAT")
-                (place / f"{stem}{suffix}.png").write_bytes(png(sound.picture_FS, low, high))
     described = [
         {
             "slot": clip.slot,
@@ -155,7 +145,16 @@ def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[
         }
         for clip in clips
     ]
-    write_atomic(folder / DESCRIPTION, json.dumps({**facts, "clips": described}, indent=2, ensure_ascii=False))
+    with atomic_folder(folder) as partial:
+        for clip in clips:
+            place = partial / f"slot-{clip.slot}"
+            _write_wav(place / "window.wav", clip.window_T, "PCM_16")
+            for view in clip.versions:
+                stem = view.name.replace(" ", "-")
+                for suffix, sound in (("-before", view.before), ("", view.after)):
+                    _write_wav(place / f"{stem}{suffix}.wav", sound.wave_T, "FLOAT")
+                    (place / f"{stem}{suffix}.png").write_bytes(png(sound.picture_FS, low, high))
+        write_atomic(partial / DESCRIPTION, json.dumps({**facts, "clips": described}, indent=2, ensure_ascii=False))
 
 
 def require_own_folder(folder: Path) -> None:
