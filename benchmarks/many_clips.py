@@ -114,8 +114,6 @@ def table(folder: Path, clips: int) -> None:
 
 def whole(folder: Path, clips: int) -> None:
     """A set, from a function's clips to its summary."""
-    import webdataset  # noqa: F401 torch's own memory is not that of a build
-
     listing = list_own("benchmarks.many_clips:noises", {"clips": clips})
     summary = build(listing, folder / f"set-{clips}", CONFIG)
     assert summary.clips == clips

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 _lock = Lock()
+_alone: dict[str, Any] = {}
 
 
 @contextmanager
@@ -17,11 +18,8 @@ def uncollected(*, freeze: bool = True) -> Iterator[None]:
     """Import within: Python looks for no garbage meanwhile, and never again among what is there by then.
 
     Importing torch makes a million objects that stay. The collector goes through them again and again while they come,
-    and once more at the end of the process: a quarter of the processor time of an import.
-
-    Args:
-        freeze: leave out what is there for good, if anything was imported; not where there is work's own data already,
-            of which some may become garbage.
+    and once more at the end of the process: a quarter of the processor time of an import. Without ``freeze`` it does
+    look there again: for where there is work's own data already, of which some may become garbage.
     """
     if not gc.isenabled():
         yield
@@ -39,17 +37,19 @@ def uncollected(*, freeze: bool = True) -> Iterator[None]:
 def import_alone(name: str) -> Any:
     """The module ``package.module`` without the imports of the package's ``__init__``, where they were not made yet.
 
-    For a module that needs little of a package that imports all of itself. The package can be imported as usual later.
-
-    Raises:
-        ModuleNotFoundError: if the package is not installed.
+    For a module that needs little of a package that imports all of itself. Whoever imports the package later gets all
+    of it as usual, with a copy of this module that is its own: one made without its package may differ.
+    Raises ModuleNotFoundError if it is not installed.
     """
     package = name.partition(".")[0]
     with _lock:
+        if name in _alone:
+            return _alone[name]
         if package in sys.modules or (spec := find_spec(package)) is None:
             return import_module(name)
         sys.modules[package] = module_from_spec(spec)
         try:
-            return import_module(name)
+            return _alone.setdefault(name, import_module(name))
         finally:
-            del sys.modules[package]
+            for made in [there for there in sys.modules if there.partition(".")[0] == package]:
+                del sys.modules[made]

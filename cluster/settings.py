@@ -59,11 +59,8 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     def require(self, rule: str, *names: str) -> None:
-        """Refuse numbers out of range; a field that is None has none.
-
-        Args:
-            rule: as `in_range` reads it.
-            names: of the fields.
+        """Refuse numbers of these fields that are out of a range, as `in_range` reads ``rule``; a field that is None
+        has none.
         """
         for name in names:
             value = getattr(self, name)
@@ -166,10 +163,7 @@ def scalar(text: str) -> Any:
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``; of a key that comes twice the last holds.
-
-    Raises:
-        UserError: for a word that is not ``key=value``, and for a section after one of its keys, which it would
-            undo.
+    Raises UserError for a word that is not ``key=value``, and for a section after one of its keys, which it would undo.
     """
     pairs: dict[str, Any] = {}
     wrong = []
@@ -211,10 +205,8 @@ def _apart(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def require_config(name: str, value: object, schema: type) -> None:
-    """Refuse an argument of the library that is no configuration, such as the path of a preset.
-
-    Raises:
-        TypeError: names it and how one is made.
+    """Refuse an argument of the library that is no configuration, such as the path of a preset; the TypeError says how
+    one is made.
     """
     if not isinstance(value, schema):
         raise TypeError(
@@ -299,10 +291,8 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (docs/faults.md, 31, 32).
-
-    Raises:
-        UserError: if the file is missing, too large, not YAML, or not a mapping.
+    """A preset as a plain tree. Raises UserError if the file is missing, too large, not YAML, or not a mapping, and for
+    aliases and duplicate keys (docs/faults.md, 31, 32).
     """
     import yaml
 

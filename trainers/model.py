@@ -171,13 +171,8 @@ class LearnedFrontend(Encoder):
         return self.network.body
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Embed waves; the transform stays in float32, whatever the products after it are.
-
-        Args:
-            wave_NT: float32 in [-1, 1].
-
-        Returns:
-            h_NE, shape (N, width).
+        """Embed waves, float32 in [-1, 1], as (N, width); the transform stays in float32, whatever the products after
+        it are.
         """
         with torch.autocast(wave_NT.device.type, enabled=False):
             spectrogram = self.frontend(wave_NT.float())

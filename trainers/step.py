@@ -63,9 +63,7 @@ class StepResult(NamedTuple):
 
 class StepTrainer:
     """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
-
-    Raises:
-        UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
+    Raises UserError if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
     """
 
     def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
@@ -86,11 +84,7 @@ class StepTrainer:
             self.network = collectives.data_parallel(projector, _example(config, model, device))
 
     def load_weights(self, snapshot: "Snapshot") -> None:
-        """Start from the weights of a snapshot.
-
-        Raises:
-            UserError: if they are those of another network.
-        """
+        """Start from the weights of a snapshot. Raises UserError if they are those of another network."""
         _load(self.model, snapshot, initial=True)
 
     def resume(self, snapshot: "Snapshot") -> None:
@@ -214,9 +208,7 @@ class StepTrainer:
 
 def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
     """Whether kernels that the settings name can run where a rank trains.
-
-    Raises:
-        UserError: names the setting, why they cannot, and what to set.
+    The UserError names the setting, why they cannot, and what to set.
     """
     if config.loss.kernel == "fused":
         width = config.head.width or PROJECTION_WIDTH
@@ -234,9 +226,7 @@ def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.devi
 
 def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot | None") -> None:
     """Whether a `StepTrainer` of these settings could be made: builds its network, without memory for its weights.
-
-    Raises:
-        UserError: as `StepTrainer` and `StepTrainer.load_weights`.
+    Raises UserError as `StepTrainer` and `StepTrainer.load_weights`.
     """
     # Not this machine's memory decides but that of the workers; a user's network may need real numbers.
     # A text encoder is read from its files, and tried.

@@ -46,10 +46,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     """Corpus → shards → pretraining on two Ray workers → evaluation → MLflow.
 
     What an earlier call finished is not done again: shards are kept, pretraining resumes.
-
-    Raises:
-        UserError: for a wrong key, before anything is composed.
-        PreemptedError: if pretraining was asked to stop.
+    Raises UserError for a wrong key, before anything is composed, and PreemptedError if pretraining was asked to stop.
     """
     require_writable_folder(out, "--out")
     if "run.dir" in overrides:

@@ -5,6 +5,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 LOOK_S = 0.5
 """How often a caller is asked whether it gives up."""
+SAVE_S = 60.0
+"""How long workers may take to save themselves when one of them was killed."""
 QUEUED = 4
 """Jobs a worker that are pickled ahead: of ten million clips all would be gigabytes."""
 
@@ -72,12 +75,25 @@ def local_map(
     except (KeyboardInterrupt, GeneratorExit):  # a job may take minutes, and the pool waits for each
         _kill(others)
         raise
-    except BrokenProcessPool as error:
+    except BrokenProcessPool as error:  # the pool has asked the others to end
+        _end(others, given_up)
         raise WorkerLostError(
             "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end(others: Set[BaseProcess], given_up: Callable[[], bool] | None) -> None:
+    """Wait until the workers have ended, `SAVE_S` seconds at most: one that saves itself when it is asked to end may
+    then wait for a next job on a queue that the lost one has locked.
+    """
+    until = time.monotonic() + SAVE_S
+    while time.monotonic() < until and not (given_up and given_up()):
+        if not (left := [one.sentinel for one in set(multiprocessing.active_children()) - others]):
+            return
+        multiprocessing.connection.wait(left, LOOK_S)
+    _kill(others)
 
 
 def _kill(others: Set[BaseProcess]) -> None:

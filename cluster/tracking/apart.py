@@ -95,11 +95,7 @@ class _Process:
         return self.owner == os.getpid() and self.environment == _of_mlflow() and self._child.poll() is None
 
     def ask(self, key: str, folder: Path, system_metrics_s: float, state: Mapping[str, Any]) -> Iterator[Note]:
-        """A round of one run.
-
-        Raises:
-            EOFError, OSError: if the process has ended.
-        """
+        """A round of one run. Raises EOFError or OSError if the process has ended."""
         with self._asking:
             whole = False
             try:
@@ -127,9 +123,7 @@ _running: _Process | None = None
 
 def running() -> _Process:
     """The process that sends for this one; started where there is none, or none with this environment.
-
-    Raises:
-        OSError: if it cannot be started.
+    Raises OSError if it cannot be.
     """
     global _running
     with _starting:

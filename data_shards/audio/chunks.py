@@ -3,7 +3,7 @@
 import io
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,8 +14,6 @@ _MPEG_TAGS = (0x50, 0x55)
 """Codecs of a WAV whose data chunk is a stream of MPEG frames."""
 MAX_JUNK = 1 << 16
 """Bytes behind the audio that need not be chunks."""
-
-
 _SOUND = re.compile(
     rb"(?s)(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|caff\x00\x01\x00\x00|riff\x2e\x91\xcf\x11|"
     rb"\.snd\x00\x00..|dns\...\x00\x00|NIST_1A\n|Creative Voice File|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]"
@@ -120,14 +118,21 @@ def _second_sound(byte: int) -> str:
     return f"holds a second sound at byte {byte:,}, which no decoder would read; split it, one sound a file"
 
 
+def _chunks(file: BinaryIO, position: int, size: int, head: str) -> Iterator[tuple[int, bytes, int]]:
+    """Where the body of each chunk begins, where the file then stands, its name and its length."""
+    count = struct.calcsize(head)
+    while position + count <= size:
+        file.seek(position)
+        name, length = struct.unpack(head, file.read(count))
+        yield position + count, name, length
+        position += count + length + (length % 2 if count == 8 else 0)  # those with a length of 32 bits are even
+
+
 def _riff(file: BinaryIO, size: int) -> Container:
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
-    position, long_at, tag = 12, 0, 0
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        body = position + 8
+    long_at = tag = 0
+    for body, name, length in _chunks(file, 12, size, f"{order}4sI"):
         if name == b"ds64" and length >= 24:
             long_at = body
         if name == b"fmt " and length >= 16:
@@ -135,7 +140,6 @@ def _riff(file: BinaryIO, size: int) -> Container:
         if name == b"data":
             found = _riff_data(file, size, order, body, length, long_at)
             return Container(found.problem, mpeg_at=body) if tag in _MPEG_TAGS else found
-        position = body + length + length % 2
     return Container("truncated: no data chunk")
 
 
@@ -158,12 +162,11 @@ def _behind(file: BinaryIO, position: int, size: int, order: str) -> str | None:
     file.seek(position)
     if second := _SOUND.search(file.read(MAX_JUNK)):
         return _second_sound(position + second.start())
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
+    for body, name, _ in _chunks(file, position, size, f"{order}4sI"):
+        position = body - 8
         if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"data"):
             return _second_sound(position)
-        if not (name.isascii() and name.decode("ascii").isprintable()):
+        if not _is_name(name):
             rest = size - position
             file.seek(position)
             if rest <= MAX_JUNK or not any(file.read(MAX_JUNK)):
@@ -172,18 +175,19 @@ def _behind(file: BinaryIO, position: int, size: int, order: str) -> str | None:
                 f"its data chunk ends at byte {position:,}, and {rest:,} bytes that are no chunk follow; where they "
                 "are audio: ffmpeg -ignore_length 1 -i FILE FILE.flac, otherwise: ffmpeg -i FILE FILE.flac"
             )
-        position += 8 + length + length % 2
     return None
 
 
 def _is_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if not name.isascii() or not name.decode("ascii").isprintable():
+    for body, name, length in _chunks(file, position, size, f"{order}4sI"):
+        if not _is_name(name):
             return False
-        position += 8 + length + length % 2
+        position = body + length + length % 2
     return position == size
+
+
+def _is_name(name: bytes) -> bool:
+    return name.isascii() and name.decode("ascii").isprintable()
 
 
 def _w64(file: BinaryIO, size: int) -> Container:
@@ -212,33 +216,25 @@ def _au(file: BinaryIO, size: int) -> Container:
 
 def _iff(file: BinaryIO, size: int) -> Container:
     """AIFF and SVX: libsndfile reads on to the end of the file, so no size is replaced."""
-    position, expected = 12, 0
+    expected = 0
     file.seek(8)
     form = file.read(4)
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(">4sI", file.read(8))
+    for body, name, length in _chunks(file, 12, size, ">4sI"):
         if name == b"COMM" and form == b"AIFF" and length >= 8:
             channels, frames, bits = struct.unpack(">HIH", file.read(8))
             expected = frames * channels * (-(-bits // 8)) if _states(frames) else 0
         if name in (b"SSND", b"BODY"):
             if not _states(length) and expected:
-                return _sized(file, position + 16, expected, size, "COMM chunk", {})
-            return _sized(file, position + 8, length, size, "sound chunk", {}, chunks=name == b"SSND")
-        position += 8 + length + length % 2
+                return _sized(file, body + 8, expected, size, "COMM chunk", {})
+            return _sized(file, body, length, size, "sound chunk", {}, chunks=name == b"SSND")
     return Container("truncated: no sound chunk")
 
 
 def _caf(file: BinaryIO, size: int) -> Container:
-    position = 8
-    while position + 12 <= size:
-        file.seek(position)
-        name, length = struct.unpack(">4sQ", file.read(12))
+    for body, name, length in _chunks(file, 8, size, ">4sQ"):
         if name == b"data":
-            there = size - position - 12
-            patches = {position + 4: struct.pack(">Q", there)}
-            return _sized(file, position + 12, length, size, "data chunk", patches)
-        position += 12 + length
+            patches = {body - 8: struct.pack(">Q", size - body)}
+            return _sized(file, body, length, size, "data chunk", patches)
     return Container("truncated: no data chunk")
 
 
@@ -266,10 +262,7 @@ def _nist(file: BinaryIO, size: int) -> Container:
 
 
 LENGTH_CHECKS: dict[bytes, Callable[[BinaryIO, int], Container]] = {
-    b"RIFF": _riff,
-    b"RIFX": _riff,
-    b"RF64": _riff,
-    b"BW64": _riff,
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), _riff),
     b"riff": _w64,
     b".snd": _au,
     b"dns.": _au,

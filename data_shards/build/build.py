@@ -126,10 +126,8 @@ def build(
 
 
 def _checked_recipe(jobs: Jobs, listing: Listing) -> str:
-    """What identifies the set, in one pass over clips that `ClipChecks` takes.
-
-    Raises:
-        UserError: no clips, or the first clip that is wrong.
+    """What identifies the set, in one pass over the clips.
+    Raises UserError for the first that is wrong, or if there are none.
     """
     orders = sorted((column, tuple(tags)) for column, tags in listing.vocabularies.items())
     digest, checks = hashlib.sha256(repr(orders).encode()), ClipChecks(listing.vocabularies)
@@ -215,4 +213,4 @@ def _over_cores(function: Callable[[Any], Any], jobs: Sequence[Any], *, workers:
     count = min(workers or num_cores(), len(jobs))
     if count <= 1:
         return map(function, jobs)
-    return local_map(function, jobs, workers=count, preload=["data_shards.build.build", "webdataset"])
+    return local_map(function, jobs, workers=count, preload=["data_shards.build.build"])

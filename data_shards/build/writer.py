@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import data_shards.audio
 from cluster.files.storage import atomic_file, write_atomic
+from cluster.imports import import_alone
 from cluster.settings import Config, RunError
 from data_shards.audio.decode import AudioError, FileAudio, read_mono
 from data_shards.format.entries import Entry, scan_shard
@@ -101,9 +102,7 @@ class ShardResult:
 
 def build_shard(job: BuildJob) -> ShardResult:
     """Write one shard and its record, or keep those that an earlier run finished for the same job.
-
-    Raises:
-        RunError: if the disk is full, or the written shard does not read back.
+    Raises RunError if the disk is full, or the written shard does not read back.
     """
     path = Path(job.folder) / job.name
     record, recipe = path.with_suffix(".tar.json"), recipe_of(job)
@@ -159,13 +158,13 @@ def program() -> str:
 
 
 def _write_tar(part: Path, job: BuildJob) -> tuple[list[str], tuple[Rejected, ...], tuple[str, ...]]:
-    from webdataset import TarWriter  # imports torch: seconds that reading does not need
+    writer = import_alone("webdataset.writer")  # the package imports torch, seconds of each process that builds
 
     keys: list[str] = []
     rejected: list[Rejected] = []
     silent: list[str] = []
     # A fixed mtime: the same clips give the same bytes, and no extended headers.
-    with part.open("wb") as file, TarWriter(file, encoder=False, compress=False, mtime=0) as tar:
+    with part.open("wb") as file, writer.TarWriter(file, encoder=False, compress=False, mtime=0) as tar:
         for clip in job.clips:
             try:
                 wave_T = _load(clip, job.config)

@@ -167,9 +167,7 @@ PRESETS: dict[str, AugmentConfig] = {
 
 def expand_preset(tree: Any) -> Any:
     """That preset's tree with the rest of ``tree`` laid over it; a tree without ``preset`` as it is.
-
-    Raises:
-        ValueError: for a name that is no preset.
+    Raises ValueError for a name that is no preset.
 
     >>> expand_preset({"preset": "none", "pitch": {"p": 0.5}})["pitch"]["p"]
     0.5

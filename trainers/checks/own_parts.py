@@ -63,9 +63,7 @@ def _num_tags(data: DataConfig) -> int | None:
 
 def check_own_parts(config: ExperimentConfig) -> None:
     """Make every own part of an experiment and run it on two views of quiet noise.
-
-    Raises:
-        UserError: names the part and what does not fit.
+    The UserError names the part and what does not fit.
     """
     if not config.own_parts():
         return
@@ -124,15 +122,8 @@ def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor)
 
 
 def check_own_loss(config: ExperimentConfig, *, rows: int, num_tags: int) -> None:
-    """Run a loss of the user's own forward and backward on projections of noise.
-
-    Args:
-        config: the experiment.
-        rows: clips of a rank's step.
-        num_tags: C, tags of the vocabulary.
-
-    Raises:
-        UserError: names the loss and what does not fit.
+    """Run a loss of the user's own forward and backward on projections of noise: ``rows`` clips of a rank's step, C =
+    ``num_tags``. The UserError names the loss and what does not fit.
     """
     loss = build_loss(config.loss)
     if not isinstance(loss, OwnLoss):

@@ -39,10 +39,8 @@ class OwnLoss(nn.Module):
             raise self._error(f"the factory returned a {type(inner).__name__} that cannot be called")
 
     def forward(self, batch: Projected) -> LossResult:
-        """The user's result, checked.
-
-        Raises:
-            UserError: if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
+        """The user's result.
+        Raises UserError if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
         """
         found = self.inner(batch)
         if not isinstance(found, LossResult):
@@ -72,9 +70,7 @@ class OwnLoss(nn.Module):
 
 def build_own(config: LossConfig) -> OwnLoss:
     """The loss that ``loss.objective=module:factory`` names.
-
-    Raises:
-        UserError: if it cannot be imported or made, or cannot be called.
+    Raises UserError if it cannot be imported, made, or called.
     """
     return OwnLoss(config.objective, create(config.objective, config.settings, "loss.objective"))
 

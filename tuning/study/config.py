@@ -215,15 +215,12 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """Read a column's metric.
+    """Read a column's metric; raises UserError for parts in another order.
 
     >>> parse_metric("tags/ap in pitch change under reverb")
     Metric(name='tags/ap', space='pitch', condition='reverb', change=True)
     >>> parse_metric("key/weighted@10 in pitch").space, parse_metric("tags/ap under severity 3").condition
     ('pitch', 'severity 3')
-
-    Raises:
-        UserError: for parts in another order.
     """
     found = _GRAMMAR.fullmatch(text)
     if found is None or " in " in f"{found['name']} {found['condition']}":

@@ -75,10 +75,7 @@ class Plan:
 
 def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
     """Resolve a study, of conf/study or a YAML file, without taking anything. Overrides ``study.*`` settle where and
-    how; all other keys are of every row's experiment.
-
-    Raises:
-        UserError: for whatever does not fit, before anything is made.
+    how; all other keys are of every row's experiment. Raises UserError for whatever does not fit.
     """
     own = {key: value for key, value in overrides.items() if key.startswith("study.")}
     rest = {key: value for key, value in overrides.items() if key not in own}
@@ -132,11 +129,8 @@ def rows_of(study: Study) -> list[Row]:
 
 
 def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapping[str, Any]) -> Plan:
-    """Resolve every run of a study.
-
-    Raises:
-        UserError: for an unknown key or scale, a set of shards that is not given, or claims on rows or columns that
-            are not there; before anything is made.
+    """Resolve every run of a study. Raises UserError, before anything is made, for an unknown key or scale, a set of
+    shards that is not given, or claims on rows or columns that are not there.
     """
     here = scaled(study, scale)
     refusals = Refusals()

@@ -25,14 +25,8 @@ def is_there(config: ExperimentConfig) -> bool:
 
 
 def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Refuse rows whose sets leave them no clip, and sets on which a task of theirs cannot run, as soon as these sets
-    are there.
-
-    Returns:
-        The rows that have clips, and the sets that have been looked at.
-
-    Raises:
-        UserError: every such row with its reason.
+    """The rows that have clips and the sets on which their tasks can run, as soon as these sets are there; for all
+    others one UserError with each and its reason.
     """
     refusals, found = Refusals(), set(checked)
     for run in (*plan.starts, *plan.runs):

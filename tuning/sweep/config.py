@@ -112,9 +112,7 @@ def load_sweep(path: Path, overrides: Sequence[str]) -> SweepConfig:
     """A sweep from its file; overrides of ``sweep.*``, ``objective.*``, ``stop.*`` and ``tracking.*`` are its own.
 
     Every other dotted key is the experiment's, as on the command line of ``pretrain``.
-
-    Raises:
-        UserError: names the file, the key and the remedy.
+    The UserError names the file, the key and the remedy.
     """
     tree = read_yaml(path)
     tree["experiment"] = tree.get("experiment") or {}

@@ -101,15 +101,12 @@ class SweepPlan:
 
 
 def plan_sweep(config: SweepConfig, where: str, given: Mapping[str, str] | None = None) -> SweepPlan:
-    """Resolve a sweep and refuse what cannot be, without taking anything.
+    """Resolve a sweep, without taking anything; refuse what cannot be by one message that names it and the remedy.
 
     Args:
         config: the sweep.
         where: its file, for messages.
         given: where some keys of the experiment were given instead, by dotted key.
-
-    Raises:
-        UserError: one message that names the thing and the remedy.
     """
     folder = Path(config.sweep.dir).expanduser().absolute()
     refusals = Refusals()
@@ -155,11 +152,7 @@ def plan_sweep(config: SweepConfig, where: str, given: Mapping[str, str] | None 
 
 
 def check_data(plan: SweepPlan, where: str) -> None:
-    """What only the shards show: columns, splits, and shares that leave no clip.
-
-    Raises:
-        UserError: names what does not fit.
-    """
+    """Refuse what only the shards show: columns, splits, and shares that leave no clip."""
     from trainers.checks.start_up import check  # torch is imported here: what the keys alone show is refused before
 
     check_targets(plan.evaluation)

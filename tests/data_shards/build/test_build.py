@@ -21,6 +21,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from cluster.imports import import_alone
 from cluster.settings import ROOT, RunError, UserError
 from data_shards.audio.decode import AudioError
 from data_shards.build import writer
@@ -328,6 +329,23 @@ def test_a_setting_out_of_range_is_refused(fields: dict[str, float]) -> None:
 # --- webdataset, both ways ---
 
 
+def test_building_imports_no_torch_and_webdataset_is_whole_afterwards(tmp_path: Path) -> None:
+    """Every process that builds would take seconds more."""
+    code = f"""
+import sys
+from pathlib import Path
+from data_shards.build.build import BuildConfig, build
+from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+clips = corpus(SyntheticConfig(tracks=2, seconds=3.0, valid_share=0.0, test_share=0.0))
+build(clips, Path({str(tmp_path / "set")!r}), BuildConfig(workers=1))
+assert "torch" not in sys.modules
+import webdataset
+assert webdataset.ShardWriter.__init__.__module__ == webdataset.writer.__name__ and webdataset.WebDataset
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
 @pytest.mark.parametrize("codec", ["pcm16", "flac"])
 def test_the_webdataset_library_reads_our_shards(make_folder: MakeFolder, tmp_path: Path, codec: str) -> None:
     import webdataset
@@ -405,7 +423,7 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_shard(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("webdataset.TarWriter.write", full)
+    monkeypatch.setattr(import_alone("webdataset.writer").TarWriter, "write", full)
     with pytest.raises(RunError, match=r"shard-00000\.tar: the disk is full"):
         build(read_folder(*make_folder(2)).clips, tmp_path / "set", BuildConfig(workers=1))
     assert not list(tmp_path.glob("set*"))
