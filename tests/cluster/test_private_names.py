@@ -1,7 +1,8 @@
-"""What is used of Ray and Optuna beyond their public interface is there, in the versions that are installed."""
+"""What is used of Ray, Optuna and torch beyond their public interface is there, in the versions that are installed."""
 
 import ast
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.settings import ROOT
 
@@ -50,11 +52,16 @@ def _change(name: PrivateName) -> str:
     except (ImportError, AttributeError):
         return f"moved {name.place}"
     try:
-        known = inspect.signature(found).parameters if name.parameters else {}
+        known = _parameters(found) if name.parameters else ()
     except (TypeError, ValueError):  # compiled code has no signature
         return ""
     lost = [word for word in name.parameters if word not in known]
     return f"changed {name.place}, which has no {', '.join(lost)}" if lost else ""
+
+
+def _parameters(found: Any) -> Iterable[str]:
+    schema = getattr(found, "_schema", None)  # an operator's
+    return [argument.name for argument in schema.arguments] if schema else inspect.signature(found).parameters
 
 
 _JOBS, _SESSION, _CREDENTIALS = (f"cluster.ray_runtime.{name}" for name in ("jobs", "session", "credentials"))
@@ -109,10 +116,51 @@ OF_OPTUNA = (
         ("trials", "directions"),
     ),
 )
+_CPU, _CONVOLUTION = "trainers.inference.cpu", ("padding", "stride", "dilation", "groups")
+OF_ONEDNN = (
+    PrivateName(
+        "torch:ops.mkldnn._convolution_pointwise.default",
+        f"{_CPU}.fused_conv",
+        "a convolution and its ReLU in one pass",
+        ("X", "W", "B", *_CONVOLUTION, "attr", "scalars", "algorithm"),
+    ),
+    PrivateName(
+        "torch:ops.mkldnn._convolution_pointwise_.binary",
+        f"{_CPU}.fused_conv",
+        "a convolution, a sum and its ReLU in one pass",
+        ("other", "X", "W", "B", *_CONVOLUTION, "binary_attr", "alpha", "unary_attr", "unary_scalars"),
+    ),
+    PrivateName(
+        "torch:ops.mkldnn._reorder_convolution_weight.default",
+        f"{_CPU}.fused_conv",
+        "a kernel in oneDNN's layout",
+        ("self", *_CONVOLUTION, "input_size"),
+    ),
+    PrivateName("torch:_C._nn.mkldnn_reorder_conv2d_weight", f"{_CPU}.mel_cnn", "a kernel in oneDNN's layout"),
+    PrivateName("torch:mkldnn_convolution", f"{_CPU}.mel_cnn", "a convolution in oneDNN's layout"),
+    PrivateName("torch:mkldnn_max_pool2d", f"{_CPU}.mel_cnn", "a pool in oneDNN's layout"),
+)
+"""Where torch is built with it; without these the same is computed by plain layers, which take longer."""
+OF_TORCH = (
+    PrivateName("torch:Tensor._version", f"{_CPU}.build", "noticing that weights were changed in place"),
+    PrivateName("torch.nn.modules.batchnorm:_BatchNorm", f"{_CPU}.folding", "a BatchNorm of any number of dimensions"),
+    PrivateName("torch:_foreach_add_", "evaluation.probes.heads", "the steps of many heads at once"),
+    PrivateName("torch:_fused_adam_", "evaluation.probes.heads", "Adam of many heads at once"),
+    PrivateName("torch:_foreach_lerp_", "trainers.state.optim", "the running mean of all weights at once"),
+)
 
 
-@pytest.mark.parametrize("name", [*OF_RAY, *OF_OPTUNA], ids=lambda name: str(name.place))
+@pytest.mark.parametrize("name", [*OF_RAY, *OF_OPTUNA, *OF_TORCH], ids=lambda name: str(name.place))
 def test_a_private_name_is_where_its_user_expects_it(name: PrivateName) -> None:
+    assert not moved([name])
+
+
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    reason="torch was built without oneDNN",
+)
+@pytest.mark.parametrize("name", OF_ONEDNN, ids=lambda name: str(name.place))
+def test_an_operator_of_onednn_is_where_its_user_expects_it(name: PrivateName) -> None:
     assert not moved([name])
 
 
@@ -120,14 +168,16 @@ def test_what_moved_is_named_with_its_user_and_purpose() -> None:
     gone = PrivateName("ray._private.gone:Thing", "cluster.x", "one thing")
     lost = PrivateName("ray._raylet:Gone.cache", "cluster.x", "another")
     other = PrivateName("optuna:Trial._suggest", "tuning.y", "drawing", ("name", "priority"))
-    assert moved([gone, lost, other]) == [
+    operator = PrivateName("torch:ops.aten.relu.default", "trainers.z", "activations", ("self", "slope"))
+    assert moved([gone, lost, other, operator]) == [
         "ray moved ray._private.gone:Thing: used by cluster.x for one thing",
         "ray moved ray._raylet:Gone.cache: used by cluster.x for another",
         "optuna changed optuna:Trial._suggest, which has no priority: used by tuning.y for drawing",
+        "torch changed torch:ops.aten.relu.default, which has no slope: used by trainers.z for activations",
     ]
 
 
-@pytest.mark.parametrize("used", [OF_RAY, OF_OPTUNA])
+@pytest.mark.parametrize("used", [OF_RAY, OF_OPTUNA, OF_ONEDNN, OF_TORCH])
 def test_every_user_is_a_module(used: tuple[PrivateName, ...]) -> None:
     for name in used:
         assert (ROOT / f"{name.used_by.replace('.', '/')}.py").is_file(), name
@@ -151,3 +201,20 @@ def _uses(path: Path) -> bool:
         ):
             return True
     return False
+
+
+def test_every_private_name_of_torch_is_listed() -> None:
+    places = [name.place.replace(":", ".") for name in (*OF_ONEDNN, *OF_TORCH)]
+    for folder in PACKAGES:
+        for path in (ROOT / folder).rglob("*.py"):
+            for used in _of_torch(path):
+                assert any(f"{place}.".startswith(f"{used}.") for place in places), (used, path)
+
+
+def _of_torch(path: Path) -> set[str]:
+    """Dotted private names of torch that a module reads."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    names |= {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    return {name for name in names if re.match(r"torch\.(\w+\.)*_[^_]", name)}

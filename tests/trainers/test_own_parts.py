@@ -1,5 +1,6 @@
 """Users' own encoders, front-ends, losses and augmentations, from a folder outside the checkout."""
 
+import itertools
 import json
 import random
 import sys
@@ -18,12 +19,14 @@ from commands.app import app
 from trainers.augment.own import OwnAugmentations
 from trainers.checks.own_parts import check_own_parts
 from trainers.config import ExperimentConfig
+from trainers.distributed import collectives
 from trainers.inference.frozen import load_encoder
 from trainers.loop import QUICK
 from trainers.losses.own import RESERVED_GROUPS, RESERVED_METRICS
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
+from trainers.step import StepTrainer
 
 MakeConfig = Callable[..., ExperimentConfig]
 
@@ -159,6 +162,21 @@ def test_what_an_own_encoder_draws_at_random_depends_on_the_step_and_a_resumed_r
     assert len(set(losses["unbroken"])) == 6
     one, other = (open_snapshot(tmp_path / name).path / "model.safetensors" for name in losses)
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_draws_of_a_step_are_keyed_by_seed_step_and_rank(
+    make_own: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for seed, rank in itertools.product(range(2), repeat=2):
+        trainer = StepTrainer(make_own(seed=seed), num_tags=0, device=torch.device("cpu"))
+        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        for step in range(2):
+            with trainer._draws(step):
+                drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+        monkeypatch.undo()
+    for of_one_generator in zip(*drawn, strict=True):
+        assert len(set(of_one_generator)) == len(drawn) == 8
 
 
 def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_network_does(

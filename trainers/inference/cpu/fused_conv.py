@@ -3,14 +3,14 @@
 Shape suffixes: L frames, C channels in, D channels out, K taps.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from trainers.inference.cpu.folding import constant
-
-ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-"""Whether torch was built with it; it takes float32."""
+from trainers.inference.cpu.onednn import agrees, ramp
 
 
 class FusedConv:
@@ -19,12 +19,15 @@ class FusedConv:
     Args:
         kernel_DCK: float64.
         bias_D: float64.
-        dtype: of the frames; what oneDNN does not take, plain layers compute.
+        dtype: of the frames; oneDNN takes float32.
+        by_onednn: or by plain layers; None: by what there is.
     """
 
-    def __init__(self, kernel_DCK: Tensor, bias_D: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, kernel_DCK: Tensor, bias_D: Tensor, dtype: torch.dtype, *, by_onednn: bool | None = None
+    ) -> None:
         self.kernel_DC1K, self.bias_D = constant(kernel_DCK[:, :, None], dtype), constant(bias_D, dtype)
-        self.by_onednn = dtype == torch.float32 and ONEDNN
+        self.by_onednn = dtype == torch.float32 and (has_operators() if by_onednn is None else by_onednn)
         self._blocked: Tensor | None = None
 
     def __call__(self, x_LC: Tensor, *, relu: bool = False) -> Tensor:
@@ -54,6 +57,18 @@ class FusedConv:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
             self._blocked = reorder(self.kernel_DC1K, *layout, list(image.shape))
         return self._blocked, self.bias_D, *layout
+
+
+@cache
+def has_operators() -> bool:
+    """Whether oneDNN's convolutions with a sum and ReLU behind them can be used here."""
+    kernel_DCK, bias_D, x_LC, to_LD = ramp(2, 3, 3), ramp(2), ramp(5, 3), ramp(5, 2)
+
+    def computed(by_onednn: bool) -> Tensor:
+        layer = FusedConv(kernel_DCK, bias_D, torch.float32, by_onednn=by_onednn)
+        return torch.cat([layer(x_LC), layer(x_LC, relu=True), layer.add_relu(x_LC, to_LD.clone())])
+
+    return agrees(computed)
 
 
 def _image(x_LC: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Shape suffixes: N views, F mel bands, S frames, E encoder width.
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from trainers.encoders.mel_cnn import POOLED_BANDS, MelCnn
 from trainers.inference.cpu.folding import Branches, constant, fold
+from trainers.inference.cpu.onednn import agrees, ramp
 
 
 class FoldedMelCnn:
@@ -28,7 +30,7 @@ class FoldedMelCnn:
     def __init__(self, network: MelCnn, branches: Branches | None, dtype: torch.dtype) -> None:
         self.blocks = _folded(network.blocks, dtype)
         self.ends = [_folded(end, dtype) for end in branches or [[]]]
-        self.blocked = dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.blocked = dtype == torch.float32 and has_operators()
 
     def __call__(self, mel_NFS: Tensor) -> Tensor:
         """Embed log-mel views (N, F, S) as (N, E)."""
@@ -77,3 +79,15 @@ class _Block:
             )
             self._blocked = (kernel, self.bias.to_mkldnn())
         return self._blocked
+
+
+@cache
+def has_operators() -> bool:
+    """Whether oneDNN's convolution and pool in its own layout can be used here."""
+    kernel_DC33, bias_D, x = ramp(2, 2, 3, 3), ramp(2), -ramp(1, 2, 4, 5)
+
+    def computed(by_onednn: bool) -> Tensor:
+        block = _Block(kernel_DC33, bias_D, torch.float32)
+        return block(x.to_mkldnn()).to_dense() if by_onednn else block(x)
+
+    return agrees(computed)
