@@ -175,5 +175,5 @@ def export(
     evaluate = ["counterpoint", "evaluate", out, "conf/evaluation/NAME.yaml", "data.shards=DIR"]
     evaluate += ["--out", f"{out}-evaluation", *["--trust-code"] * trust_code]
     given = f"{str(out)!r}{', trust_code=True' if trust_code else ''}"
-    load = f"from trainers.inference.frozen import load_encoder; print(load_encoder({given}).width)"
+    load = f"from counterpoint import load_encoder; print(load_encoder({given}).width)"
     then(quoted(*evaluate), quoted("python", "-c", load))

@@ -62,12 +62,18 @@ class CpuPath:
         return self._frontend if self._mel is None or _is_plain(wave_NT) else self._mel
 
     def network(self, views: Tensor) -> Network:
-        """What to call with these views: the equivalent for float32 on a CPU, otherwise the encoder itself."""
-        if _is_plain(views) or views.shape[-1] < self._shortest:
+        """What to call with these views: the equivalent for float32 on a CPU, otherwise the encoder itself.
+
+        The encoder too where a weight or a view is not finite: oneDNN's ReLU makes zeros of NaN, and nobody would see
+        that an encoder or a clip is broken.
+        """
+        if _is_plain(views) or views.shape[-1] < self._shortest or not views.sum().isfinite():
             return self._encoder
-        state = [_state(tensor) for tensor in (*self._encoder.parameters(), *self._encoder.buffers())]
+        tensors = [*self._encoder.parameters(), *self._encoder.buffers()]
+        state = [_state(tensor) for tensor in tensors]
         if self._made is None or self._made[0] != state:
-            self._made = (state, fold_encoder(self._encoder))
+            is_sound = all(bool(tensor.isfinite().all()) for tensor in tensors)
+            self._made = (state, fold_encoder(self._encoder) if is_sound else None)
         return self._made[1] or self._encoder
 
 

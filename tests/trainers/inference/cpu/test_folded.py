@@ -91,6 +91,17 @@ def test_one_folded_encoder_takes_any_length_number_and_layout_of_views(name: st
                 torch.testing.assert_close(folded(views), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("name", ["sample_cnn", "tune_plus", "mel_cnn"])
+def test_a_row_takes_nothing_from_its_neighbours(name: str) -> None:
+    folded = fold_encoder(make(name))
+    assert folded is not None
+    views = waves(4, 59_049) if name != "mel_cnn" else waves(4, 64 * 40).view(4, 64, 40)
+    alone = torch.cat([folded(view[None]) for view in views])
+    torch.testing.assert_close(folded(views), alone, rtol=0, atol=1e-6 * float(alone.abs().max()))
+    views[1] *= 1e4
+    torch.testing.assert_close(folded(views)[[0, 2, 3]], alone[[0, 2, 3]], rtol=0, atol=1e-6 * float(alone.abs().max()))
+
+
 @pytest.mark.parametrize("own_blocks", [1, 3])
 @pytest.mark.parametrize("name", ["sample_cnn", "tune_plus", "mel_cnn"])
 def test_an_encoder_with_branches_folds_too(name: str, own_blocks: int) -> None:
@@ -149,6 +160,19 @@ def test_a_frozen_encoder_follows_its_weights() -> None:
     after = encoder(wave_NT)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, encoder.encoder(encoder.frontend(wave_NT)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["sample_cnn", "tune_plus", "mel_cnn"])
+def test_what_is_not_finite_stays_so(name: str, broken: float) -> None:
+    encoder, wave_NT = frozen(name), waves(2, 59_049)
+    wave_NT[1, 1_000] = broken
+    assert encoder(wave_NT).isfinite().all(1).tolist() == [True, False]
+    assert encoder(waves(2, 59_049)).isfinite().all()
+    first, *_ = (module for module in encoder.encoder.modules() if isinstance(module, nn.Conv1d | nn.Conv2d))
+    with torch.no_grad():
+        first.weight.view(-1)[0] = torch.nan
+    assert not encoder(waves(2, 59_049)).isfinite().all(1).any()
 
 
 def test_other_types_compilation_and_short_views_take_the_plain_layers() -> None:
