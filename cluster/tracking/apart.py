@@ -123,7 +123,7 @@ _running: _Process | None = None
 
 def running() -> _Process:
     """The process that sends for this one; started where there is none, or none with this environment.
-    Raises OSError if it cannot be.
+    Raises OSError if it cannot be started.
     """
     global _running
     with _starting:
