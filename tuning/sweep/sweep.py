@@ -21,6 +21,7 @@ from cluster.ray_runtime.session import ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.apart import shared
 from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
@@ -61,7 +62,7 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
         home = replace(
             config.tracking, uri=store_uri(config.tracking, folder), name=config.tracking.name or folder.name
         )
-        with Tracker(home, folder) as tracker:
+        with shared(), Tracker(home, folder, apart=True) as tracker:  # one process sends for the trials here too
             tracker.params(_tracked_params(plan))
             tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
             tracker.tags({NOTE: COMPARE})
