@@ -57,7 +57,7 @@ golden: setup  ## regenerate the golden loss trace (say why in the commit)
 	$(BIN)/python tests/golden/regenerate.py
 
 docs: setup  ## the documentation site in outputs/site, with its generated pages
-	$(BIN)/python -m commands.reference
+	$(BIN)/python -m docs.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lock: setup  ## resolve requirements.lock again from pyproject.toml

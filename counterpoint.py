@@ -12,69 +12,41 @@ Every name is imported when it is first used: the loss needs torch and numpy alo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cluster.settings import UserError, load_config
-    from data_shards.audio.decode import audio_file
-    from data_shards.format.records import Batch, Clip
-    from data_shards.read.loader import BatchLoader
-    from data_shards.sampling.config import DataConfig
-    from data_shards.text.config import TextViewsConfig
-    from evaluation.config import EvaluationConfig
-    from evaluation.embeddings.files import embed_files
-    from evaluation.evaluate import evaluate
-    from evaluation.explore.catalogue_map import MapOptions, map_catalogue
-    from evaluation.search.query import search
-    from evaluation.search.tagging import tag_files
-    from evaluation.tasks.kind import TaskKind
-    from trainers.augment.chain import AugmentChain
-    from trainers.augment.parameters import PRESETS as augment_presets
-    from trainers.augment.parameters import AugmentConfig
-    from trainers.config import ExperimentConfig
-    from trainers.distributed.collectives import gather_rows
-    from trainers.inference.frozen import load_encoder
-    from trainers.inference.two_towers import load_two_towers
-    from trainers.losses.contrastive.loss import contrastive_loss
-    from trainers.losses.projected import LossResult, Projected
-    from trainers.losses.two_tower.loss import two_tower_loss
-    from trainers.losses.variants import variant_contrastive_loss
-    from trainers.pretrain import pretrain
-    from trainers.views.config import ViewsConfig
-    from trainers.views.views import ViewMaker, window_frames
+if TYPE_CHECKING:  # a name that is imported as itself is public
+    from cluster.settings import UserError as UserError
+    from cluster.settings import load_config as load_config
+    from data_shards.audio.decode import audio_file as audio_file
+    from data_shards.format.records import Batch as Batch
+    from data_shards.format.records import Clip as Clip
+    from data_shards.read.loader import BatchLoader as BatchLoader
+    from data_shards.sampling.config import DataConfig as DataConfig
+    from data_shards.text.config import TextViewsConfig as TextViewsConfig
+    from evaluation.config import EvaluationConfig as EvaluationConfig
+    from evaluation.embeddings.files import embed_files as embed_files
+    from evaluation.evaluate import evaluate as evaluate
+    from evaluation.explore.catalogue_map import MapOptions as MapOptions
+    from evaluation.explore.catalogue_map import map_catalogue as map_catalogue
+    from evaluation.search.query import search as search
+    from evaluation.search.tagging import tag_files as tag_files
+    from evaluation.tasks.kind import TaskKind as TaskKind
+    from trainers.augment.chain import AugmentChain as AugmentChain
+    from trainers.augment.parameters import PRESETS
+    from trainers.augment.parameters import AugmentConfig as AugmentConfig
+    from trainers.config import ExperimentConfig as ExperimentConfig
+    from trainers.distributed.collectives import gather_rows as gather_rows
+    from trainers.inference.frozen import load_encoder as load_encoder
+    from trainers.inference.two_towers import load_two_towers as load_two_towers
+    from trainers.losses.contrastive.loss import contrastive_loss as contrastive_loss
+    from trainers.losses.projected import LossResult as LossResult
+    from trainers.losses.projected import Projected as Projected
+    from trainers.losses.two_tower.loss import two_tower_loss as two_tower_loss
+    from trainers.losses.variants import variant_contrastive_loss as variant_contrastive_loss
+    from trainers.pretrain import pretrain as pretrain
+    from trainers.views.config import ViewsConfig as ViewsConfig
+    from trainers.views.views import ViewMaker as ViewMaker
+    from trainers.views.views import window_frames as window_frames
 
-__all__ = [
-    "AugmentChain",
-    "AugmentConfig",
-    "Batch",
-    "BatchLoader",
-    "Clip",
-    "DataConfig",
-    "EvaluationConfig",
-    "ExperimentConfig",
-    "LossResult",
-    "MapOptions",
-    "Projected",
-    "TaskKind",
-    "TextViewsConfig",
-    "UserError",
-    "ViewMaker",
-    "ViewsConfig",
-    "audio_file",
-    "augment_presets",
-    "contrastive_loss",
-    "embed_files",
-    "evaluate",
-    "gather_rows",
-    "load_config",
-    "load_encoder",
-    "load_two_towers",
-    "map_catalogue",
-    "pretrain",
-    "search",
-    "tag_files",
-    "two_tower_loss",
-    "variant_contrastive_loss",
-    "window_frames",
-]
+    augment_presets = PRESETS
 
 _PLACES = {
     "AugmentChain": "trainers.augment.chain",
@@ -111,6 +83,7 @@ _PLACES = {
     "window_frames": "trainers.views.views",
 }
 """Where each public name is defined, and what it is called there if not the same."""
+__all__ = [*_PLACES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

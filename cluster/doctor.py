@@ -5,7 +5,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -33,7 +33,7 @@ SHARED_BYTES = 1 << 30
 MEMORY_BYTES = 8 << 30
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """One thing that was looked at."""
 
@@ -48,28 +48,20 @@ def checks(*, tracking_uri: str | None = None) -> list[Check]:
     """Look at everything; a look that itself breaks is a failed check, not the end. ``tracking_uri`` is MLflow's store;
     None: the one that a run here would use.
     """
-    looks: list[tuple[str, Callable[[], list[Check]]]] = [
-        ("python", _python),
-        ("libraries", _libraries),
-        ("lock", lambda: [_lock()]),
-        ("gpu", _gpu),
-        ("distributed", _distributed),
-        ("audio", _audio),
-        ("machine", _machine),
-        ("packages", _packages),
-        ("temporary files", _places),
-        ("token", _token),
-        ("tracker", lambda: [_tracker(tracking_uri)]),
-    ]
+    looks: dict[str, Callable[[], Iterable[Check]]] = {
+        "python": _python, "libraries": _libraries, "lock": lambda: [_lock()], "gpu": _gpu,
+        "distributed": _distributed, "audio": _audio, "machine": _machine, "packages": _packages,
+        "temporary files": _places, "token": _token, "tracker": lambda: [_tracker(tracking_uri)],
+    }  # fmt: skip
     found: list[Check] = []
-    for name, look in looks:
+    for name, look in looks.items():
         try:
             found += look()
         except UserError as error:  # its message ends with the remedy
             found_here, _, remedy = str(error).rpartition("; ")
-            found.append(Check(name=name, state="fail", found=found_here, remedy=remedy))
+            found.append(Check(name, "fail", found_here, remedy))
         except Exception as error:
-            found.append(Check(name=name, state="fail", found=f"{type(error).__name__}: {error}", remedy="make setup"))
+            found.append(Check(name, "fail", f"{type(error).__name__}: {error}", "make setup"))
     return found
 
 
@@ -98,21 +90,20 @@ def render(found: Sequence[Check], console: "Console") -> None:
     console.print(table)
 
 
-def _python() -> list[Check]:
+def _python() -> Iterator[Check]:
     here = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] < (3, 14)
-    remedy = "" if good else "use Python 3.11 to 3.13: make PYTHON=python3.12 setup"
-    return [Check(name="python", state="ok" if good else "fail", found=here, remedy=remedy)]
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        yield Check("python", "ok", here)
+    else:
+        yield Check("python", "fail", here, "use Python 3.11 to 3.13: make PYTHON=python3.12 setup")
 
 
-def _libraries() -> list[Check]:
+def _libraries() -> Iterator[Check]:
     """Import what only an import can show, and ask the others for their version."""
-    found = [_imported(name) for name in ("torch", "torchaudio", "faiss", "soundfile", "webdataset", "mlflow")]
+    yield from map(_imported, ("torch", "torchaudio", "faiss", "soundfile", "webdataset", "mlflow"))
     for name in ("ray", "nnaudio", "optuna", "pyarrow", "safetensors"):
         here = version_of(name)
-        remedy = "" if here else "make setup"
-        found.append(Check(name=name, state="ok" if here else "fail", found=here or "not installed", remedy=remedy))
-    return found
+        yield Check(name, "ok", here) if here else Check(name, "fail", "not installed", "make setup")
 
 
 def _imported(name: str) -> Check:
@@ -120,127 +111,109 @@ def _imported(name: str) -> Check:
         module = importlib.import_module(name)
     except (ImportError, OSError) as error:  # OSError: a shared library of another CUDA version
         remedy = "torchaudio 2.11 needs torch 2.11-2.14; make setup" if name == "torchaudio" else "make setup"
-        return Check(name=name, state="fail", found=str(error).splitlines()[0], remedy=remedy)
-    return Check(name=name, state="ok", found=str(getattr(module, "__version__", "imports")))
+        return Check(name, "fail", str(error).splitlines()[0], remedy)
+    return Check(name, "ok", str(getattr(module, "__version__", "imports")))
 
 
 def _lock() -> Check:
     """Whether the packages that decide results have the versions of the lock, as a submitted job requires."""
-    wrong = differences(locked(), versions())
-    if wrong:
-        return Check(name="lock", state="warn", found=f"{wrong} as in requirements.lock", remedy="make setup")
-    return Check(name="lock", state="ok", found="what decides numbers is as in requirements.lock")
+    if wrong := differences(locked(), versions()):
+        return Check("lock", "warn", f"{wrong} as in requirements.lock", "make setup")
+    return Check("lock", "ok", "what decides numbers is as in requirements.lock")
 
 
-def _gpu() -> list[Check]:
+def _gpu() -> Iterator[Check]:
     import torch
 
-    count = num_gpus()
-    if not count:
-        return [Check(name="gpu", state="ok", found="none; training runs on the CPU")]
-    cards = [torch.cuda.get_device_properties(index) for index in range(count)]
+    cards = [torch.cuda.get_device_properties(index) for index in range(num_gpus())]
     names = ", ".join(f"{card.name} {card.total_memory / 2**30:.0f} GiB" for card in cards)
-    return [Check(name="gpu", state="ok", found=f"{names}; CUDA {torch.version.cuda}")]
+    yield Check("gpu", "ok", f"{names}; CUDA {torch.version.cuda}" if cards else "none; training runs on the CPU")
 
 
-def _distributed() -> list[Check]:
+def _distributed() -> Iterator[Check]:
     import torch.distributed as dist
 
     gloo, nccl = dist.is_gloo_available(), dist.is_nccl_available()
-    found = [Check(name="gloo", state="ok" if gloo else "fail", found="available" if gloo else "missing")]
-    wanted: State = "ok" if nccl or not num_gpus() else "fail"
+    yield Check("gloo", "ok" if gloo else "fail", "available" if gloo else "missing")
     text = ".".join(map(str, importlib.import_module("torch.cuda.nccl").version())) if nccl and num_gpus() else ""
-    found.append(Check(name="nccl", state=wanted, found=text or ("available" if nccl else "missing")))
-    return found
+    yield Check("nccl", "ok" if nccl or not num_gpus() else "fail", text or ("available" if nccl else "missing"))
 
 
-def _audio() -> list[Check]:
+def _audio() -> Iterator[Check]:
     formats: dict[str, str] = importlib.import_module("soundfile").available_formats()
-    missing = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name not in formats]
-    if missing:
+    wanted = ("WAV", "FLAC", "OGG", "MP3")
+    if missing := ", ".join(name for name in wanted if name not in formats):
         remedy = "install the soundfile wheel (it brings libsndfile): make setup"
-        return [Check(name="audio formats", state="warn", found=f"without {', '.join(missing)}", remedy=remedy)]
-    return [Check(name="audio formats", state="ok", found="WAV, FLAC, OGG, MP3")]
+        yield Check("audio formats", "warn", f"without {missing}", remedy)
+    else:
+        yield Check("audio formats", "ok", ", ".join(wanted))
 
 
-def _machine() -> list[Check]:
+def _machine() -> Iterator[Check]:
     import psutil
 
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(ROOT)
-    found = [
-        Check(name="cores", state="ok", found=str(num_cores())),
-        _enough("memory", memory.available, MEMORY_BYTES, "close other programs, or lower data.batch"),
-        _enough(f"disk of {ROOT}", disk.free, FREE_BYTES, "free space, or put run.dir and the shards elsewhere"),
-    ]
+    yield Check("cores", "ok", str(num_cores()))
+    yield _enough("memory", memory.available, MEMORY_BYTES, "close other programs, or lower data.batch")
+    yield _enough(f"disk of {ROOT}", disk.free, FREE_BYTES, "free space, or put run.dir and the shards elsewhere")
     shared = Path("/dev/shm")  # Ray's object store lives there
     if shared.is_dir():
         free = shutil.disk_usage(shared).free
-        found.append(_enough(str(shared), free, SHARED_BYTES, "start the container with --shm-size=8g"))
-    return found
+        yield _enough(str(shared), free, SHARED_BYTES, "start the container with --shm-size=8g")
 
 
 def _enough(name: str, free: int, wanted: int, remedy: str) -> Check:
     text = f"{free / 2**30:.1f} GiB free"
     if free >= wanted:
-        return Check(name=name, state="ok", found=text)
-    return Check(name=name, state="warn", found=f"{text}, {wanted / 2**30:.0f} are wanted", remedy=remedy)
+        return Check(name, "ok", text)
+    return Check(name, "warn", f"{text}, {wanted / 2**30:.0f} are wanted", remedy)
 
 
-def _packages() -> list[Check]:
+def _packages() -> Iterator[Check]:
     """Each package is this checkout's, and no installed distribution brings one of the same name."""
-    owners = packages_distributions()
-    found: list[Check] = []
+    owners, good = packages_distributions(), True
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         where = Path(spec.origin).resolve() if spec and spec.origin else None
         rivals = sorted({owner for owner in owners.get(name, []) if owner != OURS})
         if where is None or not where.is_relative_to(ROOT):
-            remedy = f"run from {ROOT}, or: pip install --no-deps --editable {ROOT}"
-            found.append(Check(name=f"package {name}", state="fail", found=f"is {where}", remedy=remedy))
+            good, remedy = False, f"run from {ROOT}, or: pip install --no-deps --editable {ROOT}"
+            yield Check(f"package {name}", "fail", f"is {where}", remedy)
         elif rivals:
-            remedy = f"pip uninstall {' '.join(rivals)}"
-            found.append(
-                Check(name=f"package {name}", state="fail", found=f"also in {', '.join(rivals)}", remedy=remedy)
-            )
-    if found:
-        return found
-    here = version_of(OURS)
-    about = f"version {here}" if here else "not installed; found through the path"
-    return [Check(name="packages", state="ok", found=f"{ROOT} ({about})")]
+            good, remedy = False, f"pip uninstall {' '.join(rivals)}"
+            yield Check(f"package {name}", "fail", f"also in {', '.join(rivals)}", remedy)
+    if good:
+        here = version_of(OURS)
+        about = f"version {here}" if here else "not installed; found through the path"
+        yield Check("packages", "ok", f"{ROOT} ({about})")
 
 
-def _token() -> list[Check]:
+def _token() -> Iterator[Check]:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         remedy = "unset RAY_AUTH_MODE: without a token anyone who reaches the cluster runs code on it"
-        return [Check(name="token", state="warn", found="authentication is switched off", remedy=remedy)]
-    if not has_token():
+        yield Check("token", "warn", "authentication is switched off", remedy)
+    elif not has_token():
         ensure_token()  # tried, not guessed: its error ends with the remedy
-        return [Check(name="token", state="ok", found=f"made: {token_path()}")]
-    if not os.environ.get("RAY_AUTH_TOKEN") and token_path().stat().st_mode & 0o077:
-        remedy = f"chmod 600 {token_path()}"
-        return [Check(name="token", state="warn", found=f"{token_path()} can be read by others", remedy=remedy)]
-    return [Check(name="token", state="ok", found="there, and readable by its owner alone")]
+        yield Check("token", "ok", f"made: {token_path()}")
+    elif not os.environ.get("RAY_AUTH_TOKEN") and token_path().stat().st_mode & 0o077:
+        yield Check("token", "warn", f"{token_path()} can be read by others", f"chmod 600 {token_path()}")
+    else:
+        yield Check("token", "ok", "there, and readable by its owner alone")
 
 
-def _places() -> list[Check]:
+def _places() -> Iterator[Check]:
     """The folders that a run needs beside its own; each is written to."""
     taken = ray_folder()
+    named = next((f"{name}={value}" for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))), "/tmp")
+    found = f"{named}: writable, and short enough for Ray's sockets"
     if was := replaced.get("TMPDIR"):
         found = f"{os.environ['TMPDIR']}, because TMPDIR={was} cannot be written to or is too long for sockets"
-        return [Check(name="temporary files", state="ok", found=found), *_caches()]
-    named = next((f"{name}={value}" for name in ("RAY_TMPDIR", "TMPDIR") if (value := os.environ.get(name))), "/tmp")
-    found = (
-        f"{taken}, because {named} cannot be used"
-        if taken
-        else f"{named}: writable, and short enough for Ray's sockets"
-    )
-    return [Check(name="temporary files", state="ok", found=found), *_caches()]
-
-
-def _caches() -> list[Check]:
-    moved = cache_variables(os.environ)
-    places = ", ".join(f"{name}={place}" for name, place in moved.items())
-    return [Check(name="caches", state="ok", found=f"no home to write to: {places}")] if moved else []
+    elif taken:
+        found = f"{taken}, because {named} cannot be used"
+    yield Check("temporary files", "ok", found)
+    if moved := cache_variables(os.environ):
+        places = ", ".join(f"{name}={place}" for name, place in moved.items())
+        yield Check("caches", "ok", f"no home to write to: {places}")
 
 
 def _tracker(uri: str | None) -> Check:
@@ -250,10 +223,8 @@ def _tracker(uri: str | None) -> Check:
         reason = trouble(uri)
     except UserError as error:
         remedy = "a run would refuse it: set MLFLOW_TRACKING_URI to one of these, or unset it"
-        return Check(name="tracker", state="fail", found=str(error), remedy=remedy)
+        return Check("tracker", "fail", str(error), remedy)
     if reason:
         remedy = "runs go on, their log is sent when it is back; is the server up, is MLFLOW_TRACKING_URI right?"
-        return Check(name="tracker", state="warn", found=f"{shown} does not answer: {reason}", remedy=remedy)
-    return Check(
-        name="tracker", state="ok", found=shown if uri.startswith("http") else f"{shown}; `counterpoint ui` shows it"
-    )
+        return Check("tracker", "warn", f"{shown} does not answer: {reason}", remedy)
+    return Check("tracker", "ok", shown if uri.startswith("http") else f"{shown}; `counterpoint ui` shows it")

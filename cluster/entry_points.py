@@ -77,11 +77,7 @@ def _as_entry_point(name: str) -> str:
 
 
 def import_factory(name: str, key: str) -> Callable[..., Any]:
-    """Import what ``module:factory`` names; the module is found on PYTHONPATH or in the working directory.
-
-    Raises:
-        UserError: if there is no such module or factory, or its import fails.
-    """
+    """Import what ``module:factory`` names, from PYTHONPATH or the working directory. Raises UserError if it fails."""
     module_name, _, path = name.partition(":")
     module = _import(module_name, name, key)
     found: Any = module
@@ -165,11 +161,7 @@ def _imported_module(module_name: str) -> ModuleType:
 
 
 def create(name: str, settings: Mapping[str, Any], key: str, **given: Any) -> Any:
-    """Import a factory, check its settings and call it.
-
-    Raises:
-        UserError: as `import_factory` and `check_settings`, or if the factory raises.
-    """
+    """Import a factory, check its settings and call it. Raises UserError if any of these fails."""
     factory = import_factory(name, key)
     wanted = {word: value for word, value in given.items() if word in signature_of(factory)}
     arguments = check_settings(factory, settings, ".".join([*key.split(".")[:-1], "settings"]), given=list(wanted))
@@ -220,11 +212,7 @@ def own_failure(error: BaseException) -> str:
 
 
 def require_trust(parts: Mapping[str, str], source: object, *, trust_code: bool) -> None:
-    """Refuse to import code because a file names it.
-
-    Raises:
-        UserError: if there are any and the user did not.
-    """
+    """Refuse, by a UserError, to import code that a file names and the user did not."""
     if parts and not trust_code:
         named = ", ".join(f"{key}={name}" for key, name in parts.items())
         raise UserError(

@@ -18,11 +18,8 @@ def uncollected(*, freeze: bool = True) -> Iterator[None]:
     """Import within: Python looks for no garbage meanwhile, and never again among what is there by then.
 
     Importing torch makes a million objects that stay. The collector goes through them again and again while they come,
-    and once more at the end of the process: a quarter of the processor time of an import.
-
-    Args:
-        freeze: leave out what is there for good, if anything was imported; not where there is work's own data already,
-            of which some may become garbage.
+    and once more at the end of the process: a quarter of the processor time of an import. Without ``freeze`` it does
+    look there again: for where there is work's own data already, of which some may become garbage.
     """
     if not gc.isenabled():
         yield
@@ -42,9 +39,7 @@ def import_alone(name: str) -> Any:
 
     For a module that needs little of a package that imports all of itself. Whoever imports the package later gets all
     of it as usual, with a copy of this module that is its own: one made without its package may differ.
-
-    Raises:
-        ModuleNotFoundError: if the package is not installed.
+    Raises ModuleNotFoundError if it is not installed.
     """
     package = name.partition(".")[0]
     with _lock:

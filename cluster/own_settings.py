@@ -93,11 +93,7 @@ def _adaptable(kind: Any) -> bool:
 
 
 def _readable(kind: Any, path: str) -> Any:
-    """A type that values of a configuration have a form in.
-
-    Raises:
-        UserError: if a configuration can hold no such value.
-    """
+    """A type that values of a configuration have a form in. Raises UserError if it is none."""
     try:
         known = _adaptable(kind)
     except TypeError:  # a type that cannot be hashed

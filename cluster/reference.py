@@ -61,7 +61,7 @@ def keys_of(schema: type, prefix: str = "", instance: Any = None) -> list[Key]:
         if is_dataclass(kind) and isinstance(kind, type):
             rows += keys_of(kind, f"{path}.", None if default is MISSING else default)
             continue
-        inner = _inner(kind)
+        inner = inner_dataclass(kind)
         meaning = meanings.get(item.name, "")
         if inner and not meaning:  # what the docstring of the section's class says first
             meaning = (inspect.getdoc(inner[0]) or "").partition("\n\n")[0].replace("\n", " ")
@@ -88,7 +88,7 @@ def _checked_range(schema: type, instance: Any, name: str, kind: Any) -> str:
     return ""
 
 
-def _inner(kind: Any) -> tuple[type, str] | None:
+def inner_dataclass(kind: Any) -> tuple[type, str] | None:
     """The dataclass that a mapping's values, a list's items or an optional value are, and what its keys follow."""
     for part in _alternatives(kind):
         between = {dict: ".NAME.", tuple: "[].", list: "[]."}.get(get_origin(part) or part, ".")

@@ -7,7 +7,7 @@ pydantic and PyYAML.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache, lru_cache
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 MAX_PRESET_BYTES = 1 << 20
+COMMAND_LINE = "command line"
+"""Where a key was given, in messages."""
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: what runs, and where conf/ is found."""
 
@@ -57,11 +59,8 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     def require(self, rule: str, *names: str) -> None:
-        """Refuse numbers out of range; a field that is None has none.
-
-        Args:
-            rule: as `in_range` reads it.
-            names: of the fields.
+        """Refuse numbers of these fields that are out of a range, as `in_range` reads ``rule``; a field that is None
+        has none.
         """
         for name in names:
             value = getattr(self, name)
@@ -105,6 +104,24 @@ def leaf_paths(schema: type, prefix: str = "") -> list[str]:
     return paths
 
 
+def keys_at(schema: type, place: Sequence[Any]) -> list[str]:
+    """`leaf_paths`, with the keys of the named section or the item of a list that a place is in.
+
+    >>> from trainers.config import ExperimentConfig
+    >>> [key for key in keys_at(ExperimentConfig, ("augment", "extra", 0, "nme")) if key.startswith("augment.extra")]
+    ['augment.extra', 'augment.extra.0.name', 'augment.extra.0.p', 'augment.extra.0.settings']
+    """
+    from cluster.reference import inner_dataclass  # only where something is wrong
+
+    inner, prefix, parts = schema, "", iter(map(str, place))
+    for part in parts:
+        if not (found := inner_dataclass(_hints(inner).get(part))):
+            break
+        inner, between = found
+        prefix += f"{part}." if between == "." else f"{part}.{next(parts, '')}."
+    return list(dict.fromkeys(leaf_paths(schema) + leaf_paths(inner, prefix)))
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mapping to dotted keys, the form the tracker and the command line share.
 
@@ -146,16 +163,15 @@ def scalar(text: str) -> Any:
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """``["loss.temperature=0.05"]`` to ``{"loss.temperature": 0.05}``; of a key that comes twice the last holds.
-
-    Raises:
-        UserError: for a word that is not ``key=value``, and for a section after one of its keys, which it would
-            undo.
+    Raises UserError for a word that is not ``key=value``, and for a section after one of its keys, which it would undo.
     """
     pairs: dict[str, Any] = {}
     wrong = []
-    for word in words:
+    for word, apart in _apart(words):
         key, sign, value = word.partition("=")
-        if not sign or not all(key.split(".")):
+        if apart:
+            wrong.append(f"{apart!r} is not an override; write {word} in one word")
+        elif not sign or not all(key.split(".")):
             wrong.append(f"{word!r} is not an override; write key=value, for example loss.temperature=0.05")
         for other in pairs:
             if other.startswith(f"{key}."):
@@ -168,11 +184,29 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return pairs
 
 
-def require_config(name: str, value: object, schema: type) -> None:
-    """Refuse an argument of the library that is no configuration, such as the path of a preset.
+def _apart(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every override; with what was written where spaces or a colon cut it into several words.
 
-    Raises:
-        TypeError: names it and how one is made.
+    >>> list(_apart(["seed=1", "data.batch", "=", "8", "run.dir:", "out"]))
+    [('seed=1', ''), ('data.batch=8', 'data.batch = 8'), ('run.dir=out', 'run.dir: out')]
+    """
+    rest = list(words)
+    while rest:
+        found, count = rest[0], 1
+        match rest[:3]:
+            case [key, "=", value] if "=" not in key + value:
+                found, count = f"{key}={value}", 3
+            case [key, value, *_] if value[:1] == "=" and "=" not in key + value[1:] and value[1:]:
+                found, count = f"{key}{value}", 2
+            case [key, value, *_] if key[-1:] in ("=", ":") and "=" not in key[:-1] + value:
+                found, count = f"{key[:-1]}={value}", 2
+        yield found, " ".join(rest[:count]) if count > 1 else ""
+        del rest[:count]
+
+
+def require_config(name: str, value: object, schema: type) -> None:
+    """Refuse an argument of the library that is no configuration, such as the path of a preset; the TypeError says how
+    one is made.
     """
     if not isinstance(value, schema):
         raise TypeError(
@@ -182,7 +216,11 @@ def require_config(name: str, value: object, schema: type) -> None:
 
 
 def load_config(
-    schema: type[Schema], preset: Path | str | None, overrides: Mapping[str, Any] | Sequence[str] = ()
+    schema: type[Schema],
+    preset: Path | str | None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    given: Mapping[str, str] | None = None,
 ) -> Schema:
     """Validate a preset and its overrides against a configuration dataclass.
 
@@ -190,6 +228,7 @@ def load_config(
         schema: the root dataclass.
         preset: path of a YAML file that holds only differences from the defaults, or None.
         overrides: ``{"loss.temperature": 0.05}`` or ``["loss.temperature=0.05"]``; they win over the preset.
+        given: where some keys of a mapping were given, by dotted key; for messages.
 
     Raises:
         UserError: names the file, the dotted path, what is wrong, and for an unknown key the nearest right one.
@@ -197,12 +236,12 @@ def load_config(
     if isinstance(overrides, str):
         raise UserError(f"overrides must be a list or a mapping, got the text {overrides!r}; write [{overrides!r}]")
     tree = read_yaml(Path(preset)) if preset else {}
-    where = str(preset) if preset else "command line"
+    where = str(preset) if preset else COMMAND_LINE
     pairs = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     for path, value in pairs.items():
         put(tree, path, value)
-    given = dict.fromkeys(pairs, "overrides" if isinstance(overrides, Mapping) else "command line")
-    return validate(schema, tree, where, given=given)
+    places = dict.fromkeys(pairs, "overrides" if isinstance(overrides, Mapping) else COMMAND_LINE)
+    return validate(schema, tree, where, given=places | dict(given or {}))
 
 
 def validate(
@@ -226,9 +265,8 @@ def validate(
     if built is None:
         from cluster.validation.messages import explain, place_of  # only where something is wrong
 
-        known = leaf_paths(schema)
         found = [
-            explain(problem, place_of(problem, where, given or {}), schema.__name__, known)
+            explain(problem, place_of(problem, where, given or {}), schema.__name__, keys_at(schema, problem["loc"]))
             for problem in all_problems(schema, tree, problems)
         ]
         raise UserError("\n".join(dict.fromkeys(found)))
@@ -253,14 +291,14 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A preset as a plain tree; aliases, duplicate keys and oversized files are refused (docs/faults.md, 31, 32).
-
-    Raises:
-        UserError: if the file is missing, too large, not YAML, or not a mapping.
+    """A preset as a plain tree. Raises UserError if the file is missing, too large, not YAML, or not a mapping, and for
+    aliases and duplicate keys (docs/faults.md, 31, 32).
     """
     import yaml
 
     if not path.is_file():
+        if "=" in path.name:
+            raise UserError(f"{path}: a key where the YAML file belongs; give the file first, and the keys behind it")
         raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{_nearest_preset(path)}")
     if path.stat().st_size > MAX_PRESET_BYTES:
         raise UserError(f"{path}: {path.stat().st_size} bytes; a configuration has at most {MAX_PRESET_BYTES}")

@@ -23,8 +23,10 @@ from cluster.entry_points import described, own_failure
 from cluster.machine.process import prepare
 from cluster.settings import PreemptedError, RunError, UserError
 from commands.console import errors, escape, stdout_for_json
+from commands.usage import Commands
 
 app = typer.Typer(
+    cls=Commands,
     help="Contrastive pretraining for music audio: shards, pretraining on many GPUs, evaluation with intervals.",
     no_args_is_help=True,
     add_completion=False,

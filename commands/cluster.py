@@ -40,10 +40,8 @@ def _opened(place: str) -> "Check":
     try:
         index = open_index(place)
     except (UserError, RunError) as error:
-        return Check(
-            name=name, state="fail", found=str(error), remedy=quoted("counterpoint", "shards", "verify", place)
-        )
-    return Check(name=name, state="ok", found=f"{len(index):,} clips; shards: {len(index.shards):,}")
+        return Check(name, "fail", str(error), quoted("counterpoint", "shards", "verify", place))
+    return Check(name, "ok", f"{len(index):,} clips; shards: {len(index.shards):,}")
 
 
 def ui(

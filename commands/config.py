@@ -86,11 +86,7 @@ def _with_presets(rows: list[Key]) -> list[Key]:
 
 
 def _matching(root: str, rows: list[Key], key: str | None) -> list[Key]:
-    """The rows of a key, or of all keys below a section.
-
-    Raises:
-        UserError: for a key that is not known, with the nearest one.
-    """
+    """The rows of a key, or of all keys below a section. For an unknown one the UserError names the nearest."""
     if key is None:
         return rows
     parts = key.rstrip(".").split(".")

@@ -8,7 +8,7 @@ import typer
 
 from cluster.files.outputs import PARQUET, require_replaceable_file
 from cluster.imports import uncollected
-from cluster.settings import UserError, load_config, parse_overrides
+from cluster.settings import COMMAND_LINE, UserError, load_config, parse_overrides
 from commands.console import (
     AsJson,
     AudioFiles,
@@ -57,7 +57,9 @@ def evaluate(
     from evaluation.config import EvaluationConfig
 
     others = _named(against or [])
-    config = load_config(EvaluationConfig, tasks, {**parse_overrides(overrides or []), **others})
+    keys = parse_overrides(overrides or [])
+    given = dict.fromkeys(keys, COMMAND_LINE) | dict.fromkeys(others, "--against")
+    config = load_config(EvaluationConfig, tasks, {**keys, **others}, given=given)
     from evaluation.outputs import check_outputs
 
     check_outputs(out, config)

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from cluster.entry_points import is_entry_point
 from cluster.files.outputs import require_apart, require_replaceable_file, require_writable_folder
 from cluster.imports import uncollected
-from cluster.settings import UserError, load_config
+from cluster.settings import COMMAND_LINE, UserError, load_config
 from commands.console import AsJson, console, errors, escape, made, positional, print_json, progress, quoted, say, then
 from data_shards.build.checks import require_place
 from data_shards.sources import datasets
@@ -131,8 +131,9 @@ def synthetic(
     from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
 
     require_place(out, "--out")
-    keys = {"tracks": tracks, "seconds": seconds, "seed": seed, "captions": captions, "wrong_tags": wrong_tags}
-    music = load_config(SyntheticConfig, None, {**keys, "bands": bands})
+    keys = {"tracks": tracks, "seconds": seconds, "seed": seed, "bands": bands}
+    keys |= {"captions": captions, "wrong_tags": wrong_tags}
+    music = load_config(SyntheticConfig, None, keys, given=dict.fromkeys(keys, COMMAND_LINE))
     config = _build_config(overrides)
     _build(corpus(music), out, config, as_json=as_json, ray=ray)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.imports import uncollected
-from cluster.settings import ROOT, PreemptedError, load_config, parse_overrides
+from cluster.settings import COMMAND_LINE, ROOT, PreemptedError, load_config, parse_overrides
 from commands.console import (
     AsJson,
     DryRun,
@@ -32,7 +32,7 @@ def quickstart(
     from trainers.config import ExperimentConfig
 
     given = parse_overrides(overrides or [])
-    config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", given)  # before torch
+    config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", overrides or [])  # before torch
     with uncollected():
         from tuning.quickstart import run_quickstart
 
@@ -72,7 +72,8 @@ def sweep(
     from tuning.sweep.config import load_sweep
     from tuning.sweep.plan import describe_plan, plan_sweep
 
-    plan = plan_sweep(load_sweep(space, overrides or []), str(space))
+    given = dict.fromkeys(parse_overrides(overrides or []), COMMAND_LINE)
+    plan = plan_sweep(load_sweep(space, overrides or []), str(space), given)
     if dry_run:
         show(describe_plan(plan), as_json=as_json)
         return

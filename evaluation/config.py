@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from cluster.entry_points import check_name
+from cluster.entry_points import check_name, is_entry_point
 from cluster.settings import Config
 from evaluation.text_task import TEXT_KINDS, TextTask
 from trainers.augment.parameters import CORRUPTION_NAMES, AugmentConfig
@@ -296,3 +296,9 @@ class EvaluationConfig(Config):
         for name in (*self.tasks, *self.against):
             if not name or not all(c.isalnum() or c in "_-" for c in name):
                 raise ValueError(f"a name is of letters, digits, _ and -, got {name!r}")
+
+    def own_parts(self) -> dict[str, str]:
+        """Entry points of the user's own code by the key that names them."""
+        named = {f"tasks.{name}.kind": task.kind for name, task in self.tasks.items()}
+        named |= {f"against.{name}": source for name, source in self.against.items()}
+        return {key: name for key, name in named.items() if is_entry_point(name)}

@@ -90,9 +90,7 @@ def evaluate_encoders(
     progress: Progress = SILENT,
 ) -> Report:
     """The same for any encoders: one called ``trained``, and its baselines.
-
-    Raises:
-        UserError: for whatever cannot be answered, before anything is embedded.
+    Raises UserError for whatever cannot be answered, before anything is embedded.
     """
     check_device(config.device)
     if not config.data.shards:

@@ -9,11 +9,13 @@ from cluster.settings import UserError
 from cluster.validation.messages import nearest
 from evaluation.analyses.equivariance import check_tracks
 from evaluation.analyses.projection import check_projection
+from evaluation.config import EvaluationConfig
 from evaluation.embeddings.embed import check_rate
 from evaluation.encoders.encoder import SUBJECT, spaces_of
+from evaluation.encoders.sources import is_factory, load_any
 from evaluation.inputs import EvaluationInputs
 from evaluation.report.published import protocols
-from evaluation.tasks.kind import metric_names
+from evaluation.tasks.kind import kind_of, metric_names
 from trainers.inference.spaces import space_in
 
 
@@ -34,6 +36,19 @@ def check_request(inputs: EvaluationInputs) -> None:
         check_projection(inputs)
     if config.equivariance.enabled:
         check_tracks(inputs)
+
+
+def check_own_evaluation(config: EvaluationConfig) -> None:
+    """Make the own kinds of an evaluation's tasks, and run the own encoders that it compares with.
+
+    Raises:
+        UserError: names the part and what does not fit.
+    """
+    for task in config.tasks.values():
+        kind_of(task)
+    for source in config.against.values():
+        if is_factory(source):
+            load_any(source)
 
 
 def _check_names(inputs: EvaluationInputs) -> None:

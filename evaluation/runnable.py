@@ -24,11 +24,8 @@ class EmptyColumnError(UserError):
 
 
 def read_target(index: ShardIndex, name: str, task: Task) -> Target:
-    """The known values of a task's column.
-
-    Raises:
-        UserError: if the kind has no such metrics, or the column is not there, is of another type, has another
-            vocabulary than the task, or is empty.
+    """The known values of a task's column. Raises UserError if the kind has no such metrics, or the column is not
+    there, is of another type, has another vocabulary than the task, or is empty.
     """
     kind = kind_of(task)
     _check(kind, name, task)
@@ -50,9 +47,7 @@ def read_target(index: ShardIndex, name: str, task: Task) -> Target:
 
 def read_targets(index: ShardIndex, config: EvaluationConfig) -> tuple[dict[str, Target], dict[str, str]]:
     """Targets of the tasks that can run, and why optional ones cannot.
-
-    Raises:
-        UserError: names a task that cannot run and is not optional, or reports that none can.
+    The UserError names a task that cannot run and is not optional, or says that none can.
     """
     present = columns(index)
     targets, left_out = {}, {}

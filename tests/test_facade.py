@@ -50,15 +50,19 @@ def test_no_public_name_is_missing_anywhere() -> None:
 
 
 def typed_imports() -> dict[str, tuple[str, str]]:
-    """Public name → module and original name, of the imports below ``if TYPE_CHECKING``."""
+    """Public name → module and original name, of what stands below ``if TYPE_CHECKING``."""
     tree = ast.parse(Path(counterpoint.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    return {
+    found = {
         alias.asname or alias.name: (str(node.module), alias.name)
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    for node in block.body:
+        if isinstance(node, ast.Assign):  # a name of its own: an alias is no export to a type checker
+            found[ast.unparse(node.targets[0])] = found.pop(ast.unparse(node.value))
+    return found
 
 
 CHAIN = "AugmentChain(augment_presets['paper'], 22050)"

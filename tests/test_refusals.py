@@ -33,6 +33,8 @@ REFUSED = [
     ["shards", "build", "folder", "--help"],
     ["shards", "build", "mtat", "--help"],
     ["quickstart", "bad.key=1"],
+    ["pretrain", PRETRAIN, "--batch", "8"],
+    ["search", "nowhere", "music", "--space", "pitch"],
     ["pretrain", PRETRAIN, "bad.key=1"],
     ["pretrain", PRETRAIN, "nothing"],
     ["pretrain", "conf/pretrain/none-of-these.yaml"],
@@ -218,9 +220,9 @@ scales:
     for part in (
         "seed: a study",
         "shards of evaluation, labelled, unlabelled",
-        "steps must be",
-        "optim.stepz",
-        "seedz",
+        "and row a: optim: steps must be",
+        "row b: unknown key optim.stepz",
+        "evaluations: unknown key seedz",
     ):
         assert part in said, part
     for part in ("no column no-column", "no row no-row"):

@@ -3,8 +3,8 @@
 Shape suffixes: N views of this rank, C tags, E encoder width, D width of the head's output: projections or C logits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data_shards.format.records import SAMPLE_RATE
 from trainers.distributed.batch_norm import convert_batch_norm, running_statistics
+from trainers.draws import GeneratorStates
 from trainers.encoders.branched import Branched
 from trainers.encoders.config import INVARIANT, PROJECTION_WIDTH, EncoderConfig, HeadConfig
 from trainers.encoders.encoder import Encoder
@@ -170,13 +171,8 @@ class LearnedFrontend(Encoder):
         return self.network.body
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Embed waves; the transform stays in float32, whatever the products after it are.
-
-        Args:
-            wave_NT: float32 in [-1, 1].
-
-        Returns:
-            h_NE, shape (N, width).
+        """Embed waves, float32 in [-1, 1], as (N, width); the transform stays in float32, whatever the products after
+        it are.
         """
         with torch.autocast(wave_NT.device.type, enabled=False):
             spectrogram = self.frontend(wave_NT.float())
@@ -219,8 +215,16 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Ten
         return forward(*inputs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
-        # The second forward sees the same batch again: running statistics have moved for it already.
-        return nullcontext(), running_statistics(block, "hold")
+        return nullcontext(), _second_forward(block, GeneratorStates(torch.device("cpu")))
 
     result: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
     return result
+
+
+@contextmanager
+def _second_forward(block: nn.Module, states: GeneratorStates) -> Iterator[None]:
+    """It sees the same batch again, for which running statistics have moved already, and draws the same numbers: torch
+    brings its own generators back, but not those of NumPy and Python.
+    """
+    with running_statistics(block, "hold"), states.again():
+        yield

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
 from trainers.distributed.batch_norm import running_statistics
 from trainers.distributed.gradient_cache import backward_in_chunks
+from trainers.draws import keyed_draws
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.frontends.frontend import build_frontend
 from trainers.losses.contrastive.triton.launch import obstacle as losses_obstacle
@@ -61,14 +63,13 @@ class StepResult(NamedTuple):
 
 class StepTrainer:
     """All that training changes: the model, its optimiser, and the running mean of its weights when one is kept.
-
-    Raises:
-        UserError: if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
+    Raises UserError if machine or encoder does not allow compiling, or the encoder has too few blocks to checkpoint.
     """
 
     def __init__(self, config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
         check_kernels(config, num_tags=num_tags, device=device)
         self.optim, self.num_views, self.device = config.optim, config.views.count, device
+        self.own_seed = config.seed if config.own_parts() else None
         model = self.model = _build(config, num_tags).to(device)
         if config.optim.channels_last:
             model.projector.encoder.to(memory_format=torch.channels_last)
@@ -83,11 +84,7 @@ class StepTrainer:
             self.network = collectives.data_parallel(projector, _example(config, model, device))
 
     def load_weights(self, snapshot: "Snapshot") -> None:
-        """Start from the weights of a snapshot.
-
-        Raises:
-            UserError: if they are those of another network.
-        """
+        """Start from the weights of a snapshot. Raises UserError if they are those of another network."""
         _load(self.model, snapshot, initial=True)
 
     def resume(self, snapshot: "Snapshot") -> None:
@@ -121,7 +118,8 @@ class StepTrainer:
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         clock = PhaseClock(self.device)
-        loss, metrics, z_ND, h_NE = self._backward(views, clock)
+        with self._draws(step):
+            loss, metrics, z_ND, h_NE = self._backward(views, clock)
         finite = self._update(loss, step, metrics)
         clock.mark("optimiser")
         with torch.no_grad():
@@ -131,6 +129,12 @@ class StepTrainer:
         metrics["finite"] = finite.float()
         clock.mark("metrics")
         return StepResult(metrics, clock, rate)
+
+    def _draws(self, step: int) -> AbstractContextManager[None]:
+        """What the user's own parts draw at random in a step; the built-in ones draw nothing."""
+        if self.own_seed is None:
+            return nullcontext()
+        return keyed_draws(self.own_seed, step, collectives.rank(), device=self.device)
 
     def _backward(self, views: Views, clock: PhaseClock) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
         """Accumulate the gradients: the loss, its metrics, projections and embeddings, all detached."""
@@ -204,9 +208,7 @@ class StepTrainer:
 
 def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.device) -> None:
     """Whether kernels that the settings name can run where a rank trains.
-
-    Raises:
-        UserError: names the setting, why they cannot, and what to set.
+    The UserError names the setting, why they cannot, and what to set.
     """
     if config.loss.kernel == "fused":
         width = config.head.width or PROJECTION_WIDTH
@@ -224,9 +226,7 @@ def check_kernels(config: ExperimentConfig, *, num_tags: int, device: torch.devi
 
 def check_network(config: ExperimentConfig, *, num_tags: int, initial: "Snapshot | None") -> None:
     """Whether a `StepTrainer` of these settings could be made: builds its network, without memory for its weights.
-
-    Raises:
-        UserError: as `StepTrainer` and `StepTrainer.load_weights`.
+    Raises UserError as `StepTrainer` and `StepTrainer.load_weights`.
     """
     # Not this machine's memory decides but that of the workers; a user's network may need real numbers.
     # A text encoder is read from its files, and tried.

@@ -19,7 +19,7 @@ from trainers.distributed.gradient_cache import Chunk
 from trainers.encoders.config import PROJECTION_WIDTH
 from trainers.encoders.encoder import Encoder
 from trainers.losses.music_text import MusicTextLoss
-from trainers.model import ContrastiveModel, Network, Outputs, build_encoder
+from trainers.model import ContrastiveModel, Network, Outputs, build_encoder, build_head
 from trainers.text.build import build_text_encoder
 from trainers.text.cache import SentenceVectors
 from trainers.text.encoder import TextEncoder, Tokens
@@ -48,11 +48,6 @@ class TowerInput(NamedTuple):
     def device(self) -> torch.device:
         """Where the towers are."""
         return self.views_N.device
-
-    @property
-    def is_cuda(self) -> bool:
-        """Whether that is a GPU."""
-        return self.views_N.is_cuda
 
     def __len__(self) -> int:
         return len(self.views_N)
@@ -151,18 +146,14 @@ class TowerProjector(Network):
 def _projection(inside: int, hidden: int, width: int) -> nn.Sequential:
     if hidden == 0:
         return nn.Sequential(nn.Linear(inside, width, bias=False))
-    return nn.Sequential(
-        nn.Linear(inside, hidden, bias=False), nn.ReLU(inplace=True), nn.Linear(hidden, width, bias=False)
-    )
+    return build_head(inside, hidden, width)
 
 
 def build_towers(config: ExperimentConfig) -> ContrastiveModel:
     """Both towers and their loss at their first weights, the same for the same seed on every rank.
 
     The audio encoder's are drawn first, and so are those of the same encoder in any run of this seed.
-
-    Raises:
-        UserError: if the text encoder's files are missing or do not fit.
+    Raises UserError if the text encoder's files are missing or do not fit.
     """
     width = config.head.width or PROJECTION_WIDTH
     text = build_text_encoder(config.text, seed=config.seed)
@@ -216,9 +207,7 @@ def has_head(state: Mapping[str, Tensor]) -> bool:
 
 def load_audio_tower(projector: Network, state: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """Start the audio encoder from one with another kind of head, which stays behind.
-
-    Raises:
-        RuntimeError: if it is another encoder's.
+    Raises RuntimeError if it is another encoder's.
     """
     prefix = ENCODER
     encoder = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

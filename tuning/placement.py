@@ -53,11 +53,7 @@ class Need:
 
 
 def need(config: ExperimentConfig, machines: Sequence[Machine], what: str) -> Need:
-    """What a run needs where these machines are.
-
-    Raises:
-        UserError: if it never fits them.
-    """
+    """What a run needs where these machines are. Raises UserError if it never fits them."""
     from trainers.distributed.world import (
         reserved,
         world_sizes,  # brings torch, which a wrong key need not wait for

@@ -20,6 +20,7 @@ from evaluation.report.tracking import log_report
 from evaluation.report.write import Report
 from trainers.config import ExperimentConfig
 from trainers.pretrain import pretrain
+from tuning.own_parts import try_own_parts
 
 LABELLED = SyntheticConfig(tracks=400, seconds=12.0, valid_share=0.15, test_share=0.45, seed=0)
 """160 tracks to learn from with their tags, 60 to stop probes on, 180 for evaluation."""
@@ -45,10 +46,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     """Corpus → shards → pretraining on two Ray workers → evaluation → MLflow.
 
     What an earlier call finished is not done again: shards are kept, pretraining resumes.
-
-    Raises:
-        UserError: for a wrong key, before anything is composed.
-        PreemptedError: if pretraining was asked to stop.
+    Raises UserError for a wrong key, before anything is composed, and PreemptedError if pretraining was asked to stop.
     """
     require_writable_folder(out, "--out")
     if "run.dir" in overrides:
@@ -56,6 +54,7 @@ def run_quickstart(out: Path, overrides: Mapping[str, Any], *, progress: Progres
     labelled, unlabelled = out / "shards" / "labelled", out / "shards" / "unlabelled"
     places = {"data.labelled": str(labelled), "data.unlabelled": str(unlabelled), "run.dir": str(out)}
     config = load_config(ExperimentConfig, ROOT / "conf/pretrain/quickstart.yaml", {**places, **overrides})
+    try_own_parts(config)
     with cpu_watch() as seconds:
         found = _run(out, config, progress)
     return replace(found, cpu_seconds=seconds())

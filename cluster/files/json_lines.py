@@ -49,11 +49,7 @@ class RowReader:
         self._file: BinaryIO | None = None
 
     def read(self) -> list[Row]:
-        """New rows, those of a large file in parts; a last line without its end is none yet.
-
-        Raises:
-            OSError: if the file cannot be read now.
-        """
+        """New rows, those of a large file in parts; a last line without its end is none yet. Raises OSError."""
         while self._is_open():
             assert self._file is not None
             self._file.seek(self.offset)

@@ -53,11 +53,7 @@ def sole_writer(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def sole_file_writer(file: Path, remedy: str) -> AbstractContextManager[None]:
-    """The same for one file.
-
-    Raises:
-        UserError: if another process writes it, or its folder cannot be written.
-    """
+    """The same for one file. Raises UserError also if its folder cannot be written."""
     return _alone(file, file.with_name(f".{file.name}.{LOCK_NAME}"), remedy)
 
 
@@ -81,9 +77,7 @@ def _alone(place: Path, path: Path, remedy: str) -> Iterator[None]:
 
 def wait_for_writer(folder: Path, timeout_s: float) -> bool:
     """Wait until no process writes a folder that is one's own: that of a lost machine may not have ended yet.
-
-    Returns:
-        False if one still does after ``timeout_s`` seconds.
+    False if one still does after ``timeout_s`` seconds.
     """
     deadline = time.monotonic() + timeout_s
     while folder.is_dir():
@@ -101,14 +95,10 @@ def wait_for_writer(folder: Path, timeout_s: float) -> bool:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock a file without waiting. It is made where it is absent, and its folder too.
+    """Lock a file without waiting; it is made where it is absent, and its folder too.
+    Returns a handle for `unlock`, or None if another process or thread has the lock.
 
-    Returns:
-        A handle for `unlock`, or None if another process or thread has the lock.
-
-    Raises:
-        NoLocksError: if the file system has no locks.
-        OSError: if the file cannot be opened for writing.
+    Raises NoLocksError if the file system has no locks, OSError if the file cannot be opened for writing.
     """
     attempts = itertools.count(1)
     while True:

@@ -38,11 +38,8 @@ class MappedFile:
     """A read-only file in memory. Threads may share it; it is unmapped with its last user."""
 
     def __init__(self, path: Path, crc: Sequence[int], size: int) -> None:
-        """Map a file of ``size`` bytes, with the CRC32 of each block; it may be replaced or deleted afterwards.
-
-        Raises:
-            OSError: if it cannot be opened.
-            ValueError: it has another size, or the checksums are not as many as its blocks.
+        """Map a file, with the CRC32 of each block; it may be replaced or deleted afterwards.
+        Raises OSError if it cannot be opened, ValueError if it has not ``size`` bytes or another number of blocks.
         """
         found = path.stat().st_size
         if found == size > 0:
@@ -58,10 +55,8 @@ class MappedFile:
         self._lock = threading.Lock()
 
     def check(self, begin: int, end: int) -> None:
-        """Check the blocks that bytes begin…end touch, those that were not checked before.
-
-        Raises:
-            DamagedError: names the first that differs.
+        """Check the blocks that bytes begin…end touch for the first time.
+        The DamagedError names the first that differs.
         """
         first, last = begin // BLOCK_BYTES, -(-end // BLOCK_BYTES)
         if end <= begin or self._checked[first:last].all():

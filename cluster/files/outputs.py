@@ -84,21 +84,13 @@ def require_replaceable_file(path: Path, key: str, kind: str, mark: bytes) -> No
 
 
 def require_replaceable_folder(path: Path, key: str) -> None:
-    """Refuse a folder that could not be written beside its place and renamed, as `storage.atomic_folder` does.
-
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
-    """
+    """Refuse a folder that could not be written beside its place and renamed, as `storage.atomic_folder` does."""
     require_writable_folder(path, key, replaced=True)
     require_renamable(path, key)
 
 
 def require_renamable(path: Path, key: str) -> None:
-    """Refuse a folder in whose place no other can be renamed.
-
-    Raises:
-        UserError: names ``path``, what is wrong and ``key``.
-    """
+    """Refuse a folder in whose place no other can be renamed."""
     place = path.resolve()
     if place == Path.cwd():
         raise UserError(f"{key} {path}: is the working folder, which cannot be replaced; give a folder in it")

@@ -37,14 +37,7 @@ class Spool(Sequence[T], Generic[T]):
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
-        """Write items.
-
-        Args:
-            items: picklable; taken one by one.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Write items, which are picklable, one by one. Raises RunError if the disk is full."""
         self._file: IO[bytes] | None = None
         self._ends = array("q", [0])
         self._last: list[T] = []
@@ -53,11 +46,7 @@ class Spool(Sequence[T], Generic[T]):
             self.append(item)
 
     def append(self, item: T) -> None:
-        """Add one item at the end.
-
-        Raises:
-            RunError: the disk is full.
-        """
+        """Add one item at the end. Raises RunError if the disk is full."""
         self._last.append(item)
         if len(self._last) == CHUNK:
             self._write(zlib.compress(pickle.dumps(self._last, pickle.HIGHEST_PROTOCOL), COMPRESSION))

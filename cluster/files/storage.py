@@ -56,11 +56,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes.
-
-    Raises:
-        RunError: if the disk is full or ``path`` cannot be written; it is then what it was before.
-    """
+    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes."""
     with _partial(path) as partial:
         partial.mkdir()
         try:
@@ -95,10 +91,8 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def remove_partials(folder: Path) -> list[str]:
-    """Delete what killed writers left in ``folder``; what a living process writes, on any machine, is locked and stays.
-
-    Returns:
-        The names that were deleted.
+    """Delete what killed writers left in ``folder``, and return the names; what a living process writes, on any
+    machine, is locked and stays.
     """
     gone: list[str] = []
     locks = {entry.with_suffix(PARTIAL_LOCK) for entry in folder.glob(f".*{PARTIAL}")}

@@ -58,11 +58,7 @@ class Room:
         self._left = [_Left(machine) for machine in machines]
 
     def take(self, bundles: Sequence[Bundle]) -> list[Placed] | None:
-        """Place a task.
-
-        Returns:
-            A machine for each process; None, and nothing is taken, if they do not fit together.
-        """
+        """Take a machine for each process of a task; None, and nothing is taken, if they do not fit together."""
         waiting = sorted(bundles, key=lambda one: (-one.gpus, -one.cpus))
         before = [left.copy() for left in self._left]
         placed: list[Placed] = []
@@ -146,9 +142,7 @@ def worker_bundle(
     config: ResourcesConfig, machines: Sequence[Machine], *, workers: int, what: str, beside: Sequence[Bundle] = ()
 ) -> Bundle:
     """What each worker of a run reserves on a cluster: with GPUs where the configuration and the machines have them.
-
-    Raises:
-        UserError: if they do not fit; names what there is. Not raised where ``resources.autoscaling`` waits for more.
+    Where they do not fit the UserError names what there is, unless ``resources.autoscaling`` waits for more.
     """
     plain = Bundle(cpus=config.cpus_per_worker)
     with_gpu = Bundle(cpus=config.cpus_per_worker, gpus=config.gpus_per_worker)

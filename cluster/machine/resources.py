@@ -57,11 +57,7 @@ class ResourcesConfig(Config):
 
 
 def torch_device(name: Any) -> Any:
-    """The torch device of a name, if this machine has it.
-
-    Raises:
-        UserError: names those that it has.
-    """
+    """The torch device of a name. Where this machine lacks it the UserError names those that it has."""
     import torch
 
     try:
@@ -93,10 +89,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
-    """Whether every worker gets a GPU where the cluster has ``gpus``.
-
-    Raises:
-        UserError: if GPUs are required and there are too few.
+    """Whether every worker gets a GPU where the cluster has ``gpus``. Raises UserError if too few of those required.
 
     >>> uses_gpu(ResourcesConfig(num_workers=2), gpus=1), uses_gpu(ResourcesConfig(num_workers=2), gpus=2)
     (False, True)

@@ -59,11 +59,7 @@ def _try_socket(folder: Path) -> None:
 
 
 def private_folder() -> Path:
-    """A short folder of this user alone below /tmp.
-
-    Raises:
-        UserError: if it cannot be had.
-    """
+    """A short folder of this user alone below /tmp. Raises UserError if it cannot be had."""
     folder = _SYSTEM / f"counterpoint-{os.getuid()}"
     with suppress(FileExistsError, OSError):
         folder.mkdir(mode=0o700)
@@ -100,9 +96,7 @@ def replace_tmpdir() -> None:
 
 def ray_folder() -> Path | None:
     """Where a local Ray keeps its sockets and logs: None for the place that it takes itself.
-
-    Raises:
-        UserError: if RAY_TMPDIR cannot be used, or nothing else can; names the variable.
+    Where nothing can be used the UserError names RAY_TMPDIR.
     """
     named = os.environ.get("RAY_TMPDIR")
     if named is not None:

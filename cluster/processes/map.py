@@ -5,11 +5,13 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from typing import Literal, TypeVar
 
 from cluster.settings import RunError
@@ -18,6 +20,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 LOOK_S = 0.5
 """How often a caller is asked whether it gives up."""
+SAVE_S = 60.0
+"""How long workers may take to save themselves when one of them was killed."""
 QUEUED = 4
 """Jobs a worker that are pickled ahead: of ten million clips all would be gigabytes."""
 
@@ -30,7 +34,7 @@ class Pool:
     """Processes for one map after another; what a process keeps of one is there for the next."""
 
     def __init__(self, executor: ProcessPoolExecutor, workers: int) -> None:
-        self._executor, self._workers = executor, workers
+        self._executor, self._ahead = executor, QUEUED * workers
         self._others = set(multiprocessing.active_children())
 
     def map(
@@ -44,7 +48,7 @@ class Pool:
         waiting, running = iter(jobs), set[Future[Result]]()
         try:
             while True:
-                ahead = islice(waiting, QUEUED * self._workers - len(running))
+                ahead = islice(waiting, self._ahead - len(running))
                 running.update(self._executor.submit(function, job) for job in ahead)
                 if not running:
                     return
@@ -57,15 +61,31 @@ class Pool:
         except (KeyboardInterrupt, GeneratorExit):  # a job may take minutes, and the pool waits for each
             self.kill()
             raise
-        except BrokenProcessPool as error:
+        except BrokenProcessPool as error:  # the pool has asked the others to end
+            self._end(given_up)
             raise WorkerLostError(
                 "a worker process was killed (out of memory?); try fewer workers. What is finished is kept"
             ) from error
 
     def kill(self) -> None:
-        """End the workers: all children that multiprocessing has started since but the others."""
-        for worker in set(multiprocessing.active_children()) - self._others:
+        """End the workers at once."""
+        for worker in self._workers():
             worker.kill()
+
+    def _end(self, given_up: Callable[[], bool] | None) -> None:
+        """Wait until the workers have ended, `SAVE_S` seconds at most: one that saves itself when it is asked to end
+        may then wait for a next job on a queue that the lost one has locked.
+        """
+        until = time.monotonic() + SAVE_S
+        while time.monotonic() < until and not (given_up and given_up()):
+            if not (left := [one.sentinel for one in self._workers()]):
+                return
+            multiprocessing.connection.wait(left, LOOK_S)
+        self.kill()
+
+    def _workers(self) -> set[BaseProcess]:
+        """All children that multiprocessing has started since."""
+        return set(multiprocessing.active_children()) - self._others
 
 
 @contextmanager

@@ -28,9 +28,7 @@ def supervised(command: list[str]) -> list[str]:
 
 def main(parent: int, command: list[str]) -> int:
     """Run ``command`` until it ends, SIGTERM or SIGINT asks for its end, or process ``parent`` is gone.
-
-    Returns:
-        The command's exit code; 143 where it was asked to end.
+    Returns its exit code; 143 where it was asked to end.
     """
     asked: list[int] = []
 

@@ -36,10 +36,7 @@ def ensure_token() -> None:
     """Make a token where there is none, and keep the file to its owner (mode 600).
 
     Where there is no home that can be written to, the token lies in the user's folder below /tmp, and
-    RAY_AUTH_TOKEN_PATH of this process names it.
-
-    Raises:
-        UserError: if the file that RAY_AUTH_TOKEN_PATH names can neither be read nor made.
+    RAY_AUTH_TOKEN_PATH of this process names it. Raises UserError if a file that it names can neither be read nor made.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
@@ -82,10 +79,8 @@ def _ensure(path: Path) -> None:
 
 
 def require_token() -> None:
-    """Refuse to talk to a cluster without a token to show.
-
-    Raises:
-        UserError: names where the token is expected; not raised where RAY_AUTH_MODE=disabled.
+    """Refuse to talk to a cluster without a token, unless RAY_AUTH_MODE=disabled.
+    The UserError names where it is expected.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not has_token():
         raise UserError(
@@ -101,11 +96,7 @@ def use_token() -> None:
 
 
 def reach(address: str) -> None:
-    """Ask a socket whether host:port is there; Ray would wait a minute for one that is not.
-
-    Raises:
-        UserError: if nothing answers.
-    """
+    """Ask a socket whether host:port is there; Ray would wait a minute. Raises UserError if nothing answers."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"{address!r} is no address of a cluster; write host:port, for example 10.0.0.1:6379")

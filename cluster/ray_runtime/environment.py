@@ -33,11 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
-    """The versions that the lock has of the decisive packages.
-
-    Raises:
-        UserError: if there is no lock.
-    """
+    """The versions that the lock has of the decisive packages. Raises UserError if there is no lock."""
     if not lock.is_file():
         raise UserError(f"{lock}: not there; submit from a checkout, the lock travels with it")
     from packaging.requirements import Requirement
@@ -71,10 +67,7 @@ def require_locked_versions() -> None:
 
 def require_same_versions() -> None:
     """Refuse a run over machines that differ; asks each node of the Ray session this process is in.
-
-    Raises:
-        UserError: names the node and what differs from this process.
-        RunError: if a node does not answer.
+    The UserError names the node and what differs from this process. Raises RunError if a node does not answer.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -49,9 +49,7 @@ class Job:
 
 class Cluster:
     """The jobs API of one Ray cluster.
-
-    Raises:
-        UserError: if nothing answers at the URL, the token is missing or wrong, or its Ray is of another version.
+    Raises UserError if nothing answers at the URL, the token is missing or wrong, or its Ray is of another version.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -110,9 +108,7 @@ class Cluster:
 
     def follow(self, job: str, show: Show) -> int:
         """Hand over the job's output as it comes, and return its exit code: 143 where it was stopped.
-
-        Raises:
-            RunError: if the cluster has not answered for two minutes; the job may live on.
+        Raises RunError if the cluster has not answered for two minutes; the job may live on.
         """
         shown, answered = _NewText(show), time.monotonic()
         broken = (OSError, RuntimeError, asyncio.IncompleteReadError, import_module("aiohttp").ClientError)
@@ -219,9 +215,7 @@ def submit(
 
 def check_size(root: Path, limit_bytes: int = UPLOAD_BYTES) -> int:
     """Bytes that would be shipped from ``root``, by Ray's own rules of what to leave out.
-
-    Raises:
-        UserError: if they are more than ``limit_bytes``; names the largest.
+    Where they are more than ``limit_bytes`` the UserError names the largest.
     """
     sizes: dict[str, int] = {}
 

@@ -21,11 +21,7 @@ def forget_token() -> None:
 
 
 def show_token(address: str) -> None:
-    """Show this process's token to a control service.
-
-    Raises:
-        ray.exceptions.AuthenticationError: if it is refused.
-    """
+    """Show this process's token to a control service. Raises ray.exceptions.AuthenticationError if it is refused."""
     import_module("ray._raylet").GcsClient(address=address)
 
 

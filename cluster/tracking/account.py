@@ -76,11 +76,7 @@ class Note(TypedDict, total=False):
 
 
 class Account:
-    """One run's folder ``tracking``, open in one process at a time.
-
-    Raises:
-        UserError: if another process has it open.
-    """
+    """One run's folder ``tracking``, open in one process at a time; raises UserError where another has it open."""
 
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "tracking"
@@ -232,11 +228,7 @@ def now_ms() -> int:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run's state.json holds; nothing where it is not there.
-
-    Raises:
-        UserError: if it is damaged.
-    """
+    """What a run's state.json holds; nothing where it is not there. Raises UserError if it is damaged."""
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if "uri" not in state.keys():  # noqa: SIM118 - a list has none
@@ -255,9 +247,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def is_waiting(run_dir: Path) -> bool:
     """Whether MLflow lacks something of a run, as its folder says; nothing is opened for writing.
-
-    Raises:
-        UserError: if the run's state is damaged.
+    Raises UserError if the run's state is damaged.
     """
     state = read_state(run_dir / "tracking" / STATE)
     if "uri" not in state:

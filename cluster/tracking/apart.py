@@ -90,11 +90,7 @@ class _Line:
         return self.owner == os.getpid() and self.environment == of_mlflow()
 
     def ask(self, key: str, folder: Path, system_metrics_s: float, state: Mapping[str, Any]) -> Iterator[Note]:
-        """A round of one run.
-
-        Raises:
-            EOFError, OSError: if the process has ended.
-        """
+        """A round of one run. Raises EOFError or OSError if the process has ended."""
         with self._asking:
             whole = False
             try:
@@ -208,9 +204,7 @@ def shared() -> Iterator[None]:
 
 def running() -> _Line:
     """The process that sends for this one; started where there is none, or none with this environment.
-
-    Raises:
-        OSError: if it cannot be started.
+    Raises OSError if it cannot be.
     """
     global _running
     with _starting:

@@ -51,10 +51,8 @@ class Delivery:
             self._system.enter_context(sampled_load(system_metrics_s, self._sampled))
 
     def round(self, state: Mapping[str, Any]) -> Iterator[Note]:
-        """Send what there is. The last note says whether that was all, or what the trouble is; nothing is raised.
-
-        Args:
-            state: of the account, as it is now.
+        """Send what there is of an account in its ``state`` of now.
+        The last note says whether that was all, or what the trouble is; nothing is raised.
         """
         try:
             yield from self._send(state)
@@ -208,10 +206,8 @@ def _by_name(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 
 def _run_id(run_dir: str | None) -> str | None:
-    """MLflow's id of another run, from its account; the parent comes first.
-
-    Raises:
-        ConnectionError: if the parent has no id yet, so that the child tries again later.
+    """MLflow's id of another run, from its account.
+    Raises ConnectionError if it has none yet, so that its child tries again later.
     """
     if run_dir is None:
         return None

@@ -77,12 +77,10 @@ def run_page(uri: str, experiment_id: str | None, run_id: str | None) -> str:
 
 
 def start_page(base: str) -> str:
-    """The page of a server to begin with: the runs of the experiment that changed last.
+    """The page of the server at http://HOST:PORT to begin with: the runs of the experiment that changed last.
 
     The list of experiments drops the query, so MLflow's pages for chats would follow it.
-
-    Args:
-        base: http://HOST:PORT. Where the server does not answer, as to one who gave no password, the page is the list.
+    Where the server does not answer, as to one who gave no password, the page is the list.
     """
     requests = import_module("requests")
     kind, training = EXPERIMENT_KIND

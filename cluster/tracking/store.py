@@ -140,9 +140,7 @@ def _import_mlflow() -> None:
 
 def trouble(uri: str) -> str:
     """Why a server does not answer, without credentials; empty where it does, or where the store is a file.
-
-    Raises:
-        UserError: if MLflow has no stores of that kind.
+    Raises UserError if MLflow has no stores of that kind.
     """
     if not uri.startswith(("http://", "https://")):
         if not uri.startswith(STORES):

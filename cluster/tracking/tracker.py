@@ -162,11 +162,9 @@ class Tracker:
 
     def close(self, status: Status = "FINISHED", *, wait_s: float = 30.0) -> bool:
         """Note the end, wait for MLflow a while, and let the folder go: it can be opened again, whatever MLflow does.
-
         The first call counts.
 
-        Returns:
-            Whether MLflow has everything. What it lacks stays in the run's folder, and a warning says where.
+        Returns whether MLflow has everything. What it lacks stays in the run's folder, and a warning says where.
         """
         if not self._enabled:
             return True
@@ -198,9 +196,7 @@ def _closed_on_error(account: Account) -> Iterator[None]:
 
 def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
     """Send what an ended run could not send; True when nothing is left.
-
-    Raises:
-        UserError: if the run is still going on, or its account is damaged.
+    Raises UserError if the run is still going on, or its account is damaged.
     """
     if not is_waiting(run_dir):
         return True
@@ -213,9 +209,7 @@ def replay(run_dir: Path, *, wait_s: float = 60.0) -> bool:
 
 def replay_below(folder: Path, *, wait_s: float = 60.0) -> Iterator[tuple[Path, str]]:
     """`replay` of every run at or below a folder whose log waits, parents first: the run, and what became of its log.
-
-    Raises:
-        UserError: if there is no run, once the iteration begins.
+    Raises UserError if there is no run, once the iteration begins.
     """
     runs = sorted(mark.parent.parent for mark in folder.rglob(f"tracking/{STATE}"))
     if not runs:
@@ -233,10 +227,7 @@ def set_aside(config: TrackingConfig, run_dir: Path, params: Mapping[str, Any], 
 
     For a folder that starts anew, its earlier attempt having left no snapshot: the curve of another experiment must not
     stand where this one's is expected. Account and rows of the old attempt are kept in ``attempt-IDENTITY``, from where
-    `replay` sends what MLflow lacks.
-
-    Raises:
-        UserError: if another process tracks ``run_dir``.
+    `replay` sends what MLflow lacks. Raises UserError if another process tracks ``run_dir``.
     """
     if not config.enabled:
         return

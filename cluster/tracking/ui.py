@@ -10,9 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
@@ -54,8 +52,8 @@ def ui_command(*, host: str = "127.0.0.1", port: int = 5000) -> list[str]:
     return [*command, *guard, "--cors-allowed-origins", ",".join(origins)]
 
 
-def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Callable[[str], None] = print) -> int:
-    """Serve until Ctrl-C; ``show`` is given the URL once the pages are there.
+def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Serve until Ctrl-C; print the URL once the pages are there.
 
     ``store`` is the SQLite or PostgreSQL URI of the runs, such as sqlite:////home/ann/outputs/mlflow.db.
 
@@ -77,12 +75,12 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000, show: Cal
     _free(host, port)
     beside = path.parent if path is not None else Path.cwd()
     with tempfile.TemporaryDirectory(prefix="counterpoint-ui-") as folder:
-        guard = {} if host in LOOPBACK else _guard(beside, Path(folder), show)
+        guard = {} if host in LOOPBACK else _guard(beside, Path(folder))
         served = {SERVED_VARIABLE: connection_uri(store)}
-        return _serve(ui_command(host=host, port=port), guard | served, (host, port), show)
+        return _serve(ui_command(host=host, port=port), guard | served, (host, port))
 
 
-def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str, str]:
+def _guard(beside: Path, folder: Path) -> dict[str, str]:
     """Environment of a guarded server: its secrets travel there, where other users cannot read them.
 
     Its table of users lives as long as the server, so that the password is always the one that was given now.
@@ -95,7 +93,7 @@ def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str,
             file.write_text(secrets.token_urlsafe(18), encoding="ascii")
         file.chmod(0o600)
         password = file.read_text(encoding="ascii").strip()
-        show(f"user admin, password in {file}")
+        print(f"user admin, password in {file}")
     if len(password) < SHORTEST_PASSWORD:
         raise UserError(f"the password of the pages has {len(password)} characters; take {SHORTEST_PASSWORD} or more")
     config = folder / "auth.ini"
@@ -111,17 +109,17 @@ def _guard(beside: Path, folder: Path, show: Callable[[str], None]) -> dict[str,
     }
 
 
-def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int], show: Callable[[str], None]) -> int:
+def _serve(command: list[str], secret: dict[str, str], place: tuple[str, int]) -> int:
     silent, (host, port) = subprocess.DEVNULL, place
     environment = os.environ | LEAN | secret
     by_hand = f"{SERVED_VARIABLE}={without_credentials(secret[SERVED_VARIABLE])} {shlex.join(command)}"
     server = subprocess.Popen(
         supervised(command), env=environment, stdout=silent, stderr=silent, start_new_session=True
     )
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _wait(server, by_hand, host, port)
-        show(start_page(page_address(host, port)))
+        print(start_page(page_address(host, port)))
         server.wait()
     except KeyboardInterrupt:
         return 0
@@ -144,10 +142,6 @@ def _own_names(host: str) -> list[str]:
         return [host, socket.gethostname(), socket.getfqdn()]
     addresses = [entry.address for cards in psutil.net_if_addrs().values() for entry in cards]
     return ["localhost", *[each for each in addresses if each.count(".") == 3], socket.gethostname(), socket.getfqdn()]
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _in_url(host: str) -> str:

@@ -7,6 +7,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+MISSING = ("missing", "missing_argument")
+"""What pydantic calls a key without a default that is not given."""
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+"""What it calls a key that there is not."""
 MOST_KEYS = 40
 """Named where a key is unknown and none is near; of more their sections are."""
 RENAMED: dict[str, dict[str, str]] = {
@@ -34,10 +38,32 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def nearest_key(path: str, known: Sequence[str], siblings: Sequence[str] = ()) -> str:
+    """The key that was meant: one of the same name in another section, else one beside it, else one that looks alike.
+
+    Args:
+        path: dotted, and unknown.
+        known: all keys.
+        siblings: those of its section, where there is one.
+
+    >>> keys = ["data.batch", "optim.steps", "optim.schedule"]
+    >>> nearest_key("optim.batch", keys, keys[1:]), nearest_key("optim.stps", keys, keys[1:]), nearest_key("lr", keys)
+    ('data.batch', 'optim.steps', '')
+    """
+    name, names = path.rpartition(".")[2], {key: key.rpartition(".")[2] for key in known}
+    same = [key for key in known if names[key] == name]
+    alike = difflib.get_close_matches(name, [names[key] for key in siblings], n=1)
+    cut = [key for key in siblings if name.startswith(names[key]) or names[key].startswith(name)]
+    beside = [key for key in siblings if names[key] in alike] or cut
+    others = known if not siblings or siblings == known else []
+    found = difflib.get_close_matches(path, same, n=1, cutoff=0) or beside
+    return next(iter(found or difflib.get_close_matches(path, others, n=1, cutoff=0.5)), "")
+
+
 def place_of(problem: Mapping[str, Any], where: str, given: Mapping[str, str]) -> str:
     """Where a problem's key was given: its file, or what set it over the file; both where it is of several keys.
 
-    >>> place_of({"loc": ("optim", "steps")}, "a.yaml", {"optim.steps": "command line"})
+    >>> place_of({"loc": ("optim", "steps"), "type": "missing"}, "a.yaml", {"optim.steps": "command line"})
     'command line'
     """
     path = ".".join(map(str, problem["loc"]))
@@ -45,7 +71,7 @@ def place_of(problem: Mapping[str, Any], where: str, given: Mapping[str, str]) -
         if path == key or path.startswith(f"{key}."):
             return place
         if where != place and (not path or key.startswith(f"{path}.")):
-            where = f"{where} and {place}"
+            where = place if problem["type"] in UNKNOWN else f"{where} and {place}"
             break
     return where
 
@@ -71,7 +97,7 @@ def _visible(name: str) -> str:
 def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequence[str]) -> str:
     """A problem of pydantic in words."""
     path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if problem["type"] in UNKNOWN:
         if new := new_name(schema, path):
             return f"{where}: unknown key {path}; it is called {new} now"
         dotted = next((part for part in map(str, problem["loc"]) if "." in part), "")
@@ -79,17 +105,16 @@ def explain(problem: Mapping[str, Any], where: str, schema: str, leaves: Sequenc
             first, _, rest = dotted.partition(".")
             return f"{where}: unknown key {path}; in YAML a dot makes no section: write {rest} below {first}:"
         sections = {p.rpartition(".")[0] for p in leaves} - {""}
-        known = [*leaves, *sorted(p for p in sections if not path.startswith(f"{p}."))]
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        near = near or [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]][:1]
+        known = [key for key in (*leaves, *sorted(sections)) if not path.startswith(f"{key}.")]
         section = path.rpartition(".")[0]
-        siblings = [p for p in known if p.startswith(f"{section}.")] if section else known
+        siblings = [key for key in known if key.startswith(f"{section}.")] if section else known
+        near = nearest_key(path, known, siblings)
         if len(siblings or known) > MOST_KEYS:
             siblings = list(dict.fromkeys(p.partition(".")[0] for p in leaves))
         others = f"known are {', '.join(siblings or known)}" if siblings or known else "there are none"
-        hint = f"; did you mean {near[0]}?" if near else f"; {others}"
+        hint = f"; did you mean {near}?" if near else f"; {others}"
         return f"{where}: unknown key {_visible(path)}{hint}"
-    if problem["type"] in ("missing", "missing_argument"):
+    if problem["type"] in MISSING:
         return f"{where}: {path} is missing; give it a value"
     message, given = problem["msg"].removeprefix("Value error, "), problem["input"]
     value = f", got {reprlib.repr(given)}" if "got" not in message and not isinstance(given, dict) else ""

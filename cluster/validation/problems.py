@@ -3,11 +3,13 @@
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+from cluster.validation.messages import MISSING
 
 MAX_FAULTS = 20
 """Faults that are looked for in one configuration."""
@@ -23,12 +25,42 @@ def build(schema: type, tree: Mapping[str, Any]) -> tuple[Any, list[Any]]:
     try:
         return _adapter(schema).validate_json(json.dumps(tree), strict=True), []
     except ValidationError as error:
-        return None, list(error.errors())
+        return None, _one_for_each_key(tree, error.errors())
 
 
 def problems_of(schema: type, tree: Mapping[str, Any]) -> list[Any]:
     """The problems that pydantic finds at once."""
     return build(schema, tree)[1]
+
+
+def _one_for_each_key(tree: Mapping[str, Any], problems: Iterable[Any]) -> list[Any]:
+    """Problems with a single one where a key may be of several types: pydantic has one for each of them, and adds the
+    type to the key. A problem inside of a value, such as an item of a list, is nearer to what was meant than one of it.
+    """
+    of_types: dict[tuple[Any, ...], list[Any]] = {}
+    for number, problem in enumerate(problems):
+        at = None if problem["type"] in MISSING else _type_in(tree, problem["loc"])
+        loc = problem["loc"] if at is None else problem["loc"][:at] + problem["loc"][at + 1 :]
+        key = (number,) if at is None else problem["loc"][:at]
+        of_types.setdefault((at is None, key), []).append({**problem, "loc": loc})
+    merged = []
+    for group in of_types.values():
+        deepest = max(len(problem["loc"]) for problem in group)
+        group = [problem for problem in group if len(problem["loc"]) == deepest]
+        first, *others = dict.fromkeys(problem["msg"] for problem in group)
+        wanted = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+        merged.append({**group[-1], "msg": wanted})
+    return merged
+
+
+def _type_in(tree: Any, place: tuple[Any, ...]) -> int | None:
+    """Where a problem's place names one of several types of a value, and no key or number of the tree; else None."""
+    for at, part in enumerate(place):
+        inside = part in tree if isinstance(tree, Mapping) else isinstance(tree, list) and isinstance(part, int)
+        if not inside:
+            return at
+        tree = tree[part]
+    return None
 
 
 @functools.cache
@@ -48,7 +80,7 @@ def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> 
     gone: list[Path] = []
     untrusted: set[Path] = set()
     while problems and len(found) < MAX_FAULTS:
-        fresh = [problem for problem in problems if not _follows(problem, gone, untrusted)]
+        fresh = [problem for problem in problems if not _follows(problem, gone, untrusted, found)]
         found += [problem for problem in fresh if problem not in found]
         taken = [path for path in (_key_at_fault(schema, rest, problem) for problem in problems) if path]
         for path in taken:
@@ -60,11 +92,15 @@ def all_problems(schema: type, tree: Mapping[str, Any], problems: list[Any]) -> 
     return found
 
 
-def _follows(problem: Mapping[str, Any], gone: list[Path], untrusted: set[Path]) -> bool:
-    """Whether a problem is one of a default that stands for a key taken out."""
+def _follows(problem: Mapping[str, Any], gone: list[Path], untrusted: set[Path], found: list[Any]) -> bool:
+    """Whether a problem is one of a default that stands for a key taken out, that such a key is missing, or what a rule
+    that was broken by several keys finds of those that are left.
+    """
     if problem["type"] != "value_error":
-        return False
-    return any(_names(problem, path) for path in gone) or _place(problem) in untrusted
+        return problem["type"] in MISSING and _place(problem) in gone
+    rule = problem["msg"].partition(": ")[2]
+    left = bool(rule) and any(one["loc"] == problem["loc"] and one["msg"].endswith(f": {rule}") for one in found)
+    return left or any(_names(problem, path) for path in gone) or _place(problem) in untrusted
 
 
 def _names(problem: Mapping[str, Any], path: Path) -> bool:
@@ -81,7 +117,7 @@ def _key_at_fault(schema: type, tree: Mapping[str, Any], problem: Mapping[str, A
     """
     place = _place(problem)
     if problem["type"] != "value_error":
-        return _reached(tree, place) if problem["type"] not in ("missing", "missing_argument") else None
+        return _reached(tree, place) if problem["type"] not in MISSING else None
     best: tuple[tuple[int, int, bool], Path] | None = None
     for path in _leaves(tree):
         if path[: len(place)] != place:
@@ -89,7 +125,7 @@ def _key_at_fault(schema: type, tree: Mapping[str, Any], problem: Mapping[str, A
         rest = deepcopy(dict(tree))
         _take_out(rest, path)
         left = [(_place(other), other["msg"]) for other in problems_of(schema, rest)]
-        if (place, problem["msg"]) in left:
+        if (place, problem["msg"]) in left or path in (where for where, _ in left):  # it is needed
             continue
         own = sum(bool(path[:-1]) and where == path[:-1] for where, _ in left)
         cost = own, len(left), not _names(problem, path)

@@ -50,9 +50,7 @@ class ZipAudio:
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Unpack the member, checked by its CRC, and decode it: (T, channels) in [-1, 1], and the rate in Hz.
-
-        Raises:
-            AudioError: missing, damaged, too large, or not audio.
+        Raises AudioError if it is missing, damaged, too large, or not audio.
         """
         try:
             data = read_member(self.archive, self.member)
@@ -99,11 +97,7 @@ class ZipTree:
         return sorted(path for path in self._members if not path.rpartition("/")[2].startswith("."))
 
     def read(self, path: str) -> bytes:
-        """A small file whole.
-
-        Raises:
-            UserError: it is missing or damaged.
-        """
+        """A small file whole. Raises UserError if it is missing or damaged."""
         info = self._member(path)
         if info is None:
             raise UserError(f"{self.name}: no member {path}")
@@ -120,11 +114,8 @@ class ZipTree:
 
 def read_member(archive: tuple[str, ...], member: str) -> bytes:
     """A member's bytes, checked by its CRC.
-
-    Raises:
-        KeyError: no such member.
-        ValueError: it would unpack to more than `MAX_MEMBER_BYTES`.
-        zipfile.BadZipFile: damaged; zipfile raises further errors for methods that it does not implement.
+    Raises KeyError for no such member, ValueError if it would unpack to more than `MAX_MEMBER_BYTES`,
+    zipfile.BadZipFile if it is damaged, and what zipfile raises for methods that it does not implement.
     """
     opened = _opened(archive, os.getpid())
     info = opened.getinfo(member)
@@ -134,10 +125,8 @@ def read_member(archive: tuple[str, ...], member: str) -> bytes:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar into a folder so that each entry of its top level appears whole; no member is written outside of it.
-
-    Raises:
-        UserError: damaged, or a member that would lie outside.
+    """Unpack a tar into a folder so that each entry of its top level appears whole.
+    Raises UserError if it is damaged, or a member would lie outside.
     """
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as work:
         try:

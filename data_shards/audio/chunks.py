@@ -3,7 +3,7 @@
 import io
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -14,17 +14,26 @@ _MPEG_TAGS = (0x50, 0x55)
 """Codecs of a WAV whose data chunk is a stream of MPEG frames."""
 MAX_JUNK = 1 << 16
 """Bytes behind the audio that need not be chunks."""
+_SOUND = re.compile(
+    rb"(?s)(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|caff\x00\x01\x00\x00|riff\x2e\x91\xcf\x11|"
+    rb"\.snd\x00\x00..|dns\...\x00\x00|NIST_1A\n|Creative Voice File|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]"
+)
+"""How files of audio begin; a picture in a tag may begin with RIFF as well."""
 
 
 class PatchedFile(io.RawIOBase):
-    """A file with some bytes replaced, for a decoder that would take a placeholder for a size."""
+    """A file with some bytes replaced, for a decoder that would take a placeholder for a size; or one that ends before
+    its end, for a decoder that would read what follows the audio as audio.
+    """
 
-    def __init__(self, file: BinaryIO, patches: Mapping[int, bytes]) -> None:
-        self._file, self._patches = file, patches
+    def __init__(self, file: BinaryIO, patches: Mapping[int, bytes], end: int | None = None) -> None:
+        self._file, self._patches, self._end = file, patches, end
         file.seek(0)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """As the file's."""
+        if whence == io.SEEK_END and self._end is not None:
+            return self._file.seek(self._end + offset)
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -34,7 +43,8 @@ class PatchedFile(io.RawIOBase):
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """As the file's, with the replaced bytes."""
         start = self._file.tell()
-        content = bytearray(self._file.read(len(buffer)))
+        length = len(buffer) if self._end is None else max(0, min(len(buffer), self._end - start))
+        content = bytearray(self._file.read(length))
         for place, patch in self._patches.items():
             for i, byte in enumerate(patch, place - start):
                 if 0 <= i < len(content):
@@ -68,31 +78,61 @@ def _states(length: int) -> bool:
     return 0 < length < _HUGE and not any(low <= length <= high for low, high in _BANDS_32)
 
 
-def _sized(file: BinaryIO, length: int, there: int, what: str, patches: Mapping[int, bytes]) -> Container:
+def _sized(
+    file: BinaryIO, begin: int, length: int, size: int, what: str, patches: Mapping[int, bytes], *, chunks: bool = True
+) -> Container:
     """A container whose audio is one chunk: of the length it states, or of all that is there.
 
     Args:
         file: of the container.
+        begin: byte where the audio begins.
         length: stated, bytes.
-        there: bytes.
-        what: states it.
+        size: of the file.
+        what: states the length.
         patches: sizes for a decoder that would not read all that is there.
+        chunks: whether others may follow, which the decoder reads as such.
     """
+    there = size - begin
     if there > 0 and not _states(length):
         return Container(states_length=False, parts=(PatchedFile(file, patches),) if patches else ())
     if length > there > 0 or (_states(length) and there <= 0):
         return Container(f"truncated: its {what} promises {length:,} bytes, {max(there, 0):,} are there")
-    return AS_IT_IS
+    return _ended(file, begin + length, size, chunks=chunks) if length < there else AS_IT_IS
+
+
+def _ended(file: BinaryIO, end: int, size: int, *, chunks: bool) -> Container:
+    """A container whose audio ends before the file does: libsndfile passes over what follows, or takes it for audio."""
+    file.seek(end)
+    behind = file.read(MAX_JUNK)
+    if second := _SOUND.search(behind):
+        return Container(_second_sound(end + second.start()))
+    if not chunks and size - end > MAX_JUNK and any(behind):
+        return Container(
+            f"its audio ends at byte {end:,}, and {size - end:,} bytes follow that are no part of it; where they are "
+            "audio its header is wrong, otherwise: ffmpeg -i FILE FILE.flac"
+        )
+    return AS_IT_IS if chunks else Container(parts=(PatchedFile(file, {}, end),))
+
+
+def _second_sound(byte: int) -> str:
+    return f"holds a second sound at byte {byte:,}, which no decoder would read; split it, one sound a file"
+
+
+def _chunks(file: BinaryIO, position: int, size: int, head: str) -> Iterator[tuple[int, bytes, int]]:
+    """Where the body of each chunk begins, where the file then stands, its name and its length."""
+    count = struct.calcsize(head)
+    while position + count <= size:
+        file.seek(position)
+        name, length = struct.unpack(head, file.read(count))
+        yield position + count, name, length
+        position += count + length + (length % 2 if count == 8 else 0)  # those with a length of 32 bits are even
 
 
 def _riff(file: BinaryIO, size: int) -> Container:
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
-    position, long_at, tag = 12, 0, 0
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        body = position + 8
+    long_at = tag = 0
+    for body, name, length in _chunks(file, 12, size, f"{order}4sI"):
         if name == b"ds64" and length >= 24:
             long_at = body
         if name == b"fmt " and length >= 16:
@@ -100,7 +140,6 @@ def _riff(file: BinaryIO, size: int) -> Container:
         if name == b"data":
             found = _riff_data(file, size, order, body, length, long_at)
             return Container(found.problem, mpeg_at=body) if tag in _MPEG_TAGS else found
-        position = body + length + length % 2
     return Container("truncated: no data chunk")
 
 
@@ -113,20 +152,21 @@ def _riff_data(file: BinaryIO, size: int, order: str, body: int, length: int, lo
         file.seek(long_at + 8)
         (length,) = struct.unpack("<Q", file.read(8))
         patches = {long_at: struct.pack("<QQQ", size - 8, max(there, 0), 0)}
-    found = _sized(file, length, there, "data chunk", patches)
-    if found is AS_IT_IS and length < there:
+    if _states(length) and length < there:
         return Container(_behind(file, body + length + length % 2, size, order))
-    return found
+    return _sized(file, body, length, size, "data chunk", patches)
 
 
 def _behind(file: BinaryIO, position: int, size: int, order: str) -> str | None:
     """What is wrong with what follows the audio, which a decoder passes over."""
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
+    file.seek(position)
+    if second := _SOUND.search(file.read(MAX_JUNK)):
+        return _second_sound(position + second.start())
+    for body, name, _ in _chunks(file, position, size, f"{order}4sI"):
+        position = body - 8
         if name in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"data"):
-            return f"holds a second sound at byte {position:,}, which no decoder would read; split it, one sound a file"
-        if not (name.isascii() and name.decode("ascii").isprintable()):
+            return _second_sound(position)
+        if not _is_name(name):
             rest = size - position
             file.seek(position)
             if rest <= MAX_JUNK or not any(file.read(MAX_JUNK)):
@@ -135,18 +175,19 @@ def _behind(file: BinaryIO, position: int, size: int, order: str) -> str | None:
                 f"its data chunk ends at byte {position:,}, and {rest:,} bytes that are no chunk follow; where they "
                 "are audio: ffmpeg -ignore_length 1 -i FILE FILE.flac, otherwise: ffmpeg -i FILE FILE.flac"
             )
-        position += 8 + length + length % 2
     return None
 
 
 def _is_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(f"{order}4sI", file.read(8))
-        if not name.isascii() or not name.decode("ascii").isprintable():
+    for body, name, length in _chunks(file, position, size, f"{order}4sI"):
+        if not _is_name(name):
             return False
-        position += 8 + length + length % 2
+        position = body + length + length % 2
     return position == size
+
+
+def _is_name(name: bytes) -> bool:
+    return name.isascii() and name.decode("ascii").isprintable()
 
 
 def _w64(file: BinaryIO, size: int) -> Container:
@@ -157,7 +198,7 @@ def _w64(file: BinaryIO, size: int) -> Container:
         if guid.startswith(b"data"):
             there = size - position - 24
             patches = {16: struct.pack("<Q", size), position + 16: struct.pack("<Q", there + 24)}
-            return _sized(file, max(0, length - 24), there, "data chunk", patches)
+            return _sized(file, position + 24, max(0, length - 24), size, "data chunk", patches, chunks=False)
         position += max(24, -(-length // 8) * 8)
     return Container("truncated: no data chunk")
 
@@ -170,39 +211,30 @@ def _au(file: BinaryIO, size: int) -> Container:
     order = ">" if head.startswith(b".snd") else "<"
     offset, length = struct.unpack_from(f"{order}II", head, 4)
     patched = {8: b"\xff" * 4}  # what the format itself has for an unknown length
-    return _sized(file, length, size - offset, "header", patched)
+    return _sized(file, offset, length, size, "header", patched, chunks=False)
 
 
 def _iff(file: BinaryIO, size: int) -> Container:
     """AIFF and SVX: libsndfile reads on to the end of the file, so no size is replaced."""
-    position, expected = 12, 0
+    expected = 0
     file.seek(8)
     form = file.read(4)
-    while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack(">4sI", file.read(8))
+    for body, name, length in _chunks(file, 12, size, ">4sI"):
         if name == b"COMM" and form == b"AIFF" and length >= 8:
             channels, frames, bits = struct.unpack(">HIH", file.read(8))
             expected = frames * channels * (-(-bits // 8)) if _states(frames) else 0
         if name in (b"SSND", b"BODY"):
-            there = size - position - 8
             if not _states(length) and expected:
-                return _sized(file, expected, there - 8, "COMM chunk", {})
-            return _sized(file, length, there, "sound chunk", {})
-        position += 8 + length + length % 2
+                return _sized(file, body + 8, expected, size, "COMM chunk", {})
+            return _sized(file, body, length, size, "sound chunk", {}, chunks=name == b"SSND")
     return Container("truncated: no sound chunk")
 
 
 def _caf(file: BinaryIO, size: int) -> Container:
-    position = 8
-    while position + 12 <= size:
-        file.seek(position)
-        name, length = struct.unpack(">4sQ", file.read(12))
+    for body, name, length in _chunks(file, 8, size, ">4sQ"):
         if name == b"data":
-            there = size - position - 12
-            patches = {position + 4: struct.pack(">Q", there)}
-            return _sized(file, length, there, "data chunk", patches)
-        position += 12 + length
+            patches = {body - 8: struct.pack(">Q", size - body)}
+            return _sized(file, body, length, size, "data chunk", patches)
     return Container("truncated: no data chunk")
 
 
@@ -214,7 +246,7 @@ def _voc(file: BinaryIO, size: int) -> Container:
         kind, *length = file.read(4)
         body, there = int.from_bytes(length, "little"), size - position - 4
         if kind == 0:
-            return AS_IT_IS
+            return _ended(file, position + 1, size, chunks=False) if position + 1 < size else AS_IT_IS
         if body > there:
             return Container(f"truncated: its block promises {body:,} bytes, {there:,} are there")
         position += 4 + body
@@ -226,14 +258,11 @@ def _nist(file: BinaryIO, size: int) -> Container:
     head = file.read(1_024)
     numbers = {name: int(value) for name, value in re.findall(rb"(?m)^(\w+) -i (\d+)", head)}
     length = numbers.get(b"sample_count", 0) * numbers.get(b"channel_count", 1) * numbers.get(b"sample_n_bytes", 1)
-    return _sized(file, length, size - 1_024, "header", {})
+    return _sized(file, 1_024, length, size, "header", {}, chunks=False)
 
 
 LENGTH_CHECKS: dict[bytes, Callable[[BinaryIO, int], Container]] = {
-    b"RIFF": _riff,
-    b"RIFX": _riff,
-    b"RF64": _riff,
-    b"BW64": _riff,
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), _riff),
     b"riff": _w64,
     b".snd": _au,
     b"dns.": _au,

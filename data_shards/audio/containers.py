@@ -25,11 +25,7 @@ SEARCH_BYTES = 1 << 17
 
 
 def examine(file: BinaryIO) -> Container:
-    """Compare the length that a file states with its bytes.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """Compare the length that a file states with its bytes. Raises OSError if it cannot be read."""
     size = os.fstat(file.fileno()).st_size
     start = tags_end(file)
     file.seek(start)
@@ -63,8 +59,7 @@ def tags_end(file: BinaryIO) -> int:
 
 def _behind_tags(file: BinaryIO, start: int, size: int, check: Callable[[BinaryIO, int], Container]) -> Container:
     """A container behind tags, which libsndfile does not pass over."""
-    refused = _too_large(size)
-    if refused:
+    if refused := _too_large(size):
         return refused
     file.seek(start)
     content = io.BytesIO(file.read())
@@ -77,8 +72,7 @@ def _behind_tags(file: BinaryIO, start: int, size: int, check: Callable[[BinaryI
 
 def _flac(file: BinaryIO, start: int, size: int) -> Container:
     """A stream, or several that were appended to each other; of those libsndfile reads the first alone."""
-    refused = _too_large(size)
-    if refused:
+    if refused := _too_large(size):
         return refused
     file.seek(start)
     data = file.read()
@@ -97,8 +91,7 @@ def _too_large(size: int) -> Container | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> Container:
-    refused = _too_large(size)
-    if refused:
+    if refused := _too_large(size):
         return refused
     file.seek(0)
     found = read_ogg(file.read())
@@ -109,8 +102,7 @@ def _mpeg(file: BinaryIO, start: int, size: int) -> Container:
     file.seek(start)
     if find_mpeg(file.read(SEARCH_BYTES)) is None:
         return AS_IT_IS
-    refused = _too_large(size)
-    if refused:
+    if refused := _too_large(size):
         return refused
     file.seek(0)
     data = file.read()
@@ -129,7 +121,8 @@ def _mpeg(file: BinaryIO, start: int, size: int) -> Container:
             tail = len(data) - found.audio[-1][1]
             whole = len(found.audio) == 1 and found.start == start and data.startswith((b"ID3", b"\xff"))
             if whole and 200 * tail <= len(data):  # mpg123 warns on stderr where the stated size is 1% off
-                return AS_IT_IS
+                # Never by its name: beside a file without tags libsndfile reads the ._NAME that macOS leaves instead.
+                return Container(parts=(io.BytesIO(data),))
             header = data[found.start : found.audio[0][0]]
             return Container(parts=(io.BytesIO(header + frames_of(data, found)),))
     least = max(0, found.num_frames - 2) * found.frame_samples

@@ -60,9 +60,7 @@ class FileAudio:
 
     def read(self) -> tuple[NDArray[np.float32], int]:
         """Decode the whole file: (T, channels) in [-1, 1], and the rate in Hz.
-
-        Raises:
-            AudioError: missing, empty, not audio, too large, or shorter than its header states.
+        Raises AudioError if it is missing, empty, not audio, too large, or shorter than its header states.
         """
         return decode(Path(self.root) / self.path)
 
@@ -87,11 +85,8 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
 
 @contextmanager
 def rejecting(name: str) -> Iterator[None]:
-    """Turn any error about one file into an `AudioError`; errors of the machine stay what they are.
-
-    Raises:
-        AudioError: with the reason.
-        RunError: for a full disk or too many open files.
+    """Turn any error about one file into an `AudioError`; errors of the machine, a full disk or too many open files,
+    are a RunError.
     """
     try:
         yield
@@ -112,28 +107,16 @@ def rejecting(name: str) -> Iterator[None]:
 
 
 def read_mono(audio: "Audio", rate: int) -> NDArray[np.int16]:
-    """A clip as mono 16 bits at a rate: how building, embedding and searching all read.
-
-    Returns:
-        (T,) int16.
-
-    Raises:
-        AudioError: the reason why this clip is refused, for any exception about it.
-        RunError: for a full disk or too many open files.
+    """A clip as mono 16 bits at a rate, (T,): how building, embedding and searching all read.
+    Raises AudioError for whatever is wrong with this clip, RunError for a full disk or too many open files.
     """
     with rejecting(audio.name):
         return to_int16(*audio.read(), rate)
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
-    """Decode a file to its end, after comparing the length that its container states with its size.
-
-    Returns:
-        wave (T, channels) float32, rate in Hz.
-
-    Raises:
-        AudioError: with the reason.
-        RunError: for a full disk or too many open files.
+    """A file to its end, (T, channels) float32, and its rate in Hz; the length that its container states is first
+    compared with its size. Raises AudioError with the reason, RunError for a full disk or too many open files.
     """
     with rejecting(str(path)):
         status = path.stat()
@@ -223,10 +206,8 @@ def _kind(mode: int) -> str:
 
 
 def check_form(frames: int, channels: int, rate: int) -> None:
-    """Refuse what cannot be music before anything is allocated for it.
-
-    Raises:
-        AudioError: for a length, a number of channels or a rate out of bounds.
+    """Refuse, by an AudioError, a length, a number of channels or a rate that cannot be music, before anything is
+    allocated.
     """
     if frames <= 0:
         raise AudioError("holds no samples")

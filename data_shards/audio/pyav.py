@@ -70,17 +70,8 @@ def remedy() -> str:
 
 
 def decode_with_av(path: Path, max_samples: int) -> tuple[NDArray[np.float32], int]:
-    """Decode the first audio stream of a file by PyAV.
-
-    Args:
-        path: of the file.
-        max_samples: of all channels; the file is refused where it holds more.
-
-    Returns:
-        wave (T, channels), rate in Hz.
-
-    Raises:
-        ValueError: with the reason.
+    """The first audio stream of a file by PyAV: (T, channels), and its rate in Hz.
+    Raises ValueError with the reason, also where it holds more than ``max_samples`` of all channels.
     """
     av: Any = import_module("av")  # optional
     blocks: list[NDArray[np.float32]] = []

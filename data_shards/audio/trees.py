@@ -27,11 +27,7 @@ class Tree(Protocol):
         ...
 
     def read(self, path: str) -> bytes:
-        """A small file whole.
-
-        Raises:
-            UserError: it is missing or damaged.
-        """
+        """A small file whole. Raises UserError if it is missing or damaged."""
         ...
 
     def audio(self, path: str) -> Audio:
@@ -56,11 +52,7 @@ class FolderTree:
         return sorted(path.relative_to(self.root).as_posix() for path in files)
 
     def read(self, path: str) -> bytes:
-        """A small file whole.
-
-        Raises:
-            UserError: it is missing or cannot be read.
-        """
+        """A small file whole. Raises UserError if it is missing or cannot be read."""
         try:
             return (self.root / self.spelled(path)).read_bytes()
         except OSError as error:
@@ -74,9 +66,7 @@ class FolderTree:
         """A path in the spelling of the file system, which may differ in Unicode form (`data_shards.format.text.tidy`).
 
         A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
-
-        Raises:
-            UserError: two files look like the one that is named, and neither is spelled like it.
+        Raises UserError if two files look like the one that is named, and neither is spelled like it.
         """
         if os.path.lexists(self.root / path):
             return path
@@ -112,9 +102,7 @@ class FolderTree:
 
 def find_tree(root: Path, *names: str) -> Tree | None:
     """The first of the named folders below `root`, or of the zips ``NAME.zip`` or ``NAME.zip.001``, ``.002``, ….
-
-    Raises:
-        UserError: a zip is damaged, or a part of one is missing.
+    Raises UserError if a zip is damaged, or a part of one is missing.
     """
     for name in names:
         folder, archive = root / name, root / f"{name}.zip"
@@ -133,11 +121,7 @@ def find_tree(root: Path, *names: str) -> Tree | None:
 
 
 def open_tree(root: Path, *names: str) -> Tree:
-    """`find_tree`, which raises where there is none.
-
-    Raises:
-        UserError: none of the names is there; the message lists what is accepted.
-    """
+    """`find_tree`; where none of the names is there the UserError lists what is accepted."""
     tree = find_tree(root, *names)
     if tree is not None:
         return tree

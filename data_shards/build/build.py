@@ -128,10 +128,8 @@ def build(
 
 
 def _checked_recipe(jobs: Jobs, listing: Listing) -> str:
-    """What identifies the set, in one pass over clips that `ClipChecks` takes.
-
-    Raises:
-        UserError: no clips, or the first clip that is wrong.
+    """What identifies the set, in one pass over the clips.
+    Raises UserError for the first that is wrong, or if there are none.
     """
     orders = sorted((column, tuple(tags)) for column, tags in listing.vocabularies.items())
     digest, checks = hashlib.sha256(repr(orders).encode()), ClipChecks(listing.vocabularies)

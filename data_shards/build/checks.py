@@ -41,11 +41,7 @@ class ClipChecks:
         self._keys = array("q")
 
     def add(self, clip: Clip) -> None:
-        """Check one clip.
-
-        Raises:
-            UserError: an invalid key, or an unknown tag.
-        """
+        """Refuse an invalid key and an unknown tag."""
         if not _KEY.match(clip.key):
             raise UserError(f"{clip.audio.name}: key {clip.key!r} must be 1 to 90 letters, digits, '_' or '-'")
         self._keys.append(hash(clip.key))

@@ -19,12 +19,8 @@ ROWS_AT_ONCE = 1 << 16
 
 
 def write_clip_table(path: Path, batch: Any, manifest: Mapping[str, Any]) -> None:
-    """Write one row a clip as Parquet, some rows at a time.
-
-    Args:
-        path: of the file.
-        batch: the index of the set, a record batch.
-        manifest: of the set, for the names of tags and classes.
+    """Write a set as Parquet, a row a clip and some rows at a time: its index, a record batch, with the manifest's
+    names of tags and classes.
     """
     blocks = (_block(batch.slice(at, ROWS_AT_ONCE), manifest) for at in range(0, batch.num_rows, ROWS_AT_ONCE))
     first = next(blocks)

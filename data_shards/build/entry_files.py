@@ -29,11 +29,7 @@ class EntryFiles:
     """Columns of the table of clips; vocabularies are coded in the order in which tags are seen, then sorted."""
 
     def __init__(self, folder: ColumnFolder, given: Mapping[str, Sequence[str]]) -> None:
-        """Empty columns.
-
-        Raises:
-            ValueError: a given name is a duplicate or empty.
-        """
+        """Empty columns. Raises ValueError if a given name is a duplicate or empty."""
         self.count = self.num_frames = self.num_captions = self.rate = 0
         self.splits: Counter[str] = Counter()
         self._folder, self._first = folder, ""
@@ -51,11 +47,8 @@ class EntryFiles:
             self._tags(column)
 
     def append(self, shard: int, entries: Sequence[Entry]) -> None:
-        """Add the entries of one shard.
-
-        Raises:
-            ShardError: a clip has another rate than the first of all.
-            ValueError: a clip bears a tag that its given vocabulary lacks.
+        """Add the entries of one shard. Raises ShardError if a clip has another rate than the first of all, ValueError
+        if it bears a tag that its given vocabulary lacks.
         """
         for entry in entries:
             self.rate, self._first = self.rate or entry.rate, self._first or entry.key
@@ -122,7 +115,7 @@ class EntryFiles:
         for name in TEXTS:
             columns[name] = self._coded[name].arrow(self._folder) if name in CODED else self._texts[name].arrow()
         columns |= {name: numbers(column) for name, column in self._integers.items()}
-        columns[ID_ORDER] = arrow_numbers(order.astype(np.int32 if self.count < 2**31 else np.int64))
+        columns[ID_ORDER] = order_column(order)
         columns["crc"] = self._crc.arrow()
         for column, names in self.vocabularies().items():
             columns[f"multilabel.{column}"] = self._tag_lists(column, names)
@@ -171,6 +164,11 @@ class EntryFiles:
         )
 
 
+def order_column(order: NDArray[Any]) -> Any:
+    """Arrow's column of all rows in some order."""
+    return arrow_numbers(order.astype(np.int32 if len(order) < 2**31 else np.int64))
+
+
 def _names(entries: Sequence[Entry], kind: str, known: Mapping[str, Any]) -> list[str]:
     """The columns of a kind that there are by now."""
     return sorted({name for entry in entries for name in getattr(entry, kind)} | known.keys())
@@ -189,11 +187,7 @@ def _codes(
 
 
 def check_order(names: Sequence[str], column: str) -> tuple[str, ...]:
-    """A vocabulary that was given: its order is kept.
-
-    Raises:
-        ValueError: if a name is a duplicate or empty.
-    """
+    """A vocabulary that was given, in its order. Raises ValueError if a name is a duplicate or empty."""
     if len(set(names)) != len(names) or not all(names):
         wrong = sorted({name for name in names if not name or list(names).count(name) > 1})
         raise ValueError(f"vocabulary of {column}: {', '.join(map(repr, wrong))} is empty or a duplicate")

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cluster.files.locks import sole_writer
@@ -17,7 +16,7 @@ from cluster.files.mapped import checksums
 from cluster.files.storage import atomic_file, write_atomic
 from data_shards.build.clip_table import write_clip_table
 from data_shards.build.column_files import ColumnFolder
-from data_shards.build.entry_files import EntryFiles
+from data_shards.build.entry_files import EntryFiles, order_column
 from data_shards.format.columns import TextColumn, arrow_numbers
 from data_shards.format.entries import Entry, scan_shard
 from data_shards.format.index import ShardIndex, read_index
@@ -97,13 +96,9 @@ def _manifest(files: EntryFiles, shards: Sequence[ShardFile], extra: Mapping[str
 
 def index_shards(folder: Path) -> dict[str, Any]:
     """Index tars that are already there, for example written by the webdataset library; labels as in our own JSON.
+    Returns the manifest.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        ShardError: the first thing wrong with them.
-        UserError: if another process indexes them.
+    Raises ShardError for the first thing wrong with them, UserError if another process indexes them.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
@@ -122,13 +117,9 @@ def is_convertible(folder: Path) -> bool:
 
 def convert_index(folder: Path) -> dict[str, Any]:
     """Write ``index.arrow`` for a set of 0.1 from its ``index.parquet``; its hash and its shards stay.
+    Returns the manifest.
 
-    Returns:
-        The manifest.
-
-    Raises:
-        ShardError: if the set is damaged.
-        UserError: if another process indexes it.
+    Raises ShardError if the set is damaged, UserError if another process indexes it.
     """
     with sole_writer(folder, "convert a copy"):
         index = read_index(folder)
@@ -161,7 +152,7 @@ def _batch_of(index: ShardIndex) -> Any:
     for name in (*TEXTS, *INTEGERS):
         column = getattr(index, name)
         columns[name] = column.arrow() if isinstance(column, TextColumn) else arrow_numbers(column)
-    columns[ID_ORDER] = arrow_numbers(index.id_order.astype(order_type(len(index))))
+    columns[ID_ORDER] = order_column(index.id_order)
     columns["crc"] = _lists(index.crc, index.crc_end)
     for name in label_columns(index.manifest):
         values = index.targets[name]
@@ -173,8 +164,3 @@ def _batch_of(index: ShardIndex) -> Any:
 
 def _lists(flat: Any, ends: Any) -> Any:
     return pa.LargeListArray.from_arrays(arrow_numbers(ends), arrow_numbers(flat))
-
-
-def order_type(rows: int) -> type:
-    """Type of the numbers of so many rows."""
-    return np.int32 if rows < 2**31 else np.int64

@@ -50,11 +50,7 @@ class Tally:
         return Progress(done=self.done, total=self.total, rejected=len(self.rejected), resumed=self.resumed)
 
     def check(self, max_rejected: float) -> None:
-        """Stop the build when too many clips were rejected.
-
-        Raises:
-            TooManyRejected: names the first of them.
-        """
+        """Stop the build when too many clips were rejected; the TooManyRejected names the first of them."""
         num_rejected = len(self.rejected)
         if num_rejected <= max_rejected * self.total and num_rejected < self.total:
             return

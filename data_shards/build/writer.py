@@ -102,9 +102,7 @@ class ShardResult:
 
 def build_shard(job: BuildJob) -> ShardResult:
     """Write one shard and its record, or keep those that an earlier run finished for the same job.
-
-    Raises:
-        RunError: if the disk is full, or the written shard does not read back.
+    Raises RunError if the disk is full, or the written shard does not read back.
     """
     path = Path(job.folder) / job.name
     record, recipe = path.with_suffix(".tar.json"), recipe_of(job)

@@ -65,11 +65,7 @@ class Entry:
 
 
 def scan_shard(path: Path) -> list[Entry]:
-    """Read a shard from its first byte to its last.
-
-    Raises:
-        ShardError: names shard, key and byte of the first problem.
-    """
+    """Read a shard from its first byte to its last. The ShardError names shard, key and byte of the first problem."""
     fd = os.open(path, os.O_RDONLY)
     try:
         entries: list[Entry] = []
@@ -137,9 +133,7 @@ def _scan_clip(fd: int, shard: str, key: str, members: list[Member]) -> Entry:
 
 def parse_labels(key: str, text: bytes) -> dict[str, Any]:
     """A sample's JSON as keyword arguments of `Entry`, all text tidy; unknown fields are ignored.
-
-    Raises:
-        ValueError: if it is not an object, or a field of ours has the wrong type.
+    Raises ValueError if it is not an object, or a field of ours has the wrong type.
 
     >>> parse_labels("a", b'{"multilabel": {"tags": ["calm"]}}')["multilabel"]
     {'tags': ('calm',)}

@@ -141,9 +141,7 @@ class ShardIndex:
 
     def label_names(self, column: str) -> tuple[str, ...]:
         """The C tags of a multi-label column, or classes of a categorical one, in the order of `labels`.
-
-        Raises:
-            KeyError: if the set has no such column.
+        Raises KeyError.
         """
         known = self.vocabularies | self.classes
         return known[self._known(column, known)]
@@ -171,11 +169,7 @@ class ShardIndex:
         return to_matrix(flat, ends, len(self.vocabularies[column]))
 
     def is_labelled(self, column: str) -> NDArray[np.bool_]:
-        """Which clips (K,) have a tag of a multi-label column, or a class of a categorical one.
-
-        Raises:
-            KeyError: if the set has no such column.
-        """
+        """Which clips (K,) have a tag of a multi-label column, or a class of a categorical one. Raises KeyError."""
         if column in self.classes:
             known: NDArray[np.bool_] = self.target(column) != UNKNOWN
             return known
@@ -184,9 +178,7 @@ class ShardIndex:
 
     def target(self, column: str) -> NDArray[np.float64] | NDArray[np.int64]:
         """A numeric column as (K,) float64, NaN where unknown; a categorical one as (K,) int64 codes, -1 where unknown.
-
-        Raises:
-            KeyError: if the set has no such column.
+        Raises KeyError if the set has no such column.
         """
         kind = "categorical" if column in self.classes else "numeric"
         values: NDArray[Any] = self.targets[f"{kind}.{self._known(column, (*self.classes, *self.numeric))}"]
@@ -235,10 +227,7 @@ class ShardIndex:
 
 def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
     """The index of a set on local disk; with ``every_block`` all of the table is checked now, not the rest when it is
-    read.
-
-    Raises:
-        ShardError: if a checksum, a count or a bound does not hold, or the folder has none.
+    read. Raises ShardError if a checksum, a count or a bound does not hold, or the folder has none.
     """
     try:
         manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
@@ -253,10 +242,7 @@ def read_index(folder: Path, *, every_block: bool = False) -> ShardIndex:
 
 def open_table(manifest: Mapping[str, Any], path: Path, *, every_block: bool = False) -> ShardIndex:
     """The index of a manifest and its table.
-
-    Raises:
-        OSError: the table cannot be opened.
-        ShardError: they do not belong together, or are damaged.
+    Raises OSError if the table cannot be opened, ShardError if they do not belong together or are damaged.
     """
     name = table_name(manifest)
     try:

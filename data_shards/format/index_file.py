@@ -52,10 +52,8 @@ def manifest_hash(manifest: Mapping[str, Any]) -> str:
 
 
 def parse_manifest(text: bytes) -> dict[str, Any]:
-    """Check and read a manifest.
-
-    Raises:
-        ShardError: it is none, is damaged or edited, or it or its index is of another version.
+    """A manifest, checked.
+    Raises ShardError if it is none, is damaged or edited, or it or its index is of another version.
     """
     try:
         manifest = json.loads(text)
@@ -92,11 +90,8 @@ class MappedColumns(Mapping[str, Any]):
     """Columns of a mapped table; each becomes an array or a `TextColumn` when it is first asked for."""
 
     def __init__(self, manifest: Mapping[str, Any], path: Path, every_block: bool) -> None:
-        """Map the table and read its structure.
-
-        Raises:
-            OSError: the file cannot be opened.
-            ValueError: it is cut off, damaged in its structure, or not such a table.
+        """Map the table and read its structure. Raises OSError if it cannot be opened, ValueError if it is cut off,
+        damaged in its structure, or not such a table.
         """
         about = manifest["index"]
         self._file = MappedFile(path, about["crc"], int(about["bytes"]))
@@ -228,11 +223,7 @@ def _damaged(error: DamagedError) -> ShardError:
 
 
 def check_counts(index: "ShardIndex") -> None:
-    """Refuse an index whose counts and bounds do not hold: clips inside their shards, ids that are unique.
-
-    Raises:
-        ShardError: names the first thing wrong.
-    """
+    """Refuse an index whose counts and bounds do not hold: clips inside their shards, ids that are unique."""
     manifest = index.manifest
     if not len(index) == manifest["clips"] == manifest["index"]["rows"] > 0:
         counts = f"{len(index)} rows, {manifest['clips']} and {manifest['index']['rows']} in the manifest"

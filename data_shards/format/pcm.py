@@ -43,9 +43,7 @@ def encode(wave_T: NDArray[np.int16], rate: int, codec: Codec) -> tuple[str, byt
 
 def read_form(extension: str, head: bytes, size: int) -> Form:
     """Length and rate of a shard's audio member.
-
-    Raises:
-        ValueError: not mono, not 16 bits, or shorter than its header states.
+    Raises ValueError if it is not mono, not 16 bits, or shorter than its header states.
     """
     return _wav_form(head, size) if extension == "wav" else _flac_form(head)
 

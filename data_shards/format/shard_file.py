@@ -32,10 +32,7 @@ class ShardFile:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "ShardFile":
         """The inverse of `to_json`.
-
-        Raises:
-            TypeError: if fields are missing or unknown.
-            ValueError: if the name is a path, or a number is not one.
+        Raises TypeError if fields are missing or unknown, ValueError if the name is a path or a number is not one.
         """
         shard = cls(**{**tree, "probes": tuple(tree.get("probes", ()))})
         if shard.name != os.path.basename(shard.name) or not shard.name.endswith(".tar"):  # noqa: PTH119 a name, not a path

@@ -49,11 +49,8 @@ class Member(NamedTuple):
 
 
 def iter_members(fd: int, shard: str) -> Iterator[Member]:
-    """Members of an uncompressed tar, in order; the position of the open file is not used, and errors call it
-    ``shard``.
-
-    Raises:
-        ShardError: at the first thing that is not as it must be.
+    """Members of an uncompressed tar, in order; the position of the open file is not used.
+    Raises ShardError, with ``shard`` as its name, at the first thing that is not as it must be.
     """
     size = os.fstat(fd).st_size
     _refuse_other_files(fd, size, shard)

@@ -39,11 +39,7 @@ def png(level_FS: NDArray[np.float32], low: float, high: float) -> bytes:
 
 
 def spectrogram_db(wave_T: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
-    """Level of `BANDS` bands, in dB below the loudest.
-
-    Returns:
-        (F, S) in [-RANGE_DB, 0]; silence is -RANGE_DB throughout.
-    """
+    """Level of `BANDS` bands in dB below the loudest: (F, S) in [-RANGE_DB, 0]; silence is -RANGE_DB throughout."""
     padded_T = np.pad(wave_T.astype(np.float32) / 32_768, (0, max(0, FFT - len(wave_T))))
     frames_SX = np.lib.stride_tricks.sliding_window_view(padded_T, FFT)[::HOP] * np.hanning(FFT).astype(np.float32)
     power_SX = np.abs(np.fft.rfft(frames_SX)) ** 2

@@ -22,13 +22,8 @@ from data_shards.format.text import tidy
 
 
 def verify(folder: Path, *, progress: Progress = SILENT) -> list[Problem]:
-    """Read a set from its first byte to its last.
-
-    Returns:
-        Every problem; an empty list means that the set is whole.
-
-    Raises:
-        UserError: if there is no such folder.
+    """Every problem of a set, which is read from its first byte to its last; none where it is whole.
+    Raises UserError if there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that `counterpoint shards build` made")

@@ -247,9 +247,7 @@ class _Pending:
 
 def open_sets(config: DataConfig) -> tuple[ShardSet | None, ShardSet | None]:
     """Open the sets that the shares need: (labelled, unlabelled), None for one with share 0.
-
-    Raises:
-        UserError: one is needed and not given, is damaged, or their rates differ.
+    Raises UserError if one is needed and not given, is damaged, or their rates differ.
     """
     needed = (config.num_labelled > 0, config.num_labelled < config.batch)
     uris = {"labelled": config.labelled, "unlabelled": config.unlabelled}
@@ -272,9 +270,7 @@ def open_sets(config: DataConfig) -> tuple[ShardSet | None, ShardSet | None]:
 
 def _check_cache(config: DataConfig, sampler: Sampler, sets: Sequence[ShardSet | None], slots: range) -> None:
     """Refuse a cache that cannot hold what a rank's stripes draw from at once: it would fetch shards again and again.
-
-    Raises:
-        UserError: with the size that fits.
+    The UserError names the size that fits.
     """
     needed = 0
     for opened, striped in zip(sets, sampler.stripes, strict=True):

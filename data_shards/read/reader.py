@@ -81,12 +81,8 @@ class ShardSet:
         return self.index.manifest_hash
 
     def read_window(self, row: int, start: int, frames: int) -> NDArray[np.int16]:
-        """Samples ``start … start + frames`` of a clip, (frames,) int16.
-
-        Raises:
-            ValueError: if the window is not inside the clip.
-            ClipError: if the bytes are not those that were indexed.
-            RunError: if the shard cannot be opened.
+        """Samples ``start … start + frames`` of a clip, (frames,) int16. Raises ValueError if they are not inside the
+        clip, ClipError if the bytes are not those that were indexed, RunError if the shard cannot be opened.
         """
         wave_T = np.empty(frames, np.int16)
         self.read_into(row, start, wave_T)

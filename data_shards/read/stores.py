@@ -23,10 +23,7 @@ class ShardStore(Protocol):
 
     def open_shard(self, shard: ShardFile) -> int:
         """A new file descriptor, which the caller closes.
-
-        Raises:
-            OSError: if it cannot be had now.
-            ShardError: if it is not the shard that was indexed.
+        Raises OSError if it cannot be had now, ShardError if it is not the shard that was indexed.
         """
         ...
 
@@ -65,9 +62,7 @@ class FolderStore:
 
 def open_index(uri: str) -> ShardIndex:
     """The index of a set, wherever it is; of a remote set, only the index is fetched.
-
-    Raises:
-        ShardError: there is none, or it is damaged, or a local shard is not the one that it names.
+    Raises ShardError if there is none, it is damaged, or a local shard is not the one that it names.
     """
     scheme, sign, _ = uri.partition("://")
     if sign and scheme != "file":
@@ -79,9 +74,7 @@ def open_index(uri: str) -> ShardIndex:
 
 def open_store(uri: str, cache: str | Path | None, cache_bytes: int) -> ShardStore:
     """The store of a URI; a plain path or ``file://`` is read in place.
-
-    Raises:
-        UserError: a remote URI without a cache folder.
+    Raises UserError for a remote one without a cache folder.
     """
     scheme, sign, path = uri.partition("://")
     if not sign or scheme == "file":

@@ -93,11 +93,7 @@ class Sampler:
         return labelled, unlabelled
 
     def plan(self, step: int, rank: int = 0, world: int = 1) -> BatchPlan:
-        """This rank's clips of a step.
-
-        Raises:
-            UserError: if the ranks do not divide the batch.
-        """
+        """This rank's clips of a step. Raises UserError if the ranks do not divide the batch."""
         check_world(self.config.batch, world)
         check_stripes(self.config.stripes, world)
         if step < 0 or not 0 <= rank < world:

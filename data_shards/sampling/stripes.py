@@ -25,10 +25,7 @@ class Stripes:
         seed: int, block_shards: int = 0,
     ) -> None:  # fmt: skip
         """Deal the shards to ``count`` stripes, in proportion to the ``slots`` of the global batch that draw from each;
-        other arguments are those of `Stream`.
-
-        Raises:
-            UserError: if there are fewer shards than stripes.
+        other arguments are those of `Stream`. Raises UserError if there are fewer shards than stripes.
         """
         self.count = count
         self._first = np.array([slots.start + (number - slots.start) % count for number in range(count)])

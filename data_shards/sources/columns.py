@@ -50,11 +50,8 @@ def read_columns(table: LabelTable, given: Mapping[str, Kind]) -> dict[str, Colu
 
 
 def given_kinds(table: LabelTable, given: Mapping[Kind, Sequence[str] | None]) -> dict[str, Kind]:
-    """The kinds of the columns that the options name.
-
-    Raises:
-        UserError: no such column, one that needs no option, two kinds for one, or a list that is no list of tags or
-            captions.
+    """The kinds of the columns that the options name. Raises UserError for no such column, one that needs no option,
+    two kinds for one, or a list that is no list of tags or captions.
     """
     columns = [name for name in table.columns if name not in RESERVED]
     kinds: dict[str, Kind] = {}

@@ -25,10 +25,8 @@ _NO_CSV = {
 
 @contextmanager
 def open_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[Iterator[list[str]], str]]:
-    """Read a CSV: its rows, the first being its header, and its delimiter, that which gives most of `required`.
-
-    Raises:
-        UserError: it cannot be read, or is another kind of file; csv.Error and UnicodeError come while rows are read.
+    """A CSV's rows, the first being its header, and its delimiter, that which gives most of `required`. Raises
+    UserError if it cannot be read, or is another kind of file; csv.Error and UnicodeError come while rows are read.
     """
     try:
         with path.open("rb") as file:
@@ -47,11 +45,7 @@ def open_csv(path: Path, required: Sequence[str]) -> Iterator[tuple[Iterator[lis
 
 
 def require_csv(path: Path, head: bytes) -> None:
-    """Refuse another kind of file by the bytes that it begins with.
-
-    Raises:
-        UserError: with its kind and the remedy.
-    """
+    """Refuse another kind of file by the bytes that it begins with. The UserError names its kind and the remedy."""
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     kind = next((kind for magic, kind in _NO_CSV.items() if begin.startswith(magic)), None)
     if kind == "JSON":

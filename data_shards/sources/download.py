@@ -34,10 +34,7 @@ class Remote:
 
 def fetch(remotes: Sequence[Remote], root: Path, *, progress: Progress = SILENT) -> None:
     """Fetch missing files into `root`, check them, and unpack compressed tars.
-
-    Raises:
-        UserError: a file that is there is not the published one.
-        RunError: a transfer failed, or its file has another hash.
+    Raises UserError if a file that is there is not the published one, RunError if a transfer failed or gave another.
     """
     with progress.stage("files", len(remotes)) as bar:
         for done, remote in enumerate(remotes):
@@ -92,9 +89,7 @@ class Resuming:
 
     def __call__(self, url: str, output_file: str, _pooch: object, check_only: bool = False) -> None:
         """Fetch `url`, then move it to `output_file`; retry while each attempt receives some bytes.
-
-        Raises:
-            OSError: no connection, or an attempt that received nothing.
+        Raises OSError if one receives none.
         """
         assert not check_only
         while True:

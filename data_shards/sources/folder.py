@@ -264,9 +264,7 @@ def _looks(path: str, audio: Path) -> tuple[str, str]:
 
 def _lost(audio: Path, table: LabelTable, clips: Sequence[Clip], unlisted: Sequence[str]) -> list[str]:
     """A hint for paths of the table that lead to no file, each with an unlisted file whose name looks the same.
-
-    Raises:
-        UserError: if none leads to a file, and all would from another folder.
+    Raises UserError if none leads to a file, and all would from another folder.
     """
     places = (place for place, clip in enumerate(clips) if not Path(clip.audio.name).exists())
     first = [(table.numbers[place], table.cells["path"][place]) for place in islice(places, CHECKED_PATHS)]

@@ -219,11 +219,7 @@ def _cell(path: Path, number: int, column: str, value: object) -> str:
 
 
 def _header(path: Path, names: Sequence[str], required: Sequence[str]) -> list[str]:
-    """The names of the columns.
-
-    Raises:
-        UserError: a required one is missing, or one is a duplicate or empty.
-    """
+    """The names of the columns. Raises UserError if a required one is missing, or one is a duplicate or empty."""
     header = [_column_name(name) for name in names]
     if not any(header):
         raise UserError(f"{path}: empty; it needs a header with {', '.join(required)}")

@@ -63,11 +63,7 @@ def _yielded(function: Callable[..., Any], arguments: Mapping[str, Any], label: 
 
 
 def _checked(found: object, place: str) -> Clip:
-    """The clip with tuples for lists and floats for numbers of NumPy.
-
-    Raises:
-        UserError: names the field that is wrong.
-    """
+    """The clip with tuples for lists and floats for numbers of NumPy. The UserError names the field that is wrong."""
     if not isinstance(found, Clip):
         raise UserError(f"{place}: is {_kind(found)}, not a Clip; import it: from counterpoint import Clip")
     place = f"{place} ({found.key})"

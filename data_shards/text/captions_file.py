@@ -41,9 +41,7 @@ def prompts(
     index: ShardIndex, *, each: int = 10, least: int = 2, split: str = "train", seed: int = 0, dictionary: str = "music"
 ) -> Iterator[dict[str, Any]]:
     """Prompts for captions of balanced parts of the clips' tags, as lines.
-
-    Raises:
-        UserError: no clip of the split has a tag.
+    Raises UserError if no clip of the split has a tag.
     """
     words = load_dictionary(dictionary)
     lexicon = build_lexicon([index], words)
@@ -63,9 +61,7 @@ def prompts(
 
 def read_captions(path: Path) -> dict[str, Captions]:
     """The captions of a file of JSON Lines, by the clip's key; lines of one key are joined in order.
-
-    Raises:
-        UserError: names the file, the line, and what is wrong in it.
+    The UserError names the file, the line, and what is wrong in it.
     """
     if not path.is_file():
         raise UserError(f"--captions {path}: no such file; give JSON Lines with key, captions and tags")
@@ -85,11 +81,7 @@ def read_captions(path: Path) -> dict[str, Captions]:
 
 
 def add_captions(clips: Sequence[Clip], captions: Mapping[str, Captions], path: Path) -> Sequence[Clip]:
-    """Clips with the captions of a file behind their own.
-
-    Raises:
-        UserError: keys that no clip has.
-    """
+    """Clips with the captions of a file behind their own. Raises UserError for keys that no clip has."""
     known = {clip.key for clip in clips if clip.key in captions}
     unknown = [key for key in captions if key not in known]
     if unknown:

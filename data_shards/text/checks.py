@@ -16,11 +16,8 @@ NAMED = 3
 
 
 def check_texts(views: TextViews) -> None:
-    """Refuse texts that the sets of a run cannot give.
-
-    Raises:
-        UserError: p_cap > 0 and no captions, a clip without any text, fewer partial captions than ``partial.each``, or
-            nothing to swap.
+    """Refuse what the sets of a run cannot give: p_cap > 0 and no captions, a clip without any text, fewer partial
+    captions than ``partial.each``, or nothing to swap.
     """
     for stream, (words, rows) in enumerate(zip(views.sets, views.rows, strict=True)):
         if words is None or rows is None:

@@ -111,7 +111,7 @@ class SwapDictionary(Config):
             for word in category.alone:
                 _note(first, word, f"{name}.alone")
             for word, others in category.synonyms.items():
-                self._require(name, "synonyms", word)
+                self._require_grouped(name, word)
                 for other in others:
                     _note(first, other, f"{name}.synonyms.{word}")
 
@@ -124,18 +124,14 @@ class SwapDictionary(Config):
             ):
                 yield name, word
 
-    def _require(self, category: str, where: str, word: str) -> None:
+    def _require_grouped(self, category: str, word: str) -> None:
         known = {tokens_of(one) for of, one in self.named() if of == category}
         if tokens_of(word) not in known:
-            raise ValueError(f"{category}.{where}: {word!r} is in no group; add it to one, or leave it out")
+            raise ValueError(f"{category}.synonyms: {word!r} is in no group; add it to one, or leave it out")
 
 
 def load_dictionary(name: str) -> SwapDictionary:
-    """The dictionary of conf/swaps by its name, or one by its path.
-
-    Raises:
-        UserError: there is none, or it is wrong; names the file and the key.
-    """
+    """The dictionary of conf/swaps by its name, or one by its path. The UserError names the file and the key."""
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if is_path else FOLDER / f"{name}.yaml"
     if not path.is_file():

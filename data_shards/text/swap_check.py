@@ -7,7 +7,7 @@ Shape suffixes: P pairs, V columns of text vectors.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ from data_shards.text.dictionary import tokenize
 from data_shards.text.draws import Draws
 from data_shards.text.text_views import TextViews
 
-Vectors = Callable[[Sequence[str]], NDArray[np.float64]]
 FOLDS = 5
 RIDGE = 1.0
 """Added to the diagonal of the normal equations."""
@@ -50,26 +49,20 @@ def swap_pairs(views: TextViews, *, most: int = 2000) -> list[tuple[str, str]]:
     return pairs
 
 
-def find_betrayal(pairs: Sequence[tuple[str, str]], vectors: Vectors | None = None, *, seed: int = 0) -> Betrayal:
-    """Ask a classifier of text vectors which text of a pair was swapped, in `FOLDS`-fold cross-validation.
+def find_betrayal(pairs: Sequence[tuple[str, str]]) -> Betrayal:
+    """Ask a classifier of counted words which text of a pair was swapped, in `FOLDS`-fold cross-validation.
 
-    Args:
-        pairs: (own text, swapped text), at least 2·`FOLDS`, of different clips.
-        vectors: texts → (number of texts, V); default counts of words and of pairs of neighbouring words.
-        seed: of the folds.
-
-    Raises:
-        ValueError: fewer pairs.
+    ``pairs`` are (own text, swapped text) of different clips; raises ValueError for fewer than 2·`FOLDS`.
     """
     if len(pairs) < 2 * FOLDS:
         raise ValueError(f"{len(pairs)} pairs of texts are too few to learn from; give at least {2 * FOLDS}")
     from sklearn.linear_model import Ridge
 
     texts = [own for own, _ in pairs] + [hard for _, hard in pairs]
-    x = (vectors or word_counts)(texts)
+    x = word_counts(texts)
     x = x - x.mean(axis=0)
     own_PV, hard_PV = x[: len(pairs)], x[len(pairs) :]
-    order = np.array(Draws("folds", seed).shuffled(range(len(pairs))))
+    order = np.array(Draws("folds", 0).shuffled(range(len(pairs))))
     correct = 0.0
     for fold in range(FOLDS):
         test = order[fold::FOLDS]

@@ -111,13 +111,11 @@ def replace_word(text: str, span: Span, name: str) -> str:
 
 
 def corpus_weights(lexicon: Lexicon, has_KC: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How often each word is drawn for a swap, so that swaps go both ways equally often.
+    """How often each word is drawn for a swap, (C,), so that swaps go both ways equally often; 0 for one that no clip
+    has.
 
     For words of a group that exclude each other, such as tempos, that is the share of clips f that have it; where a
     clip may have several of a group, such as instruments, the odds f/(1 − f).
-
-    Returns:
-        (C,), 0 for a word that no clip has.
     """
     share_C = has_KC.mean(axis=0) if len(has_KC) else np.zeros(len(lexicon))
     weight_C = share_C.copy()

@@ -71,9 +71,7 @@ class Templates:
 
     def join(self, codes: Sequence[int]) -> str:
         """The bare tags, one after another.
-
-        Raises:
-            ValueError: words that cannot be distinguished in a list, such as ``a; b`` beside ``a``.
+        Raises ValueError if they could not be told apart in a list, such as ``a; b`` beside ``a``.
         """
         names = [self.lexicon.words[code].name for code in codes]
         for separator in LISTS:

@@ -92,9 +92,7 @@ class TextViews:
 
     def read(self, step: int, slot: int, stream: int, row: int) -> Reading:
         """The texts of a place at a step.
-
-        Raises:
-            ValueError: the clip has neither tags nor captions, see `data_shards.text.checks`.
+        Raises ValueError if the clip has neither tags nor captions, see `data_shards.text.checks`.
         """
         text = self._draw(stream, row, Draws("text", self.seed, step, slot))
         holds = self._words(stream).holds(row)

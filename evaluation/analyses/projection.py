@@ -17,11 +17,7 @@ MIN_CLIPS = 5
 
 
 def check_projection(inputs: EvaluationInputs) -> None:
-    """Refuse a projection that could not be drawn.
-
-    Raises:
-        UserError: if its task does not run, has too few test clips, or has classes that are no MIDI notes.
-    """
+    """Refuse a projection whose task does not run, has too few test clips, or has classes that are no MIDI notes."""
     targets, config = inputs.targets, inputs.config
     name = config.projection.task
     if name is None or name not in targets:

@@ -39,10 +39,8 @@ def conditions(config: EvaluationConfig, rate: int) -> dict[str, Alter]:
 
 
 def measure_robustness(inputs: EvaluationInputs, scored: Mapping[str, Scored]) -> Curves:
-    """Metrics of every probe, model and condition.
-
-    Returns:
-        Metric → model → condition → values on the set and its resamples; ``summarise`` makes rows of them.
+    """Metric → model → condition → values on the set and its resamples, of every probe; ``summarise`` makes rows of
+    them.
     """
     shards, pool, config = inputs.shards, inputs.encoders, inputs.config
     tests = {name: inputs.targets[name].only("test") for name, task in scored.items() if task.probes}

@@ -29,9 +29,7 @@ SCHEMA_VERSION = 1
 
 def embed_or_load(inputs: EvaluationInputs, folder: Path) -> dict[str, EmbeddingTable]:
     """Tables of all encoders: clips that were embedded before are read, the others that a task reads are embedded.
-
-    Returns:
-        A row for every clip of the set; NaN, without chunks, where no task reads it.
+    A row for every clip of the set; NaN, without chunks, where no task reads it.
     """
     rows, keys = rows_read(inputs), [str(key) for key in inputs.shards.index.key]
     paths = {
@@ -136,9 +134,7 @@ def save_table(table: EmbeddingTable, path: Path) -> None:
 
 def load_table(path: Path) -> EmbeddingTable | None:
     """Read a table, or None where there is none yet.
-
-    Raises:
-        RunError: if the file is damaged; it names the file, which may be deleted.
+    Where it is damaged the RunError names the file, which may be deleted.
     """
     if not path.is_file():
         return None

@@ -27,13 +27,11 @@ from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.encoders.devices import device_of, sent
 from evaluation.encoders.encoder import Encoder, alike
 from evaluation.encoders.pool import as_pool
+from trainers.inference.cpu.build import PLAIN_ROWS
 
 PCM_SCALE = 1 / 32768
 CLIPS_A_JOB = 64
 """At least; a batch of one-chunk clips fits in."""
-CPU_ROWS = 4
-"""Chunks that a CPU embeds at once: against 64, TUNe+ took .45 of the time, Mel-CNN .7, SampleCNN the same with a tenth
-of the memory."""
 Item = TypeVar("Item")
 Floats = NDArray[Any]
 Alter = Callable[[Tensor, Tensor], Tensor]
@@ -231,11 +229,12 @@ def embed_shards(
 
 def run_encoders(encoders: Mapping[str, Encoder], wave_NT: Tensor) -> dict[str, Tensor]:
     """`run_encoder` of several; those of one front-end, which is computed once for them, read the same views."""
-    groups: dict[tuple[Any, str], list[str]] = {}
+    groups: dict[tuple[Any, str, int], list[str]] = {}
     for name, encoder in encoders.items():
-        groups.setdefault((getattr(encoder, "frontend_key", name), str(device_of(encoder))), []).append(name)
+        alike_in = getattr(encoder, "frontend_key", name), str(device_of(encoder)), _rows(encoder, wave_NT)
+        groups.setdefault(alike_in, []).append(name)
     found: dict[str, Tensor] = {}
-    for names in groups.values():
+    for (_, _, rows), names in groups.items():
         if len(names) == 1:
             found[names[0]] = run_encoder(encoders[names[0]], wave_NT)
             continue
@@ -243,8 +242,8 @@ def run_encoders(encoders: Mapping[str, Encoder], wave_NT: Tensor) -> dict[str, 
         device = device_of(alike_[0])
         parts: list[list[Tensor]] = []
         with torch.no_grad():
-            for part_nT in torch.split(wave_NT, _rows(device, wave_NT)):
-                views = alike_[0].frontend(sent(part_nT, device))
+            for part_nT in torch.split(wave_NT, rows):
+                views = alike_[0].make_views(sent(part_nT, device))
                 parts.append([encoder.embed_views(views) for encoder in alike_])
         for name, of_model in zip(names, zip(*parts, strict=True), strict=True):
             found[name] = _checked(encoders[name], torch.cat(of_model), len(wave_NT))
@@ -254,13 +253,15 @@ def run_encoders(encoders: Mapping[str, Encoder], wave_NT: Tensor) -> dict[str, 
 def run_encoder(encoder: Encoder, wave_NT: Tensor) -> Tensor:
     """One batch through an encoder without gradients: (N, E) float32 on the encoder's own device, not waited for."""
     device = device_of(encoder)
-    parts = torch.split(wave_NT, _rows(device, wave_NT))
+    parts = torch.split(wave_NT, _rows(encoder, wave_NT))
     with torch.no_grad():
         return _checked(encoder, torch.cat([encoder(sent(part_nT, device)) for part_nT in parts]), len(wave_NT))
 
 
-def _rows(device: torch.device, wave_NT: Tensor) -> int:
-    return CPU_ROWS if device.type == "cpu" else len(wave_NT)
+def _rows(encoder: Encoder, wave_NT: Tensor) -> int:
+    """Chunks at once: on a CPU as many as the encoder is fastest with."""
+    rows: int = getattr(encoder, "cpu_rows", PLAIN_ROWS)
+    return rows if device_of(encoder).type == "cpu" else len(wave_NT)
 
 
 def _checked(encoder: Encoder, h_NE: Tensor, chunks: int) -> Tensor:

@@ -158,7 +158,10 @@ def _write(
                 elif skip_unreadable:
                     rejected[file.path] = file.reason
                 else:
-                    raise UserError(f"{file.path}: {file.reason}")
+                    raise UserError(
+                        f"{file.path}: {file.reason}; nothing is written: mend or remove it, or embed the others with "
+                        "--skip-unreadable"
+                    )
                 if len(rows.h) >= ROWS_A_GROUP:
                     count, rows = count + _flush(writer, rows, schema), _Rows()
             count += _flush(writer, rows, schema)
@@ -170,20 +173,14 @@ def _write(
 
 def embed_stream(pool: Pool, files: Iterable[Path | str]) -> Iterator[EmbeddedFile]:
     """Embed files one after another; what waits in memory is a few jobs for each worker, whatever their number.
-
-    Raises:
-        RunError: names a file whose embedding is not finite.
+    The RunError names a file whose embedding is not finite.
     """
     for done in pool.map(_embed_job, in_batches((str(file) for file in files), FILES_A_JOB)):
         yield from done
 
 
 def read_clip(path: Path, rate: int) -> NDArray[np.float32]:
-    """A file as mono float32 at a rate, through 16 bits as a shard would hold it.
-
-    Raises:
-        AudioError: with the reason.
-    """
+    """A file as mono float32 at a rate, through 16 bits as a shard would hold it. Raises AudioError."""
     return read_mono(FileAudio("", str(path)), rate).astype(np.float32) * np.float32(PCM_SCALE)
 
 

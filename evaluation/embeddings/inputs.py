@@ -35,9 +35,7 @@ def check_there(places: Sequence[Path]) -> None:
 
 def expand(places: Sequence[Path], *, missing_ok: bool = False) -> Inputs:
     """Files as they are given, and in place of a folder the audio below it, sorted; each file once.
-
-    Raises:
-        UserError: names a place that does not exist, or a folder without audio.
+    The UserError names a place that does not exist, or a folder without audio.
     """
     files: list[Path] = []
     folders: list[AudioFolder] = []

@@ -101,9 +101,7 @@ def without_towers(
     tasks: Mapping[str, Task], asking: Iterable[str], encoders: Mapping[str, Encoder], sources: Mapping[str, object]
 ) -> dict[str, str]:
     """Optional tasks about texts that the encoders cannot answer, and why.
-
-    Raises:
-        UserError: for a task that is not optional, or if no task is left.
+    Raises UserError for one that is not optional, or if no task is left.
     """
     towers = text_towers(encoders)
     lacking = [name for name in encoders if name not in towers and name != "untrained"]

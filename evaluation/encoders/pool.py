@@ -86,11 +86,7 @@ class RayPool(Pool):
         return RayPool({name: self[name] for name in names}, self._actors)
 
     def map(self, work: Callable[[Encoders, Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """See `Pool.map`.
-
-        Raises:
-            RunError: if workers die again and again.
-        """
+        """See `Pool.map`. Raises RunError if workers die again and again."""
         import ray
 
         shared, names = ray.put(work), tuple(self)
@@ -111,10 +107,7 @@ def as_pool(encoders: Encoders) -> Pool:
 @contextmanager
 def open_pool(encoders: Encoders, config: WorkersConfig) -> Iterator[Pool]:
     """The pool that a configuration asks for; its workers, which move the encoders to their own devices, end with the
-    block.
-
-    Raises:
-        UserError: if GPUs are required and there are too few, or the cluster is not there.
+    block. Raises UserError if GPUs are required and there are too few, or the cluster is not there.
     """
     if not config.num_workers:
         yield Pool(encoders)

@@ -19,7 +19,7 @@ from data_shards.format.text import as_text
 from evaluation.encoders.sources import is_factory
 from evaluation.explore import labels
 from evaluation.explore.labels import Known
-from evaluation.search.asked import Weights
+from evaluation.search.asked import Weights, check_catalogue
 from evaluation.search.shard_catalogue import is_shard_set
 from evaluation.search.track_index import Track, TrackIndex, is_index, read_index
 from trainers.state.places import check_order
@@ -47,14 +47,11 @@ class Place:
 
 def find_place(source: Any, catalogue: Path) -> Place:
     """Look at a catalogue without reading its audio.
-
-    Raises:
-        UserError: it does not exist, holds no audio, or is the model.
+    Raises UserError if it does not exist, holds no audio, or is the model.
     """
     if isinstance(source, Path | str) and not is_factory(source):
         check_order(Path(source), catalogue, "map")
-    if not catalogue.exists():
-        raise UserError(f"{catalogue}: no such folder, Parquet file or saved index")
+    check_catalogue(catalogue)
     if catalogue.is_file():
         return Place(catalogue, _parquet_rows(catalogue))
     if is_index(catalogue):
@@ -70,10 +67,7 @@ def find_place(source: Any, catalogue: Path) -> Place:
 
 def known_of(place: Place, table: Path | None) -> Known:
     """What is known of a catalogue's tracks before they are embedded: by a table, else by one that lies in the folder
-    of audio.
-
-    Raises:
-        UserError: the table is wrong, or belongs to no files.
+    of audio. Raises UserError if the table is wrong, or belongs to no files.
     """
     if place.shards or place.of_keys:
         if table is not None:

@@ -105,11 +105,7 @@ def of_shards(folder: Path) -> Known:
 
 
 def of_table(path: Path, root: Path) -> Known:
-    """What a table says of files.
-
-    Raises:
-        UserError: names the file, and the row and column that are wrong.
-    """
+    """What a table says of files. The UserError names the file, and the row and column that are wrong."""
     table = read_labels(path, required=("path",))
     files: dict[str, Row] = {}
     for row in table.rows:

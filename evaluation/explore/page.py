@@ -9,20 +9,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from cluster.files.outputs import require_replaceable_file
 from cluster.files.storage import atomic_file
+from cluster.files.templates import render
 from cluster.progress import Progress
 from evaluation.explore.sounds import Sound, SoundCounts, SoundOptions, previews
 
 GENERATOR = '<meta name="generator" content="counterpoint">'
-ASSETS = files("evaluation.explore") / "assets"
+ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = {"map": ("player.js", "colours.js", "canvas.js", "map.js"), "results": ("player.js", "results.js")}
 """Of each kind of page; they are one script, in this order."""
 
@@ -67,14 +66,13 @@ def write_page(
 
 
 def _head(page: Page, data: Mapping[str, Any]) -> str:
-    script = "\n".join(map(_asset, SCRIPTS[page.kind]))
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS[page.kind])
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(_asset(f"{page.kind}.html")).render(
+    return render(
+        ASSETS / f"{page.kind}.html",
         generator=Markup(GENERATOR),
         policy=f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "media-src data: file: 'self'; base-uri 'none'; form-action 'none'",
-        style=Markup(_asset("page.css")),
         script=Markup(script),
         data=Markup(json_text(data)),
         title=page.title,
@@ -92,7 +90,3 @@ def json_text(data: Any) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")

@@ -101,12 +101,9 @@ def clip_sounds(shards: ShardSet, keys: Sequence[str]) -> list[Sound]:
 
 
 def file_excerpt(path: Path, seconds: float) -> NDArray[np.int16]:
-    """Part of a file from a third of what is left of it on, mono at `SAMPLE_RATE`.
+    """Part of a file from a third of what is left of it on, mono at `SAMPLE_RATE`; raises AudioError.
 
     Only that part is decoded where libsndfile can seek in the file.
-
-    Raises:
-        AudioError: with the reason.
     """
     try:
         with rejecting(str(path)), soundfile.SoundFile(os.fsencode(path)) as file:
@@ -123,10 +120,7 @@ def file_excerpt(path: Path, seconds: float) -> NDArray[np.int16]:
 
 def clip_excerpt(shards: ShardSet, row: int, seconds: float) -> NDArray[np.int16]:
     """The same of a clip of a set of shards.
-
-    Raises:
-        ClipError: the clip is damaged.
-        RunError: its shard cannot be read.
+    Raises ClipError if the clip is damaged, RunError if its shard cannot be read.
     """
     frames = int(shards.index.frames[row])
     wanted = min(frames, round(seconds * shards.rate))

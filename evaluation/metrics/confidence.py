@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Claim = TypeVar("Claim")
 MAX_GROUPS = 100
 """Of the jackknife."""
+POWER = 0.8
+"""Probability that a test of `data_needed` finds a difference that is there."""
 BLOCK_WEIGHTS = 1 << 20
 """Weights held at once: 8 MB, whatever the number of clips and resamples."""
 
@@ -72,11 +74,7 @@ class Resamples:
         return np.concatenate([metric(weights_BK) for weights_BK in self.blocks()])
 
     def over_seeds(self, values_SR: Floats) -> Floats:
-        """Mean over each resample's own draw of seeds, shape (R,).
-
-        Args:
-            values_SR: a metric for every seed and resample; one row for a metric without seeds.
-        """
+        """Mean of a metric by seed (or of one row without seeds) over each resample's own draw of seeds, shape (R,)."""
         if len(values_SR) == 1:
             one_R: Floats = values_SR[0]
             return one_R
@@ -175,7 +173,7 @@ def two_sided_p(difference_R: Floats) -> float:
     return min(1.0, 2 * (rarer + 1) / (len(drawn) + 1))
 
 
-def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8) -> float:
+def data_needed(difference_R: Floats, *, level: float = 0.95) -> float:
     """How many times as much data would show a difference of this size: what a null result says about its own study.
 
     The standard error is that of the resamples and falls with the root of the data, clusters and training seeds alike.
@@ -183,8 +181,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8
 
     Args:
         difference_R: of the whole set, and of its resamples.
-        level: of the two-sided test.
-        power: probability that the test finds a difference that is there.
+        level: of the two-sided test, which would find a difference that is there with probability `POWER`.
 
     Source: the sample size of a two-sided z-test, (z_{1 − α/2} + z_power)² σ² / δ² (Cohen 1988, chapter 2).
 
@@ -197,7 +194,7 @@ def data_needed(difference_R: Floats, *, level: float = 0.95, power: float = 0.8
     drawn = difference_R[1:][np.isfinite(difference_R[1:])]
     if len(drawn) < 2:
         return math.nan
-    reach = float(ndtri((1 + level) / 2) + ndtri(power)) * float(drawn.std(ddof=1))
+    reach = float(ndtri((1 + level) / 2) + ndtri(POWER)) * float(drawn.std(ddof=1))
     size = abs(float(difference_R[0]))
     return (reach / size) ** 2 if size else math.inf
 

@@ -79,11 +79,7 @@ def _lists(rows: Sequence[NDArray[np.float64] | None]) -> Any:
 
 
 def load_resamples(path: Path) -> dict[str, dict[str, MetricSamples]]:
-    """Metric → model → what was kept, without values by tag.
-
-    Raises:
-        UserError: if the report has none.
-    """
+    """Metric → model → what was kept, without values by tag. Raises UserError if the report has none."""
     if not path.is_file():
         raise UserError(f"{path}: the report has no resamples; evaluate again")
     found: dict[str, dict[str, MetricSamples]] = {}

@@ -22,11 +22,8 @@ WORDS = 1 << 16
 
 
 def first_weights(shapes: Sequence[tuple[int, int]], seeds: Sequence[int], device: torch.device) -> list[Tensor]:
-    """Weights (inputs, outputs) of every layer on a device, as torch's own Linear draws them, U(±1/√inputs), from each
-    head's seed.
-
-    Returns:
-        (H, outputs, inputs) for every layer.
+    """Weights (H, outputs, inputs) of every layer on a device, as torch's own Linear draws them, U(±1/√inputs), from
+    each head's seed.
     """
     stacked: list[list[Tensor]] = []
     for seed in seeds:

@@ -76,9 +76,7 @@ class TrainedHeads:
 
 def train_heads(task: Task, train: ProbeData, valid: ProbeData, outputs: int, heads: Sequence[Head]) -> TrainedHeads:
     """Train every head to its own early stop and keep its best weights.
-
-    Raises:
-        ValueError: if a head's validation loss is never finite.
+    Raises ValueError if its validation loss is never finite.
     """
     train = ProbeData(train.x_AKE.contiguous(), train.y_K)  # rows are gathered from it, a model's clips after another's
     on_cpu, threads = train.x_AKE.device.type == "cpu", torch.get_num_threads()

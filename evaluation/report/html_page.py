@@ -1,29 +1,27 @@
 """The report as one HTML file: no script, nothing loaded from elsewhere, every text of a user escaped."""
 
-import base64
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-
+from cluster.files.templates import render
+from data_shards.inspect.data_uris import data_uri
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.figures import Drawn
 from evaluation.report.rows import intervals, reference, text_rows
 from evaluation.report.tables import extra_tables
 
 MARKS = {"better": "▲", "worse": "▼", "unclear": "·"}
-TEMPLATE = files("evaluation.report") / "assets/report.html"
+TEMPLATE = Path(__file__).parent / "assets/report.html"
 
 
 def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
     """The page of a report."""
     about, rows = tree["provenance"], text_rows(tree)
-    environment = Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         about=about,
         lead=_lead(about),
         head=["metric", SUBJECT, *tree["baselines"], f"difference from {reference(tree)}", "n"],
@@ -34,6 +32,7 @@ def html_page(tree: Mapping[str, Any], figures: Mapping[str, Drawn]) -> str:
         notes=_notes(tree),
         provenance=json.dumps(about, indent=1, ensure_ascii=False),
         marks=MARKS,
+        data_uri=data_uri,
     )
 
 

@@ -1,23 +1,18 @@
 """A report as text: Markdown with every table of it, CSV with a row a metric and model, LaTeX with booktabs tables."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from cluster.files.tables import csv_table, markdown_table
 from evaluation.encoders.encoder import SUBJECT
 from evaluation.report.rows import intervals, reference, text_rows
-from evaluation.report.tables import TextTable, extra_tables
+from evaluation.report.tables import extra_tables
 
 DIFFERENCES = {
-    "difference": "value",
-    "difference_low": "low",
-    "difference_high": "high",
-    "p": "p",
-    "p_holm": "p_holm",
-}
+    "difference": "value", "difference_low": "low", "difference_high": "high", "p": "p", "p_holm": "p_holm"
+}  # fmt: skip
 """Columns of the CSV, and what JSON calls them."""
 ESCAPES = {"\\": r"\textbackslash{}", "−": "$-$", "–": "--", "²": "$^2$", "≥": r"$\geq$", "~": r"\textasciitilde{}"}
 
@@ -26,42 +21,26 @@ def markdown(tree: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     names = list(tree["baselines"])
     head = ["metric", SUBJECT, "interval", *names, f"difference from {reference(tree)}", "n"]
-    lines = ["# Evaluation", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in text_rows(tree):
-        cells = [row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)]
-        lines.append(f"| {' | '.join(cells)} |")
+    rows = text_rows(tree)
+    cells = ([row.metric, row.value, row.interval, *row.baselines.values(), row.difference, str(row.n)] for row in rows)
+    lines = ["# Evaluation", "", *markdown_table(head, cells)]
     lines += ["", f"{intervals(tree)}.", "", "## Conventions", ""]
-    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in text_rows(tree)]
+    lines += [f"- `{row.metric}`: {_plain(row.convention)}" for row in rows]
     for table in extra_tables(tree):
-        lines += _section(table)
+        lines += ["", f"## {_plain(table.title)}", "", *([_plain(table.caption), ""] if table.caption else [])]
+        lines += markdown_table(_cells(table.head), map(_cells, table.rows))
     masked = [
         f"- {name}: {', '.join(map(_plain, task['masked']))}" for name, task in tree["tasks"].items() if task["masked"]
     ]
     lines += ["", "## Masked tags", "", *masked] if masked else []
     notes = [*tree["notes"], *(f"{name}: left out, {reason}" for name, reason in tree["left_out"].items())]
     lines += ["", "## Notes", "", *(f"- {_plain(note)}" for note in notes)] if notes else []
-    lines += [
-        "",
-        "## Provenance",
-        "",
-        "```json",
-        json.dumps(tree["provenance"], indent=1, ensure_ascii=True),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
+    provenance = json.dumps(tree["provenance"], indent=1, ensure_ascii=True)
+    return "\n".join([*lines, "", "## Provenance", "", "```json", provenance, "```", ""])
 
 
-def _section(table: TextTable) -> list[str]:
-    lines = [
-        "",
-        f"## {_plain(table.title)}",
-        "",
-        *([_plain(table.caption), ""] if table.caption else []),
-        f"| {' | '.join(map(_plain, table.head))} |",
-        "|---" * len(table.head) + "|",
-    ]
-    return lines + [f"| {' | '.join(map(_plain, row))} |" for row in table.rows]
+def _cells(row: Sequence[str]) -> list[str]:
+    return list(map(_plain, row))
 
 
 def _plain(text: str) -> str:
@@ -72,17 +51,15 @@ def _plain(text: str) -> str:
 
 def csv_text(tree: Mapping[str, Any]) -> str:
     """A row a metric and model; differences are of the reported encoder less the row's model."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     ends = ("value", "low", "high", "interval")
-    writer.writerow(["metric", "model", *ends, "corrected", *DIFFERENCES, "n", "convention"])
+    rows = [["metric", "model", *ends, "corrected", *DIFFERENCES, "n", "convention"]]
     for model, metrics in {SUBJECT: tree["metrics"], **tree["baselines"]}.items():
         for metric, row in metrics.items():
             delta = tree["differences"].get(model, {}).get(metric, {})
             found = [row[end] for end in ends] + [row.get("corrected")]
             found += [delta.get(name) for name in DIFFERENCES.values()]
-            writer.writerow([metric, model, *found, row["n"], row["convention"]])
-    return out.getvalue()
+            rows.append([metric, model, *found, row["n"], row["convention"]])
+    return csv_table(rows)
 
 
 ESCAPES |= {"^": r"\textasciicircum{}"} | {sign: f"\\{sign}" for sign in "&%$#_{}"}

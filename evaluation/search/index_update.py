@@ -50,32 +50,28 @@ def follow_catalogue(
     widths = _widths(encoder)
     check_catalogue(catalogue)
     place = place or default_place(catalogue, encoder.hash)
-    if not is_index(place):
+    earlier = _of_encoder(read_index(place), encoder) if is_index(place) else None
+    if earlier is None:
         _require_place(place)
-    if is_shard_set(catalogue):
-        stamp = shards_stamp(catalogue)
-        index = TrackIndex(place, encoder.hash, sum(widths.values()), "", stamp, spaces=widths)
-        if is_index(place):
-            found = _with_spaces(_of_encoder(read_index(place), encoder), widths)
-            if found.source == stamp:
-                return found, None
-        _require_place(place)
-        return index_shards(index, pool, catalogue, progress=progress), None
-    if catalogue.is_dir():
-        index = TrackIndex(place, encoder.hash, sum(widths.values()), str(catalogue.resolve()), spaces=widths)
-        if is_index(place):
-            index = _with_spaces(_of_encoder(read_index(place), encoder), widths)
-            if index.root != str(catalogue.resolve()):
-                raise UserError(f"{place}: the index of {index.root}; give {catalogue} another --index")
+    elif catalogue.is_dir():
+        earlier = _with_spaces(earlier, widths)
+    fresh = TrackIndex(place, encoder.hash, sum(widths.values()), "", spaces=widths)
+    of_shards = is_shard_set(catalogue)
+    if catalogue.is_dir() and not of_shards:
+        root = str(catalogue.resolve())
+        if earlier and earlier.root != root:
+            raise UserError(f"{place}: the index of {earlier.root}; give {catalogue} another --index")
         folder = scan_folder(catalogue, leave_out=place)
-        return _follow_folder(index, pool, folder, progress), folder
-    stamp = f"{catalogue.stat().st_size} {catalogue.stat().st_mtime_ns}"
-    if is_index(place):
-        index = _of_encoder(read_index(place), encoder)
-        if index.source == stamp:
-            return index, None
+        return _follow_folder(earlier or replace(fresh, root=root), pool, folder, progress), folder
+    status = catalogue.stat()
+    stamp = shards_stamp(catalogue) if of_shards else f"{status.st_size} {status.st_mtime_ns}"
+    if earlier and earlier.source == stamp:
+        return earlier, None
     _require_place(place)
-    return _read_embeddings(TrackIndex(place, encoder.hash, encoder.width, "", stamp), catalogue, widths), None
+    index = replace(fresh, source=stamp)
+    if of_shards:
+        return index_shards(index, pool, catalogue, progress=progress), None
+    return _read_embeddings(index, catalogue, widths), None
 
 
 def default_place(catalogue: Path, encoder: str) -> Path:

@@ -22,12 +22,8 @@ def unit_slices(h_KE: NDArray[np.float32], spaces: Mapping[str, slice]) -> NDArr
 
 
 def query_rows(h_KE: NDArray[np.float32], spaces: Mapping[str, slice], weights: Weights) -> NDArray[np.float32]:
-    """Query vectors of a mixture, shape (K, W); a space without a weight adds nothing.
-
-    Args:
-        h_KE: embeddings of the queries.
-        spaces: columns of every space that the index holds, in its order.
-        weights: of the spaces, see `resolve`.
+    """Query vectors (K, W) of a mixture from embeddings (K, E): the columns of every space that the index holds, in its
+    order, by its weight of `resolve`; a space without a weight adds nothing.
     """
     total = sum(weights.values())
     parts = [unit_rows(h_KE[:, place]) * np.float32(weights.get(name, 0) / total) for name, place in spaces.items()]

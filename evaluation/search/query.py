@@ -130,9 +130,7 @@ def _embed_queries(
     weights: Mapping[str, float],
 ) -> NDArray[np.float32]:
     """Vectors of the queries in the spaces of an index: of each file, mixed with all texts, or of each text.
-
-    Raises:
-        UserError: names a file that cannot be read.
+    The UserError names a file that cannot be read.
     """
     embedded = list(embed_stream(pool, files))
     for one in embedded:

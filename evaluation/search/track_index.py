@@ -101,11 +101,7 @@ class TrackIndex:
         return sum(part.rows for part in self.parts)
 
     def tracks(self, part: Part) -> list[Track]:
-        """Files of a part, in the order of its rows.
-
-        Raises:
-            UserError: if the file is not the one that was written.
-        """
+        """Files of a part, in the order of its rows. Raises UserError if the file is not the one that was written."""
         table = pq.ParquetFile(self._checked(f"{part.name}.parquet", part.tracks)).read(_SCHEMA.names)
         if len(table) != part.rows:
             raise self._damaged(f"{part.name}.parquet", f"{len(table)} rows instead of {part.rows}")
@@ -113,9 +109,7 @@ class TrackIndex:
 
     def searchable(self, part: Part) -> Any:
         """A part's faiss index.
-
-        Raises:
-            UserError: if the file is not the one that was written, or no index of such vectors.
+        Raises UserError if the file is not the one that was written, or no index of such vectors.
         """
         import faiss
 
@@ -129,11 +123,8 @@ class TrackIndex:
         return index
 
     def search(self, query_QW: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Inner products with query vectors and rows of the nearest tracks, best first, part after part.
-
-        Args:
-            query_QW: as `evaluation.search.mixture.query_rows` makes them; the products are then cosines.
-            k: tracks wanted.
+        """Inner products with query vectors, as `evaluation.search.mixture.query_rows` makes them (cosines, then), and
+        rows of the nearest k tracks, best first, part after part.
         """
         if query_QW.shape[1] != self.width:
             raise ValueError(f"query vectors of {query_QW.shape[1]}, the index has {self.width}")
@@ -177,9 +168,7 @@ def is_index(folder: Path) -> bool:
 
 def read_index(folder: Path) -> TrackIndex:
     """Open a saved index; its parts are read and checked when they are searched.
-
-    Raises:
-        UserError: if it is damaged, or of another release.
+    Raises UserError if it is damaged, or of another release.
     """
     path = folder / ABOUT
     try:
@@ -251,9 +240,7 @@ class Writer:
 @contextmanager
 def rewriting(index: TrackIndex) -> Iterator[Writer]:
     """Write an index anew beside its place; it takes the place of the earlier one when the block ends well.
-
-    Raises:
-        UserError: if another process writes it.
+    Raises UserError if another process writes it.
     """
     with sole_writer(index.folder, "give another --index"), atomic_folder(index.folder) as partial:
         writer = Writer(partial, index)

@@ -79,11 +79,7 @@ def save_split(frozen: FrozenSplit, path: Path) -> None:
 
 
 def load_split(path: Path) -> FrozenSplit:
-    """Read a frozen split.
-
-    Raises:
-        UserError: if the file is missing, or its content does not fit its hashes.
-    """
+    """Read a frozen split. Raises UserError if the file is missing, or its content does not fit its hashes."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
@@ -103,9 +99,7 @@ def load_split(path: Path) -> FrozenSplit:
 
 def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -> Target:
     """A target reduced to the clips of a frozen split, in its splits.
-
-    Raises:
-        UserError: if a clip is missing or a track would be in two splits.
+    Raises UserError if one is missing, or a track would be in two.
     """
     place = {key: at for at, key in enumerate(np.asarray(index.key, np.str_)[target.rows_K].tolist())}
     split_of = {key: split for split in SPLITS for key in frozen.ids[split]}

@@ -85,11 +85,7 @@ def columns(index: ShardIndex) -> dict[str, str]:
 
 
 def require_column(index: ShardIndex, name: str, task: Task, *kinds: str) -> str:
-    """The type of a task's column, which must be one of some.
-
-    Raises:
-        UserError: names the columns that the set has.
-    """
+    """The type of a task's column, which must be one of some. The UserError names the columns that the set has."""
     found = columns(index)
     kind = found.get(task.column)
     if kind in kinds:

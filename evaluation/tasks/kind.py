@@ -182,11 +182,7 @@ class TaskKind(Kind):
 
 
 def kind_of(task: Task) -> Kind:
-    """The kind of a task.
-
-    Raises:
-        UserError: if ``module:Class`` cannot be imported, or is no `Kind` with metrics.
-    """
+    """The kind of a task. Raises UserError if ``module:Class`` cannot be imported, or is no `Kind` with metrics."""
     kind = create(KINDS.get(task.kind, task.kind), {}, "kind")
     if not isinstance(kind, Kind):
         raise UserError(

@@ -28,11 +28,7 @@ class SameTrack(TaskKind):
     finds_own_track: ClassVar[bool] = True
 
     def read(self, index: ShardIndex, name: str, task: Task) -> Columns:
-        """Codes (K,) of the tracks.
-
-        Raises:
-            UserError: for another column.
-        """
+        """Codes (K,) of the tracks. Raises UserError for another column."""
         if task.column != COLUMN:
             raise UserError(f"task {name}: kind {task.kind} is about tracks; set tasks.{name}.column={COLUMN}")
         tracks, codes_K = np.unique(np.asarray(index.track, np.str_), return_inverse=True)

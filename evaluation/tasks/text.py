@@ -23,6 +23,8 @@ from evaluation.tasks.kind import Kind
 
 Vectors = NDArray[np.float32]
 Texts = tuple[tuple[str, ...], ...]
+RANDOM_WIDTH = 64
+"""Of the vectors of the baseline ``random``."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ class TextKind(Kind):
         return {"random": random_model(question), "constant": constant_model(question)}
 
 
-def random_model(question: Question, width: int = 64) -> TextModel:
+def random_model(question: Question) -> TextModel:
     """Vectors drawn for every clip and every text."""
     clips, texts = question.rng("random clips"), question.rng("random texts")
     return TextModel(
-        clips.standard_normal((len(question.test), width)).astype(np.float32),
-        lambda given: texts.standard_normal((len(given), width)).astype(np.float32),
+        clips.standard_normal((len(question.test), RANDOM_WIDTH)).astype(np.float32),
+        lambda given: texts.standard_normal((len(given), RANDOM_WIDTH)).astype(np.float32),
     )
 
 

@@ -92,11 +92,7 @@ class TextRetrieval(TextKind):
 
 
 def caption_counts(index: ShardIndex, name: str) -> NDArray[np.int64]:
-    """Number of captions of each clip (K,); −1 for a clip without.
-
-    Raises:
-        UserError: if no clip has one.
-    """
+    """Number of captions of each clip (K,); −1 for a clip without. Raises UserError if no clip has one."""
     counts_K = np.array([len(texts) for texts in index.captions], np.int64)
     if not counts_K.any():
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,7 @@ from cluster.settings import ROOT
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-def named(name: str, found: list[doctor.Check]) -> doctor.Check:
+def named(name: str, found: Iterable[doctor.Check]) -> doctor.Check:
     return next(check for check in found if check.name == name)
 
 

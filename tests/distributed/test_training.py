@@ -71,6 +71,36 @@ def test_a_snapshot_names_what_any_rank_replaced_since_the_run_began(
     assert sorted(map(tuple, named[2])) == sorted(map(tuple, named[1]))
 
 
+OWN = """
+from torch import nn
+
+class Drops(nn.Module):
+    reads, width = "mel", 8
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop = nn.Conv1d(64, 8, 3), nn.Dropout(0.4)
+
+    def forward(self, mel):
+        return self.drop(self.conv(mel).mean(2))
+"""
+
+
+def test_two_ranks_resume_a_network_with_dropout_bit_for_bit(
+    ranks: Ranks, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network_of_ranks.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    name = {"encoder__name": "own_network_of_ranks:Drops", "encoder__channels": None}
+    config = make_config(data__batch=12, optim__steps=4, run__snapshot_every=1, **name)
+    unbroken = run(ranks, 2, config, dir=str(tmp_path / "unbroken"))
+    run(ranks, 2, config, dir=str(tmp_path / "broken"), steps=2)
+    broken = run(ranks, 2, config, dir=str(tmp_path / "broken"))
+    assert losses(unbroken) == losses(broken)
+    assert weights(unbroken) == weights(broken)
+
+
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_any_number_of_ranks_has_the_loss_of_one(
     ranks: Ranks, config: ExperimentConfig, tmp_path: Path, world: int

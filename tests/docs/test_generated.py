@@ -6,13 +6,13 @@ import pytest
 
 import counterpoint
 from cluster.settings import ROOT
-from commands.reference import pages
+from docs.reference import pages
 
 
 @pytest.mark.parametrize("name", ["configuration.md", "command_line.md", "python.md"])
 def test_a_generated_page_is_that_of_the_code(name: str) -> None:
     there = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    assert there == pages()[name], "python -m commands.reference writes it again"
+    assert there == pages()[name], "python -m docs.reference writes it again"
 
 
 def test_every_public_name_is_documented() -> None:

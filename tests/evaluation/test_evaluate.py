@@ -166,7 +166,7 @@ def test_every_preset_is_valid(preset: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tasks.tags.kind=tag", "tasks.tags.kind"),
+        ("tasks.tags.kind=tag", "tasks.tags: kind must be .* did you mean tags"),
         ("tasks.tags.dropout=1.0", r"dropout must be in \[0, 1\), got 1.0"),
         ("tasks.tags.retrieval=false", None),
         ("tasks.key.retrieval=false", "probe: true, retrieval: true or both"),

@@ -58,6 +58,37 @@ def test_a_second_sound_in_a_wav_is_never_passed_over(tmp_path: Path) -> None:
             length_of(tmp_path, whole + appended, "two.wav")
 
 
+KEPT = [(f, s) for f in ("AIFF", "AU", "CAF", "SVX", "W64", "NIST", "VOC", "RF64", "WAVEX") for s in ("PCM_16",)]
+
+
+@pytest.mark.parametrize(("container", "subtype"), [*KEPT, ("AIFF", "FLOAT"), ("CAF", "ALAC_16"), ("VOC", "PCM_U8")])
+def test_a_second_sound_is_never_passed_over_nor_is_its_header_read_as_audio(
+    tmp_path: Path, container: str, subtype: str
+) -> None:
+    whole = written(noise(), format=container, subtype=subtype)
+    bare = decode(_file(tmp_path, "bare", whole))[0]
+    for second in (whole, ID3V1 + whole, whole[: len(whole) // 2], written(noise(), format="FLAC")):
+        with pytest.raises(AudioError, match="holds a second sound at byte"):
+            length_of(tmp_path, whole + second, "two")
+    for harmless in (bytes(9_000), ID3V1, b"junk\x01\xff" * 500):
+        np.testing.assert_array_equal(decode(_file(tmp_path, "harmless", whole + harmless))[0], bare)
+
+
+@pytest.mark.parametrize("container", ["AU", "NIST", "W64"])
+def test_much_behind_the_end_that_a_header_states_is_named_with_the_remedy(tmp_path: Path, container: str) -> None:
+    whole = written(noise(), format=container)
+    with pytest.raises(AudioError, match=r"its audio ends at byte [\d,]+, and 80,000 bytes follow"):
+        length_of(tmp_path, whole + b"\x11\x22" * 40_000, "long")
+
+
+def test_chunks_of_an_aiff_may_stand_behind_its_sound(tmp_path: Path) -> None:
+    whole = written(noise(), format="AIFF")
+    at = whole.index(b"SSND")
+    length = struct.unpack(">I", whole[at + 4 : at + 8])[0]
+    moved = whole[:12] + whole[at : at + 8 + length] + whole[12:at]
+    np.testing.assert_array_equal(decode(_file(tmp_path, "moved", moved))[0], decode(_file(tmp_path, "a", whole))[0])
+
+
 def test_audio_behind_the_end_that_a_wav_states_is_named_with_the_remedy(tmp_path: Path) -> None:
     whole = written(noise(), format="WAV")
     at = whole.index(b"data") + 4
@@ -79,3 +110,12 @@ def test_zeros_behind_an_mp3_bring_no_warning_of_mpg123(tmp_path: Path, capfd: p
     whole = written(noise(), format="MP3")
     assert length_of(tmp_path, whole + bytes(len(whole))) == length_of(tmp_path, whole)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("container", ["MP3", "FLAC", "WAV", "OGG", "AIFF"])
+def test_a_resource_fork_that_macos_left_beside_a_file_changes_no_sample(tmp_path: Path, container: str) -> None:
+    whole = written(noise(), format=container)
+    bare = decode(_file(tmp_path, "bare", whole))[0]
+    beside = struct.pack(">II16sHIIIIII", 0x51607, 0x20000, b"Mac OS X", 2, 9, 50, 3_760, 2, 3_810, 286)
+    _file(tmp_path, "._song", beside + bytes(4_046))
+    np.testing.assert_array_equal(decode(_file(tmp_path, "song", whole))[0], bare)

@@ -1,11 +1,13 @@
 """Users' own encoders, front-ends, losses and augmentations, from a folder outside the checkout."""
 
 import json
+import random
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,12 +19,17 @@ from trainers.augment.own import OwnAugmentations
 from trainers.checks.own_parts import check_own_parts
 from trainers.config import ExperimentConfig
 from trainers.inference.frozen import load_encoder
+from trainers.loop import QUICK
+from trainers.losses.own import RESERVED_GROUPS, RESERVED_METRICS
 from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
+from trainers.state.snapshot import open_snapshot
 
 MakeConfig = Callable[..., ExperimentConfig]
 
 PARTS = """
+import random
+import numpy as np
 import torch
 from torch import nn
 from trainers.losses.projected import LossResult
@@ -35,6 +42,11 @@ class Net(nn.Module):
         self.conv = nn.Conv1d(64, hidden, 3)
     def forward(self, mel):
         return self.conv(mel).mean(2)
+
+class Drops(Net):
+    def forward(self, mel):
+        h = torch.nn.functional.dropout(super().forward(mel), 0.3, self.training)
+        return h * (1 + random.random()) + np.random.rand() if self.training else h
 
 class Loss(nn.Module):
     def __init__(self, scale: float = 1.0) -> None:
@@ -127,6 +139,26 @@ def test_a_run_of_own_parts_trains_logs_its_metrics_and_resumes_bit_for_bit(
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     assert all(row["loss"] == pytest.approx(2 * row["distance"]) for row in rows[0])
     assert 0 < sum(row["masked/Mask"] for row in rows[0]) / len(rows[0]) < 1
+
+
+@pytest.mark.parametrize("micro", [{}, {"optim__micro_batch": 2, "encoder__batch_norm": "micro"}])
+def test_what_an_own_encoder_draws_at_random_depends_on_the_step_and_a_resumed_run_has_the_bits_of_an_unbroken_one(
+    make_own: MakeConfig, own: str, tmp_path: Path, micro: dict[str, object]
+) -> None:
+    losses = {}
+    for name, steps in (("unbroken", [6]), ("broken", [2, 3, 6])):
+        for count in steps:
+            torch.manual_seed(count)  # another process finds the generators in another state
+            random.seed(count)
+            np.random.seed(count)
+            keys = {"encoder__name": f"{own}:Drops", "run__dir": str(tmp_path / name), "optim__steps": count}
+            assert pretrain(make_own(**keys, **micro)) == 0
+            assert random.random() == random.Random(count).random(), "the caller's generators are as they were"
+        losses[name] = [row["loss"] for row in read_metrics(tmp_path / name / "metrics.jsonl")]
+    assert losses["unbroken"] == losses["broken"]
+    assert len(set(losses["unbroken"])) == 6
+    one, other = (open_snapshot(tmp_path / name).path / "model.safetensors" for name in losses)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_snapshot_of_own_code_waits_for_trust_and_then_computes_what_the_network_does(
@@ -234,6 +266,17 @@ def test_parts_that_do_not_fit_are_refused_before_anything_starts(
 def test_a_loss_that_returns_something_else_is_named_on_its_rank(make_own: MakeConfig, own: str) -> None:
     with pytest.raises(UserError, match=r"loss\.objective=.*:Wrong: on rank 0, returned a Tensor, not a LossResult"):
         pretrain(make_own(loss__objective=f"{own}:Wrong", loss__settings={}))
+
+
+def test_the_names_that_an_own_metric_cannot_have_are_those_of_a_step(make_own: MakeConfig, tmp_path: Path) -> None:
+    config = make_own(optim__steps=2, run__report_every=1, run__snapshot_every=1)
+    assert pretrain(config) == 0
+    rows = list(read_metrics(Path(config.run.dir) / "metrics.jsonl"))
+    written = set().union(*rows) - {"distance", "masked/Mask"}
+    alone = {name for name in written if "/" not in name}
+    assert alone | {"gpu_memory_gib", "finite"} == RESERVED_METRICS  # of a GPU, and what ends a run
+    grouped = {name.partition("/")[0] for name in (*written, QUICK, "system/cpu") if "/" in name}
+    assert grouped == RESERVED_GROUPS
 
 
 def test_a_configuration_names_own_parts_without_importing_them() -> None:

@@ -54,6 +54,7 @@ def test_the_code_that_the_command_named_is_trusted_by_its_evaluation(
         trusted.append(trust_code)
         raise UserError("evaluated")
 
+    monkeypatch.setattr(quickstart, "try_own_parts", lambda *_: None)
     monkeypatch.setattr(quickstart, "build_sets", lambda *_: None)
     monkeypatch.setattr(quickstart, "pretrain", lambda *_, **__: 0)
     monkeypatch.setattr(quickstart, "evaluate", evaluate)

@@ -20,6 +20,7 @@ _FREEVERB_COMBS = (1116, 1188, 1277, 1356, 1422, 1491, 1557, 1617)
 _FREEVERB_ALLPASSES = (556, 441, 341, 225)
 _FREEVERB_RATE = 44_100
 _FREEVERB_DAMPING = 0.2
+_ATTACK_MS, _RELEASE_MS = 1.0, 100.0
 
 
 def distort(wave_nT: Tensor, drive_db_n: Tensor) -> Tensor:
@@ -107,17 +108,9 @@ def freeverb_response(room_n: Tensor, num_samples: int, sample_rate: int) -> Ten
     return damped * torch.exp(log_radius * torch.arange(num_samples, device=room_n.device))
 
 
-def compress(
-    wave_nT: Tensor,
-    threshold_db_n: Tensor,
-    ratio_n: Tensor,
-    *,
-    sample_rate: int,
-    attack_ms: float = 1.0,
-    release_ms: float = 100.0,
-) -> Tensor:
+def compress(wave_nT: Tensor, threshold_db_n: Tensor, ratio_n: Tensor, *, sample_rate: int) -> Tensor:
     """Hard-knee compressor over JUCE's peak follower: one loop over time for all rows; the gain has no gradient."""
-    attack, release = (float(np.exp(-2000 * pi / (sample_rate * ms))) for ms in (attack_ms, release_ms))
+    attack, release = (float(np.exp(-2000 * pi / (sample_rate * ms))) for ms in (_ATTACK_MS, _RELEASE_MS))
     level_Tn = np.ascontiguousarray(wave_nT.detach().abs().double().cpu().numpy().T)
     follower_n = np.zeros(level_Tn.shape[1])
     for level_n in level_Tn:

@@ -34,12 +34,8 @@ class FusedChain:
         self.config, self.sample_rate, self.chunk = config, sample_rate, chunk
 
     def apply(self, rows: Rows, drawn: ViewParameters, num_samples: int) -> Tensor:
-        """Float32 (n, T); rows without tempo read T samples, the others L.
-
-        Args:
-            rows: where to read.
-            drawn: of the rows, on the host.
-            num_samples: T ≤ L.
+        """Float32 (n, ``num_samples``) of the rows to read and what was drawn of them, on the host.
+        Rows without tempo read T = ``num_samples``, the others L.
         """
         if rows.wave_BW.stride(1) != 1:
             rows = rows._replace(wave_BW=rows.wave_BW.contiguous())

@@ -43,9 +43,7 @@ class ExtraDraws(NamedTuple):
 
 class OwnAugmentation:
     """A user's augmentation: ``call(rows, uniform) -> rows``, of the same shape.
-
-    Raises:
-        UserError: if it cannot be made or does not fit the contract.
+    Raises UserError if it cannot be made or does not fit the contract.
     """
 
     def __init__(self, config: ExtraConfig, key: str) -> None:
@@ -68,9 +66,7 @@ class OwnAugmentation:
 
     def apply(self, rows: Tensor, uniform_nK: Tensor) -> Tensor:
         """Augment rows (n, …) by their numbers (n, K) on the same device.
-
-        Raises:
-            UserError: if the result has another shape or type.
+        Raises UserError if the result has another shape or type.
         """
         out = self.call(rows, uniform_nK)
         if not isinstance(out, Tensor) or out.shape != rows.shape or out.dtype != rows.dtype:
@@ -114,10 +110,8 @@ class OwnAugmentations:
 @torch.no_grad()
 def try_augmentation(step: OwnAugmentation, rows: Tensor) -> None:
     """Run an own augmentation twice on the same rows and numbers before a run takes any resources.
-
-    Raises:
-        UserError: if it raises, changes the shape, gives what is not finite, differs between the two calls, draws from
-            a global generator, or mixes rows.
+    Raises UserError if it raises, changes the shape, gives what is not finite, differs between the two calls, draws
+    from a global generator, or mixes rows.
     """
     generator = torch.Generator().manual_seed(0)
     uniform_nK = torch.rand(len(rows), step.num_draws, generator=generator)

@@ -82,7 +82,9 @@ class AugmentConfig(Config):
     def __post_init__(self) -> None:
         check_p("augment", self.p)
         if sorted(self.order) != sorted(STAGES):
-            raise ValueError(f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order)}")
+            raise ValueError(
+                f"order must be a permutation of {', '.join(STAGES)}, got {', '.join(self.order) or 'none'}"
+            )
 
     @property
     def chances(self) -> dict[str, float]:
@@ -165,9 +167,7 @@ PRESETS: dict[str, AugmentConfig] = {
 
 def expand_preset(tree: Any) -> Any:
     """That preset's tree with the rest of ``tree`` laid over it; a tree without ``preset`` as it is.
-
-    Raises:
-        ValueError: for a name that is no preset.
+    Raises ValueError for a name that is no preset.
 
     >>> expand_preset({"preset": "none", "pitch": {"p": 0.5}})["pitch"]["p"]
     0.5

@@ -62,10 +62,7 @@ class Asked:
 
 
 def link_rate(text: str) -> float:
-    """Bytes a second of a link.
-
-    Raises:
-        UserError: if it is none.
+    """Bytes a second of a link. Raises UserError if it is none.
 
     >>> link_rate("400Gb"), link_rate("50GB")
     (50000000000.0, 50000000000.0)
@@ -79,11 +76,7 @@ def link_rate(text: str) -> float:
 
 
 def table(config: ExperimentConfig, asked: Asked, steps: Sequence[Step], num_tags: int) -> dict[str, Any]:
-    """Costs of a step at several numbers of ranks.
-
-    Returns:
-        Plain JSON types: ``worlds``, a row for each, and ``assumptions``.
-    """
+    """Costs of a step at several numbers of ranks, as JSON types: ``worlds``, a row for each, and ``assumptions``."""
     small, large = steps[0], steps[-1]
     clips = max(1, large.clips - small.clips)
     a_clip = Slope(

@@ -64,10 +64,8 @@ def measure_steps(
     config: ExperimentConfig, *, clips: int, gpu: bool, threads: int, budget_s: float, watch: Callable[[Step], None]
 ) -> list[Step]:
     """Steps of ascending sizes up to ``clips``, as many as the budget allows, after the state before the first.
-
-    Raises:
-        UserError: if the data or the settings do not allow a step.
-        RunError: if not even the smallest step could be measured, with the reason.
+    Raises UserError if the data or the settings do not allow a step, RunError with the reason if not even the smallest
+    could be measured.
     """
     request = {"config": to_tree(config), "clips": clips, "gpu": gpu, "threads": threads, "budget_s": budget_s}
     steps: list[Step] = []

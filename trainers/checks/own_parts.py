@@ -3,13 +3,19 @@
 Shape suffixes: T samples of a view.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from cluster.entry_points import OR_OWN, is_entry_point
 from cluster.settings import UserError
 from cluster.validation.messages import nearest
+from data_shards.format.index_file import parse_manifest
+from data_shards.format.paths import MANIFEST_NAME, no_set
 from data_shards.format.records import SAMPLE_RATE
+from data_shards.sampling.config import DataConfig
+from data_shards.sources.synthetic.traits import TAGS
 from trainers.augment.own import OwnAugmentations, try_augmentation
 from trainers.config import ExperimentConfig
 from trainers.encoders.config import PROJECTION_WIDTH
@@ -20,13 +26,44 @@ from trainers.frontends.own import OwnFrontend, try_frontend
 from trainers.losses.objective import build_loss, head_outputs
 from trainers.losses.own import OwnLoss, try_loss
 from trainers.model import build_encoder
+from trainers.text.build import build_text_encoder
+
+
+def check_planned_parts(config: ExperimentConfig) -> None:
+    """Try all own parts of a run that a sweep or a study plans; its sets need not be there yet.
+
+    Raises:
+        UserError: names the part and what does not fit.
+    """
+    if not config.own_parts():
+        return
+    check_own_parts(config)
+    if config.text.is_own:
+        build_text_encoder(config.text, seed=config.seed)
+    num_tags = _num_tags(config.data)
+    try:
+        check_own_loss(config, rows=config.data.batch, num_tags=len(TAGS) if num_tags is None else num_tags)
+    except UserError as error:
+        if num_tags is not None:
+            raise
+        raise UserError(
+            f"{error}; it was tried with the {len(TAGS)} tags of composed music, since data.labelled is not there yet"
+        ) from error
+
+
+def _num_tags(data: DataConfig) -> int | None:
+    """C, of the labelled set; None where it is not on the disks of this machine, or has no such column."""
+    folder = Path(data.labelled or "").expanduser()
+    if data.labelled is None or "://" in data.labelled or no_set(folder):
+        return None
+    manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes())
+    tags = (manifest["vocabularies"] | manifest["classes"]).get(data.vocabulary)
+    return None if tags is None else len(tags)
 
 
 def check_own_parts(config: ExperimentConfig) -> None:
     """Make every own part of an experiment and run it on two views of quiet noise.
-
-    Raises:
-        UserError: names the part and what does not fit.
+    The UserError names the part and what does not fit.
     """
     if not config.own_parts():
         return
@@ -85,15 +122,8 @@ def _check_encoder(config: ExperimentConfig, encoder: OwnEncoder, views: Tensor)
 
 
 def check_own_loss(config: ExperimentConfig, *, rows: int, num_tags: int) -> None:
-    """Run a loss of the user's own forward and backward on projections of noise.
-
-    Args:
-        config: the experiment.
-        rows: clips of a rank's step.
-        num_tags: C, tags of the vocabulary.
-
-    Raises:
-        UserError: names the loss and what does not fit.
+    """Run a loss of the user's own forward and backward on projections of noise: ``rows`` clips of a rank's step, C =
+    ``num_tags``. The UserError names the loss and what does not fit.
     """
     loss = build_loss(config.loss)
     if not isinstance(loss, OwnLoss):

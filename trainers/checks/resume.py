@@ -11,9 +11,7 @@ from trainers.state.snapshot import Snapshot
 
 def refuse_another_experiment(last: Snapshot, config: ExperimentConfig, data_hash: str) -> None:
     """A folder continues only the experiment that it holds (docs/faults.md, 13).
-
-    Raises:
-        UserError: names every key that differs and what to do.
+    The UserError names every key that differs and what to do.
     """
     # A key that a later release added had the effect of its default.
     old = flatten(to_tree(ExperimentConfig())) | flatten(last.config)

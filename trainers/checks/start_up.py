@@ -54,11 +54,7 @@ class Checked:
 
 
 def check(config: ExperimentConfig) -> Checked:
-    """Everything that can be refused before resources are taken.
-
-    Raises:
-        UserError: as `checked`.
-    """
+    """Everything that can be refused before resources are taken, by a UserError as of `checked`."""
     with checked(config, train_here=False) as found:
         return found
 
@@ -66,10 +62,7 @@ def check(config: ExperimentConfig) -> Checked:
 @contextmanager
 def checked(config: ExperimentConfig, *, train_here: bool = True) -> Iterator[Checked]:
     """`check` with the loader open inside the block; with ``train_here`` this process trains next, unless the
-    experiment leaves that to Ray's workers.
-
-    Raises:
-        UserError: names what does not fit and the nearest value that does.
+    experiment leaves that to Ray's workers. The UserError names what does not fit and the nearest value that does.
     """
     absolute = with_absolute_paths(world_of_torchrun(config))
     config = replace(config, resources=absolute.resources)  # messages name the paths as the user gave them
@@ -123,11 +116,7 @@ def _check_micro_batch(config: ExperimentConfig, world: int) -> None:
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Make every path absolute: a worker's working directory is another.
-
-    Raises:
-        UserError: if ``run.dir`` is a URI.
-    """
+    """Make every path absolute: a worker's working directory is another. Raises UserError if ``run.dir`` is a URI."""
     given = {name: getattr(config.data, name) for name in ("labelled", "unlabelled", "cache")}
     places: dict[str, Any] = {name: absolute(place) for name, place in given.items() if place is not None}
     data = replace(config.data, **places)

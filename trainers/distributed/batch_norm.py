@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainers.distributed import collectives
-from trainers.distributed.collectives import Group
 from trainers.distributed.global_moments import SyncNormalise, moments_of_ranks
 
 Kind = Literal["sync", "micro"]
@@ -34,7 +33,6 @@ class GlobalNorm(nn.Module, ABC):
         eps: added to the variance.
         momentum: share of a new step in the running statistics, in (0, 1].
         affine: whether a learned scale and shift follow.
-        group: ranks that form the global batch.
     """
 
     running_mean: Tensor
@@ -43,19 +41,11 @@ class GlobalNorm(nn.Module, ABC):
     global_statistics = False
     """Whether the statistics of a call are those of all ranks."""
 
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = True,
-        group: Group = None,
-    ) -> None:
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True) -> None:
         super().__init__()
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum must be in (0, 1], got {momentum}")
-        self.num_features, self.eps, self.momentum, self.group = num_features, eps, momentum, group
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -107,20 +97,20 @@ class SyncBatchNorm(GlobalNorm):
 
     def moments(self, count: Tensor, mean_C: Tensor, variance_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Number, mean and biased variance over all ranks."""
-        if collectives.world_size(self.group) == 1:
+        if collectives.world_size() == 1:
             return count, mean_C, variance_C
-        return moments_of_ranks(count, mean_C, variance_C, self.group)
+        return moments_of_ranks(count, mean_C, variance_C)
 
     def total(self, part: Tensor) -> Tensor:
         """The sum over ranks; overwrites ``part``."""
-        return collectives.all_reduce(part, "sum", self.group)
+        return collectives.all_reduce(part, "sum")
 
     def _normalise(self, x: Tensor) -> Tensor:
-        if collectives.world_size(self.group) == 1:
+        if collectives.world_size() == 1:
             if x.numel() == self.num_features:
                 raise ValueError("BatchNorm needs more than one value per channel in training mode")
             return self._normalise_alone(x)
-        y, mean_C, variance_C = SyncNormalise.apply(x, self.weight, self.bias, self.eps, self.group)
+        y, mean_C, variance_C = SyncNormalise.apply(x, self.weight, self.bias, self.eps)
         assert isinstance(y, Tensor)
         self.collect(mean_C[None], variance_C[None])
         return y
@@ -171,14 +161,13 @@ class MicroBatchNorm(GlobalNorm):
         return y.view(x.shape)
 
 
-def convert_batch_norm(model: nn.Module, kind: Kind, *, rows: int | None = None, group: Group = None) -> nn.Module:
+def convert_batch_norm(model: nn.Module, kind: Kind, *, rows: int | None = None) -> nn.Module:
     """Replace every BatchNorm inside a model, in place, keeping parameters, buffers and their names.
 
     Args:
         model: holds `nn.BatchNorm1d` or `nn.BatchNorm2d` layers; it may not be one itself.
         kind: ``sync`` or ``micro``.
         rows: for ``micro``, rows of a micro-batch (clips times views); None takes each call for one.
-        group: ranks that form the global batch.
 
     Returns:
         The same model.
@@ -193,20 +182,15 @@ def convert_batch_norm(model: nn.Module, kind: Kind, *, rows: int | None = None,
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                setattr(module, name, _converted(child, kind, rows, group))
+                setattr(module, name, _converted(child, kind, rows))
     return model
 
 
-def _converted(layer: nn.Module, kind: Kind, rows: int | None, group: Group) -> GlobalNorm:
+def _converted(layer: nn.Module, kind: Kind, rows: int | None) -> GlobalNorm:
     assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     if layer.momentum is None or layer.running_mean is None:
         raise ValueError("a BatchNorm without momentum or running statistics cannot be converted")
-    constants: dict[str, Any] = {
-        "eps": layer.eps,
-        "momentum": layer.momentum,
-        "affine": layer.affine,
-        "group": group,
-    }
+    constants: dict[str, Any] = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
     norm: GlobalNorm
     if kind == "sync":
         norm = SyncBatchNorm(layer.num_features, **constants)
@@ -245,7 +229,7 @@ def move_running_statistics(layers: Iterable[GlobalNorm]) -> None:
     parts = {layer: layer.collected for layer in layers if layer.collected is not None}
     local = [layer for layer in parts if not layer.global_statistics]
     if local:
-        pooled = collectives.all_reduce(torch.cat([parts[layer] for layer in local]), "sum", local[0].group)
+        pooled = collectives.all_reduce(torch.cat([parts[layer] for layer in local]), "sum")
         parts.update(zip(local, torch.split(pooled, [len(parts[layer]) for layer in local]), strict=True))
     for layer, total in parts.items():
         mean_C, variance_C = (total[:-1] / total[-1]).to(layer.running_mean).chunk(2)

@@ -154,19 +154,19 @@ def all_gather(tensor: Tensor, group: Group = None) -> Tensor:
     return gathered
 
 
-def gather_json(value: Any, group: Group = None) -> list[Any]:
+def gather_json(value: Any) -> list[Any]:
     """Every rank's value, of plain JSON types, in rank order; for what is small and rare.
 
     NCCL takes tensors on a GPU alone: they are on the current one where it is the backend.
     """
-    if world_size(group) == 1:
+    if world_size() == 1:
         return [value]
-    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(device)
-    sizes = all_gather(torch.tensor([len(own)], device=device), group).tolist()
+    sizes = all_gather(torch.tensor([len(own)], device=device)).tolist()
     padded = own.new_zeros(max(sizes))
     padded[: len(own)] = own
-    parts = all_gather(padded, group).view(len(sizes), -1).cpu()
+    parts = all_gather(padded).view(len(sizes), -1).cpu()
     return [json.loads(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]
 
 
@@ -244,13 +244,8 @@ class Example(Protocol):
         """Where it is."""
         ...
 
-    @property
-    def is_cuda(self) -> bool:
-        """Whether that is a GPU."""
-        ...
 
-
-def data_parallel(model: torch.nn.Module, example: Example | None = None, group: Group = None) -> torch.nn.Module:
+def data_parallel(model: torch.nn.Module, example: Example | None = None) -> torch.nn.Module:
     """The model in DDP, which averages gradients over ranks during backward; the model itself for one process.
 
     DDP rebuilds its buckets after the first backward, which changes the order of sums for three ranks and more: a
@@ -261,16 +256,15 @@ def data_parallel(model: torch.nn.Module, example: Example | None = None, group:
     Args:
         model: returns a tuple whose first tensor is what the loss reads.
         example: an input of the model, on its device; running statistics and random states are left as they are.
-        group: ranks that train together.
     """
-    if world_size(group) == 1:
+    if world_size() == 1:
         return model
     # torch 2.14 renamed the option and warns about the old name.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     search = example is None or bool(_without_gradient(model, example))
     options: dict[str, Any] = {buffers: False, "find_unused_parameters": search}
-    wrapped = DistributedDataParallel(model, process_group=group, **options)
+    wrapped = DistributedDataParallel(model, **options)
     if not search:
         assert example is not None
         _without_gradient(wrapped, example)
@@ -279,7 +273,7 @@ def data_parallel(model: torch.nn.Module, example: Example | None = None, group:
 
 def _without_gradient(model: torch.nn.Module, example: Example) -> list[str]:
     """Names of the parameters that one backward of an example leaves without a gradient."""
-    devices = [example.device] if example.is_cuda else []
+    devices = [example.device] if example.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.autograd.backward(model(example)[0].sum())
     missing = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
@@ -287,8 +281,8 @@ def _without_gradient(model: torch.nn.Module, example: Example) -> list[str]:
     return missing
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter], group: Group = None) -> None:
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace each gradient by its mean over ranks: what DDP does, for parameters that live outside of it."""
     for parameter in parameters:
         if parameter.grad is not None:
-            all_reduce(parameter.grad, "mean", group)
+            all_reduce(parameter.grad, "mean")

@@ -29,10 +29,8 @@ _BROKEN = ("gloo", "timed out", "nccl", "connection closed", "connection reset",
 
 @contextmanager
 def absent_named(*, timeout_s: float = RESPONSE_TIMEOUT_S) -> Iterator[None]:
-    """Name the ranks that do not respond when a collective fails inside the block.
-
-    Raises:
-        RunError: names them; whatever else is raised inside goes on as it is.
+    """Name, in a RunError, the ranks that do not respond when a collective fails inside the block; other errors go on
+    as they are.
     """
     try:
         yield

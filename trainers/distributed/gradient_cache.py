@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.distributed.batch_norm import GlobalNorm, MicroBatchNorm, running_statistics
+from trainers.draws import GeneratorStates
 
 
 class Chunk(NamedTuple):
@@ -78,12 +79,12 @@ def backward_in_chunks(
         )
     _refuse_mixing_layers(model)
     chunks = _split(features, num_chunks) if isinstance(features, Tensor) else features.split(num_chunks)
-    states: list[_RandomState] = []
+    states: list[GeneratorStates] = []
     projected: list[Tensor] = []
     embedded: list[Tensor] = []
     with torch.no_grad(), running_statistics(model, "hold"), _without_sync(model):
         for chunk in chunks:
-            states.append(_RandomState(features.device))
+            states.append(GeneratorStates(features.device))
             z_nD, h_nE = model(chunk.features)
             projected.append(z_nD)
             embedded.append(h_nE)
@@ -91,7 +92,7 @@ def backward_in_chunks(
     value = loss(z_ND)
     torch.autograd.backward(value)
     assert z_ND.grad is not None
-    after = _RandomState(features.device)
+    after = GeneratorStates(features.device)
     with running_statistics(model, "collect"):
         for k, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             state.restore()
@@ -128,16 +129,3 @@ def _refuse_mixing_layers(model: nn.Module) -> None:
 
 def _without_sync(model: nn.Module) -> Any:
     return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
-
-
-class _RandomState:
-    """The generators that a forward pass on a device may draw from, as they were."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.host = device, torch.get_rng_state()
-        self.accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.host)
-        if self.accelerator is not None:
-            torch.cuda.set_rng_state(self.accelerator, self.device)

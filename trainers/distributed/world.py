@@ -15,10 +15,7 @@ from trainers.loop import World
 
 def world_sizes(config: ExperimentConfig) -> list[int]:
     """Numbers of workers that the run may have, ascending; between ``min_workers`` and ``num_workers`` those that share
-    the batch evenly.
-
-    Raises:
-        UserError: if there is none between them.
+    the batch evenly. Raises UserError if there is none.
     """
     fewest, most = config.resources.min_workers, config.resources.num_workers
     if fewest is None:
@@ -37,10 +34,7 @@ def world_sizes(config: ExperimentConfig) -> list[int]:
 def world_of_torchrun(config: ExperimentConfig) -> ExperimentConfig:
     """The experiment as a rank of torchrun runs it: without Ray, for the ranks have started.
 
-    ``resources.num_workers`` may be 0, its default of 1, or the number of ranks.
-
-    Raises:
-        UserError: if it sets another number of workers than torchrun started.
+    Raises UserError if ``resources.num_workers`` is not 0, its default of 1, or the number of ranks.
     """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return config
@@ -70,9 +64,7 @@ def world_here(config: ExperimentConfig) -> World:
 
 def reserved(config: ExperimentConfig, machines: Sequence[Machine], *, workers: int, what: str) -> list[Bundle]:
     """What the processes of a run reserve on a cluster: its workers, then their view actors.
-
-    Raises:
-        UserError: if they do not fit the machines, one by one: they would wait for ever.
+    Raises UserError if they do not fit the machines, one by one: they would wait for ever.
     """
     resources, views = config.resources, config.views
     actor = Bundle(cpus=resources.cpus_per_worker, gpus=views.pool_gpus, kind="view actor")

@@ -18,10 +18,7 @@ from trainers.encoders.encoder import Encoder
 
 class Branched(Encoder):
     """A network, which is taken apart, without its last ``own_blocks`` ≥ 1, and those once for every space, in the
-    order of their columns.
-
-    Raises:
-        ValueError: if the network has not so many blocks to give.
+    order of their columns. Raises ValueError if the network has not so many blocks to give.
     """
 
     def __init__(self, network: Encoder, own_blocks: int, names: Sequence[str]) -> None:
@@ -44,10 +41,6 @@ class Branched(Encoder):
         return self.network.body
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embed a batch.
-
-        Returns:
-            Shape (N, number of branches · E).
-        """
+        """Embed a batch, (N, number of branches · E)."""
         x = self.network.trunk(views)
         return torch.cat([branch(x) for branch in self.branches.values()], 1)

@@ -39,14 +39,7 @@ class MelCnn(Encoder):
         )
 
     def forward(self, mel_NFS: Tensor) -> Tensor:
-        """Embed log-mel views.
-
-        Args:
-            mel_NFS: shape (N, F, S), F ≥ 64 and S ≥ 16.
-
-        Returns:
-            h_NE, shape (N, width).
-        """
+        """Embed log-mel views (N, F, S), F ≥ 64 and S ≥ 16, as (N, width)."""
         return _pooled(self.trunk(mel_NFS))
 
     def split(self, own_blocks: int) -> nn.Module:

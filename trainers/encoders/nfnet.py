@@ -82,13 +82,9 @@ class SlowFastNfnet(Encoder):
         self.width = self.slow_last.out_channels + self.fast_last.out_channels
 
     def forward(self, mel_NFS: Tensor) -> Tensor:
-        """Embed log-mel slices.
+        """Embed log-mel slices (N, F, S) as (N, width), the fast path's part first.
 
-        Args:
-            mel_NFS: shape (N, F, S); MULE's are (N, 96, 300). Any F and S will do, since both are averaged.
-
-        Returns:
-            h_NE, shape (N, width), the fast path's part first.
+        MULE's slices are (N, 96, 300). Any F and S will do, since both are averaged.
         """
         slow, fast, _ = self.trunk(mel_NFS)
         return _averaged(self.slow_last(slow), self.fast_last(fast))

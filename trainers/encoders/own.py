@@ -53,11 +53,7 @@ class OwnEncoder(Encoder):
         return self.network
 
     def forward(self, views: Tensor) -> Tensor:
-        """Embed views (N, …) as (N, E).
-
-        Raises:
-            UserError: if the network returns anything else.
-        """
+        """Embed views (N, …) as (N, E). Raises UserError if the network returns anything else."""
         h_NE = self.network(views)
         if not isinstance(h_NE, Tensor) or h_NE.shape != (views.shape[0], self.width):
             raise UserError(
@@ -69,9 +65,7 @@ class OwnEncoder(Encoder):
 
     def split(self, own_blocks: int) -> nn.Module:
         """The user's ``split``: it takes the network's last blocks off and returns them.
-
-        Raises:
-            UserError: if the network has none, it raises a ValueError, or it returns no module.
+        Raises UserError if the network has none, it raises a ValueError, or it returns no module.
         """
         split = getattr(self.network, "split", None)
         if not callable(split):
@@ -118,11 +112,7 @@ class _OwnEnd(nn.Module):
         self.name, self.width, self.network = name, width, network
 
     def forward(self, x: Any) -> Tensor:
-        """Embeddings (N, width) of what the trunk gives.
-
-        Raises:
-            UserError: if the module returns anything else.
-        """
+        """Embeddings (N, width) of what the trunk gives. Raises UserError if the module returns anything else."""
         h_NE = self.network(x)
         if not isinstance(h_NE, Tensor) or h_NE.ndim != 2 or h_NE.shape[1] != self.width:
             raise UserError(
@@ -138,9 +128,7 @@ def _shape(value: object) -> str:
 
 def build_own(config: EncoderConfig) -> OwnEncoder:
     """The encoder that ``encoder.name=module:factory`` names.
-
-    Raises:
-        UserError: if it cannot be imported or made, or does not fit the contract.
+    Raises UserError if it cannot be imported or made, or does not fit the contract.
     """
     return OwnEncoder(config.name, create(config.name, config.settings, "encoder.name"))
 

@@ -46,17 +46,7 @@ class SampleCnn(Encoder):
         self.last = nn.Sequential(*_convolution(CHANNELS[-1], self.width))
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Embed waveforms.
-
-        Args:
-            wave_NT: shape (N, T), T ≥ 59,049.
-
-        Returns:
-            h_NE, shape (N, 512).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """Embed waveforms (N, T), T ≥ 59,049, as (N, 512). Raises ValueError if they are too short."""
         return torch.mean(self.last(self.trunk(wave_NT)), dim=2)
 
     def split(self, own_blocks: int) -> nn.Module:
@@ -68,11 +58,7 @@ class SampleCnn(Encoder):
         return end
 
     def trunk(self, wave_NT: Tensor) -> Tensor:
-        """Frames of the blocks, (N, C, L).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """Frames of the blocks, (N, C, L). Raises ValueError if the views are too short."""
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"SampleCNN needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
         frames: Tensor = self.blocks(self.stem(wave_NT[:, None]))

@@ -44,17 +44,7 @@ class TunePlus(Encoder):
         self.tail = nn.ModuleList(_block(inside, outside) for inside, outside in pairwise([levels[-1], *TAIL]))
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Embed waveforms.
-
-        Args:
-            wave_NT: shape (N, T), T ≥ 59,049.
-
-        Returns:
-            h_NE, shape (N, 512).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """Embed waveforms (N, T), T ≥ 59,049, as (N, 512). Raises ValueError if they are too short."""
         return torch.mean(self.trunk(wave_NT), dim=2)
 
     def split(self, own_blocks: int) -> nn.Module:
@@ -64,11 +54,7 @@ class TunePlus(Encoder):
         return end
 
     def trunk(self, wave_NT: Tensor) -> Tensor:
-        """The last of `frames`, (N, C, L).
-
-        Raises:
-            ValueError: if the views are too short.
-        """
+        """The last of `frames`, (N, C, L). Raises ValueError if the views are too short."""
         if wave_NT.ndim != 2 or wave_NT.shape[1] < SHORTEST:
             raise ValueError(f"TUNe+ needs views (N, T ≥ {SHORTEST}), got {tuple(wave_NT.shape)}")
         return self.frames(wave_NT)[-1]

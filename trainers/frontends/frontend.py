@@ -36,9 +36,7 @@ def build_transform(config: FrontendConfig, rate: int) -> nn.Module:
 
 class LogMel(nn.Module):
     """log(1 + C · mel power), frames centred on multiples of the hop, zeros around the wave.
-
-    Raises:
-        ValueError: if ``max_hz`` lies above half the rate.
+    Raises ValueError if ``max_hz`` lies above half the rate.
     """
 
     def __init__(self, config: FrontendConfig, rate: int) -> None:
@@ -64,6 +62,10 @@ class LogMel(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _log_mel(self, wave_NT: Tensor) -> Tensor:
+        return torch.log1p(self.config.compression * (self.filters_FK @ self.power(wave_NT)))
+
+    def power(self, wave_NT: Tensor) -> Tensor:
+        """Power of the bins that the bands read, (N, K, S)."""
         config = self.config
         spectrum_NKS = torch.stft(
             wave_NT,
@@ -76,8 +78,7 @@ class LogMel(nn.Module):
         )
         square_NKS2 = torch.view_as_real(spectrum_NKS[:, : self.num_bins]).square()
         # The same bits as .sum(-1), which copies the spectrum on a CPU: 3 times as long at 64 waves, 7 times at 4.
-        power_NKS = square_NKS2[..., 0] + square_NKS2[..., 1]
-        return torch.log1p(config.compression * (self.filters_FK @ power_NKS))
+        return square_NKS2[..., 0] + square_NKS2[..., 1]
 
 
 def mel_filters(config: FrontendConfig, rate: int, top_hz: float) -> Tensor:
@@ -124,11 +125,7 @@ class MuleMel(nn.Module):
 
 
 class NnAudio(nn.Module):
-    """nnAudio's transform, then log(1 + C · power).
-
-    Raises:
-        ImportError: where nnAudio is not installed.
-    """
+    """nnAudio's transform, then log(1 + C · power). Raises ImportError where nnAudio is not installed."""
 
     def __init__(self, config: FrontendConfig, rate: int) -> None:
         super().__init__()

@@ -26,11 +26,7 @@ class OwnFrontend(nn.Module):
         self.name, self.transform = name, transform
 
     def forward(self, wave_NT: Tensor) -> Tensor:
-        """Spectrograms (N, F, S).
-
-        Raises:
-            UserError: if the transform returns anything else.
-        """
+        """Spectrograms (N, F, S). Raises UserError if the transform returns anything else."""
         out_NFS = self.transform(wave_NT)
         if not isinstance(out_NFS, Tensor) or out_NFS.ndim != 3 or len(out_NFS) != len(wave_NT) or not out_NFS.numel():
             got = f"shape {tuple(out_NFS.shape)}" if isinstance(out_NFS, Tensor) else f"a {type(out_NFS).__name__}"
@@ -43,9 +39,7 @@ class OwnFrontend(nn.Module):
 
 def build_own(config: FrontendConfig, rate: int) -> OwnFrontend:
     """The transform that ``frontend.kind=module:factory`` names; a factory that names ``rate`` gets it in Hz.
-
-    Raises:
-        UserError: if it cannot be imported or made.
+    Raises UserError if it cannot be imported or made.
     """
     transform = create(config.kind, config.settings, "frontend.kind", rate=rate)
     if not callable(transform):
@@ -55,11 +49,8 @@ def build_own(config: FrontendConfig, rate: int) -> OwnFrontend:
 
 @torch.no_grad()
 def try_frontend(frontend: OwnFrontend, wave_NT: Tensor) -> Tensor:
-    """Transform two waves before a run takes any resources: (2, F, S).
-
-    Raises:
-        UserError: if the transform raises, changes its waves, draws at random, or gives another type or what is not
-            finite.
+    """Transform two waves before a run takes any resources: (2, F, S). Raises UserError if the transform raises,
+    changes its waves, draws at random, or gives another type or what is not finite.
     """
     given = wave_NT.clone()
     with failures_named(f"frontend.kind={frontend.name}: it failed on waves of shape {tuple(wave_NT.shape)}"):

@@ -197,9 +197,7 @@ def save_program(encoder: FrozenEncoder, file: Path) -> None:
     """Write a torch.export program from wave to embedding, any number of views, with its example input.
 
     The example is what ``torch.load(weights_only=True)`` takes: MLflow refuses a program in which it is left out.
-
-    Raises:
-        RunError: if it computes something else than the encoder.
+    Raises RunError if the program computes something else than the encoder.
     """
     _write_program(_program(encoder), encoder, file)
 

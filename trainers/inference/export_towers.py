@@ -72,13 +72,10 @@ class _Graph(nn.Module):
 
 def write_towers_onnx(towers: TwoTowers, file: Path) -> float:
     """Write the graph, and try it on other numbers of views, texts and tokens than it was made with.
+    Returns the largest difference from the towers themselves.
 
-    Returns:
-        The largest difference from the towers themselves.
-
-    Raises:
-        NoOnnxError: if a package is missing, or the text encoder cannot be traced.
-        RunError: if the graph computes something else.
+    Raises NoOnnxError if a package is missing or the text encoder cannot be traced, RunError if the graph computes
+    something else.
     """
     require_onnx()
     import onnx

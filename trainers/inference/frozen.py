@@ -9,7 +9,6 @@ It comes from a snapshot, from the folder that `counterpoint export` wrote, or b
 Shape suffixes: N clips or chunks, T samples, E encoder width.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from trainers.inference.spaces import TOWERS, head_names
 from trainers.model import build_encoder
 from trainers.models.shipped import REMEDY
 from trainers.state.places import ABOUT, locate, shipped_model
-from trainers.state.snapshot import CHECKSUMS, MAX_STATE_BYTES, open_snapshot
+from trainers.state.snapshot import CHECKSUMS, name_of, open_snapshot, read_small
 
 WEIGHTS, HEADS = "encoder.safetensors", "heads.safetensors"
 """What an exported folder is loaded from beside all else there is to know of it: weights of the encoder alone, and of
@@ -67,11 +66,7 @@ class EncoderFiles:
 
     @property
     def experiment(self) -> ExperimentConfig:
-        """The configuration, validated.
-
-        Raises:
-            UserError: if this release cannot read it.
-        """
+        """The configuration, validated. Raises UserError if this release cannot read it."""
         return validate(ExperimentConfig, self.config, str(self.path))
 
     def own_parts(self, *, texts: bool = False) -> dict[str, dict[str, Any]]:
@@ -122,7 +117,8 @@ class FrozenEncoder(nn.Module):
         self.provenance = provenance
         self.requires_grad_(False)
         super().train(False)
-        self.cpu_path = CpuPath(self.encoder)
+        self.cpu_path = CpuPath(self.encoder, self.frontend)
+        self.cpu_rows = self.cpu_path.rows
         self.may_be_shared = not config.own_parts()
         # Encoders with the same key make the same views of a wave, and one may embed those of another.
         self.frontend_key = repr(config.frontend)
@@ -155,7 +151,7 @@ class FrozenEncoder(nn.Module):
             ValueError: for waves of another type or shape.
         """
         self._check(wave_NT)
-        return self.embed_views(self.frontend(wave_NT))
+        return self.embed_views(self.make_views(wave_NT))
 
     def _check(self, wave_NT: Tensor) -> None:
         if not isinstance(wave_NT, Tensor) or wave_NT.ndim != 2 or wave_NT.dtype != torch.float32:
@@ -165,8 +161,13 @@ class FrozenEncoder(nn.Module):
             raise ValueError(f"waves must be of shape (rows, {self.samples}), neither of them 0, got {wave_NT.shape}")
 
     @torch.inference_mode()
+    def make_views(self, wave_NT: Tensor) -> Tensor:
+        """What ``frontend`` makes of audio."""
+        return self.cpu_path.frontend(wave_NT)(wave_NT)
+
+    @torch.inference_mode()
     def embed_views(self, views: Tensor) -> Tensor:
-        """Embed what ``frontend`` made of audio; shape (N, ``width``), float32."""
+        """Embed what `make_views` made of audio; shape (N, ``width``), float32."""
         h_NE: Tensor = self.cpu_path.network(views)(views).float()
         return h_NE
 
@@ -260,12 +261,12 @@ def _towers_of_snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, whole: bool = False) -> EncoderFiles:
     """An exported encoder, its files verified; ``whole``: its card and attributions too."""
     try:
-        listed = json.loads(_small(folder / CHECKSUMS))
+        listed = read_small(folder / CHECKSUMS, "an encoder")
         sums = {name: str(listed[name]) for name in (WEIGHTS, ABOUT, *(x for x in (HEADS, TOWERS) if x in listed))}
         for name, digest in (listed if whole else sums).items():
             if sha256(folder / name) != digest:
                 raise UserError(f"{folder / name}: its checksum disagrees; {remedy}")
-        about = json.loads(_small(folder / ABOUT))
+        about = read_small(folder / ABOUT, "an encoder")
         if about["schema_version"] != SCHEMA_VERSION:
             found = about["schema_version"]
             raise UserError(f"{folder}: schema version {found}, this release reads {SCHEMA_VERSION}")
@@ -274,16 +275,9 @@ def _open_exported(folder: Path, remedy: str = "export the snapshot again", *, w
         fields = {name: about[name] for name in ("config", "step", "data_hash", "provenance")}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a whole exported encoder ({error!r}); {remedy}") from None
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return EncoderFiles(path=folder, hash=digest, state=state, heads=heads, towers=towers, **fields)
+    return EncoderFiles(path=folder, hash=name_of(sums), state=state, heads=heads, towers=towers, **fields)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """Weights as float32, also those that are stored at half precision."""
     return {name: one.float() if one.dtype == torch.float16 else one for name, one in load_file(file).items()}
-
-
-def _small(file: Path) -> str:
-    if file.stat().st_size > MAX_STATE_BYTES:
-        raise UserError(f"{file}: {file.stat().st_size} bytes, more than an encoder's {MAX_STATE_BYTES}")
-    return file.read_text(encoding="utf-8")

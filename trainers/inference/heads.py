@@ -43,6 +43,7 @@ class EncoderWithHeads(nn.Module):
         self.heads.load_state_dict(dict(state))
         self.rate, self.samples, self.hash = frozen.rate, frozen.samples, frozen.hash
         self.may_be_shared, self.frontend_key = frozen.may_be_shared, frozen.frontend_key
+        self.cpu_rows = frozen.cpu_rows
         self.provenance: dict[str, Any] = frozen.provenance
         spaces, end = dict(frozen.spaces), frozen.width
         for name, (_, width) in zip(names, sizes, strict=True):
@@ -54,12 +55,11 @@ class EncoderWithHeads(nn.Module):
     @torch.inference_mode()
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Embed mono audio; shape (N, E and D of every head)."""
-        return self.embed_views(self.frontend(wave_NT))
+        return self.embed_views(self.make_views(wave_NT))
 
-    @property
-    def frontend(self) -> nn.Module:
-        """The encoder's."""
-        return self.frozen.frontend
+    def make_views(self, wave_NT: Tensor) -> Tensor:
+        """The encoder's views of audio."""
+        return self.frozen.make_views(wave_NT)
 
     @torch.inference_mode()
     def embed_views(self, views: Tensor) -> Tensor:

@@ -26,11 +26,7 @@ class ExportedStart(Snapshot):
 
 
 def open_initial(source: Path | str, *verified: Snapshot) -> Snapshot:
-    """Find and verify what a run starts from; no code is imported.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
+    """Find and verify what a run starts from; no code is imported. Raises UserError if it is missing or damaged."""
     place = locate(source)
     if not (place / ABOUT).is_file() and shipped_model(source) is None:
         return open_snapshot(place, *verified)

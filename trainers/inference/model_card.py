@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.files.templates import render
 from cluster.settings import UserError, to_tree
 from trainers.augment.parameters import AugmentConfig
 from trainers.config import ExperimentConfig
@@ -38,11 +39,7 @@ class ReportedMetric:
 
 
 def read_metrics(report: Path, hash: str) -> list[ReportedMetric]:
-    """The metrics of a report.json.
-
-    Raises:
-        UserError: if it is no report, or one of another encoder.
-    """
+    """The metrics of a report.json. Raises UserError if it is no report, or one of another encoder."""
     try:
         if report.stat().st_size > MAX_REPORT_BYTES:
             raise UserError(f"{report}: {report.stat().st_size} bytes, more than a report's {MAX_REPORT_BYTES}")
@@ -79,97 +76,30 @@ def model_card(
     metrics: Sequence[ReportedMetric],
 ) -> str:
     """The card as Markdown."""
-    config = found.experiment
-    head = f"# {config.encoder.name}, {encoder.width}-dimensional embeddings of music\n"
-    parts = [
-        head + _about(found, encoder, config),
-        *([_spaces(encoder, config)] if config.head.variant else []),
-        _loading(found, encoder, files),
-        _training(found, config, training, has_attribution=ATTRIBUTION in files),
-        _evaluation(metrics),
-        _limits(encoder, config),
-        "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files.items()),
-    ]
-    if left_out:
-        parts.append("Left out: " + "; ".join(f"`{name}` ({why})" for name, why in left_out.items()) + ".")
-    return "\n\n".join(parts) + "\n"
-
-
-def _about(found: EncoderFiles, encoder: FrozenEncoder, config: ExperimentConfig) -> str:
-    count = sum(p.numel() for p in encoder.parameters())
-    front = config.frontend
-    shape = FRONTENDS.get(front.kind, front.kind).format(
-        **{**to_tree(front), "window": front.window or front.n_fft, "compression": front.compression}
-    )
-    rows = {
-        "encoder": f"{config.encoder.name}, {count:,} parameters, width {encoder.width}",
-        "input": f"mono float32 in [-1, 1] at {encoder.rate:,} Hz, {encoder.samples:,} samples a view "
-        f"({encoder.samples / encoder.rate:.2f} s)",
-        "front-end": f"{front.kind}: {shape}; part of every exported file",
-        "output": f"float32 ({encoder.width},) a view, not normalised; the projection head is dropped",
-        "snapshot": f"`{found.hash}`, step {found.step:,}",
-    }
-    return "\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-
-
-def _spaces(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
-    """The columns by name, and what the spaces of an encoder with variant heads are for."""
-    effects = ", ".join(config.head.variant)
-    rows = [f"| {name} | {place.start}…{place.stop - 1} |" for name, place in encoder.spaces.items()]
-    lines = ["## Spaces", "", "| space | columns of the embedding |", "|---|---|", *rows, ""]
-    lines.append(
-        f"`invariant` is trained to ignore every augmentation, each other space all but the one it is called after "
-        f"({effects}; LOEV, arXiv:2412.18955): key is to be looked for in `pitch`, tempo in `stretch`."
-    )
-    if head_names(config):
-        names = ", ".join(f"`{name}`" for name in head_names(config))
-        lines.append(
-            f"The outputs of the heads are the spaces {names}, in `{HEADS}`: "
-            f"`load_encoder(…).with_heads()` gives them behind the embedding. The programs give the embedding alone."
-        )
-    else:
-        lines.append(
-            "Bring a space to unit norm before you compare it. The spaces differ in norm, so the cosine of the whole "
-            "vector is ruled by the longest; `counterpoint search --by all` takes the mean of the spaces' cosines "
-            "instead."
-        )
-    return "\n".join(lines)
-
-
-def _loading(found: EncoderFiles, encoder: FrozenEncoder, files: Mapping[str, str]) -> str:
-    parts = found.own_parts()
-    towers = ""
-    if found.towers:
-        trusted = ", trust_code=True" if found.own_parts(texts=True) else ""
-        towers = f"""from trainers.inference.two_towers import load_two_towers
-towers = load_two_towers("this folder"{trusted})
-cosine_Nk = towers.embed_audio(wave_NT) @ towers.embed_text(["a slow piece", "drums"]).T
-"""
+    config, front, own = found.experiment, found.experiment.frontend, found.own_parts(texts=bool(found.towers))
+    constants = {**to_tree(front), "window": front.window or front.n_fft, "compression": front.compression}
     programs = {
         PROGRAM: f'`torch.export.load("{PROGRAM}").module()(wave_NT)`',
         ONNX: f"`{ONNX}` in any ONNX runtime with the input `wave`",
     }
-    without = ", or ".join(text for name, text in programs.items() if name in files)
-    return f"""## Loading
-
-```python
-from trainers.inference.frozen import load_encoder
-encoder = load_encoder("this folder"{", trust_code=True" if parts else ""})  # verified by checksums; reads no pickle
-h_NE = encoder(wave_NT)  # (N, {encoder.samples}) float32 to (N, {encoder.width})
-{towers}```
-{_own_code(found.own_parts(texts=bool(found.towers)))}
-{f"Without Counterpoint: {without}." if without else "It loads with Counterpoint alone."}
-The number of views N is free, their length is not: cut longer audio and average."""
-
-
-def _own_code(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a person who loads the encoder must bring along; empty for a built-in one."""
-    if not parts:
-        return ""
-    lines = [f"- `{key}`: `{part['entry_point']}`, {_settings(part['settings'])}" for key, part in parts.items()]
-    return (
-        "\nLoading imports code that is not part of Counterpoint and is **not included** in this folder; put\n"
-        "the module in the working directory or on `PYTHONPATH`:\n\n" + "\n".join(lines) + "\n"
+    return render(
+        Path(__file__).parent / "assets/card.md",
+        found=found,
+        encoder=encoder,
+        config=config,
+        parameters=f"{sum(p.numel() for p in encoder.parameters()):,}",
+        seconds=f"{encoder.samples / encoder.rate:.2f}",
+        frontend=FRONTENDS.get(front.kind, front.kind).format(**constants),
+        heads=head_names(config),
+        heads_file=HEADS,
+        own={key: {**part, "settings": _settings(part["settings"])} for key, part in own.items()},
+        without=[text for name, text in programs.items() if name in files],
+        training=_training(found, config, training, has_attribution=ATTRIBUTION in files),
+        effects=_effects(config.augment),
+        metrics=[_row(metric) for metric in metrics],
+        limits=_limits(encoder, config),
+        files=files,
+        left_out=left_out,
     )
 
 
@@ -191,13 +121,13 @@ def card_facts(
         "snapshot": found.hash,
         "training": as_tree(training),
         "metrics": [asdict(metric) for metric in metrics],
-        "limits": _limits(encoder, config).partition("\n\n")[2],
+        "limits": _limits(encoder, config),
     }
 
 
 def _training(
     found: EncoderFiles, config: ExperimentConfig, training: Sequence[Training], *, has_attribution: bool
-) -> str:
+) -> list[str]:
     loss = {name: value for name, value in to_tree(config.loss).items() if name not in ("tile", "exchange")}
     first, *before = training
     lines = [
@@ -213,12 +143,7 @@ def _training(
         lines.append("\n  - ".join([start, *one.lines()]))
     if has_attribution:
         lines.append(f"attribution of the music: `{ATTRIBUTION}`")
-    return (
-        "## Training\n\n"
-        + "\n".join(f"- {line}" for line in lines)
-        + "\n\nAugmentation, what two views of a clip may differ in and the embedding is trained to ignore:\n\n"
-        + "\n".join(f"- {line}" for line in _effects(config.augment))
-    )
+    return lines
 
 
 def _effects(augment: AugmentConfig) -> list[str]:
@@ -233,24 +158,16 @@ def _effects(augment: AugmentConfig) -> list[str]:
     return lines or ["none"]
 
 
-def _evaluation(metrics: Sequence[ReportedMetric]) -> str:
-    if not metrics:
-        return "## Metrics\n\nNone: it was exported without an evaluation report (`--report FILE`)."
-    rows = []
-    for f in metrics:
-        interval = "–" if f.low is None or f.high is None else f"{f.low:.4g}…{f.high:.4g}"
-        untrained = "–" if f.untrained is None else f"{f.untrained:.4g}"
-        convention = f.convention.replace("|", "\\|")
-        rows.append(f"| {f.metric} | {f.value:.4g} | {interval} | {untrained} | {f.n or '–'} | {convention} |")
-    head = "| metric | value | interval | untrained | n | convention |\n|---|---|---|---|---|---|\n"
-    return "## Metrics\n\n" + head + "\n".join(rows)
+def _row(one: ReportedMetric) -> list[str]:
+    """A metric's cells; a bar would end one."""
+    interval = "–" if one.low is None or one.high is None else f"{one.low:.4g}…{one.high:.4g}"
+    untrained = "–" if one.untrained is None else f"{one.untrained:.4g}"
+    return [one.metric, f"{one.value:.4g}", interval, untrained, str(one.n or "–"), one.convention.replace("|", "\\|")]
 
 
 def _limits(encoder: FrozenEncoder, config: ExperimentConfig) -> str:
     ignored = ", ".join(line.partition(" (")[0] for line in _effects(config.augment))
-    return f"""## Intended use and limits
-
-For frozen features of recorded music: probes, retrieval, clustering, duplicates. It reads
+    return f"""For frozen features of recorded music: probes, retrieval, clustering, duplicates. It reads
 {encoder.samples / encoder.rate:.2f} s at a time, mono, up to {encoder.rate // 2:,} Hz.
 What training varied ({ignored}) may be missing from
 the embedding: do not expect key from an encoder trained to ignore pitch shifts, nor tempo after time-stretch.

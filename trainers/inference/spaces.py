@@ -57,11 +57,7 @@ def no_text_tower(source: object) -> str:
 
 
 def space_in(spaces: Mapping[str, slice], name: str, key: str) -> slice:
-    """Columns of one space.
-
-    Raises:
-        UserError: names the key and the spaces there are.
-    """
+    """Columns of one space. The UserError names the key and the spaces there are."""
     if name not in spaces:
         others = "" if len(spaces) > 1 else "; pretraining with head.variant=[pitch,stretch] gives it others"
         remedy = nearest(name, spaces) or others

@@ -1,7 +1,5 @@
 """What a model was trained on: each set's size, licences and attributions, also of the runs that it started from."""
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.files.tables import csv_table
 from cluster.settings import UserError
 from data_shards.format.index import ShardIndex, read_index
 from data_shards.format.problems import ShardError
@@ -157,13 +156,9 @@ def training_sets(config: ExperimentConfig, data_hash: str, *, step: int) -> lis
 def attributions(training: Sequence[Training], table: Path) -> str:
     """CSV of whose music was trained on: attribution, licence, clips; a row for each pair of the two.
 
-    Args:
-        training: of the model, and of what it started from.
-        table: CSV with the columns path and attribution, and licence where there is one; paths as the shards were
-            built from. A column key, with the clips' keys, replaces path where a set was not built from a folder.
-
-    Raises:
-        UserError: if the table cannot be read, or a clip is not in it.
+    ``table`` is a CSV with the columns path and attribution, and licence where there is one; paths as the shards were
+    built from. A column key, with the clips' keys, replaces path where a set was not built from a folder.
+    Raises UserError if it cannot be read, or a clip of the training, or of what it started from, is not in it.
     """
     read = read_labels(table, required=("attribution",), option="--attribution")
     if not {"key", "path"} & set(read.columns):
@@ -179,11 +174,8 @@ def attributions(training: Sequence[Training], table: Path) -> str:
             f"--attribution {table}: {len(missing):,} of the {len(keys):,} clips of the training have none, such as "
             f"{missing[0]}; add their rows"
         )
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n")
-    write.writerow(["attribution", "licence", "clips"])
-    write.writerows([*pair, count] for pair, count in sorted(Counter(listed[key] for key in keys).items()))
-    return out.getvalue()
+    counts = sorted(Counter(listed[key] for key in keys).items())
+    return csv_table([["attribution", "licence", "clips"], *([*pair, count] for pair, count in counts)])
 
 
 def _open(place: str | None, manifest: str) -> ShardIndex | str | None:

@@ -73,11 +73,7 @@ class TwoTowers(nn.Module):
     def forward(self, wave_NT: Tensor) -> Tensor:
         """Embeddings of mono audio and their unit projections side by side, see `spaces`.
 
-        Args:
-            wave_NT: float32 at ``rate`` Hz in [-1, 1], T = ``samples``.
-
-        Returns:
-            Shape (N, ``width``) = (N, E + d), float32.
+        From float32 waves (N, ``samples``) at ``rate`` Hz in [-1, 1] to (N, ``width``) = (N, E + d), float32.
         """
         h_NE = self.audio(wave_NT)
         return torch.cat([h_NE, F.normalize(self.audio_projection(h_NE), dim=1)], 1)

@@ -136,9 +136,7 @@ def head_outputs(config: LossConfig) -> Outputs:
 
 def build_loss(config: LossConfig, variant: Sequence[str] = ()) -> nn.Module:
     """The objective of a configuration, from `Projected` to `LossResult`.
-
-    Raises:
-        UserError: if a user's own cannot be made.
+    Raises UserError if a user's own cannot be made.
     """
     if is_entry_point(config.objective):
         return build_own(config)

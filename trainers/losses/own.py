@@ -21,8 +21,9 @@ RESERVED_METRICS = frozenset(
         *("data_wait_s", "views_s", "step_s", "clips_per_s", "replaced", "time_ms", "gpu_memory_gib"),
     }
 )
-"""Names of a step's own metrics."""
-_RESERVED_GROUPS = ("share", "quick", "snapshot", "system")
+"""Names of a step's own metrics; a test compares them with those that a run writes."""
+RESERVED_GROUPS = frozenset({"share", "quick", "snapshot", "system"})
+"""What the names of others begin with, before a slash."""
 _METRIC = re.compile(r"[\w.@:-]([\w.@: -]*[\w.@:-])?")
 """What a part of a metric's name between slashes may be: what a chart and MLflow show as it is."""
 _TRIED_CLIPS = 8
@@ -38,10 +39,8 @@ class OwnLoss(nn.Module):
             raise self._error(f"the factory returned a {type(inner).__name__} that cannot be called")
 
     def forward(self, batch: Projected) -> LossResult:
-        """The user's result, checked.
-
-        Raises:
-            UserError: if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
+        """The user's result.
+        Raises UserError if it is not a `LossResult` of a scalar and 0-dim metrics whose names are free.
         """
         found = self.inner(batch)
         if not isinstance(found, LossResult):
@@ -60,7 +59,7 @@ class OwnLoss(nn.Module):
     def _check_metric(self, metric: object, value: object) -> None:
         if not isinstance(metric, str) or not all(_METRIC.fullmatch(part) for part in metric.split("/")):
             raise self._error(f"its metric {metric!r} must be named in letters, digits, _ . @ : - and single slashes")
-        if metric in RESERVED_METRICS or metric.partition("/")[0] in _RESERVED_GROUPS:
+        if metric in RESERVED_METRICS or metric.partition("/")[0] in RESERVED_GROUPS:
             raise self._error(f"its metric {metric} has the name of a metric of every step; rename it")
         if not isinstance(value, Tensor) or value.ndim != 0 or value.is_complex():
             raise self._error(f"its metric {metric} must be a real tensor without axes, got {_shape(value)}")
@@ -71,9 +70,7 @@ class OwnLoss(nn.Module):
 
 def build_own(config: LossConfig) -> OwnLoss:
     """The loss that ``loss.objective=module:factory`` names.
-
-    Raises:
-        UserError: if it cannot be imported or made, or cannot be called.
+    Raises UserError if it cannot be imported, made, or called.
     """
     return OwnLoss(config.objective, create(config.objective, config.settings, "loss.objective"))
 

@@ -9,12 +9,12 @@ with (`may_ship`), and of single notes every fourth.
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.files.storage import write_atomic
+from cluster.files.tables import csv_table
 from cluster.settings import UserError
 from trainers.models.ship import may_ship
 
@@ -27,11 +27,7 @@ COLUMNS = (
 
 
 def open_mel_labels(data: Path) -> Iterator[dict[str, str]]:
-    """Rows with `COLUMNS`, paths relative to ``data``.
-
-    Raises:
-        UserError: where a set is missing.
-    """
+    """Rows with `COLUMNS`, paths relative to ``data``. Raises UserError where a set is missing."""
     notes = 0
     for name in SETS:
         table = data / name / "labels.csv"
@@ -55,16 +51,12 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder with music/ and game_music/")
     parser.add_argument("--out", type=Path, default=Path("labels.csv"))
     given = parser.parse_args()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
     try:
         rows = list(open_mel_labels(given.data))
     except UserError as error:
         print(f"error {error}", file=sys.stderr)
         return 2
-    writer.writerows(rows)
-    write_atomic(given.out, text.getvalue())
+    write_atomic(given.out, csv_table([COLUMNS, *(row.values() for row in rows)]))
     print(f"{given.out}: {len(rows)} clips")
     return 0
 

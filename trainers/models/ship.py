@@ -29,13 +29,8 @@ MOST_MB = 12.0
 
 
 def ship(source: Path | str, name: str, summary: str, options: ExportOptions, models: Path = MODELS) -> Path:
-    """Write a model's folder and its row of `models.json`; an earlier one of this name is replaced.
-
-    Returns:
-        The model's folder.
-
-    Raises:
-        UserError: for a name, a licence, or a size that may not ship.
+    """Write a model's folder, which is returned, and its row of `models.json`; an earlier one of this name is replaced.
+    Raises UserError for a name, a licence, or a size that may not ship.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"--name {name}: must be lower-case words joined by hyphens, such as open-mel")

@@ -98,11 +98,7 @@ def precision_at_k(h_KE: Tensor, labels_KC: Tensor, tracks_K: Tensor, k: int = N
 
 
 def check_quick(config: ExperimentConfig, labelled: ShardSet | None = None) -> None:
-    """Whether `QuickScore` would find its clips, from the index alone.
-
-    Raises:
-        UserError: if there are no such clips.
-    """
+    """Refuse, by a UserError, a set in which `QuickScore` would find no clips, from the index alone."""
     with _validation_set(config, labelled) as shards:
         _choose(shards, config.data.vocabulary, config.run.quick_clips)
 

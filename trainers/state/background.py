@@ -61,9 +61,7 @@ class SnapshotWriter:
         average: Average = None,
     ) -> None:
         """Save what these are now; they may change as soon as this returns. Arguments as of `save_snapshot`.
-
-        Raises:
-            RunError: this snapshot, or the one before it, could not be written.
+        Raises RunError if this snapshot, or the one before it, could not be written.
         """
         began = time.perf_counter()
         self.wait()
@@ -84,20 +82,14 @@ class SnapshotWriter:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what a finished write failed with; returns at once while one goes on.
-
-        Raises:
-            RunError: the snapshot could not be written; earlier ones are untouched.
+        """Raise the RunError of a write that failed, earlier snapshots being untouched; returns at once while one goes
+        on.
         """
         if self._thread and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the snapshot that is being written.
-
-        Raises:
-            RunError: it could not be written; earlier ones are untouched.
-        """
+        """Wait for the snapshot that is being written. Raises RunError if it fails; earlier ones are untouched."""
         if self._thread:
             self._thread.join()
             self._thread = None

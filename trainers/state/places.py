@@ -40,9 +40,7 @@ def absolute_source(source: str) -> str:
 
 def find_snapshot(path: Path) -> Path:
     """The folder of a snapshot: the path itself, the link ``last`` in it, or that of the run that lies there.
-
-    Raises:
-        UserError: if there is none; names the nearest, and for a single word the models that ship.
+    If there is none the UserError names the nearest, and for a single word the models that ship.
     """
     found = _snapshot_in(path)
     if found:

@@ -124,9 +124,7 @@ def write_snapshot(
     folder: Path, files: Mapping[str, Mapping[str, Tensor]], *, step: int, state: Mapping[str, Any], keep: int
 ) -> Path:
     """`save_snapshot` of tensors from `snapshot_files`.
-
-    Raises:
-        RunError: if the disk is full; earlier snapshots are untouched.
+    Raises RunError if the disk is full; earlier snapshots are untouched.
     """
     target = folder / f"step-{step}"
     with atomic_folder(target) as partial:
@@ -186,7 +184,7 @@ def link_best(folder: Path, candidate: Path) -> None:
 
 def _score(snapshot: Path) -> float | None:
     state = snapshot / STATE
-    score: float | None = json.loads(_small(state)).get("score") if state.is_file() else None
+    score: float | None = read_small(state).get("score") if state.is_file() else None
     return score
 
 
@@ -202,11 +200,11 @@ def open_snapshot(path: Path | str, *verified: Snapshot) -> Snapshot:
     """
     folder = find_snapshot(Path(path)).resolve()
     try:
-        sums = json.loads(_small(folder / CHECKSUMS))
-        record = json.loads(_small(folder / STATE))
+        sums = read_small(folder / CHECKSUMS)
+        record = read_small(folder / STATE)
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder}: not a whole snapshot ({error}); {_ANOTHER}") from None
-    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    digest = name_of(sums)
     for known in verified:
         if (known.path, known.hash) == (folder, digest):
             return known
@@ -232,9 +230,7 @@ def open_snapshot(path: Path | str, *verified: Snapshot) -> Snapshot:
 
 def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
     """The snapshot that a run goes on from, or None before the first.
-
-    Raises:
-        UserError: if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
+    Raises UserError if it is damaged, or ``last`` points at one that is gone: no other is taken instead.
     """
     last, there = folder / "last", _in_order(folder)
     known = [snapshot for snapshot in verified if snapshot]
@@ -247,10 +243,16 @@ def last_snapshot(folder: Path, *verified: Snapshot | None) -> Snapshot | None:
     return open_snapshot(there[-1], *known) if there else None  # a kill between the first snapshot and its link
 
 
-def _small(file: Path) -> str:
+def read_small(file: Path, owner: str = "a snapshot") -> Any:
+    """A JSON file of a snapshot, or of another ``owner``; raises UserError for one that cannot be so large."""
     if file.stat().st_size > MAX_STATE_BYTES:
-        raise UserError(f"{file}: {file.stat().st_size} bytes, more than a snapshot's {MAX_STATE_BYTES}")
-    return file.read_text(encoding="utf-8")
+        raise UserError(f"{file}: {file.stat().st_size} bytes, more than {owner}'s {MAX_STATE_BYTES}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def name_of(sums: Mapping[str, str]) -> str:
+    """SHA-256 over checksums: what a snapshot or an export is called in reports and caches."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

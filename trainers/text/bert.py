@@ -49,11 +49,7 @@ class BertShape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "BertShape":
-        """Of a ``config.json``.
-
-        Raises:
-            ValueError: names what is missing or no positive number.
-        """
+        """Of a ``config.json``. The ValueError names what is missing or no positive number."""
         found = {}
         for item in fields(cls):
             value = config.get(item.name, item.default)
@@ -148,11 +144,7 @@ class Bert(TextEncoder):
         return pool(h_kLE, tokens.mask_kL, self.pooling)
 
     def load_published(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a published model.
-
-        Raises:
-            ValueError: if one is missing or has another shape.
-        """
+        """Take the weights of a published model. Raises ValueError if one is missing or has another shape."""
         weights = {name.removeprefix("bert."): value for name, value in weights.items()}
         named = {f"{here}.weight": f"embeddings.{there}.weight" for here, there in _EMBEDDINGS.items()}
         for leaf in ("weight", "bias"):

@@ -19,9 +19,7 @@ _PROBES = ("a slow piece", "🎹 静かな曲, played live")
 
 def build_text_encoder(config: TextConfig, *, seed: int) -> TextEncoder:
     """A text encoder with the weights that are trained chosen; in evaluation mode, and tried on two texts.
-
-    Raises:
-        UserError: if a file, a package or a layer is missing, or does not fit.
+    Raises UserError if a file, a package or a layer is missing, or does not fit.
     """
     files = find_text_files(config)
     if files is not None:
@@ -81,9 +79,7 @@ class OwnTextEncoder(TextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Tokens of the user's tokenizer.
-
-        Raises:
-            UserError: if it returns anything but two tensors of one shape, a row a text.
+        Raises UserError if it returns anything but two tensors of one shape, a row a text.
         """
         tokenize: Any = self.network.tokenize
         found = tokenize(list(texts))
@@ -97,11 +93,7 @@ class OwnTextEncoder(TextEncoder):
         return self._state.encode()
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """One vector a text, (k, E).
-
-        Raises:
-            UserError: if the network returns another shape.
-        """
+        """One vector a text, (k, E). Raises UserError if the network returns another shape."""
         h_kE = self.network(tokens.ids_kL, tokens.mask_kL)
         wanted = (len(tokens.ids_kL), self.width)
         if not isinstance(h_kE, Tensor) or h_kE.shape != wanted:
@@ -112,9 +104,7 @@ class OwnTextEncoder(TextEncoder):
 
 def build_own_text(config: TextConfig, *, seed: int) -> OwnTextEncoder:
     """The encoder that ``text.encoder=module:factory`` names.
-
-    Raises:
-        UserError: if it cannot be imported or made, or does not fit the contract.
+    Raises UserError if it cannot be imported or made, or does not fit the contract.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

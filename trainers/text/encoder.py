@@ -50,11 +50,7 @@ class TextEncoder(nn.Module):
         raise NotImplementedError
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """Embed tokens.
-
-        Returns:
-            h_kE, shape (k, ``width``); not normalised.
-        """
+        """Embed tokens: (k, ``width``), not normalised."""
         raise NotImplementedError
 
     def tokenizer_state(self) -> bytes:
@@ -95,11 +91,7 @@ class TextEncoder(nn.Module):
         return h_kE
 
     def set_trained(self, trained: Trained, top_layers: int = 0) -> None:
-        """Choose which weights are trained; called once, when the encoder is complete.
-
-        Raises:
-            UserError: if it has fewer layers than are to be trained.
-        """
+        """Choose which weights are trained, when the encoder is complete. Raises UserError if it has too few layers."""
         if top_layers > len(self.layers):
             raise UserError(
                 f"text.trained=top:{top_layers}: this text encoder has {len(self.layers)} layers; "
@@ -133,10 +125,10 @@ class TextEncoder(nn.Module):
         ]
 
 
-def pad(rows: Sequence[Sequence[int]], truncated: int, filler: int = 0) -> Tokens:
+def pad(rows: Sequence[Sequence[int]], truncated: int) -> Tokens:
     """Token ids of several texts as one batch."""
     longest = max(map(len, rows), default=0)
-    ids_kL = np.full((len(rows), longest), filler, np.int32)
+    ids_kL = np.zeros((len(rows), longest), np.int32)
     mask_kL = np.zeros((len(rows), longest), np.bool_)
     for row, ids in enumerate(rows):
         ids_kL[row, : len(ids)] = ids

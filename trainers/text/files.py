@@ -61,19 +61,11 @@ class TextFiles:
         return self.model_type == "bert" and read("hidden_act", "gelu") == "gelu" and plain
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the folder; None where there is none.
-
-        Raises:
-            UserError: if it cannot be read.
-        """
+        """A JSON file of the folder; None where there is none. Raises UserError if it cannot be read."""
         return _json(self.folder / name, self.key)
 
     def pooling(self) -> Pooling:
-        """What ``1_Pooling/config.json`` says, else mean.
-
-        Raises:
-            UserError: if it is one that this release has not.
-        """
+        """What ``1_Pooling/config.json`` says, else mean. Raises UserError if it is one that this release has not."""
         found = self.json("1_Pooling/config.json")
         if found is None:
             return "mean"
@@ -91,9 +83,7 @@ class TextFiles:
 
 def find_text_files(config: TextConfig) -> TextFiles | None:
     """The folder that a configuration names, looked at but for its tensors; None where the encoder has no files.
-
-    Raises:
-        UserError: if the extra is missing, the folder is none of a text encoder, or its weights are pickled.
+    Raises UserError if the extra is missing, the folder is none of a text encoder, or its weights are pickled.
     """
     if config.encoder == "bundled":
         return _bundled()

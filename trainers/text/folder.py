@@ -32,9 +32,7 @@ _CLASSES = {
 
 def build_folder(files: TextFiles, config: TextConfig) -> TextEncoder:
     """The encoder of a folder, with its published weights.
-
-    Raises:
-        UserError: if a file does not fit, or transformers is needed and not installed.
+    Raises UserError if a file does not fit, or transformers is needed and not installed.
     """
     pooling = config.pooling or files.pooling()
     wordpiece = read_wordpiece(files) if files.is_bert else None
@@ -46,9 +44,7 @@ def build_folder(files: TextFiles, config: TextConfig) -> TextEncoder:
 
 def read_wordpiece(files: TextFiles) -> WordPiece | None:
     """The folder's tokenizer, where it is BERT's; None where it is another.
-
-    Raises:
-        UserError: if its vocabulary cannot be read.
+    Raises UserError if its vocabulary cannot be read.
     """
     about, whole = files.json("tokenizer_config.json") or {}, files.json("tokenizer.json")
     if whole is not None:

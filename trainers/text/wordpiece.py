@@ -41,11 +41,7 @@ def basic_words(text: str, *, lower: bool = True, strip_accents: bool | None = N
 
 
 class WordPiece:
-    """A vocabulary and its greedy longest match.
-
-    Raises:
-        ValueError: if a special token is missing.
-    """
+    """A vocabulary and its greedy longest match. Raises ValueError if a special token is missing."""
 
     def __init__(self, vocabulary: Mapping[str, int], *, lower: bool = True, strip_accents: bool | None = None) -> None:
         missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]

@@ -18,11 +18,8 @@ def open_batches(
     device: torch.device | None = None,
 ) -> BatchLoader:
     """The loader of one rank, a context manager; windows have the samples that the views need unless ``frames`` is
-    given. Batches for a GPU are read into page-locked memory.
-
-    Raises:
-        UserError: if the sets cannot be opened, the ranks do not share the batch evenly, or the shards have another
-            rate than augmentation and front-end are made for.
+    given. Batches for a GPU are read into page-locked memory. Raises UserError if the sets cannot be opened, the ranks
+    do not share the batch evenly, or the shards have another rate than augmentation and front-end are made for.
     """
     frames = frames or window_frames(config.views, config.augment)
     pinned = device is not None and device.type == "cuda"

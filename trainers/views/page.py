@@ -4,19 +4,18 @@ Text from a set is escaped; the size is bounded by `MAX_VERSIONS`, `MAX_S` and `
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.files.outputs import require_writable_file, require_writable_folder
 from cluster.files.storage import write_atomic
+from cluster.files.templates import render
 from data_shards.format.records import SAMPLE_RATE
 from data_shards.inspect.data_uris import data_uri, mp3_uri, png
-from data_shards.inspect.page import POLICY, STYLE
+from data_shards.inspect.page import ASSETS
 from trainers.config import ExperimentConfig
 from trainers.views.preview import (
     RenderedClip,
-    RenderedView,
     Sound,
     pcm,
     picture_range,
@@ -33,13 +32,7 @@ MAX_S = 10.0
 MAX_FRAMES = 1024
 """Of a picture."""
 EFFECTS_DESCRIPTION = "each effect alone, in the configuration's ranges; the chain at two severities; corruptions"
-MORE_STYLE = """
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: .6rem; margin-top: .5rem; }
-.pair p { color: var(--soft); font-size: .8rem; }
-.pair img { height: 7rem; image-rendering: pixelated; }
-.clips { grid-template-columns: repeat(auto-fill, minmax(27rem, 1fr)); }
-@media (max-width: 32rem) { .clips { grid-template-columns: 1fr; } }
-"""
+TEMPLATE = Path(__file__).parent / "assets/views.html"
 
 
 class WrittenPreview(NamedTuple):
@@ -76,11 +69,7 @@ def write_preview(config: ExperimentConfig, folder: Path, *, step: int, clips: i
 
 
 def write_page(clips: Sequence[RenderedClip], file: Path, *, title: str, facts: Mapping[str, str]) -> int:
-    """Write the page.
-
-    Returns:
-        How many clips are on it.
-    """
+    """Write the page; returns how many clips are on it."""
     shown: list[RenderedClip] = []
     versions = 0
     for clip in clips:
@@ -89,16 +78,8 @@ def write_page(clips: Sequence[RenderedClip], file: Path, *, title: str, facts: 
             break
         shown.append(clip)
     scale = picture_range(shown)
-    lines = (f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in facts.items())
-    parts = [
-        "<!doctype html>",
-        f'<html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>',
-        f"<style>{STYLE}{MORE_STYLE}</style><h1>{escape(title)}</h1><dl>{''.join(lines)}</dl>",
-        *(_clip(clip, scale) for clip in shown),
-        "</html>",
-    ]
-    write_atomic(file, "\n".join(parts))
+    drawn = [_clip(clip, scale) for clip in shown]
+    write_atomic(file, render(TEMPLATE, ASSETS, title=title, facts=facts.items(), clips=drawn))
     return len(shown)
 
 
@@ -117,23 +98,25 @@ def _facts(config: ExperimentConfig, clip: RenderedClip, step: int) -> dict[str,
     }
 
 
-def _clip(clip: RenderedClip, scale: tuple[float, float]) -> str:
+def _clip(clip: RenderedClip, scale: tuple[float, float]) -> dict[str, Any]:
     about = " · ".join(text for text in (f"slot {clip.slot}", clip.labels) if text)
-    views = "".join(_version(view, scale) for view in clip.versions[:MAX_VERSIONS])
-    return f'<h2>{escape(clip.key)} <small>{escape(about)}</small></h2><section class="clips">{views}</section>'
+    views = [
+        {
+            "name": view.name,
+            "description": view.description,
+            "sides": [_side("before", view.before, scale), _side("after", view.after, scale)],
+        }
+        for view in clip.versions[:MAX_VERSIONS]
+    ]
+    return {"key": clip.key, "about": about, "views": views}
 
 
-def _version(view: RenderedView, scale: tuple[float, float]) -> str:
-    sides = _side("before", view.before, scale) + _side("after", view.after, scale)
-    name = f'<b>{escape(view.name)}</b></p><p class="lead">{escape(view.description)}'
-    return f'<article><p>{name}</p><div class="pair">{sides}</div></article>'
-
-
-def _side(which: str, sound: Sound, scale: tuple[float, float]) -> str:
+def _side(which: str, sound: Sound, scale: tuple[float, float]) -> dict[str, str]:
     wave_T, quieter_db = pcm(sound.wave_T[: round(MAX_S * SAMPLE_RATE)])
-    picture = data_uri("image/png", png(sound.picture_FS[:, :MAX_FRAMES], *scale))
-    note = f"<p>peaks above full scale: played {quieter_db:.1f} dB down</p>" if quieter_db else ""
-    return (
-        f'<div><p>{which}, {len(sound.wave_T) / SAMPLE_RATE:.2f} s</p><img src="{picture}" alt="{which}">'
-        f'<audio controls preload="none" src="{mp3_uri(wave_T, SAMPLE_RATE)}"></audio>{note}</div>'
-    )
+    return {
+        "which": which,
+        "seconds": f"{len(sound.wave_T) / SAMPLE_RATE:.2f}",
+        "picture": data_uri("image/png", png(sound.picture_FS[:, :MAX_FRAMES], *scale)),
+        "sound": mp3_uri(wave_T, SAMPLE_RATE),
+        "quieter_db": f"{quieter_db:.1f}" if quieter_db else "",
+    }

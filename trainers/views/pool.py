@@ -34,11 +34,8 @@ class ViewPool:
         self.config = config
 
     def __call__(self, maker: ViewMaker, batches: Iterable[tuple[int, Batch]], *, seed: int) -> Iterator[Views]:
-        """Views of each (step, batch) in order; so many steps ahead as there are actors.
-
-        Raises:
-            RunError: if actors get no resources or do not respond, or one died more often than
-                ``resources.max_failures``.
+        """Views of each (step, batch) in order; so many steps ahead as there are actors. Raises RunError if actors get
+        no resources or do not respond, or one died more often than ``resources.max_failures``.
         """
         actors = self._start()
         pending: deque[tuple[Any, TextRows | None]] = deque()

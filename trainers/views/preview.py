@@ -5,7 +5,6 @@ Shape suffixes: T samples of a sound, F bands, S frames.
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cluster.files.storage import write_atomic
+from cluster.files.storage import atomic_folder, write_atomic
 from cluster.settings import UserError
 from data_shards.format.records import SAMPLE_RATE, Batch, Windows
 from data_shards.inspect.data_uris import png, spectrogram_db
+from data_shards.inspect.page import label_lines
 from trainers.augment.chain import AugmentChain
 from trainers.augment.corruptions import CORRUPTIONS, corrupt
 from trainers.augment.description import in_words
@@ -71,15 +71,9 @@ class RenderedClip:
 
 
 def render_step(config: ExperimentConfig, *, step: int, clips: int) -> list[RenderedClip]:
-    """The views that the first training worker makes at a step, of its first clips.
-
-    Args:
-        config: of the run; the number of workers divides the batch as in training, and with it the last bits.
-        step: counted from 0.
-        clips: at most so many.
-
-    Raises:
-        UserError: if the data do not allow it.
+    """The views that the first training worker makes at a step, counted from 0, of its first ``clips`` clips at most.
+    The number of workers divides the batch as in training, and with it the last bits.
+    Raises UserError if the data do not allow it.
     """
     frames = window_frames(config.views, config.augment)
     batch, names = _read(config, step, frames)
@@ -102,10 +96,7 @@ def render_step(config: ExperimentConfig, *, step: int, clips: int) -> list[Rend
 
 def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
     """The first clip of a step through each effect alone at the configuration's ranges, the whole chain at two
-    severities, and the corruptions that the robustness study uses.
-
-    Raises:
-        UserError: if the data do not allow it.
+    severities, and the corruptions of the robustness study. Raises UserError if the data do not allow it.
     """
     views = replace(config.views, count=1, pair="adjacent")
     sure = _only(config.augment, EFFECTS)
@@ -140,22 +131,11 @@ def render_effects(config: ExperimentConfig, *, step: int) -> RenderedClip:
 def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[str, Any]) -> None:
     """Write every sound as a WAV file, what the encoder reads as PNG, and the draws as ``description.json``.
 
-    The views are 32-bit float, sample for sample what the front-end is given. An earlier folder is replaced.
-
-    Raises:
-        UserError: if the folder holds something else.
+    The views are 32-bit float, sample for sample what the front-end is given.
+    An earlier folder is replaced; one that holds something else raises UserError.
     """
     require_own_folder(folder)
-    shutil.rmtree(folder, ignore_errors=True)
     low, high = picture_range(clips)
-    for clip in clips:
-        place = folder / f"slot-{clip.slot}"
-        _write_wav(place / "window.wav", clip.window_T, "PCM_16")
-        for view in clip.versions:
-            stem = view.name.replace(" ", "-")
-            for suffix, sound in (("-before", view.before), ("", view.after)):
-                _write_wav(place / f"{stem}{suffix}.wav", sound.wave_T, "FLOAT")
-                (place / f"{stem}{suffix}.png").write_bytes(png(sound.picture_FS, low, high))
     described = [
         {
             "slot": clip.slot,
@@ -165,7 +145,16 @@ def write_sounds(clips: Sequence[RenderedClip], folder: Path, *, facts: Mapping[
         }
         for clip in clips
     ]
-    write_atomic(folder / DESCRIPTION, json.dumps({**facts, "clips": described}, indent=2, ensure_ascii=False))
+    with atomic_folder(folder) as partial:
+        for clip in clips:
+            place = partial / f"slot-{clip.slot}"
+            _write_wav(place / "window.wav", clip.window_T, "PCM_16")
+            for view in clip.versions:
+                stem = view.name.replace(" ", "-")
+                for suffix, sound in (("-before", view.before), ("", view.after)):
+                    _write_wav(place / f"{stem}{suffix}.wav", sound.wave_T, "FLOAT")
+                    (place / f"{stem}{suffix}.png").write_bytes(png(sound.picture_FS, low, high))
+        write_atomic(partial / DESCRIPTION, json.dumps({**facts, "clips": described}, indent=2, ensure_ascii=False))
 
 
 def require_own_folder(folder: Path) -> None:
@@ -199,12 +188,7 @@ def _read(config: ExperimentConfig, step: int, frames: int) -> tuple[Batch, list
             next((index, rows[place]) for index, rows in reversed(found.items()) if rows[place] >= 0)
             for place in range(len(ids))
         ]
-        return batch, [(str(index.key[row]), _labels(index.labels_of(row))) for index, row in places]
-
-
-def _labels(labels: Mapping[str, Any]) -> str:
-    values = {name.partition(".")[2]: value for name, value in labels.items()}
-    return "; ".join(f"{name}: {', '.join(v) if isinstance(v, tuple) else v}" for name, v in values.items())
+        return batch, [(str(index.key[row]), "; ".join(label_lines(index, row))) for index, row in places]
 
 
 def _view(maker: ViewMaker, waves: Views, read: Views, before_NL: Tensor, row: int, *, name: str) -> RenderedView:

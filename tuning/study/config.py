@@ -188,6 +188,14 @@ class StudySettings(Config):
         self.require(">= 1", "parallel", "seeds")
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudyKeys(Config):
+    """`StudySettings` where the command line has them."""
+
+    study: StudySettings = field(default_factory=StudySettings)
+    """Where and how a study runs."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a column shows."""
@@ -207,15 +215,12 @@ class Metric:
 
 
 def parse_metric(text: str) -> Metric:
-    """Read a column's metric.
+    """Read a column's metric; raises UserError for parts in another order.
 
     >>> parse_metric("tags/ap in pitch change under reverb")
     Metric(name='tags/ap', space='pitch', condition='reverb', change=True)
     >>> parse_metric("key/weighted@10 in pitch").space, parse_metric("tags/ap under severity 3").condition
     ('pitch', 'severity 3')
-
-    Raises:
-        UserError: for parts in another order.
     """
     found = _GRAMMAR.fullmatch(text)
     if found is None or " in " in f"{found['name']} {found['condition']}":

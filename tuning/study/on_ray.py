@@ -40,9 +40,7 @@ Needs = Mapping[Path, Need]
 
 def needs_of(plan: Plan, machines: Sequence[Machine]) -> dict[Path, Need]:
     """What every run that is not done takes of these machines.
-
-    Raises:
-        UserError: names every row that they can never hold, and what there is; and rows that only this machine can run.
+    The UserError names every row that they can never hold, and what there is; and rows that only this machine can run.
     """
     refusals = Refusals()
     found: dict[Path, Need] = {}

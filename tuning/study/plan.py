@@ -11,12 +11,13 @@ from typing import Any
 
 from cluster.files.outputs import require_writable_folder
 from cluster.refusals import Refusals
-from cluster.settings import ROOT, UserError, flatten, load_config, to_tree
+from cluster.settings import COMMAND_LINE, ROOT, UserError, flatten, load_config, to_tree
 from cluster.validation.messages import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
 from trainers.inference.spaces import space_names
-from tuning.study.config import Evaluation, Overrides, Scale, Study, StudySettings, parse_metric
+from tuning.own_parts import try_own_parts
+from tuning.study.config import Evaluation, Overrides, Scale, Study, StudyKeys, StudySettings, parse_metric
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
@@ -74,14 +75,12 @@ class Plan:
 
 def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Plan, StudySettings]:
     """Resolve a study, of conf/study or a YAML file, without taking anything. Overrides ``study.*`` settle where and
-    how; all other keys are of every row's experiment.
-
-    Raises:
-        UserError: for whatever does not fit, before anything is made.
+    how; all other keys are of every row's experiment. Raises UserError for whatever does not fit.
     """
-    own = {key.removeprefix("study."): value for key, value in overrides.items() if key.startswith("study.")}
-    rest = {key: value for key, value in overrides.items() if not key.startswith("study.")}
-    settings = load_config(StudySettings, None, {"dir": f"outputs/study/{Path(name).stem}-{scale}"} | own)
+    own = {key: value for key, value in overrides.items() if key.startswith("study.")}
+    rest = {key: value for key, value in overrides.items() if key not in own}
+    own = {"study.dir": f"outputs/study/{Path(name).stem}-{scale}"} | own
+    settings = load_config(StudyKeys, None, own, given=dict.fromkeys(own, COMMAND_LINE)).study
     require_writable_folder(Path(settings.dir), "study.dir")
     return make_plan(read_study(name), scale, settings, rest), settings
 
@@ -89,6 +88,8 @@ def plan_study(name: str, scale: str, overrides: Mapping[str, Any]) -> tuple[Pla
 def read_study(name: str) -> Study:
     """A study of conf/study by name, or a YAML file of one's own."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "conf" / "study" / f"{name}.yaml"
+    if "=" in name:
+        raise UserError(f"{name}: a key where the study belongs; give the study first, and the keys behind it")
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (ROOT / "conf" / "study").glob("*.yaml")))
         raise UserError(f"no study {name}; known are {known}, or give a YAML file")
@@ -128,11 +129,8 @@ def rows_of(study: Study) -> list[Row]:
 
 
 def make_plan(study: Study, scale: str, settings: StudySettings, overrides: Mapping[str, Any]) -> Plan:
-    """Resolve every run of a study.
-
-    Raises:
-        UserError: for an unknown key or scale, a set of shards that is not given, or claims on rows or columns that
-            are not there; before anything is made.
+    """Resolve every run of a study. Raises UserError, before anything is made, for an unknown key or scale, a set of
+    shards that is not given, or claims on rows or columns that are not there.
     """
     here = scaled(study, scale)
     refusals = Refusals()
@@ -188,7 +186,10 @@ def _start(study: Study, name: str, seed: int, *, settings: StudySettings, sets:
     folder = _start_folder(settings, name, seed)
     own = {"seed": seed, "run.dir": str(folder), "tracking.name": f"start {name}, seed {seed}"}
     start = study.starts[name]
-    experiment = load_config(ExperimentConfig, ROOT / start.pretrain, _filled(PLACES | start.set | own, sets))
+    keys, given = _filled(PLACES | start.set | own, sets), dict.fromkeys(start.set, f"start {name}")
+    experiment = load_config(ExperimentConfig, ROOT / start.pretrain, keys, given=given)
+    if not seed:  # the code of one seed is that of all
+        try_own_parts(experiment)
     return Run(row=f"start {name}", seed=seed, folder=folder, experiment=experiment, evaluations=())
 
 
@@ -209,13 +210,14 @@ def _run(
     own = {"seed": seed, "run.dir": str(folder)}
     started = {name: str(_start_folder(settings, name, seed)) for name in study.starts}
     keys = PLACES | {"tracking.name": f"{row.name}, seed {seed}"} | study.set | row.overrides | dict(overrides) | own
+    keys = _filled(keys, {**sets, **started})
+    given = dict.fromkeys(study.set, "set") | dict.fromkeys(row.overrides, f"row {row.name}")
+    given |= dict.fromkeys(overrides, COMMAND_LINE)
     refusals = Refusals()
     with refusals.noted():
-        experiment = load_config(ExperimentConfig, ROOT / study.pretrain, _filled(keys, {**sets, **started}))
-        if experiment.own_parts():
-            from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
-
-            check_own_parts(experiment)
+        experiment = load_config(ExperimentConfig, ROOT / study.pretrain, keys, given=given)
+        if not seed:  # the code of one seed is that of all
+            try_own_parts(experiment)
     evaluations = []
     for one in study.evaluations:
         if one.rows and row.name not in one.rows:
@@ -224,7 +226,10 @@ def _run(
         cache = {"cache": str(Path(settings.dir).absolute() / "embeddings")}
         keys = one.set | cache | _filled({"data.shards": one.shards}, sets)
         with refusals.noted():
-            evaluations.append((one, load_config(EvaluationConfig, ROOT / one.preset, keys)))
+            config = load_config(EvaluationConfig, ROOT / one.preset, keys, given=dict.fromkeys(one.set, "evaluations"))
+            evaluations.append((one, config))
+            if not seed:
+                try_own_parts(config)
     refusals.require_none()
     for asked, config in evaluations:
         with refusals.noted():

@@ -1,7 +1,5 @@
 """A study as files: JSON, Markdown, CSV and a plot, with the paper's values beside ours."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cluster.files.storage import write_atomic
+from cluster.files.tables import csv_table, markdown_table
 from evaluation.metrics.samples import JACKKNIFE
 from evaluation.report.canvas import LIGHT, canvas, legend, plain, png
 from evaluation.report.rows import number, span
@@ -28,11 +27,7 @@ MAX_SHOWN = 8
 
 
 def write_study(tree: Mapping[str, Any], folder: Path, plot: Plot | None) -> dict[str, Path]:
-    """Write every form of a study, the JSON last.
-
-    Returns:
-        Files by what they are.
-    """
+    """Write every form of a study, the JSON last; returns the files by what they are."""
     files = {name: folder / f"study.{name}" for name in ("md", "csv", "png", "json")}
     write_atomic(files["md"], markdown(tree))
     write_atomic(files["csv"], csv_text(tree))
@@ -46,23 +41,22 @@ def markdown(tree: Mapping[str, Any]) -> str:
     columns = tree["columns"]
     lines = [f"# {tree['title']}", "", f"{tree['source']}; scale `{tree['scale']}`: {tree['about']}", ""]
     published = [c for c in columns if any(c in row["published"] for row in tree["rows"])]
-    head = ["row", *(f"{c} | paper" if c in published else c for c in columns), "seeds"]
-    lines += [f"| {' | '.join(head)} |", "|---" * (len(columns) + len(published) + 2) + "|"]
-    for row in tree["rows"]:
-        cells = [row["name"]]
-        for column in columns:
+    head, rows = ["row"], [[row["name"]] for row in tree["rows"]]
+    for column in columns:
+        head += [column, "paper"] if column in published else [column]
+        for cells, row in zip(rows, tree["rows"], strict=True):
             cells.append(_cell(row["values"].get(column)))
-            if column in published:
-                cells.append(_figure(row["published"].get(column)))
-        lines.append(f"| {' | '.join([*cells, str(row['seeds'])])} |")
+            cells += [_figure(row["published"].get(column))] if column in published else []
+    seeds = [str(row["seeds"]) for row in tree["rows"]]
+    lines += markdown_table([*head, "seeds"], ([*cells, own] for cells, own in zip(rows, seeds, strict=True)))
     lines += ["", _how_sure(tree)]
     lines += _claims(tree["claims"])
     lines += [f"\n**Failed** {name}: {reason}" for name, reason in tree["failed"].items()]
     if tree["missing"]:
         lines += ["", f"Not done yet: {', '.join(tree['missing'])}."]
     if tree["reduced"]:
-        lines += ["", "## What this scale reduces", "", "| | paper | here |", "|---|---|---|"]
-        lines += [f"| {k} | {_words(v['paper'])} | {_words(v['here'])} |" for k, v in tree["reduced"].items()]
+        changes = ([key, _words(of["paper"]), _words(of["here"])] for key, of in tree["reduced"].items())
+        lines += ["", "## What this scale reduces", "", *markdown_table(["", "paper", "here"], changes)]
     lines += _paper(tree)
     if tree["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in tree["notes"])]
@@ -73,14 +67,13 @@ def markdown(tree: Mapping[str, Any]) -> str:
 
 def csv_text(tree: Mapping[str, Any]) -> str:
     """A line a row and column."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "column", "value", "low", "high", "seeds", "published"])
+    ends = ("value", "low", "high")
+    lines = [["row", "column", *ends, "seeds", "published"]]
     for row in tree["rows"]:
         for column, found in row["values"].items():
-            ends = [found[end] for end in ("value", "low", "high")]
-            writer.writerow([row["name"], column, *ends, row["seeds"], row["published"].get(column, "")])
-    return out.getvalue()
+            values = [found[end] for end in ends]
+            lines.append([row["name"], column, *values, row["seeds"], row["published"].get(column, "")])
+    return csv_table(lines)
 
 
 def draw(tree: Mapping[str, Any], plot: Plot | None) -> Figure:
@@ -195,8 +188,8 @@ def _paper(tree: Mapping[str, Any]) -> list[str]:
     if not values or set(values) <= {row["name"] for row in tree["rows"]}:
         return []
     columns = list(dict.fromkeys(column for row in values.values() for column in row))
-    lines = ["", "## The paper's values", "", f"| row | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    return lines + [f"| {k} | {' | '.join(_figure(row.get(c)) for c in columns)} |" for k, row in values.items()]
+    rows = ([name, *(_figure(row.get(column)) for column in columns)] for name, row in values.items())
+    return ["", "## The paper's values", "", *markdown_table(["row", *columns], rows)]
 
 
 def _cell(found: Mapping[str, float | None] | None) -> str:
@@ -220,27 +213,21 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     seeds = min((claim["seeds"] for claim in claims if claim["seeds"]), default=0)
     known = seeds == 1 and any(claim["more_seeds"] for claim in claims)
-    head = [
-        "claim",
-        "difference",
-        "p (Holm)",
-        f"{seeds} seed{'s' * (seeds > 1)}" if seeds else "",
-        "data for 80 % power",
-    ]
-    head += ["more seeds gave"] * known
-    lines = ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return lines + [_claim(claim) + (f" {claim['more_seeds'] or '–'} |" if known else "") for claim in claims]
+    run = f"{seeds} seed{'s' * (seeds > 1)}" if seeds else ""
+    head = ["claim", "difference", "p (Holm)", run, "data for 80 % power", *["more seeds gave"] * known]
+    rows = (_claim(claim) + [claim["more_seeds"] or "–"] * known for claim in claims)
+    return ["", *markdown_table(head, rows)]
 
 
-def _claim(claim: Mapping[str, Any]) -> str:
+def _claim(claim: Mapping[str, Any]) -> list[str]:
     verdict = {True: "holds", False: "not shown", None: "undecided: a row is missing"}[claim["holds"]]
     if claim["holds"] and claim["seeds"] == 1:
         verdict = "holds for one seed; other seeds were not run"
     if claim["holds"] is None:
-        return f"| {claim['statement']} | – | – | {verdict} | – |"
+        return [claim["statement"], "–", "–", verdict, "–"]
     span = f"[{number(claim['low'], sign=True)}, {number(claim['high'], sign=True)}]"
-    cells = [f"{number(claim['value'], sign=True)} {span}", f"{claim['p_holm']:.3f}", verdict, _needed(claim)]
-    return f"| {claim['statement']} | {' | '.join(cells)} |"
+    difference = f"{number(claim['value'], sign=True)} {span}"
+    return [claim["statement"], difference, f"{claim['p_holm']:.3f}", verdict, _needed(claim)]
 
 
 def _needed(claim: Mapping[str, Any]) -> str:

@@ -52,11 +52,7 @@ Runner = Callable[[Sequence[Run]], Iterator[Outcome]]
 
 
 def run_all(plan: Plan, parent: Path, *, runner: Runner, progress: Progress) -> Ended:
-    """Train and evaluate what is not done yet.
-
-    Raises:
-        UserError: if a run's folder holds the results of another study.
-    """
+    """Train and evaluate what is not done yet. Raises UserError if a folder holds those of another study."""
     todo = [run for run in plan.runs if not is_done(run)]
     ended = Ended()
     if not todo:
@@ -118,9 +114,7 @@ def attempt(
     evaluated: Callable[[Run], None] = evaluate_all,
 ) -> Outcome:
     """Pretrain a run and evaluate it, or go on where an earlier start ended: what a process of the pool or of Ray does.
-
-    Returns:
-        With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
+    With code 143 if it was asked to stop first; whatever else ends it is its reason, and the other runs go on.
     """
     try:
         return run.folder, _work(run, parent, experiment or run.experiment, evaluated), ""
@@ -151,11 +145,7 @@ def evaluation_folder(run: Run, number: int) -> Path:
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run was finished by an earlier start of the study.
-
-    Raises:
-        UserError: if its folder holds other numbers.
-    """
+    """Whether a run was finished by an earlier start of the study. Raises UserError if its folder holds others."""
     file = run.folder / DONE
     if not file.is_file():
         return False

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from cluster.files.tables import markdown_table
+
 WORLDS = (8, 32, 128, 512, 1024)
 """Sizes that are projected."""
 TERMS = ("views", "pairs", "bytes", "fixed")
@@ -64,11 +66,7 @@ def sent_bytes(step: Step) -> float:
 
 
 def fit(steps: Sequence[Step], *, places: int) -> CostModel:
-    """Fit the prices.
-
-    Raises:
-        ValueError: if no step ran within the machine.
-    """
+    """Fit the prices. Raises ValueError if no step ran within the machine."""
     inside = [step for step in steps if step.world <= places]
     if not inside:
         raise ValueError(f"no measured step has at most {places} workers")
@@ -82,10 +80,8 @@ def fit(steps: Sequence[Step], *, places: int) -> CostModel:
 
 
 def project(steps: Sequence[Step], *, places: int) -> dict[str, object]:
-    """The fitted model, its errors, and weak and strong scaling to `WORLDS`.
-
-    Returns:
-        Plain JSON types: ``prices``, ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.
+    """The fitted model, its errors, and weak and strong scaling to `WORLDS` as plain JSON types: ``prices``,
+    ``worst_error``, ``measured``, ``projected``, and ``markdown`` for the table.
     """
     model = fit(steps, places=places)
     largest = max(steps, key=lambda step: step.batch)
@@ -133,24 +129,20 @@ def _markdown(
         f"{byte * 1e9:.3g} ns a byte sent and {fixed * 1e3:.3g} ms besides; fitted to {model.fitted} runs on a machine "
         f"that runs {places} workers at once, largest error {100 * model.worst:.0f} %.",
         "",
-        "| W | B | measured s | model s | |",
-        "|---|---|---|---|---|",
     ]
+    rows = []
     for row in measured:
         note = "" if row["world"] <= places else "more workers than places: not fitted"
-        lines.append(f"| {row['world']} | {row['batch']} | {row['seconds']:.3f} | {row['model']:.3f} | {note} |")
+        rows.append([f"{row['world']}", f"{row['batch']}", f"{row['seconds']:.3f}", f"{row['model']:.3f}", note])
     lines += [
+        *markdown_table(["W", "B", "measured s", "model s", ""], rows),
         "",
         "Projection, not a measurement. It assumes that every worker has a place like the ones measured here, links "
         "like those between them (on one machine: its memory), `gather` exchange, and that nothing overlaps.",
         "",
-        "| scaling | W | B | step s | clips/s | of it views | pairs | bytes | fixed |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for found in projected:
-        parts = " | ".join(f"{found[term]:.3g}" for term in TERMS)
-        lines.append(
-            f"| {found['scaling']} | {found['world']:,} | {found['batch']:,} | {found['seconds']:.3g} "
-            f"| {found['clips_per_s']:,.0f} | {parts} |"
-        )
-    return "\n".join(lines)
+    head = ["scaling", "W", "B", "step s", "clips/s", "of it views", "pairs", "bytes", "fixed"]
+    forms = {"scaling": "", "world": ",", "batch": ",", "seconds": ".3g", "clips_per_s": ",.0f"}
+    forms |= dict.fromkeys(TERMS, ".3g")
+    rows = [[format(found[name], form) for name, form in forms.items()] for found in projected]
+    return "\n".join([*lines, *markdown_table(head, rows)])

@@ -26,13 +26,8 @@ def is_there(config: ExperimentConfig) -> bool:
 
 
 def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Refuse rows whose sets leave them no clip, as soon as their sets are there.
-
-    Returns:
-        The rows that have clips.
-
-    Raises:
-        UserError: every such row with its reason.
+    """The rows that have clips, as soon as their sets are there; for all others one UserError with each row and its
+    reason.
     """
     refusals, found = Refusals(), set(checked)
     for run in (*plan.starts, *plan.runs):

@@ -130,9 +130,7 @@ def outline(plan: Plan, settings: StudySettings, *, ray: bool = False) -> dict[s
 
     Shares, memory and time are measured on two real steps of the first run, where its shards are there. On Ray also
     where each run would lie on the machines that are there.
-
-    Raises:
-        UserError: if a set leaves a row no clip; on Ray, if the cluster can never hold a row.
+    Raises UserError if a set leaves a row no clip, or the cluster can never hold a row.
     """
     from trainers.checks.dry_run import plan as plan_run
 

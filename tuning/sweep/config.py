@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.settings import ROOT, Config, UserError, flatten, parse_overrides, put, read_yaml, validate
+from cluster.settings import COMMAND_LINE, ROOT, Config, UserError, flatten, parse_overrides, put, read_yaml, validate
 from cluster.tracking.config import TrackingConfig
 from data_shards.sources.synthetic.corpus import SyntheticConfig
 
@@ -112,13 +112,13 @@ def load_sweep(path: Path, overrides: Sequence[str]) -> SweepConfig:
     """A sweep from its file; overrides of ``sweep.*``, ``objective.*``, ``stop.*`` and ``tracking.*`` are its own.
 
     Every other dotted key is the experiment's, as on the command line of ``pretrain``.
-
-    Raises:
-        UserError: names the file, the key and the remedy.
+    The UserError names the file, the key and the remedy.
     """
     tree = read_yaml(path)
     tree["experiment"] = tree.get("experiment") or {}
-    for key, value in parse_overrides(overrides).items():
+    pairs = parse_overrides(overrides)
+    given = dict.fromkeys(pairs, COMMAND_LINE)
+    for key, value in pairs.items():
         head = key.split(".")[0]
         if head == "space":
             raise UserError(f"{key}: the space is set in {path}; write it there")
@@ -129,12 +129,12 @@ def load_sweep(path: Path, overrides: Sequence[str]) -> SweepConfig:
         else:
             put(tree["experiment"], key, value)
     try:
-        return validate(SweepConfig, tree, str(path))
+        return validate(SweepConfig, tree, str(path), given=given)
     except UserError as error:
-        raise UserError("\n".join([str(error), *_also_wrong(tree, str(path))])) from None
+        raise UserError("\n".join([str(error), *_also_wrong(tree, str(path), given)])) from None
 
 
-def _also_wrong(tree: Mapping[str, Any], where: str) -> list[str]:
+def _also_wrong(tree: Mapping[str, Any], where: str, on_command_line: Mapping[str, str]) -> list[str]:
     """What is wrong in the experiment of a sweep whose own keys are wrong: one message names all."""
     from trainers.config import ExperimentConfig
 
@@ -142,7 +142,8 @@ def _also_wrong(tree: Mapping[str, Any], where: str) -> list[str]:
     if not isinstance(given, dict) or not isinstance(preset, str | None):
         return []
     try:
-        validate(ExperimentConfig, experiment_tree(SweepConfig(preset=preset, experiment=given)), where)
+        tree = experiment_tree(SweepConfig(preset=preset, experiment=given))
+        validate(ExperimentConfig, tree, where, given=on_command_line)
     except UserError as error:
         return [str(error)]
     return []

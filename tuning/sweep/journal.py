@@ -179,11 +179,7 @@ def _mend(journal: Path) -> None:
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make a folder this sweep's, or refuse it where it is another's.
-
-    Raises:
-        UserError: names every key that differs.
-    """
+    """Make a folder this sweep's; where it is another's the UserError names every key that differs."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "sweep.json"
     if not file.exists():

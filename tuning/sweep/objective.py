@@ -15,9 +15,7 @@ from tuning.sweep.config import ObjectiveConfig, read_evaluation
 
 def objective_evaluation(config: ObjectiveConfig, shards: str | None) -> EvaluationConfig:
     """The objective's evaluation: only the tasks that its metrics need, on the validation split.
-
-    Raises:
-        UserError: for a metric that no task gives, with those there are.
+    For a metric that no task gives the UserError names those there are.
     """
     tree = dict(read_evaluation(config))
     tasks = validate(EvaluationConfig, tree, config.evaluation).tasks
@@ -48,9 +46,7 @@ def reported(where: str, tree: Mapping[str, Any]) -> list[str]:
 
 def check_targets(config: EvaluationConfig) -> None:
     """Refuse shards on which a metric would be undefined or have no clips, before anything is trained.
-
-    Raises:
-        UserError: names the task and what is missing; none is optional here.
+    The UserError names the task and what is missing; none is optional here.
     """
     from data_shards.read.reader import ShardSet
     from evaluation.runnable import read_targets
@@ -66,9 +62,7 @@ def check_targets(config: EvaluationConfig) -> None:
 
 def evaluate_run(run_dir: Path, evaluation: EvaluationConfig, metrics: tuple[str, ...], out: Path) -> list[float]:
     """Evaluate a run's last snapshot, show the report beside it in the tracker, and return the metrics.
-
-    Raises:
-        RunError: if a metric is undefined.
+    Raises RunError if one is undefined.
     """
     from evaluation.encoders.encoder import SUBJECT
     from evaluation.evaluate import evaluate_encoders

@@ -15,6 +15,7 @@ from data_shards.sampling.sampler import check_world
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume, without_ray_train
 from trainers.state.places import absolute, absolute_source
+from tuning.own_parts import try_own_parts
 from tuning.placement import Need, cores, here, need, threads, wanted
 from tuning.sweep.config import SweepConfig, experiment_tree
 from tuning.sweep.jobs import Job
@@ -99,11 +100,13 @@ class SweepPlan:
         }
 
 
-def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
-    """Resolve a sweep and refuse what cannot be, without taking anything.
+def plan_sweep(config: SweepConfig, where: str, given: Mapping[str, str] | None = None) -> SweepPlan:
+    """Resolve a sweep, without taking anything; refuse what cannot be by one message that names it and the remedy.
 
-    Raises:
-        UserError: one message that names the thing and the remedy.
+    Args:
+        config: the sweep.
+        where: its file, for messages.
+        given: where some keys of the experiment were given instead, by dotted key.
     """
     folder = Path(config.sweep.dir).expanduser().absolute()
     refusals = Refusals()
@@ -114,8 +117,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     with refusals.noted():
         space = read_space(config.space, where)
     base = experiment_tree(config)
-    given = flatten(base)
-    composed = bool(config.corpora) and not given.get("data.labelled")
+    composed = bool(config.corpora) and not flatten(base).get("data.labelled")
     if composed:
         put(base, "data.labelled", str(folder / "shards" / "labelled"))
         second = "unlabelled" if "unlabelled" in config.corpora else "labelled"
@@ -129,7 +131,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
     if not evaluated_on:
         refusals.add(f"{where}: objective.shards is not set, nor data.labelled; give data.labelled=DIR")
     with refusals.noted():
-        experiment = validate(ExperimentConfig, base, where)
+        experiment = validate(ExperimentConfig, base, where, given=given)
         with refusals.noted():
             _check_stop(config, experiment, where)
         check_space(space, base, where, _check_batch)
@@ -150,11 +152,7 @@ def plan_sweep(config: SweepConfig, where: str) -> SweepPlan:
 
 
 def check_data(plan: SweepPlan, where: str) -> None:
-    """What only the shards show: columns, splits, and shares that leave no clip.
-
-    Raises:
-        UserError: names what does not fit.
-    """
+    """Refuse what only the shards show: columns, splits, and shares that leave no clip."""
     from trainers.checks.start_up import check  # torch is imported here: what the keys alone show is refused before
 
     check_targets(plan.evaluation)
@@ -226,10 +224,7 @@ def describe_plan(plan: SweepPlan) -> dict[str, Any]:
 
 def _check_batch(experiment: ExperimentConfig) -> None:
     check_world(experiment.data.batch, max(1, experiment.resources.num_workers))
-    if experiment.own_parts():
-        from trainers.checks.own_parts import check_own_parts  # brings torch, which a wrong key need not wait for
-
-        check_own_parts(experiment)
+    try_own_parts(experiment)
 
 
 def _check_stop(config: SweepConfig, experiment: ExperimentConfig, where: str) -> None:

@@ -58,11 +58,7 @@ class Slots:
 
 
 def run_jobs(source: Source, slots: Slots, *, limit: int, scheduler: TrialScheduler | None = None) -> bool:
-    """Run a source dry.
-
-    Returns:
-        False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself.
-    """
+    """Run a source dry. False if SIGTERM or Ctrl-C asked to stop; what ran has saved itself."""
     os.environ.update(_TUNE)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # crashes are reported by their reason, without tracebacks
     (slots.storage / STOP_FILE).unlink(missing_ok=True)  # of an earlier start

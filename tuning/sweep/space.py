@@ -126,9 +126,7 @@ def ends_of(distribution: Distribution) -> tuple[Value, ...]:
 
 def read_space(tree: Mapping[str, Mapping[str, Any]], where: str) -> Space:
     """Distributions from their YAML form.
-
-    Raises:
-        UserError: names the path, what is impossible in it, and how it is written.
+    The UserError names the path, what is impossible in it, and how it is written.
 
     >>> read_space({"data.b_s": {"uniform": [0.1, 0.9]}}, "sweep.yaml")
     {'data.b_s': Uniform(low=0.1, high=0.9)}
@@ -191,9 +189,7 @@ def check_space(space: Space, base: Mapping[str, Any], where: str, check: Callab
     only a whole configuration shows, such as workers that do not divide its batch.
 
     Pairs find what two paths forbid together: a least above a greatest, a share of a batch that is no clip.
-
-    Raises:
-        UserError: names the path, the value and the remedy.
+    The UserError names the path, the value and the remedy.
     """
     refusals = Refusals()
     for path, distribution in space.items():

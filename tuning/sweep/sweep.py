@@ -48,11 +48,8 @@ ANYWHERE = Need(bundles=(), alone=True)
 
 
 def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
-    """Run what is not done yet of a sweep, and conclude.
-
-    Raises:
-        UserError: if the folder holds another sweep, the shards do not fit, or a trial does not fit the cluster.
-        RunError: if no trial could be evaluated.
+    """Run what is not done yet of a sweep, and conclude. Raises UserError if the folder holds another sweep, the shards
+    do not fit, or a trial does not fit the cluster, RunError if no trial could be evaluated.
     """
     config, folder = plan.config, plan.folder
     refuse_own_folder_of_a_job("sweep.dir", folder)

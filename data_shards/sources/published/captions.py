@@ -23,12 +23,8 @@ def read_musiccaps(root: Path) -> Listing:
     """List the clips whose audio is there, each with its caption; multilabel ``aspects``.
 
     Videos vanish, so the dataset is what one could still fetch. Its test is the part of AudioSet's evaluation set.
-
-    Args:
-        root: holds the table, and ``audio`` with ``YTID.*`` or ``[YTID]-[START-END].*``, ten seconds each.
-
-    Raises:
-        UserError: names row and column of what is wrong.
+    ``root`` holds the table, and ``audio`` with ``YTID.*`` or ``[YTID]-[START-END].*``, ten seconds each.
+    The UserError names row and column of what is wrong.
     """
     table, audio = first_below(root, *MUSICCAPS), first_below(root, "audio")
     known = suffixes()

@@ -17,13 +17,8 @@ PUBLISHED = {"train": 504, "valid": 115, "test": 125}
 
 
 def read_emomusic(root: Path) -> Listing:
-    """List the songs; numeric ``arousal`` and ``valence``.
-
-    Args:
-        root: holds the clips and, itself or in ``annotations``, the tables.
-
-    Raises:
-        UserError: names table, row and column of what is wrong.
+    """List the songs; numeric ``arousal`` and ``valence``. ``root`` holds the clips and, itself or in ``annotations``,
+    the tables. The UserError names table, row and column of what is wrong.
     """
     songs = first_below(root, "songs_info.csv", "annotations/songs_info.csv")
     static = first_below(root, "static_annotations.csv", "annotations/static_annotations.csv")

@@ -26,28 +26,9 @@ SUBSETS = {
 SPLITS: dict[str, Split] = {"training": "train", "validation": "valid", "test": "test"}
 CUT_S, SHORTEST_S = 30.0, 2.7
 """The clips are the 30 s in the middle of a track; less than a training window is no clip."""
-BAD_TRACKS = {
-    1486: (90, 14.39),
-    5574: (563, 30.46),
-    65753: (242, 9.74),
-    80391: (600, 67.84),
-    98558: (216, 87.67),
-    98559: (193, 58.80),
-    98560: (341, 86.13),
-    98565: (158, 65.31),
-    98566: (148, 63.63),
-    98567: (191, 79.39),
-    98568: (249, 114.55),
-    98569: (184, 77.37),
-    98571: (139, 50.81),
-    99134: (308, 33.25),
-    105247: (123, 18.91),
-    108924: (187, 105.38),
-    108925: (151, 7.44),
-    126981: (216, 17.45),
-    127336: (275, 13.27),
-    133297: (600, 113.58),
-    143992: (211, 26.23),
+BAD_TRACKS: dict[int, tuple[float, float]] = {
+    int(track): (stated_s, real_s)
+    for track, (stated_s, real_s) in json.loads(Path(__file__).with_name("fma_bad_tracks.json").read_text()).items()
 }
 """Tracks that are shorter than the site stated, in seconds: (stated, real). The clips were cut from the middle of the
 stated length, so most of them are empty (mdeff/fma, issues 8 and 44)."""

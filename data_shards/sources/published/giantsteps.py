@@ -50,13 +50,8 @@ TRAIN_SHARE, SHARES = 100, 116
 
 
 def read_giantsteps_keys(root: Path) -> Listing:
-    """List the tracks of the key task; categorical ``key``, e.g. ``Eb minor``.
-
-    Args:
-        root: holds both key repositories, and ``audio`` unless each has its own.
-
-    Raises:
-        UserError: names file, row and column of what is wrong.
+    """List the tracks of the key task; categorical ``key``, e.g. ``Eb minor``. ``root`` holds both key repositories,
+    and ``audio`` unless each has its own. The UserError names file, row and column of what is wrong.
     """
     original, mtg = open_tree(root, *KEY_NAMES), open_tree(root, *MTG_NAMES)
     clips = [*_mtg_clips(mtg, _audio(root, MTG_NAMES)), *_original_clips(original, _audio(root, KEY_NAMES))]
@@ -98,11 +93,7 @@ def read_giantsteps_tempo(root: Path, *, variant: str = "v2") -> Listing:
 
 
 def key_audio(root: Path) -> list[Remote]:
-    """Every MP3 of both key repositories, with the MD5 that its repository gives.
-
-    Raises:
-        UserError: a repository is missing.
-    """
+    """Every MP3 of both key repositories, with the MD5 that it gives. Raises UserError if a repository is missing."""
     return [*_audio_of(root, MTG_NAMES), *_audio_of(root, KEY_NAMES)]
 
 

@@ -17,14 +17,8 @@ def read_gtzan_below(root: Path) -> Listing:
 
 
 def read_gtzan(audio: Path, splits: Path) -> Listing:
-    """List the clips that the fault filter keeps (Sturm 2013; Kereliuk et al. 2015).
-
-    Args:
-        audio: folder of the ten genres' folders.
-        splits: folder of the three lists.
-
-    Raises:
-        UserError: a list is missing, or names something that is not ``GENRE/NAME``.
+    """List the clips that the fault filter keeps (Sturm 2013; Kereliuk et al. 2015): ``audio`` holds the ten genres'
+    folders, ``splits`` the three lists. Raises UserError if a list is missing, or names what is not ``GENRE/NAME``.
     """
     clips = []
     tree = FolderTree(audio)

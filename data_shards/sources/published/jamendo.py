@@ -73,9 +73,7 @@ def read_jamendo(audio: Path, splits: Path, *, subset: Subset = "top50tags", qua
 
 def read_jamendo_together(audio: Path, splits: Path, *, quality: str = "") -> Listing:
     """All four subsets as one: a track of several has their tags in several columns, and none where it is in none.
-
-    Raises:
-        UserError: as `read_jamendo`; or two lists put a track into different splits.
+    Raises UserError as `read_jamendo`, or if two lists put a track into different splits.
     """
     tracks: dict[str, Clip] = {}
     notes: tuple[str, ...] = ()

@@ -35,13 +35,8 @@ class Stem(NamedTuple):
 
 
 def read_medleydb(root: Path) -> Listing:
-    """List the stems whose audio is there; categorical ``instrument``.
-
-    Args:
-        root: holds ``Audio`` and ``Metadata``.
-
-    Raises:
-        UserError: no metadata, a file of it that is not of its form, or no audio.
+    """List the stems whose audio is there; categorical ``instrument``. ``root`` holds ``Audio`` and ``Metadata``.
+    Raises UserError for no metadata, a file of it that is not of its form, or no audio.
     """
     metadata = first_below(root, "Metadata", "medleydb/data/Metadata", "metadata")
     audio = first_below(root, "Audio")
@@ -53,7 +48,8 @@ def read_medleydb(root: Path) -> Listing:
     if not there:
         raise UserError(f"{audio}: no folder of any of the {len(files)} recordings of {metadata}")
     stems = [stem for file in there for stem in _stems(file)]
-    frequent = {name for name, _ in _ranked(stems)[:NUM_INSTRUMENTS]}
+    counts = Counter(stem.instrument for stem in stems)
+    frequent = sorted(counts, key=lambda name: (-counts[name], name))[:NUM_INSTRUMENTS]
     stems = [stem for stem in stems if stem.instrument in frequent]
     total = sum(PUBLISHED.values())
     splits = split_by_group(
@@ -75,11 +71,6 @@ def read_medleydb(root: Path) -> Listing:
     if len(there) < len(files):
         notes += (f"MedleyDB: {len(files) - len(there)} of {len(files)} recordings have metadata and no audio here",)
     return Listing(tuple(clips), {}, notes)
-
-
-def _ranked(stems: list[Stem]) -> list[tuple[str, int]]:
-    counts = Counter(stem.instrument for stem in stems)
-    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _stems(file: Path) -> Iterator[Stem]:

@@ -15,9 +15,7 @@ PUBLISHED = {"train": 289_205, "valid": 12_678, "test": 4_096}
 
 def read_nsynth(folder: Path) -> Listing:
     """List the notes; the track of a note is its instrument, and its pitch is a class as in the probe of 112 pitches.
-
-    Raises:
-        UserError: a folder or ``examples.json`` is missing, or a note lacks a field.
+    Raises UserError if a folder or ``examples.json`` is missing, or a note lacks a field.
     """
     clips = tuple(clip for name, split in FOLDERS.items() for clip in _notes(folder / name, split))
     return Listing(clips, {}, count_note("NSynth", split_counts(clips), PUBLISHED))

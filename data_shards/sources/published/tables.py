@@ -13,9 +13,7 @@ from data_shards.format.records import SPLITS, Clip, Split
 
 def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a published table, plain or gzipped, with their number as a spreadsheet counts (the header is row 1).
-
-    Raises:
-        UserError: the file is missing, or a row has another number of cells than the header.
+    Raises UserError if the file is missing, or a row has another number of cells than the header.
     """
     yield from parse_table(_read_text(path), str(path), delimiter=delimiter, spread=spread)
 
@@ -23,11 +21,7 @@ def read_table(path: Path, *, delimiter: str = "\t", spread: bool = False) -> It
 def parse_table(
     text: str, name: str, *, delimiter: str = "\t", spread: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """`read_table` for text that is there already; `name` is what an error calls it.
-
-    Raises:
-        UserError: a row has another number of cells than the header, or is no CSV.
-    """
+    """`read_table` for text that is there already; `name` is what an error calls it."""
     rows = _rows(text, name, delimiter)
     header = [name.strip() for name in next(rows, [])]
     for number, cells in enumerate(rows, start=2):
@@ -41,11 +35,7 @@ def parse_table(
 
 
 def first_below(root: Path, *names: str) -> Path:
-    """The first of the files or folders that is there below `root`.
-
-    Raises:
-        UserError: none of them is; it names them.
-    """
+    """The first of the files or folders that is there below `root`; if none is the UserError names them."""
     for name in names:
         if (root / name).exists():
             return root / name

@@ -80,12 +80,8 @@ class Sheet(NamedTuple):
 
 
 def compose(traits: Traits, seconds: float, rng: np.random.Generator) -> list[Note]:
-    """Write all parts of a track; its last notes may ring beyond its end.
-
-    Args:
-        traits: labels of the track.
-        seconds: length of the track.
-        rng: chance for progressions, melody and accents; no trait is drawn from it.
+    """Write all parts of a track of so many seconds; its last notes may ring beyond its end. ``rng`` decides
+    progressions, melody and accents; no trait is drawn from it.
     """
     bar_s = len(GROOVES[traits.groove].kick) * 15.0 / traits.bpm
     shade = ("bright" in traits.moods) - ("dark" in traits.moods)

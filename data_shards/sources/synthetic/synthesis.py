@@ -66,11 +66,7 @@ def draw_mix(traits: Traits, rng: np.random.Generator) -> Mix:
 
 
 def render(notes: Iterable[Note], traits: Traits, mix: Mix, seconds: float) -> Wave:
-    """The sound of a track.
-
-    Returns:
-        (T,) float32 at ``SAMPLE_RATE``, T = round(seconds · rate), peak at ``mix.peak``.
-    """
+    """The sound of a track, (T,) float32 at ``SAMPLE_RATE``: T = round(seconds · rate), peak at ``mix.peak``."""
     length = round(seconds * SAMPLE_RATE)
     pitched_T, struck_T = np.zeros(length, dtype=np.float32), np.zeros(length, dtype=np.float32)
     for note in notes:

@@ -71,6 +71,35 @@ def test_a_killed_worker_is_named_with_the_remedy() -> None:
 
 
 @pytest.mark.dist
+def test_a_worker_killed_while_it_waits_ends_the_map_though_its_neighbour_only_saves_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that waits holds the lock of the queue; the other takes the pool's SIGTERM for a request to stop."""
+    monkeypatch.setattr("cluster.processes.map.SAVE_S", 2.0)
+    results = local_map(save_when_asked, [tmp_path, None], workers=2, start="spawn")
+    idle = next(results)
+    while not (tmp_path / "begun").exists():
+        os.sched_yield()
+    os.kill(idle, signal.SIGKILL)
+    with pytest.raises(WorkerLostError, match=r"killed .*fewer workers"):
+        next(results)
+    assert (tmp_path / "saved").exists()
+    assert not multiprocessing.active_children()
+
+
+def save_when_asked(folder: Path | None) -> int:
+    """A job that takes SIGTERM as training does: it saves itself, and returns; without a folder one that is done."""
+    if folder is not None:
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        (folder / "begun").touch()
+        while not asked.wait(0.05):
+            pass
+        (folder / "saved").touch()
+    return os.getpid()
+
+
+@pytest.mark.dist
 @pytest.mark.parametrize("ignore", [True, False])
 def test_an_interrupt_of_the_terminal_is_left_to_this_process_where_asked(ignore: bool) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell's background ignores it

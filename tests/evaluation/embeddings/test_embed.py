@@ -12,7 +12,7 @@ from cluster.settings import RunError, UserError
 from data_shards.read.reader import ShardSet
 from evaluation.config import Chunking, EvaluationConfig
 from evaluation.embeddings.cache import load_table, save_table, table_path
-from evaluation.embeddings.embed import chunk_spans, embed_shards, make_chunk
+from evaluation.embeddings.embed import chunk_spans, embed_shards, make_chunk, run_encoder
 
 MakeShards = Callable[..., Path]
 
@@ -52,6 +52,22 @@ def test_a_tail_has_zeros_behind_and_a_short_clip_is_repeated() -> None:
     wave = np.arange(1, 6, dtype=np.float32)
     assert make_chunk(wave, (3, 2), 4, alone=False).tolist() == [4, 5, 0, 0]
     assert make_chunk(wave, (0, 5), 7, alone=True).tolist() == [1, 2, 3, 4, 5, 1, 2]
+
+
+@pytest.mark.parametrize(("cpu_rows", "sizes"), [(None, [4, 4, 3]), (8, [8, 3])])
+def test_a_cpu_gives_an_encoder_as_many_chunks_as_it_is_fastest_with(cpu_rows: int | None, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    class Counting(Sounds):
+        def __call__(self, wave_NT: Tensor, /) -> Tensor:
+            seen.append(len(wave_NT))
+            return super().__call__(wave_NT)
+
+    encoder = Counting()
+    if cpu_rows is not None:
+        encoder.cpu_rows = cpu_rows  # type: ignore[attr-defined]
+    assert run_encoder(encoder, torch.zeros(11, 1_000)).shape == (11, 3)
+    assert seen == sizes
 
 
 def test_an_embedding_is_the_mean_over_the_clips_chunks(make_shards: MakeShards) -> None:

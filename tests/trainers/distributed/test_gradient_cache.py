@@ -1,8 +1,10 @@
 """Two-pass gradient caching is the plain step: gradients, running statistics, draws."""
 
 import copy
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -103,6 +105,27 @@ def test_both_passes_draw_the_same_dropout() -> None:
     for k in range(3):
         model(views[k::3])
     assert torch.equal(after, torch.rand(3)), "the generator ends where a plain step leaves it"
+
+
+class Shaken(nn.Module):
+    """Draws from the generators of Python and NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 6).double()
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.layer(views.flatten(1)) * (1 + random.random()) + np.random.rand()
+        return h, h
+
+
+def test_both_passes_draw_the_same_from_any_global_generator() -> None:
+    views, clip_id, labels = batch()
+    seen: list[Tensor] = []
+    model = Shaken()
+    model.register_forward_hook(lambda _module, _input, pair: seen.append(pair[0].detach()))
+    backward_in_chunks(model, views, of(criterion(), clip_id, labels), num_clips=CLIPS, num_chunks=3)
+    assert all(torch.equal(first, second) for first, second in zip(seen[:3], seen[3:], strict=True))
 
 
 def test_only_one_chunk_of_activations_is_alive() -> None:

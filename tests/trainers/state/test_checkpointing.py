@@ -1,5 +1,8 @@
 """Activation checkpointing is the plain step, with fewer activations alive between forward and backward."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,6 +45,32 @@ def test_gradients_and_running_statistics_are_those_of_the_plain_step_bit_for_bi
     for (name, moved), (_, buffer) in zip(encoder.named_buffers(), expected.named_buffers(), strict=True):
         assert torch.equal(moved, buffer), name
     assert list(encoder.state_dict()) == list(expected.state_dict())
+
+
+class Shaken(nn.Module):
+    """Draws from every global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale * (1 + random.random()) + np.random.rand() + torch.rand(())).square()
+
+
+def test_a_block_that_is_computed_again_draws_the_same_numbers() -> None:
+    gradients, after = [], []
+    for count in (0, 2):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        encoder = nn.Sequential(Shaken(), Shaken())
+        checkpoint_first(encoder, count)
+        torch.autograd.backward(encoder(torch.ones(3)).sum())
+        gradients.append([weight.grad for weight in encoder.parameters()])
+        after.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert gradients[0] == gradients[1]
+    assert after[0] == after[1]
 
 
 def test_fewer_activations_are_kept_the_more_blocks_are_checkpointed() -> None:

@@ -23,6 +23,7 @@ from trainers.augment.dsp.spectral import KINDS
 from trainers.augment.parameters import PRESETS
 from trainers.config import ExperimentConfig
 from trainers.frontends.config import FrontendConfig
+from trainers.views import preview
 from trainers.views.page import MAX_VERSIONS, write_page, write_preview
 from trainers.views.preview import RenderedClip, RenderedView, Sound, pcm, render_effects, render_step
 from trainers.views.views import ViewMaker, Views, stream_views, window_frames
@@ -87,6 +88,27 @@ def test_files_hold_the_views_sample_for_sample(make_config: MakeConfig, tmp_pat
     assert description["draws"] == "seed 0, step 3"
     write_preview(config, tmp_path / "out", step=STEP, clips=1)  # an earlier folder is replaced
     assert len(list(written.sounds.iterdir())) == 2
+
+
+def test_a_preview_that_breaks_off_leaves_the_earlier_one_or_none_and_the_same_command_makes_it(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    config = make_config()
+    with monkeypatch.context() as patched:
+        patched.setattr(preview, "png", broken)
+        with pytest.raises(KeyboardInterrupt):
+            write_preview(config, tmp_path / "out", step=STEP, clips=2)
+    assert not list((tmp_path / "out").iterdir())
+    whole = write_preview(config, tmp_path / "out", step=STEP, clips=2)
+    sounds = sorted(whole.sounds.rglob("*"))
+    with monkeypatch.context() as patched:
+        patched.setattr(preview, "png", broken)
+        with pytest.raises(KeyboardInterrupt):
+            write_preview(config, tmp_path / "out", step=STEP, clips=1)
+    assert sorted(whole.sounds.rglob("*")) == sounds
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(make_config: MakeConfig, tmp_path: Path) -> None:

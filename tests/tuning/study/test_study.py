@@ -230,7 +230,7 @@ def evidence(name: str, rendered: Path, folder: Path, *, steps: int) -> dict[str
 def test_the_evidence_on_rendered_music_stretch_and_pitch_shift_break_what_they_change(
     rendered: Path, tmp_path: Path
 ) -> None:
-    tree = evidence("evidence", rendered, tmp_path / "study", steps=70)
+    tree = evidence("evidence", rendered, tmp_path / "study", steps=60)
     assert {claim["statement"]: claim["holds"] for claim in tree["claims"]} == dict.fromkeys(
         (
             "time-stretch lowers tempo agreement among neighbours",

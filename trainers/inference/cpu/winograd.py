@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from trainers.inference.cpu.folding import constant, fold
 
-PIECE_BYTES = 1_500_000
+PIECE_BYTES = 2_500_000
 """Of inputs and products of a piece, for each thread."""
 KERNEL = torch.tensor([[3, 0, 0], [-3, -3, -3], [-1, 1, -1], [1, 2, 4], [0, 0, 6]], dtype=torch.float64) / 6
 """From a kernel's three taps to the five factors."""

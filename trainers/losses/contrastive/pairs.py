@@ -142,7 +142,7 @@ def make_block(
         tags_LC = labels_RC[: num_labelled + settings.tile].to(z_RD.dtype)
     spans = None
     if z_RD.device.type == "cpu":
-        spans = [_span(codes) for codes in torch.split(clip_code_R, settings.tile)]
+        spans = [span(codes) for codes in torch.split(clip_code_R, settings.tile)]
     return Block(z_RD, factor_RD, clip_code_R, tags_LC, tags_LC.sum(1), num_labelled, spans)
 
 
@@ -169,7 +169,8 @@ def padded(table: Tensor) -> Tensor:
     return functional.pad(table, (0, width - table.shape[1], 0, PADDING))
 
 
-def _span(codes: Tensor) -> tuple[float, float]:
+def span(codes: Tensor) -> tuple[float, float]:
+    """The least and the greatest code that is known, ≥ 0."""
     known = codes[codes >= 0]
     return (known.min().item(), known.max().item()) if len(known) else (math.inf, -math.inf)
 

@@ -94,11 +94,7 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 
 
 def whole_number(name: str, value: Any) -> int:
-    """A count of at least 1, of Python or NumPy, as Python's.
-
-    Raises:
-        ValueError: names it.
-    """
+    """A count of at least 1, of Python or NumPy, as Python's; the ValueError names it."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
     if value < 1:

@@ -4,13 +4,13 @@ Shape suffixes: R rows of a block, S texts that a clip has, C tags, D projection
 tile.
 """
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainers.losses.contrastive.pairs import span
 from trainers.losses.contrastive.settings import ResolvedSettings
 from trainers.losses.two_tower.codes import CLIP, TEXT
 from trainers.losses.two_tower.settings import TowerSettings
@@ -165,8 +165,4 @@ def _slots(code_RK: Tensor, first: int) -> list[int]:
 
 
 def _spans(code_RK: Tensor, tile: int) -> list[Span]:
-    return [_span(part[part >= 0]) for part in torch.split(code_RK, tile)] if len(code_RK) else []
-
-
-def _span(known: Tensor) -> Span:
-    return (known.min().item(), known.max().item()) if len(known) else (math.inf, -math.inf)
+    return [span(part) for part in torch.split(code_RK, tile)] if len(code_RK) else []

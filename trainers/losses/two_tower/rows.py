@@ -93,11 +93,8 @@ def _problem_with_tags(rows: TowerRows) -> str | None:
 
 
 def agree(rows: TowerRows, temperature: float | Tensor, bias: float | Tensor | None, group: Group) -> TowerAgreement:
-    """Compare the shapes of all ranks and collect what each has to know of the others, with one all-gather.
-
-    Raises:
-        ValueError: for rows of any rank that cannot have a loss, shapes that differ, or a temperature that is not
-            positive.
+    """Compare the shapes of all ranks and collect what each has to know of the others, with one all-gather. Raises
+    ValueError for rows of any rank that cannot have a loss, shapes that differ, or a temperature that is not positive.
     """
     problem = problem_with(rows)
     learned = [x for x in (rows.z_audio, rows.z_text, temperature, bias) if isinstance(x, Tensor)]

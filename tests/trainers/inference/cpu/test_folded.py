@@ -75,6 +75,22 @@ def test_a_folded_mel_cnn_is_its_plain_layers(bands: int, frames: int) -> None:
     assert_equal(make("mel_cnn"), views)
 
 
+@pytest.mark.parametrize("name", ["sample_cnn", "tune_plus", "mel_cnn"])
+def test_one_folded_encoder_takes_any_length_number_and_layout_of_views(name: str) -> None:
+    encoder = make(name)
+    folded = fold_encoder(encoder)
+    assert folded is not None
+    shapes = [(1, 61_111), (3, 59_049), (2, 60_021)] if name != "mel_cnn" else [(1, 64, 134), (3, 65, 47), (2, 80, 16)]
+    generator = torch.Generator().manual_seed(0)
+    for shape in shapes:
+        dense = torch.rand(*shape, generator=generator)
+        for views in (dense, dense.mT.contiguous().mT, torch.cat([dense, dense])[::2]):
+            with torch.no_grad():
+                expected = encoder(views)
+                atol = 1e-5 * float(expected.abs().max())
+                torch.testing.assert_close(folded(views), expected, rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("own_blocks", [1, 3])
 @pytest.mark.parametrize("name", ["sample_cnn", "tune_plus", "mel_cnn"])
 def test_an_encoder_with_branches_folds_too(name: str, own_blocks: int) -> None:
@@ -137,7 +153,7 @@ def test_a_frozen_encoder_follows_its_weights() -> None:
 
 def test_other_types_compilation_and_short_views_take_the_plain_layers() -> None:
     encoder = make("sample_cnn")
-    path = CpuPath(encoder)
+    path = CpuPath(encoder, nn.Identity())
     assert path.network(waves(1, 59_049)) is not encoder
     assert path.network(waves(1, 59_049).double()) is encoder
     assert path.network(waves(1, 59_048)) is encoder
@@ -147,10 +163,21 @@ def test_other_types_compilation_and_short_views_take_the_plain_layers() -> None
         path.network(waves(1, 100))(waves(1, 100))
 
 
+def test_a_frozen_encoder_says_how_many_chunks_a_cpu_takes_at_once() -> None:
+    assert (frozen("mel_cnn").cpu_rows, frozen("nfnet").cpu_rows) == (8, 4)
+
+
+def test_a_frozen_encoder_embeds_the_views_that_it_makes() -> None:
+    encoder, wave_NT = frozen(), waves(3, 59_049)
+    views = encoder.make_views(wave_NT)
+    torch.testing.assert_close(views, encoder.frontend(wave_NT), rtol=0, atol=1e-5)
+    assert torch.equal(encoder.embed_views(views), encoder(wave_NT))
+
+
 def test_an_encoder_without_an_equivalent_stays_as_it_is() -> None:
     encoder = SlowFastNfnet(channels=48)
     assert fold_encoder(encoder) is None
-    assert CpuPath(encoder).network(torch.zeros(1, 96, 300)) is encoder
+    assert CpuPath(encoder, nn.Identity()).network(torch.zeros(1, 96, 300)) is encoder
 
 
 def test_a_used_encoder_can_be_copied_and_sent_to_workers() -> None:

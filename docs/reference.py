@@ -1,4 +1,4 @@
-"""The generated pages of docs/: `python -m commands.reference` writes them, a test compares them with the code."""
+"""The generated pages of docs/: `python -m docs.reference` writes them, a test compares them with the code."""
 
 from pathlib import Path
 
