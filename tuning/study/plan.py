@@ -15,9 +15,9 @@ from cluster.settings import COMMAND_LINE, ROOT, UserError, flatten, load_config
 from cluster.validation.messages import new_name
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig, may_differ_on_resume
-from trainers.inference.spaces import space_names
 from tuning.own_parts import try_own_parts
-from tuning.study.config import Evaluation, Overrides, Scale, Study, StudyKeys, StudySettings, parse_metric
+from tuning.study.columns import check_columns
+from tuning.study.config import Evaluation, Overrides, Scale, Study, StudyKeys, StudySettings
 
 NOT_OF_A_ROW = ("run.dir", "seed", "data.labelled", "data.unlabelled")
 """Keys that the study sets itself."""
@@ -233,27 +233,9 @@ def _run(
     refusals.require_none()
     for asked, config in evaluations:
         with refusals.noted():
-            _check_spaces(row, experiment, asked, config)
+            check_columns(row.name, experiment, asked, config)
     refusals.require_none()
     return Run(row=row.name, seed=seed, folder=folder, experiment=experiment, evaluations=tuple(evaluations))
-
-
-def _check_spaces(row: Row, experiment: ExperimentConfig, asked: Evaluation, config: EvaluationConfig) -> None:
-    """Refuse spaces that a row's encoder will not have, and columns in a space that is not evaluated."""
-    refusals = Refusals()
-    for column, text in asked.metrics.items():
-        space = parse_metric(text).space
-        if space and space not in config.spaces:
-            evaluated = ", ".join(config.spaces) or "none"
-            refusals.add(f"column {column}: its evaluation has spaces {evaluated}; add it: set: {{spaces: [{space}]}}")
-    there = space_names(experiment)
-    for space in config.spaces:
-        if there is not None and space not in there:
-            refusals.add(
-                f"row {row.name}: {asked.preset} evaluates the space {space}, its encoder has {', '.join(there)}; "
-                "set the evaluation's rows, or head.variant"
-            )
-    refusals.require_none()
 
 
 def _filled(keys: Mapping[str, Any], sets: Mapping[str, str]) -> dict[str, Any]:

@@ -11,7 +11,11 @@ from cluster.refusals import Refusals
 from cluster.settings import UserError
 from data_shards.build.build import PRELOAD, BuildConfig, build
 from data_shards.build.rejections import Progress as BuildProgress
+from data_shards.format.paths import no_set
+from data_shards.read.stores import open_index
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
+from evaluation.config import EvaluationConfig
+from evaluation.runnable import read_targets
 from trainers.config import ExperimentConfig
 from trainers.distributed.world import world_sizes
 from trainers.views.batches import open_batches
@@ -26,8 +30,8 @@ def is_there(config: ExperimentConfig) -> bool:
 
 
 def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The rows that have clips, as soon as their sets are there; for all others one UserError with each row and its
-    reason.
+    """The rows that have clips and the sets on which their tasks can run, as soon as these sets are there; for all
+    others one UserError with each and its reason.
     """
     refusals, found = Refusals(), set(checked)
     for run in (*plan.starts, *plan.runs):
@@ -38,8 +42,26 @@ def check_sets(plan: Plan, checked: frozenset[str] = frozenset()) -> frozenset[s
             open_batches(run.experiment, world=world_sizes(run.experiment)[-1]).close()
         except UserError as error:
             refusals.add(f"row {run.row}: {error}")
+    for run in plan.runs:
+        for asked, config in run.evaluations:
+            place = config.data.shards or ""
+            key = f"{place} {asked.preset} {asked.set}"
+            if key in found or is_done(run) or "://" in place or no_set(Path(place)):
+                continue
+            found.add(key)
+            with refusals.noted():
+                _check_targets(asked.preset, config)
     refusals.require_none()
     return frozenset(found)
+
+
+def _check_targets(preset: str, config: EvaluationConfig) -> None:
+    """Refuse a set that lacks what a task asks for, which an evaluation would find out after hours of training."""
+    assert config.data.shards is not None
+    try:
+        read_targets(open_index(config.data.shards), config)
+    except UserError as error:
+        raise UserError(f"{preset} on {config.data.shards}: {error}") from None
 
 
 def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:

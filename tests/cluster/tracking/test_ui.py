@@ -32,6 +32,12 @@ def test_pages_of_no_runs_or_of_a_server_are_refused(tmp_path: Path) -> None:
         ui.serve_ui("http://ann:pa55@mlflow:5000")
 
 
+@pytest.mark.parametrize("store", ["mlruns", "sqlite://runs.db", "oracle://host/runs", "/home/ann/outputs"])
+def test_what_is_no_store_of_mlflow_is_refused_before_a_server_is_started(store: str) -> None:
+    with pytest.raises(UserError, match=r"no store of MLflow; write sqlite:///FILE or http://HOST:PORT"):
+        ui.serve_ui(store)
+
+
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_a_port_that_is_taken_is_refused_with_the_next(tmp_path: Path, family: int, host: str) -> None:
     (tmp_path / "mlflow.db").touch()

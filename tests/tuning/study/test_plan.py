@@ -259,3 +259,20 @@ def test_a_wrong_key_of_a_start_is_refused_before_anything_is_made(tmp_path: Pat
     start = Start(pretrain="conf/pretrain/tiny.yaml", set={"optim.stepps": 2})
     with pytest.raises(UserError, match=r"optim\.stepps"):
         make_plan(study(starts={"audio": start}), "paper", settings(tmp_path), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tags/app", r"column AP: conf/evaluation/tiny\.yaml gives no tags/app; did you mean tags/ap\?"),
+        ("mood/f1", r"gives no mood/f1; it gives tags/auroc, tags/ap, "),
+        ("tags/ap under reverb", r"measures nothing under reverb; set robustness\.severities or "),
+        ("distance/semitones@4", r"measures no distance; set equivariance\.semitones or "),
+    ],
+)
+def test_a_metric_that_an_evaluation_does_not_report_is_refused_before_a_row_is_trained(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    one = Evaluation(preset="conf/evaluation/tiny.yaml", metrics={"AP": text})
+    with pytest.raises(UserError, match=message):
+        make_plan(study(evaluations=(one,)), "paper", settings(tmp_path), {})

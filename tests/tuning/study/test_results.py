@@ -31,6 +31,7 @@ def plan_of(folder: Path, *, seeds: int = 2, claims: tuple[Claim, ...] = (CLAIM,
             Evaluation(
                 preset="conf/evaluation/tiny.yaml",
                 metrics={"AP": "tags/ap", "fall": "tags/ap change under reverb"},
+                set={"robustness.corruptions": ["reverb"]},
             ),
         ),
         metrics={"loss": "loss"},

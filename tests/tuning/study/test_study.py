@@ -77,6 +77,18 @@ def test_rows_that_no_clip_is_left_for_are_refused_by_name_before_anything_is_ma
     assert not (tmp_path / "study").exists()
 
 
+def test_a_set_on_which_a_task_cannot_run_is_refused_before_anything_is_trained(
+    tmp_path: Path, tiny_sets: tuple[Path, Path]
+) -> None:
+    sets = {"study.sets.labelled": str(tiny_sets[0]), "study.sets.unlabelled": str(tiny_sets[1])}
+    own = sets | {"study.sets.evaluation": str(tiny_sets[1]), "study.dir": str(tmp_path / "study")}
+    plan, settings = plan_study(str(write(tmp_path)), "paper", own)
+    for refuse in (partial(outline, plan, settings), partial(run_study, plan, settings, progress=SILENT)):
+        with pytest.raises(UserError, match=rf"conf/evaluation/tiny\.yaml on {tiny_sets[1]}: task tags: "):
+            refuse()
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.timeout(600)
 def test_rows_are_trained_evaluated_and_tabled_and_one_that_fails_is_named(tmp_path: Path) -> None:
     file = write(tmp_path, "  far too fast: {optim.learning_rate: 1.0e+30}\n")
