@@ -39,7 +39,7 @@ class MappedFile:
 
     def __init__(self, path: Path, crc: Sequence[int], size: int) -> None:
         """Map a file, with the CRC32 of each block; it may be replaced or deleted afterwards.
-        Raises OSError if it cannot be opened, ValueError if it has not ``size`` bytes, or not as many blocks as ``crc``.
+        Raises OSError if it cannot be opened, ValueError if its size or the number of ``crc`` is another.
         """
         found = path.stat().st_size
         if found == size > 0:

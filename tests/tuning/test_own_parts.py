@@ -190,6 +190,16 @@ def test_a_sweep_tries_own_losses_and_text_encoders_before_anything_starts(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_an_own_part_that_fails_in_the_preset_is_one_line_whatever_the_space(
+    make_plan: Callable[..., SweepPlan], evaluation_set: Path
+) -> None:
+    space = {"optim.weight_decay": {"uniform": [0.0, 0.1]}, "augment.gain.p": {"uniform": [0.0, 1.0]}}
+    with pytest.raises(UserError) as caught:
+        own(make_plan, space, evaluation_set, loss=LOSS | {"settings": {"margin": 2}})
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"loss.objective={MODULE}:distance: ")
+
+
 def test_a_sweep_takes_a_loss_for_the_tags_of_its_set(
     make_plan: Callable[..., SweepPlan], evaluation_set: Path
 ) -> None:

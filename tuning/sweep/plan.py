@@ -134,6 +134,7 @@ def plan_sweep(config: SweepConfig, where: str, given: Mapping[str, str] | None 
         experiment = validate(ExperimentConfig, base, where, given=given)
         with refusals.noted():
             _check_stop(config, experiment, where)
+        try_own_parts(experiment)  # what fails in the preset itself is no fault of the space
         check_space(space, base, where, _check_batch)
     refusals.require_none()
     built = not composed or all((Path(base["data"][name]) / INDEX_NAME).exists() for name in ("labelled", "unlabelled"))
