@@ -14,9 +14,11 @@ from rich.console import Console
 
 from evaluation.config import EvaluationConfig
 from evaluation.metrics.samples import MetricSamples
+from evaluation.report import text_forms
 from evaluation.report.canvas import DARK, LIGHT, in_dark
 from evaluation.report.figures import _metrics, _render, _tags
 from evaluation.report.rows import build_tree, intervals, number, text_rows
+from evaluation.report.tables import TextTable
 from evaluation.report.text_forms import csv_text, latex, markdown
 from evaluation.report.write import Report, write_report
 from evaluation.scores.score import Scored
@@ -70,6 +72,16 @@ def test_a_users_words_never_become_markup(tree: dict[str, Any], tmp_path: Path)
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert any(EVIL in text for text in page.text)  # shown as it is
     assert "<script" not in (tmp_path / "report.md").read_text().split("## Provenance")[0]
+
+
+def test_every_cell_of_the_other_tables_stays_one_cell(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    table = TextTable(EVIL, ["a|b", EVIL], [[EVIL, "x"], ["y\nz", "|"]], caption=EVIL)
+    monkeypatch.setattr(text_forms, "extra_tables", lambda _: [table])
+    text = markdown(tree).split("## Conventions")[1].split("## Provenance")[0]
+    assert "<script" not in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
 
 
 def test_the_page_needs_nothing_from_elsewhere(tree: dict[str, Any], tmp_path: Path) -> None:
