@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.processes.map import WorkerLostError, local_map, local_pool
+from cluster.processes.map import Pool, WorkerLostError, local_map, local_pool
 
 
 @pytest.mark.dist
@@ -85,6 +86,31 @@ def test_a_worker_killed_while_it_waits_ends_the_map_though_its_neighbour_only_s
         next(results)
     assert (tmp_path / "saved").exists()
     assert not multiprocessing.active_children()
+
+
+class Busy:
+    """A worker that never ends by itself."""
+
+    killed = False
+
+    @property
+    def sentinel(self) -> int:
+        pytest.fail("it is waited for")
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.mark.parametrize("why", ["given up", "too long"])
+def test_workers_that_save_themselves_are_killed_where_nobody_waits_for_them(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.processes.map.SAVE_S", 60.0 if why == "given up" else 0.0)
+    worker = Busy()
+    monkeypatch.setattr(Pool, "_workers", lambda _: {worker})
+    with ProcessPoolExecutor(1) as executor:  # starts none
+        Pool(executor, 1)._end((lambda: True) if why == "given up" else None)
+    assert worker.killed
 
 
 def save_when_asked(folder: Path | None) -> int:
