@@ -25,7 +25,9 @@ ROOTS = {
 SAME = {"out": "dir", "output": "dir"}
 """Options of other commands → the last part of the key that does the same in one with keys."""
 MOST_MEANT = 3
+"""Keys or commands that one message names."""
 VALUE = "VALUE"
+"""Stands where the option was given none."""
 _ALIKE = 0.7
 """Least likeness of two names, one of them misspelt; ``page`` and ``space`` have .67."""
 

@@ -35,7 +35,7 @@ def problems_of(schema: type, tree: Mapping[str, Any]) -> list[Any]:
 
 def _one_for_each_key(tree: Mapping[str, Any], problems: Iterable[Any]) -> list[Any]:
     """Problems with a single one where a key may be of several types: pydantic has one for each of them, and adds the
-    type to the key. A problem inside of a value, such as an item of a list, is nearer to what was meant than one of it.
+    type to the key. One inside of a value, as of an item of a list, is nearer to what was meant than one of the whole.
     """
     of_types: dict[tuple[Any, ...], list[Any]] = {}
     for number, problem in enumerate(problems):
@@ -46,10 +46,14 @@ def _one_for_each_key(tree: Mapping[str, Any], problems: Iterable[Any]) -> list[
     merged = []
     for group in of_types.values():
         deepest = max(len(problem["loc"]) for problem in group)
-        group = [problem for problem in group if len(problem["loc"]) == deepest]
-        first, *others = dict.fromkeys(problem["msg"] for problem in group)
-        wanted = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
-        merged.append({**group[-1], "msg": wanted})
+        parts: dict[tuple[Any, ...], list[Any]] = {}
+        for problem in group:
+            if len(problem["loc"]) == deepest:
+                parts.setdefault(problem["loc"], []).append(problem)
+        for of_part in parts.values():
+            first, *others = dict.fromkeys(problem["msg"] for problem in of_part)
+            wanted = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+            merged.append({**of_part[-1], "msg": wanted})
     return merged
 
 

@@ -26,6 +26,7 @@ def run(*words: str) -> Result:
         (["pretrain", PRETRAIN, "--out", "runs"], "did you mean run.dir=runs?"),
         (["pretrain", PRETRAIN, "--seed", "1"], "did you mean seed=1?"),
         (["pretrain", PRETRAIN, "--dry"], "did you mean --dry-run?"),
+        (["pretrain", PRETRAIN, "--p", "1"], "did you mean augment.p=1 or "),
         (["pretrain", PRETRAIN, "--lr", "1"], "keys are listed by `counterpoint config pretrain`"),
         (["views", PRETRAIN, *OUT, "--count", "3"], "did you mean views.count=3?"),
         (["quickstart", "--steps", "5"], "did you mean optim.steps=5?"),

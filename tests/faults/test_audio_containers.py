@@ -1,5 +1,6 @@
 """One container in another, tags in front of it, one sound behind another: nothing is cut without a word."""
 
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_shards.audio import decode as audio
+from data_shards.audio.chunks import PatchedFile
 from data_shards.audio.decode import AudioError, decode
 from tests.faults.test_audio_lengths import APE, ID3V1, ID3V2, RATE, SECONDS, _file, length_of, mp3, noise, written
 
@@ -67,11 +69,24 @@ def test_a_second_sound_is_never_passed_over_nor_is_its_header_read_as_audio(
 ) -> None:
     whole = written(noise(), format=container, subtype=subtype)
     bare = decode(_file(tmp_path, "bare", whole))[0]
-    for second in (whole, ID3V1 + whole, whole[: len(whole) // 2], written(noise(), format="FLAC")):
+    others = written(noise(), format="FLAC"), written(noise(), format="OGG", subtype="VORBIS")
+    for second in (whole, ID3V1 + whole, whole[: len(whole) // 2], *others):
         with pytest.raises(AudioError, match="holds a second sound at byte"):
             length_of(tmp_path, whole + second, "two")
     for harmless in (bytes(9_000), ID3V1, b"junk\x01\xff" * 500):
         np.testing.assert_array_equal(decode(_file(tmp_path, "harmless", whole + harmless))[0], bare)
+
+
+def test_a_file_that_ends_early_for_a_decoder_gives_no_byte_behind_its_end() -> None:
+    file = PatchedFile(io.BytesIO(b"abcdefgh"), {1: b"X", 5: b"YZ"}, 6)
+    assert file.read() == b"aXcdeY"
+    assert file.seek(-2, io.SEEK_END) == 4
+    assert file.read(100) == b"eY"
+    for place in (6, 7, 100):
+        file.seek(place)
+        assert file.read(1) == b""
+    whole = PatchedFile(io.BytesIO(b"abcdefgh"), {5: b"YZ"})
+    assert whole.read() == b"abcdeYZh"
 
 
 @pytest.mark.parametrize("container", ["AU", "NIST", "W64"])

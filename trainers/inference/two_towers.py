@@ -58,7 +58,7 @@ class TwoTowers(nn.Module):
         inside, joint = self.audio.width, last.out_features
         self.width = inside + joint
         self.spaces = {WHOLE: slice(0, inside), JOINT: slice(inside, inside + joint)}
-        self.rate, self.samples = self.audio.rate, self.audio.samples
+        self.rate, self.samples, self.cpu_rows = self.audio.rate, self.audio.samples, self.audio.cpu_rows
         self.hash, self.provenance = hash, provenance
         self.requires_grad_(False)
         super().train(False)

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.reference import keys_of
-from cluster.settings import UserError, read_yaml, validate
+from cluster.settings import Config, UserError, read_yaml, validate
 from evaluation.config import EvaluationConfig
 from trainers.config import ExperimentConfig
 
@@ -75,3 +76,29 @@ def test_a_value_of_several_types_or_a_key_of_a_named_section_is_one_line(
         validate(schema, tree, "F")
     assert re.search(message, str(caught.value))
     assert len(str(caught.value).splitlines()) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(Config):
+    """A key of several types, one with parts."""
+
+    size: list[int] | bool = False
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, "x"], "F: size.1: Input should be a valid integer, got 'x'"),
+        (
+            [1, "x", None],
+            "F: size.1: Input should be a valid integer, got 'x'\nF: size.2: Input should be a valid integer, got None",
+        ),
+        ("x", "F: size: Input should be a valid array or a valid boolean, got 'x'"),
+    ],
+)
+def test_of_a_value_of_several_types_the_part_that_is_wrong_is_named_where_it_has_parts(
+    value: Any, message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(Sized, {"size": value}, "F")
+    assert str(caught.value) == message
