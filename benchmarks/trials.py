@@ -6,6 +6,9 @@ CPU-seconds of all processes. The evaluation asks for neighbours by tags, key an
 the tiny evidence does: its tasks read the test split, a fifth. Set and encoder are made by each code beforehand. The
 sweep is conf/sweep/quickstart.yaml with four trials and one confirmed; what its trials took beyond their own steps is
 `trials.csv` less the steps in their `metrics.jsonl`, evaluation included.
+
+How much a sweep does is decided by which trial reports first: ASHA stops others, and a preset that scores highest is
+not confirmed. So `whole` is the same sweep with neither: four trials to their last step, evaluated, in both codes.
 """
 
 import argparse
@@ -47,7 +50,16 @@ def evaluation(tree: Path, folder: Path, _trials: int) -> dict[str, Any]:
 
 def sweep(tree: Path, folder: Path, trials: int) -> dict[str, Any]:
     """What some trials and the confirmation of the best cost."""
-    keys = (f"sweep.trials={trials}", "sweep.startup=2", "sweep.confirm_seeds=1", f"sweep.dir={folder}/sweep")
+    return _sweep(tree, folder, trials, "sweep.confirm_seeds=1")
+
+
+def whole(tree: Path, folder: Path, trials: int) -> dict[str, Any]:
+    """What so many trials cost of which none is stopped, and none confirmed."""
+    return _sweep(tree, folder, trials, "sweep.confirm_seeds=0", "stop.rule=none")
+
+
+def _sweep(tree: Path, folder: Path, trials: int, *keys: str) -> dict[str, Any]:
+    keys = (f"sweep.trials={trials}", "sweep.startup=2", f"sweep.dir={folder}/sweep", *keys)
     cost = _run(tree, folder, "sweep conf/sweep/quickstart.yaml", *keys)
     beyond = []
     for row in csv.DictReader((folder / "sweep/trials.csv").open(encoding="utf-8")):
@@ -55,10 +67,13 @@ def sweep(tree: Path, folder: Path, trials: int) -> dict[str, Any]:
             file = folder / "sweep" / row["folder"] / "metrics.jsonl"
             rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
             beyond.append(float(row["seconds"]) - sum(step.get("step_s", 0.0) for step in rows))
-    return {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s, "beyond_s": beyond, "trials": trials}
+    logs = [file.read_text(encoding="utf-8") for file in (folder / "sweep").rglob("metrics.jsonl")]
+    done = {"steps": sum('"step_s"' in line for log in logs for line in log.splitlines())}
+    done |= {"evaluations": sum(1 for _ in (folder / "sweep").rglob("report.json"))}
+    return {"cpu_s": cost.cpu_s, "wall_s": cost.wall_s, "beyond_s": beyond, "trials": trials} | done
 
 
-WORK = {"evaluation": evaluation, "sweep": sweep}
+WORK = {"evaluation": evaluation, "sweep": sweep, "whole": whole}
 
 
 def _run(tree: Path, folder: Path, command: str, *words: Path | str) -> Cost:
@@ -100,8 +115,9 @@ def table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
         "",
         f"`python -m benchmarks.trials`, by turns; CPU-seconds of all processes, medians of rounds; goal {GOAL:g}.",
         "",
-        "| work | CPU-s: 0.1 | now | 0.1 / now | clock, s: 0.1 | now | beyond a trial's steps, s: now |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| work | steps, evaluations: 0.1 | now | CPU-s: 0.1 | now | 0.1 / now | clock, s: 0.1 | now "
+        "| beyond a trial's steps, s: now |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, ways in found.items():
         if set(ways) != {"0.1", "now"}:
@@ -110,9 +126,13 @@ def table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
             {way: median(row[key] for row in rows) for way, rows in ways.items()} for key in ("cpu_s", "wall_s")
         )
         beyond = [seconds for row in ways["now"] for seconds in row.get("beyond_s", [])]
+        done = {
+            way: f"{row['steps']}, {row['evaluations']}" if "steps" in row else "–" for way, (row, *_) in ways.items()
+        }
         lines.append(
-            f"| {name} | {cpu['0.1']:.0f} | {cpu['now']:.0f} | {cpu['0.1'] / cpu['now']:.2f} "
-            f"| {wall['0.1']:.0f} | {wall['now']:.0f} | {f'{median(beyond):.1f}' if beyond else '–'} |"
+            f"| {name} | {done['0.1']} | {done['now']} | {cpu['0.1']:.0f} | {cpu['now']:.0f} "
+            f"| {cpu['0.1'] / cpu['now']:.2f} | {wall['0.1']:.0f} | {wall['now']:.0f} "
+            f"| {f'{median(beyond):.1f}' if beyond else '–'} |"
         )
     return "\n".join([*lines, ""])
 

@@ -18,8 +18,9 @@ def uncollected(*, freeze: bool = True) -> Iterator[None]:
     """Import within: Python looks for no garbage meanwhile, and never again among what is there by then.
 
     Importing torch makes a million objects that stay. The collector goes through them again and again while they come,
-    and once more at the end of the process: a quarter of the processor time of an import. Without ``freeze`` it does
-    look there again: for where there is work's own data already, of which some may become garbage.
+    and once more at the end of the process: a quarter of the processor time of an import. With ``freeze`` it leaves out
+    for good what is there then, if anything was imported; not for a process that has data of its own already, of which
+    some may become garbage.
     """
     if not gc.isenabled():
         yield

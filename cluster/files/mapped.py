@@ -39,7 +39,7 @@ class MappedFile:
 
     def __init__(self, path: Path, crc: Sequence[int], size: int) -> None:
         """Map a file, with the CRC32 of each block; it may be replaced or deleted afterwards.
-        Raises OSError if it cannot be opened, ValueError if it has not ``size`` bytes or another number of blocks.
+        Raises OSError if it cannot be opened, ValueError if its size or the number of ``crc`` is another.
         """
         found = path.stat().st_size
         if found == size > 0:
@@ -55,7 +55,7 @@ class MappedFile:
         self._lock = threading.Lock()
 
     def check(self, begin: int, end: int) -> None:
-        """Check the blocks that bytes begin…end touch for the first time.
+        """Check the blocks that bytes begin…end touch, unless they were checked before.
         The DamagedError names the first that differs.
         """
         first, last = begin // BLOCK_BYTES, -(-end // BLOCK_BYTES)

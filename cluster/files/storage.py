@@ -56,7 +56,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder of files. Where ``path`` exists the two change places in one step, and the old one goes."""
+    """`atomic_file` for a folder of files, RunError and all. Where ``path`` exists the two change places in one step,
+    and the old one goes.
+    """
     with _partial(path) as partial:
         partial.mkdir()
         try:

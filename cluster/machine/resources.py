@@ -89,7 +89,8 @@ def multiplies_bfloat16() -> bool:
 
 
 def uses_gpu(config: ResourcesConfig, gpus: int) -> bool:
-    """Whether every worker gets a GPU where the cluster has ``gpus``. Raises UserError if too few of those required.
+    """Whether every worker gets a GPU where the cluster has ``gpus``.
+    Raises UserError if GPUs are required and there are too few.
 
     >>> uses_gpu(ResourcesConfig(num_workers=2), gpus=1), uses_gpu(ResourcesConfig(num_workers=2), gpus=2)
     (False, True)

@@ -96,7 +96,7 @@ def replace_tmpdir() -> None:
 
 def ray_folder() -> Path | None:
     """Where a local Ray keeps its sockets and logs: None for the place that it takes itself.
-    Where nothing can be used the UserError names RAY_TMPDIR.
+    Where it cannot be, the UserError names the variable: RAY_TMPDIR if that is set, else TMPDIR.
     """
     named = os.environ.get("RAY_TMPDIR")
     if named is not None:

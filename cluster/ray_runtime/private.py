@@ -4,7 +4,9 @@ tests/cluster/test_private_names.py compares them with the Ray that is installed
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,29 @@ def set_dashboard_timeout(seconds: int) -> None:
     """Time for a local dashboard to start; Ray reads the variable of this name once, when it is imported."""
     constants: Any = import_module("ray._private.ray_constants")
     constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S = seconds
+
+
+@contextmanager
+def fewer_services(*, dashboard: bool) -> Iterator[None]:
+    """Within, a local Ray that starts leaves out the processes that serve nobody: half of its 4 CPU-s.
+
+    Always the one that forwards what workers print: `ray.init(log_to_driver=False)` reads none of it. Without a
+    dashboard also that of the dashboard, which Ray starts even so, and the one that asks a cloud for machines.
+    """
+    services: Any = import_module("ray._private.services")
+    parameter: Any = import_module("ray._private.parameter")
+    before = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(parameter.RayParams, include_log_monitor=False, no_monitor=not dashboard)
+    if not dashboard:
+        services.start_api_server = lambda *_, **__: ("", None)  # its address and its process
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = before
+    if not dashboard:  # a node's agent asks for the address every second, and logs that there is none
+        constants: Any = import_module("ray._private.ray_constants")
+        put = import_module("ray.experimental.internal_kv")._internal_kv_put
+        put(constants.DASHBOARD_ADDRESS, "127.0.0.1:0", namespace=constants.KV_NAMESPACE_DASHBOARD)
 
 
 def each_shipped(root: Path, excluded: Sequence[str], handle: Callable[[Path], None]) -> None:

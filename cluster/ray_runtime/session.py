@@ -18,7 +18,7 @@ from cluster.machine.process import num_cores
 from cluster.machine.scratch import ray_folder, use_as_tmpdir
 from cluster.ray_runtime.credentials import ensure_token, reach, require_token, use_token
 from cluster.ray_runtime.environment import require_same_versions
-from cluster.ray_runtime.private import set_dashboard_timeout, show_token
+from cluster.ray_runtime.private import fewer_services, set_dashboard_timeout, show_token
 from cluster.settings import ROOT, RunError, UserError, first_line
 
 DASHBOARD_S = 300
@@ -122,7 +122,8 @@ def _start_local(needed_cpus: int, *, dashboard: bool) -> Any:
     try:
         # Without its dashboard a nested run stopped early leaks its placement group.
         options = {"address": "local", "num_cpus": max(num_cores(), needed_cpus), "include_dashboard": dashboard}
-        return _start(options | ({"_temp_dir": str(folder)} if folder else {}) | _own_code())
+        with fewer_services(dashboard=dashboard):
+            return _start(options | ({"_temp_dir": str(folder)} if folder else {}) | _own_code())
     except Exception as error:  # Ray raises no class of its own
         raise RunError(f"a local Ray did not start: {first_line(error)}; {_remedy(str(error))}") from error
 

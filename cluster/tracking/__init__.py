@@ -1,6 +1,7 @@
 """Runs in MLflow.
 
-Reading order: `config` → `tracker` → `account` → `sender` → `delivery` (in a process: `apart`) → `store` → `pages`.
+Reading order: `config` → `tracker` → `account` → `sender` → `delivery` (in a process: `apart`, `serving`) → `store` →
+`pages`.
 """
 
 from cluster.tracking.config import TrackingConfig as TrackingConfig

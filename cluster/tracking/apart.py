@@ -2,32 +2,38 @@
 
 It does what the thread of a driver does, by the same `delivery`: it follows a run's logs on disk, and is handed the
 account's state round by round. MLflow is imported there alone. All runs of a process share one, which stays for the
-next; docs/decisions/021-sending-apart.md has the reasons.
+next, and a sweep offers its own to its trials (`shared`); docs/decisions/021-sending-apart.md has the reasons. What
+runs in it is in `serving`.
 
 It ends with the process that started it, however that ends, because the kernel closes their socket. It does not send
 the rest first: nothing is marked as sent but by the account, so the next start of the run, or `replay`, goes on there.
 """
 
 import os
-import select
-import signal
+import socket
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 from cluster.tracking.account import Note, Trouble
-from cluster.tracking.delivery import Delivery, first_line
+from cluster.tracking.delivery import first_line
+from cluster.tracking.serving import of_mlflow
 
-LOOK_EVERY_MS = 1000
-"""How often the process looks whether its parent is still there: a fork of the parent may hold the socket open."""
-_MAIN = "from cluster.tracking.apart import main; main()"
+OFFER = "COUNTERPOINT_SENDER"
+"""Variable with the socket of a process that sends for the children of the one that started it."""
+ANSWER_S = 10.0
+"""A process that does not answer so long is not asked to send."""
+LONGEST_PATH = 107
+"""Bytes of a socket's path, by Linux."""
+_MAIN = "from cluster.tracking.serving import main; main()"
 _ROOT = Path(__file__).parents[2]
 _starting = threading.Lock()
 
@@ -40,7 +46,7 @@ class Apart:
         """Set where nothing is sent any more."""
         self._key = uuid.uuid4().hex
         self._about = folder.absolute(), system_metrics_s
-        self._process: _Process | None = None
+        self._process: _Line | None = None
         self._under_way = threading.Lock()
 
     def round(self, state: Mapping[str, Any]) -> Iterator[Note]:
@@ -68,31 +74,20 @@ class Apart:
             self._process.kill()
 
 
-class _Process:
-    """The process that sends, as its parent has it."""
+class _Line:
+    """A way to a process that sends, for runs of this process."""
 
-    def __init__(self) -> None:
-        self.owner, self.environment = os.getpid(), _of_mlflow()
+    pid: int
+    """Of the process that sends."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.owner, self.environment = os.getpid(), of_mlflow()
         self._asking = threading.Lock()
-        self._connection, theirs = Pipe()
-        # A session of its own: Ctrl-C in a terminal is for the parent, which asks for the end in order.
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-c", _MAIN, str(theirs.fileno()), str(self.owner)],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # ours is the command's, and may be JSON
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(_ROOT)])},
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
+        self._connection = connection
 
     def usable(self) -> bool:
         """Whether it is there, for this process and with this environment."""
-        return self.owner == os.getpid() and self.environment == _of_mlflow() and self._child.poll() is None
+        return self.owner == os.getpid() and self.environment == of_mlflow()
 
     def ask(self, key: str, folder: Path, system_metrics_s: float, state: Mapping[str, Any]) -> Iterator[Note]:
         """A round of one run. Raises EOFError or OSError if the process has ended."""
@@ -114,71 +109,123 @@ class _Process:
             self._connection.send((key, None, 0.0, None))
 
     def kill(self) -> None:
+        """Ask it no more; what it was asked is given up."""
+        raise NotImplementedError
+
+
+class _Offer(NamedTuple):
+    """Where others may ask the process that sends for this one."""
+
+    path: str
+    listening: socket.socket
+
+
+class _Process(_Line):
+    """The process that sends, as its parent has it."""
+
+    def __init__(self) -> None:
+        ours, theirs = Pipe()
+        super().__init__(ours)
+        self._offer = _offer
+        given = [theirs.fileno(), *([_offer.listening.fileno()] if _offer else [])]
+        numbers = [str(given[0]), str(self.owner), *map(str, given[1:])]
+        # A session of its own: Ctrl-C in a terminal is for the parent, which asks for the end in order.
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-c", _MAIN, *numbers],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # ours is the command's, and may be JSON
+                pass_fds=given,
+                start_new_session=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(_ROOT)])},
+            )
+        self.pid = self._child.pid
+
+    def usable(self) -> bool:
+        return super().usable() and self._child.poll() is None and _offer in (None, self._offer)
+
+    def kill(self) -> None:
         self._child.kill()
         self._child.wait()
 
 
-_running: _Process | None = None
+class _Offered(_Line):
+    """The process that sends for the one that started this one.
+
+    Raises:
+        EOFError, OSError: if it is not there, has no place, or has another environment.
+    """
+
+    def __init__(self, path: str) -> None:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(path)
+            super().__init__(Connection(line.detach()))
+        self._connection.send(self.environment)
+        self.pid = self._connection.recv() if self._connection.poll(ANSWER_S) else 0
+        if not self.pid:
+            self.kill()
+            raise ConnectionRefusedError(path)
+        self._gone = False
+
+    def usable(self) -> bool:
+        return super().usable() and not self._gone
+
+    def kill(self) -> None:
+        self._gone = True
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer; closing does not
 
 
-def running() -> _Process:
+_offer: _Offer | None = None
+_running: _Line | None = None
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Within, some of the processes that this one starts send through the one that sends for it.
+
+    They find it by the environment. Those on other machines, and all but the first few (`serving.MOST`), have their
+    own.
+    """
+    global _offer
+    with TemporaryDirectory(prefix="counterpoint-") as folder, socket.socket(socket.AF_UNIX) as listening:
+        path = str(Path(folder, "sender"))
+        if len(os.fsencode(path)) <= LONGEST_PATH:
+            listening.bind(path)
+            listening.listen()
+            _offer = _Offer(path, listening)
+            os.environ[OFFER] = path
+        try:
+            yield
+        finally:
+            _offer = None
+            os.environ.pop(OFFER, None)
+
+
+def running() -> _Line:
     """The process that sends for this one; started where there is none, or none with this environment.
-    Raises OSError if it cannot be.
+    Raises OSError if it cannot be started.
     """
     global _running
     with _starting:
         if _running is None or not _running.usable():
             if _running and _running.owner == os.getpid():
                 _running.kill()
-            _running = _Process()
+            _running = _offered() or _Process()
         return _running
+
+
+def _offered() -> _Line | None:
+    """That of the process which started this one, if it takes this one."""
+    path = os.environ.get(OFFER)
+    if path is None or _offer:
+        return None
+    try:
+        return _Offered(path)
+    except (EOFError, OSError):
+        return None
 
 
 def is_running() -> bool:
     """Whether this process has one that sends."""
     return _running is not None and _running.usable()
-
-
-def _of_mlflow() -> dict[str, str]:
-    """What the environment says to MLflow: the store with its password, certificates, time-outs."""
-    return {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
-
-
-def main() -> None:
-    """Be the process that sends: the socket's number and the parent's are the command's arguments."""
-    handle, parent = map(int, sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):  # a machine's shutdown asks everybody; the parent still has rows
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(handle, parent), daemon=True).start()
-    serve(Connection(handle))
-    os._exit(0)  # MLflow's own threads are not waited for
-
-
-def serve(connection: Connection) -> None:
-    """Rounds of runs as they are asked for, until the other end is closed."""
-    deliveries: dict[str, Delivery] = {}
-    with suppress(EOFError, OSError):
-        while True:
-            key, folder, system_metrics_s, state = connection.recv()
-            if state is None:
-                if key in deliveries:
-                    deliveries.pop(key).close()
-                continue
-            try:
-                if key not in deliveries:
-                    deliveries[key] = Delivery(folder, state, system_metrics_s)
-            except Exception as error:  # MLflow that cannot be imported, each with its own
-                trouble = Trouble(text=first_line(error), refusal=True, remedy="try: counterpoint doctor")
-                connection.send(Note(trouble=trouble))
-                continue
-            for note in deliveries[key].round(state):
-                connection.send(note)
-
-
-def _end_with(handle: int, parent: int) -> None:
-    """End this process when its parent has: at once, whatever is under way."""
-    poll = select.poll()
-    poll.register(handle, 0)  # that the other end was closed is reported always
-    while not poll.poll(LOOK_EVERY_MS) and os.getppid() == parent:
-        pass
-    os._exit(0)

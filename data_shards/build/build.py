@@ -30,6 +30,8 @@ from data_shards.format.records import Clip, Listing
 
 __all__ = ["BuildConfig", "BuildJob", "BuildSummary", "MapJobs", "Progress", "ShardsConfig", "build", "build_shard"]
 
+PRELOAD = ("data_shards.build.build",)
+"""What the processes that build import, before they are forked."""
 MapJobs = Callable[[Callable[[BuildJob], ShardResult], Sequence[BuildJob]], Iterable[ShardResult]]
 """Applies a function to jobs, anywhere, and gives the results in any order."""
 
@@ -213,4 +215,4 @@ def _over_cores(function: Callable[[Any], Any], jobs: Sequence[Any], *, workers:
     count = min(workers or num_cores(), len(jobs))
     if count <= 1:
         return map(function, jobs)
-    return local_map(function, jobs, workers=count, preload=["data_shards.build.build"])
+    return local_map(function, jobs, workers=count, preload=PRELOAD)

@@ -141,7 +141,7 @@ class ShardIndex:
 
     def label_names(self, column: str) -> tuple[str, ...]:
         """The C tags of a multi-label column, or classes of a categorical one, in the order of `labels`.
-        Raises KeyError.
+        Raises KeyError if the set has no such column.
         """
         known = self.vocabularies | self.classes
         return known[self._known(column, known)]
@@ -169,7 +169,9 @@ class ShardIndex:
         return to_matrix(flat, ends, len(self.vocabularies[column]))
 
     def is_labelled(self, column: str) -> NDArray[np.bool_]:
-        """Which clips (K,) have a tag of a multi-label column, or a class of a categorical one. Raises KeyError."""
+        """Which clips (K,) have a tag of a multi-label column, or a class of a categorical one.
+        Raises KeyError if the set has no such column.
+        """
         if column in self.classes:
             known: NDArray[np.bool_] = self.target(column) != UNKNOWN
             return known

@@ -58,7 +58,7 @@ DATASETS: dict[str, Dataset] = {
 
 def list_clips(name: str, root: Path, variant: str) -> "Listing":
     """List the clips of a dataset.
-    Where the variant is unknown, or the files are not as published, the UserError names the page.
+    Raises UserError for an unknown variant, and for files that are not there or not as published: it names the page.
     """
     dataset = check_variant(name, variant)
     if not root.is_dir():

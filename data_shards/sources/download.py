@@ -34,7 +34,8 @@ class Remote:
 
 def fetch(remotes: Sequence[Remote], root: Path, *, progress: Progress = SILENT) -> None:
     """Fetch missing files into `root`, check them, and unpack compressed tars.
-    Raises UserError if a file that is there is not the published one, RunError if a transfer failed or gave another.
+    Raises UserError if a file that is there is not the published one, RunError if a transfer fails or another
+    file comes.
     """
     with progress.stage("files", len(remotes)) as bar:
         for done, remote in enumerate(remotes):
@@ -89,7 +90,7 @@ class Resuming:
 
     def __call__(self, url: str, output_file: str, _pooch: object, check_only: bool = False) -> None:
         """Fetch `url`, then move it to `output_file`; retry while each attempt receives some bytes.
-        Raises OSError if one receives none.
+        Raises OSError if there is no connection, or an attempt receives nothing.
         """
         assert not check_only
         while True:

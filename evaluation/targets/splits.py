@@ -99,7 +99,7 @@ def load_split(path: Path) -> FrozenSplit:
 
 def hold_to(frozen: FrozenSplit, name: str, index: ShardIndex, target: Target) -> Target:
     """A target reduced to the clips of a frozen split, in its splits.
-    Raises UserError if one is missing, or a track would be in two.
+    Raises UserError if a clip is missing, or a track would be in two splits.
     """
     place = {key: at for at, key in enumerate(np.asarray(index.key, np.str_)[target.rows_K].tolist())}
     split_of = {key: split for split in SPLITS for key in frozen.ids[split]}

@@ -77,6 +77,23 @@ OF_RAY = (
         "ray._private.ray_constants:RAY_DASHBOARD_STARTUP_TIMEOUT_S", _SESSION, "the dashboard's time on a busy machine"
     ),
     PrivateName(
+        "ray._private.parameter:RayParams",
+        _SESSION,
+        "leaving out processes that serve nobody",
+        ("include_log_monitor", "no_monitor"),
+    ),
+    PrivateName("ray._private.services:start_api_server", _SESSION, "leaving out the dashboard's process"),
+    PrivateName(
+        "ray.experimental.internal_kv:_internal_kv_put",
+        _SESSION,
+        "a dashboard's address for a node's agent",
+        ("key", "value", "namespace"),
+    ),
+    PrivateName("ray._private.ray_constants:DASHBOARD_ADDRESS", _SESSION, "a dashboard's address for a node's agent"),
+    PrivateName(
+        "ray._private.ray_constants:KV_NAMESPACE_DASHBOARD", _SESSION, "a dashboard's address for a node's agent"
+    ),
+    PrivateName(
         "ray._private.runtime_env.packaging:_dir_travel",
         _JOBS,
         "the size of a checkout before it is sent",

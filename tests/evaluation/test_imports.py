@@ -13,8 +13,10 @@ from cluster.settings import ROOT
 NEEDLESS = (
     *("ray", "mlflow", "optuna", "sklearn", "pandas", "torchaudio", "nnAudio"),
     *("scipy.stats", "scipy.signal", "scipy.optimize", "torch._dynamo", "torch._inductor", "sympy"),
+    *("trainers.encoders.encoder", "trainers.inference.cpu.build"),
 )
-"""Half a second to several seconds each; key scores, intervals and tables on disk need none of them."""
+"""A tenth of a second (networks) to several seconds each; encoders of one's own, key scores, intervals and tables on
+disk need none of them."""
 OWN = """
 import torch
 class Level(torch.nn.Module):

@@ -35,7 +35,7 @@ class FusedChain:
 
     def apply(self, rows: Rows, drawn: ViewParameters, num_samples: int) -> Tensor:
         """Float32 (n, ``num_samples``) of the rows to read and what was drawn of them, on the host.
-        Rows without tempo read T = ``num_samples``, the others L.
+        Rows without tempo read T = ``num_samples``, the others L ≥ T.
         """
         if rows.wave_BW.stride(1) != 1:
             rows = rows._replace(wave_BW=rows.wave_BW.contiguous())

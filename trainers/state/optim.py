@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from importlib import import_module
+from functools import lru_cache
+from inspect import unwrap
 
 import torch
 from torch import Tensor, nn
 
-from cluster.imports import uncollected
 from trainers.state.optim_config import OptimConfig
 
 SHARE = "rate_share"
@@ -41,8 +41,6 @@ def build_optimizer(
         config: keys ``optim.*``.
         rates: shares of the learning rate by prefix of parameters' names; of all others it is 1. `set_rate` reads them.
     """
-    with uncollected(freeze=False):
-        import_module("torch._dynamo")  # torch.optim imports it itself, at a million objects' cost
     spared = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -55,7 +53,17 @@ def build_optimizer(
         for (share, decays), parameters in sorted(groups.items(), key=lambda group: not group[0][1])
     ]
     kind = torch.optim.AdamW if config.weight_decay > 0 else torch.optim.Adam
-    return kind(given, lr=config.learning_rate, fused=True)
+    return _uncompiled(kind)(given, lr=config.learning_rate, fused=True)
+
+
+@lru_cache
+def _uncompiled(kind: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
+    """The same optimiser without what its methods do for torch.compile, which nobody calls on them: the first call of
+    one imports the compiler, a second of processor time.
+    """
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(unwrap(kind.step))})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

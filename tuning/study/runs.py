@@ -52,7 +52,7 @@ Runner = Callable[[Sequence[Run]], Iterator[Outcome]]
 
 
 def run_all(plan: Plan, parent: Path, *, runner: Runner, progress: Progress) -> Ended:
-    """Train and evaluate what is not done yet. Raises UserError if a folder holds those of another study."""
+    """Train and evaluate what is not done yet. Raises UserError if a run's folder holds results of another study."""
     todo = [run for run in plan.runs if not is_done(run)]
     ended = Ended()
     if not todo:
@@ -145,7 +145,7 @@ def evaluation_folder(run: Run, number: int) -> Path:
 
 
 def is_done(run: Run) -> bool:
-    """Whether a run was finished by an earlier start of the study. Raises UserError if its folder holds others."""
+    """Whether an earlier start of the study finished a run. Raises UserError if its folder holds other numbers."""
     file = run.folder / DONE
     if not file.is_file():
         return False

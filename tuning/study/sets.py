@@ -1,11 +1,16 @@
 """The sets of a study: the music that a scale brings along, and whether each row finds clips in its sets."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from cluster.progress import Progress
+from cluster.machine.process import num_cores
+from cluster.processes.map import local_pool
+from cluster.progress import Bar, Progress
 from cluster.refusals import Refusals
 from cluster.settings import UserError
-from data_shards.build.build import BuildConfig, build
+from data_shards.build.build import PRELOAD, BuildConfig, build
+from data_shards.build.rejections import Progress as BuildProgress
 from data_shards.format.paths import no_set
 from data_shards.read.stores import open_index
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
@@ -64,13 +69,22 @@ def build_corpora(plan: Plan, folder: Path, progress: Progress) -> None:
     asked = {config.data.shards for run in plan.runs for _, config in run.evaluations}
     trained = [run.experiment.data for run in (*plan.starts, *plan.runs)]
     asked |= {place for data in trained for place in (data.labelled, data.unlabelled)}
-    for name, config in plan.study.scales[plan.scale].corpora.items():
-        if str(folder / name) in asked:
-            build_corpus(config, folder / name, progress)
+    corpora = plan.study.scales[plan.scale].corpora
+    compose({folder / name: config for name, config in corpora.items() if str(folder / name) in asked}, progress)
 
 
-def build_corpus(config: SyntheticConfig, out: Path, progress: Progress) -> None:
-    """Compose, render and write one set; one that is there already is kept."""
-    clips = corpus(config)
-    with progress.stage(f"shards: {out.name}", len(clips)) as bar:
-        build(clips, out, BuildConfig(), progress=lambda now: bar(now.done, ""))
+def compose(corpora: Mapping[Path, SyntheticConfig], progress: Progress, config: BuildConfig | None = None) -> None:
+    """Compose, render and write sets, each in its folder; one that is there already is kept.
+
+    One pool of processes makes all: the notes that a process has rendered serve the next set.
+    """
+    with local_pool(workers=num_cores(), preload=PRELOAD) as pool:
+        for out, music in corpora.items():
+            clips = corpus(music)
+            with progress.stage(f"shards: {out.name}", len(clips)) as bar:
+                show = partial(_show, bar)
+                build(clips, out, config or BuildConfig(), map_jobs=pool.map, progress=show)
+
+
+def _show(bar: Bar, now: BuildProgress) -> None:
+    bar(now.done, "")

@@ -21,11 +21,13 @@ from cluster.ray_runtime.session import ray_session
 from cluster.ray_runtime.shared import Places, refuse_own_folder_of_a_job, require_shared
 from cluster.settings import RunError, flatten, to_tree
 from cluster.tracking import Tracker
+from cluster.tracking.apart import shared
 from cluster.tracking.config import TrackingConfig, store_uri
 from cluster.tracking.pages import NOTE, description, objective_name, picture, trials_link
+from data_shards.build.writer import BuildConfig
 from trainers.loop import EXIT_DONE, EXIT_PREEMPTED
 from tuning.placement import Need, concurrent, cores, need, places, wanted
-from tuning.study.sets import build_corpus
+from tuning.study.sets import compose
 from tuning.sweep.confirm import FIRST_SEED, SIDES, ConfirmRuns, compare, is_done, verdict
 from tuning.sweep.jobs import Curve, Job, Source
 from tuning.sweep.journal import SweepJournal, claim
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 COMPARE = trials_link("Compare the trials")
 TABLE_SHARE = 0.05
+CLIPS_PER_SHARD = 50
+"""Of composed sets: a few hundred tracks are shared evenly among the cores."""
 ANYWHERE = Need(bundles=(), alone=True)
 """Of jobs that are only looked for: whether one is done does not depend on where it ran."""
 
@@ -52,13 +56,13 @@ def run_sweep(plan: SweepPlan, *, progress: Progress) -> SweepResult:
     with sole_writer(folder, "choose another sweep.dir"):
         claim(folder, plan.identity())
         if plan.build:
-            for name, corpus in config.corpora.items():
-                build_corpus(corpus, folder / "shards" / name, progress)
+            sets = {folder / "shards" / name: corpus for name, corpus in config.corpora.items()}
+            compose(sets, progress, BuildConfig(clips_per_shard=CLIPS_PER_SHARD))
             check_data(plan, str(folder))
         home = replace(
             config.tracking, uri=store_uri(config.tracking, folder), name=config.tracking.name or folder.name
         )
-        with Tracker(home, folder) as tracker:
+        with shared(), Tracker(home, folder, apart=True) as tracker:  # one process sends for the trials here too
             tracker.params(_tracked_params(plan))
             tracker.view([objective_name(metric) for metric in config.objective.metrics], list(plan.space))
             tracker.tags({NOTE: COMPARE})

@@ -48,10 +48,18 @@ def _oscillate(cycles_T: Wave, amplitude_K: NDArray[Any], hz: float) -> Wave:
 
 def noise(length: int, low_hz: float, high_hz: float) -> Wave:
     """Noise between two frequencies, with soft edges; the same each time, for what is made of it is shared."""
-    spectrum = np.fft.rfft(np.random.default_rng(length).standard_normal(length))
+    spectrum = _white(length)
     hz_F = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     band_F = hz_F**4 / (hz_F**4 + low_hz**4) / (1.0 + (hz_F / high_hz) ** 8)
     return np.fft.irfft(spectrum * band_F, length).astype(np.float32)
+
+
+@lru_cache(maxsize=16)
+def _white(length: int) -> NDArray[np.complex128]:
+    """The spectrum of white noise; read-only, because it is shared."""
+    spectrum = np.fft.rfft(np.random.default_rng(length).standard_normal(length))
+    spectrum.flags.writeable = False
+    return spectrum
 
 
 def _harmonics(rolloff: float) -> NDArray[np.float64]:

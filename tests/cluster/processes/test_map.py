@@ -11,10 +11,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.processes.map import WorkerLostError, local_map
+from cluster.processes.map import WorkerLostError, local_map, local_pool
 
 
 @pytest.mark.dist
@@ -22,6 +23,39 @@ from cluster.processes.map import WorkerLostError, local_map
 def test_every_job_has_its_result(start: str) -> None:
     found = local_map(math.factorial, range(6), workers=2, start=start)  # type: ignore[arg-type]
     assert sorted(found) == [1, 1, 2, 6, 24, 120]
+
+
+@pytest.mark.dist
+def test_the_processes_of_a_pool_serve_one_map_after_another_until_one_is_left_early() -> None:
+    with local_pool(workers=1) as pool:
+        first, second = (list(pool.map(call, [os.getpid])) for _ in range(2))
+        assert first == second != [os.getpid()]
+        jobs: list[Callable[[], Any]] = [partial(math.factorial, 3), partial(time.sleep, 3600)]
+        left = pool.map(call, jobs)
+        assert next(left) == 6
+        assert isinstance(left, Generator)
+        left.close()
+        assert until_no_child()
+
+
+@pytest.mark.dist
+def test_a_pool_that_is_left_by_ctrl_c_waits_for_no_job(tmp_path: Path) -> None:
+    def leave() -> None:
+        jobs: list[Callable[[], Any]] = [(tmp_path / "begun").touch, partial(time.sleep, 3600)]
+        with local_pool(workers=2) as pool:
+            next(pool.map(call, jobs))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert until_no_child()
+
+
+def until_no_child() -> bool:
+    """Whether the processes end that were told to."""
+    for child in multiprocessing.active_children():
+        child.join(60)
+    return not multiprocessing.active_children()
 
 
 @pytest.mark.dist
@@ -96,8 +130,8 @@ def test_a_caller_that_breaks_off_waits_for_no_job(how: str, tmp_path: Path) -> 
     assert not multiprocessing.active_children()
 
 
-def call(job: Callable[[], None]) -> None:
-    job()
+def call(job: Callable[[], Any]) -> Any:
+    return job()
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from cluster.ray_runtime.session import ray_session
 from cluster.settings import ROOT, RunError, UserError
 
 LOCAL = """
-import json, os, psutil, signal, stat, threading
+import json, os, psutil, signal, stat, sys, threading
 from cluster.ray_runtime.credentials import token_path
 from cluster.ray_runtime.session import ray_session
 signal.signal(signal.SIGTERM, mine := lambda *_: None)
-with ray_session(workers=2) as session:
+with ray_session(workers=2, dashboard=sys.argv[1] == "True") as session:
     import ray
     words = [one.cmdline() for one in psutil.Process().children(recursive=True)]
     needless = sum(any("ray::IDLE" in word or word.endswith("default_worker.py") for word in line) for line in words)
@@ -44,19 +44,28 @@ with ray_session(workers=2) as session:
         "mode": stat.filemode(token_path().stat().st_mode), "auth": os.environ["RAY_AUTH_MODE"],
         "sigterm": signal.getsignal(signal.SIGTERM) is mine, "logs": os.path.isdir(session.logs),
         "dashboard": session.dashboard,
+        "services": [name for name in ("dashboard", "monitor", "log_monitor") if any(
+            word.endswith(f"/{name}.py") for line in words for word in line
+        )],
     }))
 print(ray.is_initialized())
 """
 
 
 @pytest.mark.ray
-def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: Path, dashboard: bool) -> None:
     """In a process with a home of its own, so that its token is made here."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
 
     done = subprocess.run(
-        [sys.executable, "-c", LOCAL], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", LOCAL, str(dashboard)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
 
     assert done.returncode == 0, done.stderr
@@ -67,7 +76,8 @@ def test_a_local_session_is_guarded_large_enough_and_gone_afterwards(tmp_path: P
     assert found["packages"] == [str(ROOT / "cluster" / "settings.py")]
     assert found["mode"] == "-rw-------"
     assert found["auth"] == "token"
-    assert found["dashboard"].startswith("http://127.0.0.1:")
+    assert found["dashboard"].startswith("http://127.0.0.1:" if dashboard else "http://")
+    assert found["services"] == (["dashboard", "monitor"] if dashboard else [])
     assert found["local"]
     assert found["same"]
     assert found["sigterm"]

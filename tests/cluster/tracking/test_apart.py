@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cluster.settings import UserError
-from cluster.tracking import Tracker, TrackingConfig, apart, replay
+from cluster.tracking import Tracker, TrackingConfig, apart, replay, serving
 from cluster.tracking.account import NOTHING_SENT, STATE, Account, Note, is_waiting, read_state
 from trainers.state.metrics_log import MetricsLog
 
@@ -331,13 +331,124 @@ def test_a_store_that_cannot_be_opened_is_a_trouble_and_no_end(tmp_path: Path) -
     account.set_home("gopher://nowhere", "x")
     account.state |= {"name": "n", "parent": None, "status": {"status": "RUNNING", "time_ms": 1}}
     ours, theirs = Pipe()
-    serving = threading.Thread(target=apart.serve, args=(theirs,))
-    serving.start()
+    thread = threading.Thread(target=serving.serve, args=(theirs,))
+    thread.start()
     for state in (account.snapshot(), account.snapshot()):
         ours.send(("key", account.folder, 0.0, state))
         note: Note = ours.recv()
         assert note["trouble"]["text"]
     ours.close()
-    serving.join(LATEST_S)
-    assert not serving.is_alive()
+    thread.join(LATEST_S)
+    assert not thread.is_alive()
     account.close()
+
+
+# --- one for several processes ---
+
+
+def test_children_send_through_the_process_of_the_one_that_started_them_and_one_that_is_killed_harms_none(
+    outputs: Path, client: Any, parent: Callable[..., tuple[subprocess.Popen[str], int]]
+) -> None:
+    store = f"sqlite:///{outputs / 'mlflow.db'}"
+    killed, other = outputs / "killed child", outputs / "other child"
+    with apart.shared(), Tracker(config(outputs), outputs / "of children", apart=True) as tracker:
+        assert until(lambda: tracker.run_id is not None)
+        sender = apart.running().pid
+        first, of_first = parent(store, killed)
+        assert until(lambda: "run_id" in json.loads((killed / "tracking" / STATE).read_text()))
+        first.kill()
+        second, of_second = parent(store, other)
+        assert sender == of_first == of_second
+        assert until(lambda: json.loads((other / "tracking" / STATE).read_text())["sent"]["step"] == 200)
+        second.kill()
+        assert is_there(sender)
+        tracker.metrics({"score": 1.0}, 1)
+        assert tracker.close(wait_s=LATEST_S)
+        assert apart.running().pid == sender
+    for run_dir in (killed, other):
+        assert replay(run_dir, wait_s=LATEST_S)
+        points = client.get_metric_history(run_id(run_dir), "1 train/loss")
+        assert [(point.step, point.value) for point in points] == [(step, float(step)) for step in range(1, 201)]
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The number of a process that sends, offered to this one as to a child of the one that started it."""
+    if apart.is_running():
+        apart.running().kill()
+    with apart.shared():
+        process = apart._Process()
+        monkeypatch.setattr(apart, "_offer", None)
+        monkeypatch.setattr(apart, "_running", None)
+        yield process.pid
+        process.kill()
+    if apart._running:
+        apart._running.kill()
+
+
+def test_where_the_offered_process_has_ended_a_child_starts_its_own_and_nothing_is_lost_or_doubled(
+    outputs: Path, client: Any, offered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = outputs / "left alone"
+    log = MetricsLog(run_dir / "metrics.jsonl")
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        log.write({"step": 1, "loss": 1.0})
+        assert until(lambda: tracker._account.state["sent"]["step"] == 1)
+        assert apart.running().pid == offered
+        monkeypatch.setattr(apart, "ANSWER_S", 0.1)  # its socket is still there, and nobody answers
+        os.kill(offered, signal.SIGKILL)
+        log.write({"step": 2, "loss": 2.0})
+        assert tracker.close(wait_s=LATEST_S)
+        assert apart.running().pid != offered
+    steps = [point.step for point in client.get_metric_history(run_id(run_dir), "1 train/loss")]
+    assert steps == [1, 2]
+
+
+def test_a_child_that_gives_up_its_question_leaves_the_process_to_others(outputs: Path, offered: int) -> None:
+    run_dir = outputs / "given up"
+    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
+    with Tracker(config(outputs), run_dir, apart=True) as tracker:
+        assert tracker.close(wait_s=LATEST_S)
+    state = read_state(run_dir / "tracking" / STATE) | {"sent": NOTHING_SENT}
+    answers = apart.Apart(run_dir / "tracking", state).round(state)
+    assert isinstance(answers, Generator)
+    assert "done" not in next(answers)
+    answers.close()
+    assert is_there(offered)
+    assert not apart.is_running()
+    assert "done" in [*apart.Apart(run_dir / "tracking", state).round(state)][-1]
+    assert apart.running().pid == offered
+
+
+def test_a_process_sends_for_so_many_others_and_for_those_with_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MOST", 1)
+    path = str(tmp_path / "sender")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+    threading.Thread(target=serving._listen, args=(listening.detach(), serving.of_mlflow()), daemon=True).start()
+
+    def taken() -> bool:
+        try:
+            apart._Offered(path).kill()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    first = apart._Offered(path)
+    assert first.pid == os.getpid()
+    assert not taken()
+    first.kill()
+    assert until(taken)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    assert not taken()
+
+
+def test_a_path_too_long_for_a_socket_offers_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with apart.shared():
+        assert apart.OFFER not in os.environ

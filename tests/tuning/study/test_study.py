@@ -19,7 +19,7 @@ import yaml
 from cluster.progress import SILENT
 from cluster.settings import ROOT, UserError
 from tuning.study.plan import plan_study, read_study
-from tuning.study.sets import build_corpus
+from tuning.study.sets import compose
 from tuning.study.study import StudyResult, outline, run_study
 
 STUDY = """
@@ -224,8 +224,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpora, others = (read_study(name).scales["tiny"].corpora for name in ("evidence", "evidence_loev"))
     assert corpora == others
     folder = tmp_path_factory.mktemp("rendered")
-    for name, config in corpora.items():
-        build_corpus(config, folder / name, SILENT)
+    compose({folder / name: config for name, config in corpora.items()}, SILENT)
     return folder
 
 

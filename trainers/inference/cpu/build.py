@@ -16,6 +16,7 @@ from trainers.frontends.frontend import LogMel
 from trainers.inference.cpu.folding import Branches
 from trainers.inference.cpu.log_mel import FoldedLogMel
 from trainers.inference.cpu.mel_cnn import FoldedMelCnn
+from trainers.inference.cpu.rows import PLAIN_ROWS, ROWS
 from trainers.inference.cpu.sample_cnn import FoldedSampleCnn
 from trainers.inference.cpu.tune_plus import FoldedTunePlus
 
@@ -28,10 +29,6 @@ FOLDED: dict[type[nn.Module], Callable[[Any, Branches | None, torch.dtype], Netw
 }
 SHORTEST: dict[type[nn.Module], int] = {SampleCnn: SAMPLE_CNN_SHORTEST, TunePlus: TUNE_PLUS_SHORTEST}
 """Samples of the shortest view; for a shorter one the plain layers raise their error."""
-ROWS, PLAIN_ROWS = 8, 4
-"""Chunks at once that they and plain layers are fastest with on a CPU. 8 against 4: Mel-CNN takes .93 of the time,
-SampleCNN and TUNe+ .98. 4 against 64: the plain layers of TUNe+ take .45 of the time, of Mel-CNN .7, of SampleCNN the
-same with a tenth of the memory."""
 
 
 def fold_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> Network | None:
