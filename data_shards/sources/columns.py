@@ -175,6 +175,11 @@ def _hint(table: LabelTable, name: str, column: Column) -> str | None:
         listed = _Found.of(table, name, partial(_holds, sign))
         if listed.num and column.how not in (sign, BRACKETS) and _may_be_lists(table.values(name), sign, column.kind):
             return _list_hint(name, listed, sign, column)
+    for sign in ("/", "\\"):  # a single tag may hold one: rock/pop
+        listed, known = _Found.of(table, name, partial(_holds, sign)), sum(1 for _ in table.values(name))
+        is_date = listed.cell.replace(sign, "").strip().isdigit()
+        if 2 * listed.num > known > 1 and not is_date and _may_be_lists(table.values(name), sign, column.kind):
+            return _list_hint(name, listed, sign, column)
     return None
 
 

@@ -211,7 +211,7 @@ def test_what_is_no_list_is_one_value_and_known_at_once(text: str) -> None:
     assert split_list(text, BRACKETS) == [text]
 
 
-@pytest.mark.parametrize(("separator", "flag"), [(";", "';'"), (", ", ",")])
+@pytest.mark.parametrize(("separator", "flag"), [(";", "';'"), (", ", ","), ("/", "/"), (" / ", "/"), ("\\", "'\\'")])
 @pytest.mark.parametrize("name", ["tags", "moods"])
 def test_what_looks_like_lists_gets_a_hint_whose_option_reads_them(
     tmp_path: Path, separator: str, flag: str, name: str
@@ -223,6 +223,14 @@ def test_what_looks_like_lists_gets_a_hint_whose_option_reads_them(
     listing = column(tmp_path, name, cells, separator=separator.strip())
     assert [clip.multilabel[name] for clip in listing.clips][:2] == [("pop", "rock")] * 2
     assert not [hint for hint in listing.hints if "list" in hint]
+
+
+def test_a_date_or_a_tag_with_a_slash_is_no_list(tmp_path: Path) -> None:
+    for name, cells in {
+        "day": ["2020/01/02", "2020/01/02", "2021/02/01"],
+        "tags": ["rock/pop", "jazz", "folk"],
+    }.items():
+        assert not [hint for hint in column(tmp_path, name, cells).hints if "lists" in hint]
 
 
 def test_some_lists_in_brackets_get_a_hint(tmp_path: Path) -> None:

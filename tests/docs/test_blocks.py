@@ -25,7 +25,7 @@ from tuning.study.config import Study, StudyKeys
 from tuning.sweep.config import SweepConfig
 
 GENERATED = ("command_line.md", "configuration.md", "python.md")
-HISTORY = ("log.md", "decisions")
+HISTORY = ("log.md", "decisions", "faults.md")
 PAGES = [
     page
     for page in sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
