@@ -14,7 +14,8 @@ import sys
 from cluster.imports import import_alone
 key = import_alone("mir_eval.key")
 assert key.weighted_score("C major", "G major") == 0.5
-assert "scipy" not in sys.modules and "mir_eval" not in sys.modules, "the package's own imports were made"
+assert "scipy" not in sys.modules, "the package's own imports were made"
+assert not [name for name in sys.modules if name.startswith("mir_eval")], "a later import would get part of a package"
 assert import_alone("mir_eval.key") is key
 import mir_eval
 assert mir_eval.key.weighted_score("C major", "G major") == 0.5 and callable(mir_eval.beat.f_measure)

@@ -283,6 +283,7 @@ def test_whose_music_it_was_trained_on_lies_beside_the_card(small: Made, tmp_pat
     made = export_encoder(small.snapshot, tmp_path / "out", options)
     lines = (made.folder / "attribution.csv").read_text().splitlines()
     even = -(-len(keys) // 2)
+    assert lines[0] == "attribution,licence,clips"
     assert lines[1:] == [f"Piece 0 by A,CC BY 4.0,{even}", f"Piece 1 by A,CC BY 4.0,{len(keys) - even}"]
     assert "attribution of the music: `attribution.csv`" in (made.folder / CARD).read_text()
     assert json.loads((made.folder / FACTS).read_text())["training"][0]["sets"][0]["licences"]
