@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.format.records import Listing
 from data_shards.inspect.data_uris import BANDS, RANGE_DB, spectrogram_db
-from data_shards.inspect.page import MAX_BARS, write_page
+from data_shards.inspect.page import MAX_BARS, label_lines, write_page
 from data_shards.read.reader import ShardSet
 from data_shards.sources.folder import read_folder
 from tests.hostile_page import EVIL, Seen
@@ -49,6 +51,12 @@ def test_no_word_of_a_set_becomes_part_of_the_page(page: Seen) -> None:
     assert page.text.count(EVIL) > 12
     assert page.tags.count("img") == page.tags.count("audio") == 4
     assert all(source.startswith(("data:image/png;", "data:audio/mpeg;")) for source in page.sources)
+
+
+def test_labels_are_a_line_a_column_and_tags_are_words() -> None:
+    labels = {"multilabel.tags": ("calm", "piano"), "categorical.key": "C", "numeric.bpm": 120.0}
+    index: Any = SimpleNamespace(labels_of=lambda _: labels)
+    assert label_lines(index, 0) == ["tags: calm, piano", "key: C", "bpm: 120.0"]
 
 
 def test_the_page_has_what_show_prints(page: Seen, tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ def test_new_changed_and_deleted_files_are_followed_and_nothing_else_is_embedded
     assert names(answer.nearest) == ["1.wav"]
 
 
+def test_the_index_of_another_folder_is_not_continued(music: Path, pool: Pool, tmp_path: Path) -> None:
+    place = tmp_path / "index"
+    low = follow_catalogue(pool, music / "low", place)[0]
+    with pytest.raises(UserError, match=r"index: the index of .*low; give .*high another --index"):
+        follow_catalogue(pool, music / "high", place)
+    assert follow_catalogue(pool, music / "low", place)[0].parts == low.parts
+
+
 def test_a_query_of_the_catalogue_is_left_out_by_path_and_by_content_unless_asked_for(
     music: Path, pool: Pool, tmp_path: Path
 ) -> None:
