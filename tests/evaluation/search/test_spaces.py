@@ -226,6 +226,15 @@ def test_an_index_of_another_schema_or_of_other_spaces_is_refused_with_the_remed
         search(pool, place, [query])
 
 
+def test_an_index_without_some_spaces_of_its_encoder_is_searched_and_not_continued(music: Path, tmp_path: Path) -> None:
+    spaces = {"invariant": slice(0, 4), "pitch": slice(4, 12)}
+    place = follow_catalogue(Pool({ENCODER: Random({"invariant": slice(0, 4)})}), music, tmp_path / "index")[0].folder
+    whole = Pool({ENCODER: Random(spaces)})
+    assert search(whole, place, [music / "07.wav"], by="invariant").answers
+    with pytest.raises(UserError, match=r"vectors of invariant \(4\), the encoder gives .* delete .* search again"):
+        follow_catalogue(whole, music, place)
+
+
 def test_an_index_answers_query_vectors_wherever_they_come_from(tmp_path: Path) -> None:
     from evaluation.search.track_index import Track, read_index
 
