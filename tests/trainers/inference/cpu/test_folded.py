@@ -175,7 +175,7 @@ def test_what_is_not_finite_stays_so(name: str, broken: float) -> None:
     assert not encoder(waves(2, 59_049)).isfinite().all(1).any()
 
 
-def test_other_types_compilation_and_short_views_take_the_plain_layers() -> None:
+def test_other_types_compilation_and_short_views_take_the_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = make("sample_cnn")
     path = CpuPath(encoder, nn.Identity())
     assert path.network(waves(1, 59_049)) is not encoder
@@ -185,6 +185,8 @@ def test_other_types_compilation_and_short_views_take_the_plain_layers() -> None
         assert path.network(waves(1, 59_049)) is encoder
     with pytest.raises(ValueError, match="T ≥ 59049"):
         path.network(waves(1, 100))(waves(1, 100))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # as while a program is exported
+    assert path.network(waves(1, 59_049)) is encoder
 
 
 def test_a_frozen_encoder_says_how_many_chunks_a_cpu_takes_at_once() -> None:
