@@ -16,7 +16,7 @@ from cluster.settings import flatten, to_tree
 from data_shards.build.build import BuildConfig, build
 from data_shards.format.index import read_index
 from data_shards.sources.synthetic.corpus import SyntheticConfig, corpus
-from tests.distributed.training import train_rank
+from tests.distributed.training import train_own_rank, train_rank
 from trainers.config import ExperimentConfig
 from trainers.distributed import collectives
 from trainers.losses.supervised import supervised_loss
@@ -29,10 +29,11 @@ Ranks = Callable[..., list[Any]]
 MakeConfig = Callable[..., ExperimentConfig]
 
 
-def run(ranks: Ranks, world: int, config: ExperimentConfig, **changes: Any) -> Path:
+def run(ranks: Ranks, world: int, config: ExperimentConfig, *, own: Path | None = None, **changes: Any) -> Path:
     steps = changes.pop("steps", config.optim.steps)
     config = replace(config, optim=replace(config.optim, steps=steps), run=replace(config.run, **changes))
-    assert ranks(world, train_rank, to_tree(config), timeout_s=120) == [0] * world
+    call = (train_own_rank, to_tree(config), str(own)) if own else (train_rank, to_tree(config))
+    assert ranks(world, *call, timeout_s=120) == [0] * world
     return Path(config.run.dir)
 
 
@@ -90,13 +91,12 @@ def test_two_ranks_resume_a_network_with_dropout_bit_for_bit(
     ranks: Ranks, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_network_of_ranks.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.syspath_prepend(tmp_path)
     name = {"encoder__name": "own_network_of_ranks:Drops", "encoder__channels": None}
     config = make_config(data__batch=12, optim__steps=4, run__snapshot_every=1, **name)
-    unbroken = run(ranks, 2, config, dir=str(tmp_path / "unbroken"))
-    run(ranks, 2, config, dir=str(tmp_path / "broken"), steps=2)
-    broken = run(ranks, 2, config, dir=str(tmp_path / "broken"))
+    unbroken = run(ranks, 2, config, own=tmp_path, dir=str(tmp_path / "unbroken"))
+    run(ranks, 2, config, own=tmp_path, dir=str(tmp_path / "broken"), steps=2)
+    broken = run(ranks, 2, config, own=tmp_path, dir=str(tmp_path / "broken"))
     assert losses(unbroken) == losses(broken)
     assert weights(unbroken) == weights(broken)
 
