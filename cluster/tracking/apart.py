@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
@@ -46,7 +47,7 @@ class Apart:
         """Set where nothing is sent any more."""
         self._key = uuid.uuid4().hex
         self._about = folder.absolute(), system_metrics_s
-        self._process: _Line | None = None
+        self._process: _Sender | None = None
         self._under_way = threading.Lock()
 
     def round(self, state: Mapping[str, Any]) -> Iterator[Note]:
@@ -74,8 +75,8 @@ class Apart:
             self._process.kill()
 
 
-class _Line:
-    """A way to a process that sends, for runs of this process."""
+class _Sender(ABC):
+    """A process that sends, as a process whose runs it sends for has it."""
 
     pid: int
     """Of the process that sends."""
@@ -108,9 +109,9 @@ class _Line:
         with self._asking, suppress(OSError):
             self._connection.send((key, None, 0.0, None))
 
+    @abstractmethod
     def kill(self) -> None:
         """Ask it no more; what it was asked is given up."""
-        raise NotImplementedError
 
 
 class _Offer(NamedTuple):
@@ -120,8 +121,8 @@ class _Offer(NamedTuple):
     listening: socket.socket
 
 
-class _Process(_Line):
-    """The process that sends, as its parent has it."""
+class _OwnSender(_Sender):
+    """One that this process starts; killing it ends it."""
 
     def __init__(self) -> None:
         ours, theirs = Pipe()
@@ -149,17 +150,17 @@ class _Process(_Line):
         self._child.wait()
 
 
-class _Offered(_Line):
-    """The process that sends for the one that started this one.
+class _ParentsSender(_Sender):
+    """The one of the process that started this one; killing it closes the connection alone, for it serves others too.
 
     Raises:
         EOFError, OSError: if it is not there, has no place, or has another environment.
     """
 
     def __init__(self, path: str) -> None:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.connect(path)
-            super().__init__(Connection(line.detach()))
+        with socket.socket(socket.AF_UNIX) as connected:
+            connected.connect(path)
+            super().__init__(Connection(connected.detach()))
         self._connection.send(self.environment)
         self.pid = self._connection.recv() if self._connection.poll(ANSWER_S) else 0
         if not self.pid:
@@ -172,12 +173,12 @@ class _Offered(_Line):
 
     def kill(self) -> None:
         self._gone = True
-        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer; closing does not
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer; closing does not
 
 
 _offer: _Offer | None = None
-_running: _Line | None = None
+_running: _Sender | None = None
 
 
 @contextmanager
@@ -202,7 +203,7 @@ def shared() -> Iterator[None]:
             os.environ.pop(OFFER, None)
 
 
-def running() -> _Line:
+def running() -> _Sender:
     """The process that sends for this one; started where there is none, or none with this environment.
     Raises OSError if it cannot be started.
     """
@@ -211,17 +212,17 @@ def running() -> _Line:
         if _running is None or not _running.usable():
             if _running and _running.owner == os.getpid():
                 _running.kill()
-            _running = _offered() or _Process()
+            _running = _offered() or _OwnSender()
         return _running
 
 
-def _offered() -> _Line | None:
+def _offered() -> _Sender | None:
     """That of the process which started this one, if it takes this one."""
     path = os.environ.get(OFFER)
     if path is None or _offer:
         return None
     try:
-        return _Offered(path)
+        return _ParentsSender(path)
     except (EOFError, OSError):
         return None
 

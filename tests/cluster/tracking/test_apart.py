@@ -301,20 +301,30 @@ def test_runs_of_one_process_share_the_process_that_sends(outputs: Path, monkeyp
     assert not apart.is_running()
 
 
-def test_a_process_whose_answers_are_read_no_further_is_killed_and_the_next_answer_is_whole(outputs: Path) -> None:
-    """Half an answer must not be taken for that of the next question, perhaps of another run."""
-    run_dir = outputs / "unread"
+def asking(outputs: Path, run_dir: Path) -> Callable[[], Generator[Note, None, None]]:
+    """Asks for all of a run whose step was sent before, as if nothing had been."""
     MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
     with Tracker(config(outputs), run_dir, apart=True) as tracker:
         assert tracker.close(wait_s=LATEST_S)
     state = read_state(run_dir / "tracking" / STATE) | {"sent": NOTHING_SENT}
-    answers = apart.Apart(run_dir / "tracking", state).round(state)
-    assert isinstance(answers, Generator)
+
+    def ask() -> Generator[Note, None, None]:
+        answers = apart.Apart(run_dir / "tracking", state).round(state)
+        assert isinstance(answers, Generator)
+        return answers
+
+    return ask
+
+
+def test_a_process_whose_answers_are_read_no_further_is_killed_and_the_next_answer_is_whole(outputs: Path) -> None:
+    """Half an answer must not be taken for that of the next question, perhaps of another run."""
+    ask = asking(outputs, outputs / "unread")
+    answers = ask()
     sender = apart.running().pid
     assert "done" not in next(answers)
     answers.close()
     assert not is_there(sender)
-    assert "done" in [*apart.Apart(run_dir / "tracking", state).round(state)][-1]
+    assert "done" in [*ask()][-1]
 
 
 def test_two_processes_cannot_send_one_run(outputs: Path) -> None:
@@ -377,7 +387,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     if apart.is_running():
         apart.running().kill()
     with apart.shared():
-        process = apart._Process()
+        process = apart._OwnSender()
         monkeypatch.setattr(apart, "_offer", None)
         monkeypatch.setattr(apart, "_running", None)
         yield process.pid
@@ -405,18 +415,13 @@ def test_where_the_offered_process_has_ended_a_child_starts_its_own_and_nothing_
 
 
 def test_a_child_that_gives_up_its_question_leaves_the_process_to_others(outputs: Path, offered: int) -> None:
-    run_dir = outputs / "given up"
-    MetricsLog(run_dir / "metrics.jsonl").write({"step": 1, "loss": 0.5})
-    with Tracker(config(outputs), run_dir, apart=True) as tracker:
-        assert tracker.close(wait_s=LATEST_S)
-    state = read_state(run_dir / "tracking" / STATE) | {"sent": NOTHING_SENT}
-    answers = apart.Apart(run_dir / "tracking", state).round(state)
-    assert isinstance(answers, Generator)
+    ask = asking(outputs, outputs / "given up")
+    answers = ask()
     assert "done" not in next(answers)
     answers.close()
     assert is_there(offered)
     assert not apart.is_running()
-    assert "done" in [*apart.Apart(run_dir / "tracking", state).round(state)][-1]
+    assert "done" in [*ask()][-1]
     assert apart.running().pid == offered
 
 
@@ -432,12 +437,12 @@ def test_a_process_sends_for_so_many_others_and_for_those_with_its_environment(
 
     def taken() -> bool:
         try:
-            apart._Offered(path).kill()
+            apart._ParentsSender(path).kill()
         except ConnectionRefusedError:
             return False
         return True
 
-    first = apart._Offered(path)
+    first = apart._ParentsSender(path)
     assert first.pid == os.getpid()
     assert not taken()
     first.kill()
