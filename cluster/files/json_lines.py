@@ -49,7 +49,9 @@ class RowReader:
         self._file: BinaryIO | None = None
 
     def read(self) -> list[Row]:
-        """New rows, those of a large file in parts; a last line without its end is none yet. Raises OSError."""
+        """New rows, those of a large file in parts; a last line without its end is none yet.
+        Raises OSError if the file cannot be read now.
+        """
         while self._is_open():
             assert self._file is not None
             self._file.seek(self.offset)

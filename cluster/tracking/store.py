@@ -29,7 +29,9 @@ _NO_ANSWER = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", 
 _NO_RIGHT = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 UNANSWERED = "is it up and reachable? Once it is back"
 """What to do where there was no answer."""
+SERVERS = ("http://", "https://")
 STORES = ("sqlite:///", "postgresql", "mysql", "mssql")
+"""How the URI of a database of runs begins."""
 ANSWER_TIMEOUT_S = 5.0
 REQUEST_S = 10
 """A request is given up after so long, and tried once more."""
@@ -138,13 +140,18 @@ def _import_mlflow() -> None:
             import_module(module)
 
 
+def require_store(uri: str) -> None:
+    """Refuse what is no URI of a store of MLflow, by a UserError that says how one is written."""
+    if not uri.startswith((*SERVERS, *STORES)):
+        raise UserError(f"{without_credentials(uri)}: no store of MLflow; write sqlite:///FILE or http://HOST:PORT")
+
+
 def trouble(uri: str) -> str:
     """Why a server does not answer, without credentials; empty where it does, or where the store is a file.
-    Raises UserError if MLflow has no stores of that kind.
+    Raises UserError as `require_store` does.
     """
-    if not uri.startswith(("http://", "https://")):
-        if not uri.startswith(STORES):
-            raise UserError(f"{without_credentials(uri)}: no store of MLflow; write sqlite:///FILE or http://HOST:PORT")
+    require_store(uri)
+    if not uri.startswith(SERVERS):
         return ""
     requests = import_module("requests")
     try:

@@ -19,7 +19,7 @@ from cluster.processes.supervise import supervised
 from cluster.settings import RunError, UserError
 from cluster.tracking.config import connection_uri, store_file
 from cluster.tracking.pages import start_page
-from cluster.tracking.store import trouble
+from cluster.tracking.store import require_store
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_TIMEOUT_S = 300.0
@@ -70,7 +70,7 @@ def serve_ui(store: str, *, host: str = "127.0.0.1", port: int = 5000) -> int:
     """
     if store.startswith("http"):
         raise UserError(f"the runs are on a server already: open {without_credentials(store)}")
-    trouble(store)
+    require_store(store)
     path = store_file(store)
     if path is not None and not path.exists():
         raise UserError(f"{path}: no runs yet; start one, or name another folder")
