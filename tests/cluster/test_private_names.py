@@ -117,6 +117,18 @@ OF_RAY = (
         "worker counts that divide the batch",
         ("self", "reserved_resources"),
     ),
+    PrivateName(
+        "ray.train.v2._internal.execution.scaling_policy:FixedScalingPolicy.after_controller_start",
+        _TRAIN,
+        "an actor that nothing uses",
+        ("self", "train_run_context"),
+    ),
+    PrivateName(
+        "ray.train.v2._internal.execution.scaling_policy:FixedScalingPolicy._maybe_send_resource_request",
+        _TRAIN,
+        "an actor that nothing uses",
+        ("self",),
+    ),
 )
 _USER = "tuning.sweep.journal"
 OF_OPTUNA = (

@@ -14,18 +14,19 @@ import pytest
 import torch
 
 from cluster import entry_points
-from cluster.ray_runtime.session import ray_session
-from cluster.settings import ROOT, UserError, load_config
-from trainers.checks.start_up import checked
+from cluster.settings import ROOT, UserError, load_config, to_tree
+from tests.distributed.training import train_own_rank
 from trainers.config import ExperimentConfig
 from trainers.inference.export import export_encoder
 from trainers.inference.frozen import load_encoder
-from trainers.pretrain import pretrain, pretrain_checked
+from trainers.pretrain import pretrain
 from trainers.state.metrics_log import read_metrics
 from trainers.state.snapshot import open_snapshot
 
 pytestmark = [pytest.mark.ray, pytest.mark.dist, pytest.mark.timeout(600)]
 
+UNNEEDED = ("ray::_Autoscaling", "ray::Placement", "ray::Preemption", "ray.dashboard.dashboard")
+"""What Ray starts by itself, and a run on one machine has no use for."""
 PARTS = ("own_encoder", "own_loss", "own_augmentation")
 
 
@@ -52,7 +53,7 @@ def music(tmp_path: Path) -> Path:
 
 
 def test_own_parts_train_on_ray_through_a_kill_bit_for_bit_and_then_evaluate_embed_and_export(
-    outside: Path, music: Path, running_below: Callable[[str], list[int]]
+    ranks: Callable[..., list[Any]], outside: Path, music: Path, running_below: Callable[[str], list[int]]
 ) -> None:
     def experiment(name: str) -> ExperimentConfig:
         keys = {
@@ -77,18 +78,19 @@ def test_own_parts_train_on_ray_through_a_kill_bit_for_bit_and_then_evaluate_emb
         }
         return load_config(ExperimentConfig, None, keys)
 
-    killed = threading.Event()
+    killed, unneeded = threading.Event(), list[str]()
 
     def kill_a_worker(row: Mapping[str, Any]) -> None:
         if row["step"] >= 3 and not killed.is_set():
             killed.set()
+            unneeded.extend(name for name in UNNEEDED if running_below(name))
             os.kill(running_below("RayTrainWorker")[-1], signal.SIGKILL)
 
     unbroken, broken = experiment("unbroken"), experiment("broken")
-    with checked(unbroken) as start, ray_session(workers=2):  # one for both, with the modules that the check imports
-        assert pretrain_checked(start) == 0
-        assert pretrain(broken, watch=kill_a_worker) == 0
+    assert ranks(2, train_own_rank, to_tree(unbroken), str(outside), timeout_s=120) == [0, 0]
+    assert pretrain(broken, watch=kill_a_worker) == 0
     assert killed.is_set()
+    assert not unneeded
     rows = [list(read_metrics(Path(config.run.dir) / "metrics.jsonl")) for config in (unbroken, broken)]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     assert all(row["vicreg/variance"] > 0 for row in rows[1])

@@ -31,6 +31,7 @@ def ray() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow  # test_own_parts_on_ray.py does the same with other parts
 def test_a_worker_killed_under_ray_is_replaced_and_the_run_ends_with_the_bits_of_an_unbroken_one(
     ranks: Callable[..., list[Any]],
     make_config: MakeConfig,

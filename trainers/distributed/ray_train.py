@@ -13,7 +13,7 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, FixedScalingPolicy
 
 from cluster.machine.resources import ResourcesConfig, train_environment, worker_environment
 from cluster.ray_runtime.session import Session, ray_session
@@ -79,6 +79,7 @@ def _trainer(config: ExperimentConfig, sizes: Sequence[int], session: Session, *
     if session.local:
         os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # no node is taken away from this machine alone
         trainer.unneeded = (*trainer.unneeded, CLEANER)
+        trainer.alone = True
     return trainer
 
 
@@ -104,15 +105,29 @@ class _Trainer(TorchTrainer):
     sizes: tuple[int, ...] = ()
     unneeded: tuple[str, ...] = ("DatasetsCallback",)
     """Class names of Ray's own callbacks."""
+    alone = False
+    """On this machine, with nobody to ask for more."""
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         options["callbacks"] = [one for one in options["callbacks"] if type(one).__name__ not in self.unneeded]
         if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]  # seen as Train V1's
             options["scaling_policy"] = DividingPolicy(self.scaling_config, self.sizes)
+        elif self.alone:
+            options["scaling_policy"] = LocalPolicy(self.scaling_config)  # type: ignore[arg-type]  # as above
         return super()._initialize_and_run_controller(**options)  # type: ignore[misc]  # as above
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ray's would stop the run; ours asks it for a snapshot."""
+
+
+class LocalPolicy(FixedScalingPolicy):
+    """A fixed number of workers; no autoscaler is asked for them, by an actor that takes two seconds to start."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nothing."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """As above."""
 
 
 class DividingPolicy(ElasticScalingPolicy):
