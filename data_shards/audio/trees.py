@@ -68,11 +68,11 @@ class FolderTree:
         A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
         Raises UserError if two files look like the one that is named, and neither is spelled like it.
         """
-        if os.path.lexists(self.root / path):
+        if os.path.lexists(f"{self.root}/{path}"):  # a tenth of Path's time, of a hundred thousand clips
             return path
         found: list[str] = []
         for name in path.split("/"):
-            if not os.path.lexists(self.root.joinpath(*found, name)):
+            if not os.path.lexists("/".join([str(self.root), *found, name])):
                 same = self._names_alike("/".join(found)).get(tidy(name), [])
                 if len(same) > 1:
                     both = " and ".join(ascii(one) for one in same[:2])

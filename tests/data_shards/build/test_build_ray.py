@@ -29,7 +29,7 @@ on_ray = partial(ray_map, name_of=lambda job: job.name)
 
 @pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[None]:
-    with ray_session(workers=2):
+    with ray_session(workers=2, dashboard=False):
         yield
 
 

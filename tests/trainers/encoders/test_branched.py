@@ -76,7 +76,7 @@ def test_branches_start_as_the_plain_encoder_bit_for_bit(name: str, own_blocks: 
             for parameter_name, parameter in model.named_parameters():
                 if parameter_name.endswith("skip_gain"):
                     nn.init.ones_(parameter)
-    h, parts = plain(views(name)), branched(views(name))
+    h, parts = plain(views(name, 2)), branched(views(name, 2))
     for columns in branched.spaces.values():
         assert torch.equal(parts[:, columns], h)
 

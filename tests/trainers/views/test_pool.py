@@ -29,7 +29,7 @@ MakeConfig = Callable[..., ExperimentConfig]
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    with ray_session(workers=3):
+    with ray_session(workers=3, dashboard=False):
         yield
 
 
