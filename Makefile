@@ -33,7 +33,7 @@ test test-fast test-slow: export OMP_NUM_THREADS = 1
 # Two pytest processes; tests that start Ray or process groups run in one of them (tests/conftest.py).
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## all tests but the slow ones, with branch coverage (markers: slow, dist, ray, gpu)
+test: setup  ## all tests but the slow ones, with branch coverage (which lines: .venv/bin/coverage report)
 	$(BIN)/python -m pytest $(WORKERS) --cov-fail-under=93
 
 test-fast: setup  ## the tests of seconds, for the inner loop: no Ray, no process groups, nothing rendered or compiled
