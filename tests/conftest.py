@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
@@ -113,6 +114,21 @@ def running_below() -> RunningBelow:
         return sorted(found)
 
     return find
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Coverage traces nothing of a test that repeats many times what others run, too; it takes half of the time.
+
+    The marker no_cover of pytest-cov 7.1 fails with --no-cov.
+    """
+    coverage = sys.modules.get("coverage")  # which GPU machines may lack
+    tracing = coverage and coverage.Coverage.current()
+    if tracing:
+        tracing.stop()
+    yield
+    if tracing:
+        tracing.start()
 
 
 @pytest.fixture

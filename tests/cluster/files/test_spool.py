@@ -49,7 +49,7 @@ def test_iterations_do_not_disturb_each_other_nor_what_is_added() -> None:
     assert list(spool) == list(range(3 * CHUNK))
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_as_many_objects_are_alive_as_a_chunk_has_whatever_the_count() -> None:
     spool = Spool(map(Item, range(5_000)))
     most = 0

@@ -113,7 +113,7 @@ def run_with_kills(sampler: Sampler, steps: int, seed: int) -> tuple[NDArray[np.
     return np.concatenate(committed), kills
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_a_million_samples_through_a_hundred_kills_are_each_drawn_exactly_once(make_index: MakeIndex) -> None:
     unlabelled = make_index(1_000_000, labelled=0.0, shards=500)
     config = DataConfig(batch=1_920, b_s=0.25)

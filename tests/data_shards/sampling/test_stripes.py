@@ -61,7 +61,7 @@ def test_every_number_of_ranks_has_the_same_global_batch(stripes: int, block_sha
                     np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rank::world])
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("block_shards", [0, 3])
 @pytest.mark.parametrize("stripes", [2, 4, 8, 12])
 def test_every_clip_is_drawn_once_an_epoch_of_its_stripe_in_both_streams(stripes: int, block_shards: int) -> None:
@@ -103,7 +103,7 @@ def test_a_substitute_is_of_the_slots_own_stripe() -> None:
             assert rows <= set(striped.stream_of(slot).rows.tolist())
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.medium
 def test_clips_of_one_stripe_meet_as_seldom_as_the_documentation_says() -> None:
     """Two clips of one stripe meet (B − S)/B as often as two of different stripes."""

@@ -240,7 +240,7 @@ def test_a_name_that_is_not_utf8_is_a_clip_whose_track_is_text(tmp_path: Path) -
     assert clip.key.isascii()
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_keys_of_names_without_a_latin_letter_do_not_meet() -> None:
     keys = {key_of(f"音楽/{chr(0x4E00 + i % 20_000)}{chr(0x3041 + i // 20_000)}.mp3") for i in range(200_000)}
     assert len(keys) == 200_000

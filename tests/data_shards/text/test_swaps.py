@@ -101,7 +101,7 @@ def test_a_word_that_is_never_swapped_in_is_never_swapped_out(lexicon: Lexicon, 
     assert not Swapper(lexicon, weights).can_swap("a flute", ())
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(
     "how",
     [

@@ -33,7 +33,7 @@ def rows_of(shards: Path, *, rank: int = 0, world: int = 1, threads: int = 2, st
         return [batch.texts for batch in loader.batches(start, 6) if batch.texts]
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_ranks_read_the_texts_of_the_global_batch(captioned: Path, world: int) -> None:
     whole = rows_of(captioned)
@@ -45,7 +45,7 @@ def test_ranks_read_the_texts_of_the_global_batch(captioned: Path, world: int) -
             assert torch.equal(part.tags_BC, batch.tags_BC[rank::world])
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_threads_and_a_resume_change_no_text(captioned: Path) -> None:
     whole = rows_of(captioned)
     assert [rows.text for rows in rows_of(captioned, threads=1)] == [rows.text for rows in whole]

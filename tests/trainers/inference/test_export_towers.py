@@ -39,7 +39,7 @@ def made(towers_below: Callable[[Path], MakeConfig], tmp_path_factory: pytest.Te
     return Made(folder / "run", export_encoder(folder / "run", folder / "exported"))
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_an_exported_folder_loads_as_both_towers_and_as_the_encoder(made: Made, tmp_path: Path) -> None:
     folder, out = made.snapshot, made.exported.folder
     assert made.exported.left_out == {}

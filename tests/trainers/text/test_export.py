@@ -21,7 +21,7 @@ class Quiet:
         pass
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.medium
 def test_bert_is_exported_with_both_towers(
     bert_folder: BertFolder, make_towers: Callable[..., ExperimentConfig], tmp_path: Path
