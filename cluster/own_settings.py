@@ -39,7 +39,7 @@ def check_settings(
         return {only: _validated(_readable(hints[only], key), settings, key)}
     _refuse_unnamed(signature, settings, key, factory)
     if not settings and all(item.default is not inspect.Parameter.empty for item in free.values()):
-        return {}  # a study asks for its tasks' kinds some thousand times, and a schema takes a millisecond
+        return {}  # every row of a study asks for the kinds of its tasks, and a schema takes a millisecond
     open_ended = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in signature.values())
     known = {name: value for name, value in settings.items() if name in free or not open_ended}
     fields: list[Any] = []

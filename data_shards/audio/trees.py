@@ -68,7 +68,7 @@ class FolderTree:
         A name that a Mac wrote is decomposed (NFD), one that was typed is composed (NFC); both look alike.
         Raises UserError if two files look like the one that is named, and neither is spelled like it.
         """
-        if os.path.lexists(f"{self.root}/{path}"):  # a tenth of Path's time, of a hundred thousand clips
+        if os.path.lexists(f"{self.root}/{path}"):  # less than half of the time that Path takes
             return path
         found: list[str] = []
         for name in path.split("/"):

@@ -86,9 +86,8 @@ def test_every_command_of_the_tutorial_runs(home: Path, monkeypatch: pytest.Monk
     for line in lines:
         program, *words = [str(home / word[2:]) if word.startswith("~/") else word for word in shlex.split(line)]
         assert program == "counterpoint", line
-        done = CliRunner().invoke(
-            app, [*words, *FEW.get(words[0], [])]
-        )  # in a process each they would take twice as long
+        # In a process of its own each would take twice as long.
+        done = CliRunner().invoke(app, [*words, *FEW.get(words[0], [])])
         assert done.exit_code == 0 or words == ["doctor"], f"{line}\n{done.output[-2000:]}\n{done.exception!r}"
     for name in (*MADE, *PICTURES):
         assert (home / "work" / name).is_file(), name
