@@ -118,7 +118,8 @@ def running_below() -> RunningBelow:
 
 @pytest.fixture
 def untraced() -> Iterator[None]:
-    """Coverage traces nothing of a test that repeats many times what others run, too; it takes half of the time.
+    """Coverage traces nothing of a test that repeats many times what others run, too: tracing is a third of such a
+    test's time or more.
 
     The marker no_cover of pytest-cov 7.1 fails with --no-cov.
     """
