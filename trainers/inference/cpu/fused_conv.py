@@ -1,8 +1,9 @@
 """Convolutions over time by oneDNN, with a sum and the ReLU behind them in the same pass over memory.
 
-Shape suffixes: L frames, C channels in, D channels out, K taps.
+Shape suffixes: L frames, R = L + 3 as in `rows`, C channels in, D channels out, K taps.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -28,7 +29,7 @@ class FusedConv:
     ) -> None:
         self.kernel_DC1K, self.bias_D = constant(kernel_DCK[:, :, None], dtype), constant(bias_D, dtype)
         self.by_onednn = dtype == torch.float32 and (has_operators() if by_onednn is None else by_onednn)
-        self._blocked: Tensor | None = None
+        self._arguments: tuple[Tensor, Tensor, list[int], list[int], list[int], int] | None = None
 
     def __call__(self, x_LC: Tensor, *, relu: bool = False) -> Tensor:
         """L + 3 - K frames (·, D) of contiguous frames (L, C)."""
@@ -39,7 +40,7 @@ class FusedConv:
         else:
             y = functional.conv2d(image, self.kernel_DC1K, self.bias_D, padding=(0, 1))
             y = y.relu_() if relu else y
-        return y.view(len(self.bias_D), -1).mT.contiguous()  # oneDNN's lie so already
+        return y[0, :, 0].mT.contiguous()  # oneDNN's lie so already
 
     def add_relu(self, x_LC: Tensor, to_LD: Tensor) -> Tensor:
         """ReLU(``to`` + the convolution), written over ``to``, which is contiguous; K = 3."""
@@ -52,11 +53,27 @@ class FusedConv:
 
     def _layer(self, image: Tensor) -> tuple[Tensor, Tensor, list[int], list[int], list[int], int]:
         """Kernel in oneDNN's layout, which it chooses by the first image's shape, bias, padding and the like."""
-        layout = ([0, 1], [1, 1], [1, 1], 1)
-        if self._blocked is None:
+        if self._arguments is None:
+            layout = ([0, 1], [1, 1], [1, 1], 1)
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            self._blocked = reorder(self.kernel_DC1K, *layout, list(image.shape))
-        return self._blocked, self.bias_D, *layout
+            self._arguments = (reorder(self.kernel_DC1K, *layout, list(image.shape)), self.bias_D, *layout)
+        return self._arguments
+
+
+class Fused:
+    """What `pairs.ThreeTaps` computes, of one input or two."""
+
+    def __init__(self, kernels_DC3: Sequence[Tensor], bias_D: Tensor, dtype: torch.dtype) -> None:
+        *first, last = kernels_DC3
+        self.first = [FusedConv(kernel_DC3, torch.zeros_like(bias_D), dtype) for kernel_DC3 in first]
+        self.last = FusedConv(last, bias_D, dtype)
+
+    def __call__(self, *inputs: Tensor, added_RD: Tensor | None = None) -> Tensor:
+        """(R, D) of inputs (R, C), written over what is added; what lies around the frames is not zeros."""
+        *first, last_RC = inputs
+        for conv, x_RC in zip(self.first, first, strict=True):
+            added_RD = conv(x_RC)
+        return self.last(last_RC, relu=True) if added_RD is None else self.last.add_relu(last_RC, added_RD)
 
 
 @cache
@@ -73,4 +90,4 @@ def has_operators() -> bool:
 
 def _image(x_LC: Tensor) -> Tensor:
     """The same memory as (1, C, 1, L), channels last."""
-    return x_LC[None, None].permute(0, 3, 1, 2)
+    return x_LC.mT[None, :, None]

@@ -1,10 +1,11 @@
-"""TUNe+ without gradients on a CPU: row by row, frames before channels in memory.
+"""TUNe+ without gradients on a CPU: frames before channels in memory.
 
 Above the bottom of the U there are many frames of few channels: oneDNN's convolutions on channels last are fastest
-there. Bottom and tail have many channels and go through `winograd`. The U is computed row by row, so that caches hold
-more of it; the tail, which is short, for all rows at once.
+there, and from 88 channels on those of `pairs`. Bottom and tail have many channels and go through `winograd`. The U is
+computed for two rows at a time, so that caches hold more of it, which lie behind each other like one; the tail, which
+is short, for all rows at once.
 
-Shape suffixes: N rows, T samples, L frames, P = L / 3, C channels in, D channels out, E channels of a level.
+Shape suffixes: N rows, T samples, L frames, P = L / 3, R = L + 3 as in `rows`, C channels in, D channels out.
 """
 
 from typing import Any
@@ -13,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from trainers.encoders.tune_plus import STEP, TunePlus
-from trainers.inference.cpu.folding import Branches, constant, fold
-from trainers.inference.cpu.fused_conv import FusedConv
+from trainers.inference.cpu.folding import Branches, fold
+from trainers.inference.cpu.rows import Rows, inside, padded
+from trainers.inference.cpu.ways_up import Convolution, Up, convolution
 from trainers.inference.cpu.winograd import Frames, empty_frames, end_through, folded, pool_through
+
+AT_ONCE = 2
+"""Rows behind each other. An operator of oneDNN takes 30 µs beside its arithmetic; with four rows caches hold less."""
 
 
 class FoldedTunePlus:
@@ -29,9 +34,9 @@ class FoldedTunePlus:
 
     def __init__(self, network: TunePlus, branches: Branches | None, dtype: torch.dtype) -> None:
         down, ups, again = list(network.down), list[Any](network.up), list(network.again)
-        self.down = [FusedConv(*fold(block), dtype) for block in down[:-1]]
-        self.up = [_Up(up.rise, up.block, dtype) for up in ups]
-        self.again = [_Joined(block, dtype) for block in again[:-1]]
+        self.down = [convolution([kernel], bias, dtype) for kernel, bias in map(fold, down[:-1])]
+        self.up = [Up(up.rise, up.block, dtype) for up in ups]
+        self.again = [_joined(block, dtype) for block in again[:-1]]
         self.bottom, self.bottom_again = folded([down[-1], again[-1]], dtype)
         tail, ends = (network.tail, branches) if branches else (network.tail[:-1], [network.tail[-1:]])
         self.tail = folded(tail, dtype)
@@ -41,80 +46,42 @@ class FoldedTunePlus:
         """Embed waves (N, T) as (N, width)."""
         length = wave_NT.shape[1] // STEP
         frames = empty_frames(len(wave_NT), length // 3, self.bottom_again.width, wave_NT)
-        for wave_T, planes_3RC in zip(wave_NT, frames.planes_N3RC, strict=True):
-            joined = self._u(wave_T[: length * STEP, None].contiguous(), length)
-            self.bottom_again.pooled(joined, Frames(planes_3RC[None], frames.length))
+        parts = zip(torch.split(wave_NT, AT_ONCE), torch.split(frames.planes_N3RC, AT_ONCE), strict=True)
+        for part_NT, planes_N3RC in parts:
+            rows = Rows(len(part_NT), length)
+            joined = self._u(rows.filled(part_NT[:, : length * STEP, None]), rows)
+            self.bottom_again.pooled(joined, Frames(planes_N3RC, frames.length))
         return end_through(self.ends, pool_through(self.tail, frames))
 
-    def _u(self, x_LC: Tensor, length: int) -> Frames:
+    def _u(self, x_RC: Tensor, rows: Rows) -> Frames:
         """Down, up and down again: at the lowest level what comes from above beside what was there."""
         skips: list[Tensor] = []
         for conv in self.down:
-            skips.append(conv(x_LC, relu=True))
-            x_LC = _pooled(skips[-1])
+            skips.append(rows.cleared(conv(x_RC)))
+            x_RC = _pooled(skips[-1])
         bottom = self.bottom
-        joined = empty_frames(1, length, self.bottom_again.channels, x_LC)
+        joined = empty_frames(rows.number, rows.length, self.bottom_again.channels, x_RC)
         behind = joined.part(-bottom.width)
-        bottom.full(empty_frames(1, length, bottom.channels, x_LC).fill(x_LC[None]), behind)
-        levels = [behind.linear()[0]]
+        bottom.full(empty_frames(rows.number, rows.length, bottom.channels, x_RC).fill(rows.split(x_RC)), behind)
+        levels = [rows.filled(behind.linear())]
         for up in self.up:
-            levels.append(up(levels[-1], skips.pop()))
-        x_LC = _pooled(levels.pop())
-        for block in self.again:
-            x_LC = _pooled(block(x_LC, levels.pop()))
-        joined.part(0, -bottom.width).fill(x_LC[None])
+            levels.append(up(levels[-1], skips.pop(), rows))
+        x_RC = _pooled(levels.pop())
+        for conv in self.again:
+            x_RC = _pooled(rows.cleared(conv(x_RC, levels.pop())))
+        joined.part(0, -bottom.width).fill(rows.split(x_RC))
         return joined
 
 
-class _Joined:
-    """ReLU(convolution of what comes from above beside a level), which are never joined in memory."""
-
-    def __init__(self, block: nn.Module, dtype: torch.dtype) -> None:
-        kernel_EC3, bias_E = fold(block)
-        above_ED3, level_EC3 = torch.split(kernel_EC3, [kernel_EC3.shape[1] - len(bias_E), len(bias_E)], 1)
-        self.above = FusedConv(above_ED3, bias_E, dtype)
-        self.level = FusedConv(level_EC3, torch.zeros_like(bias_E), dtype)
-
-    def __call__(self, x_LD: Tensor, level_LC: Tensor) -> Tensor:
-        """(L, E) of both."""
-        return self.level.add_relu(level_LC, self.above(x_LD))
+def _joined(block: nn.Module, dtype: torch.dtype) -> Convolution:
+    """Of what comes from above beside a level."""
+    kernel_DC3, bias_D = fold(block)
+    return convolution(torch.split(kernel_DC3, [kernel_DC3.shape[1] - len(bias_D), len(bias_D)], 1), bias_D, dtype)
 
 
-class _Up:
-    """ReLU(convolution of what rises beside the skip).
-
-    A transposed convolution and the convolution of its result are one convolution of the coarse frames, with three
-    outputs a frame: fewer products, and nothing is joined. Three neighbouring outputs, from the last of a coarse frame
-    on, need two coarse frames. The convolution's zeros lie outside of what has risen, where there is no bias of the
-    transposed convolution either.
-    """
-
-    def __init__(self, rise: nn.ConvTranspose1d, block: nn.Module, dtype: torch.dtype) -> None:
-        assert rise.bias is not None
-        kernel_ED3, bias_E = fold(block)
-        taps_CD3, bias_D = rise.weight.detach().double(), rise.bias.detach().double()
-        risen_ED3, skip_ED3 = torch.split(kernel_ED3, len(bias_D), 1)
-        coarse_3EC2 = risen_ED3.new_zeros(3, len(bias_E), len(taps_CD3), 2)
-        for output in range(3):
-            for tap in range(3):
-                place, fine = divmod(1 + output + tap, 3)
-                coarse_3EC2[output, :, :, place] += risen_ED3[:, :, tap] @ taps_CD3[:, :, fine].mT
-        of_bias_E3 = torch.einsum("edt,d->et", risen_ED3, bias_D)
-        self.coarse = FusedConv(coarse_3EC2.flatten(0, 1), (bias_E + of_bias_E3.sum(1)).repeat(3), dtype)
-        self.skip = FusedConv(skip_ED3, torch.zeros_like(bias_E), dtype)
-        self.first_E, self.last_E = constant(of_bias_E3[:, 0], dtype), constant(of_bias_E3[:, 2], dtype)
-
-    def __call__(self, x_PC: Tensor, skip_LE: Tensor) -> Tensor:
-        """(L, E) from P = L / 3 frames below."""
-        length, width = skip_LE.shape
-        y_LE = self.coarse(x_PC).view(-1, width)[1 : 1 + length]
-        y_LE[0].sub_(self.first_E)
-        y_LE[-1].sub_(self.last_E)
-        return self.skip.add_relu(skip_LE, y_LE)
-
-
-def _pooled(x_LC: Tensor) -> Tensor:
-    """The greatest of every three frames, (P, C)."""
-    first, second, third = x_LC.view(len(x_LC) // 3, 3, -1).unbind(1)
-    greatest = torch.maximum(first, second)
-    return torch.maximum(greatest, third, out=greatest)
+def _pooled(x_RC: Tensor) -> Tensor:
+    """The greatest of every three frames."""
+    first, second, third = inside(x_RC).view((len(x_RC) - 3) // 3, 3, -1).unbind(1)
+    y_RC = padded(len(first), x_RC.shape[1], x_RC)
+    torch.maximum(torch.maximum(first, second, out=inside(y_RC)), third, out=inside(y_RC))
+    return y_RC
