@@ -23,8 +23,8 @@ def inside(x_RC: Tensor) -> Tensor:
 
 def close(x_RC: Tensor) -> Tensor:
     """Write the zeros around frames."""
-    x_RC[0] = 0
-    x_RC[-2:] = 0
+    x_RC[:1].zero_()
+    x_RC[-2:].zero_()
     return x_RC
 
 

@@ -17,7 +17,7 @@ from trainers.encoders.tune_plus import STEP, TunePlus
 from trainers.inference.cpu.folding import Branches, fold
 from trainers.inference.cpu.rows import Rows, inside, padded
 from trainers.inference.cpu.ways_up import Convolution, Up, convolution
-from trainers.inference.cpu.winograd import Frames, empty_frames, end_through, folded, pool_through
+from trainers.inference.cpu.winograd import empty_frames, end_through, folded, pool_through
 
 AT_ONCE = 2
 """Rows behind each other. An operator of oneDNN takes 30 µs beside its arithmetic; with four rows caches hold less."""
@@ -34,10 +34,9 @@ class FoldedTunePlus:
 
     def __init__(self, network: TunePlus, branches: Branches | None, dtype: torch.dtype) -> None:
         down, ups, again = list(network.down), list[Any](network.up), list(network.again)
-        self.down = [convolution([kernel], bias, dtype) for kernel, bias in map(fold, down[:-1])]
+        self.down = [convolution([kernel], bias, dtype) for kernel, bias in map(fold, down)]
         self.up = [Up(up.rise, up.block, dtype) for up in ups]
-        self.again = [_joined(block, dtype) for block in again[:-1]]
-        self.bottom, self.bottom_again = folded([down[-1], again[-1]], dtype)
+        self.again = [_joined(block, dtype) for block in again]
         tail, ends = (network.tail, branches) if branches else (network.tail[:-1], [network.tail[-1:]])
         self.tail = folded(tail, dtype)
         self.ends = [folded(end, dtype) for end in ends]
@@ -45,32 +44,25 @@ class FoldedTunePlus:
     def __call__(self, wave_NT: Tensor) -> Tensor:
         """Embed waves (N, T) as (N, width)."""
         length = wave_NT.shape[1] // STEP
-        frames = empty_frames(len(wave_NT), length // 3, self.bottom_again.width, wave_NT)
-        parts = zip(torch.split(wave_NT, AT_ONCE), torch.split(frames.planes_N3RC, AT_ONCE), strict=True)
-        for part_NT, planes_N3RC in parts:
-            rows = Rows(len(part_NT), length)
-            joined = self._u(rows.filled(part_NT[:, : length * STEP, None]), rows)
-            self.bottom_again.pooled(joined, Frames(planes_N3RC, frames.length))
+        x_NLC = torch.cat([self._u(part_NT, length) for part_NT in torch.split(wave_NT, AT_ONCE)])
+        frames = empty_frames(len(x_NLC), x_NLC.shape[1], x_NLC.shape[2], x_NLC).fill(x_NLC)
         return end_through(self.ends, pool_through(self.tail, frames))
 
-    def _u(self, x_RC: Tensor, rows: Rows) -> Frames:
-        """Down, up and down again: at the lowest level what comes from above beside what was there."""
-        skips: list[Tensor] = []
+    def _u(self, wave_NT: Tensor, length: int) -> Tensor:
+        """Down, up and down again, with the pool behind it: (N, length / 3, C)."""
+        rows = Rows(len(wave_NT), length)
+        x_RC = rows.filled(wave_NT[:, : length * STEP, None])
+        levels: list[Tensor] = []
         for conv in self.down:
-            skips.append(rows.cleared(conv(x_RC)))
-            x_RC = _pooled(skips[-1])
-        bottom = self.bottom
-        joined = empty_frames(rows.number, rows.length, self.bottom_again.channels, x_RC)
-        behind = joined.part(-bottom.width)
-        bottom.full(empty_frames(rows.number, rows.length, bottom.channels, x_RC).fill(rows.split(x_RC)), behind)
-        levels = [rows.filled(behind.linear())]
+            x_RC = rows.cleared(conv(_pooled(levels[-1]) if levels else x_RC))
+            levels.append(x_RC)
+        skips, levels = levels[:-1], levels[-1:]
         for up in self.up:
             levels.append(up(levels[-1], skips.pop(), rows))
-        x_RC = _pooled(levels.pop())
+        x_RC = levels.pop()
         for conv in self.again:
-            x_RC = _pooled(rows.cleared(conv(x_RC, levels.pop())))
-        joined.part(0, -bottom.width).fill(rows.split(x_RC))
-        return joined
+            x_RC = rows.cleared(conv(_pooled(x_RC), levels.pop()))
+        return _greatest(rows.split(x_RC))
 
 
 def _joined(block: nn.Module, dtype: torch.dtype) -> Convolution:
@@ -80,8 +72,15 @@ def _joined(block: nn.Module, dtype: torch.dtype) -> Convolution:
 
 
 def _pooled(x_RC: Tensor) -> Tensor:
-    """The greatest of every three frames."""
-    first, second, third = inside(x_RC).view((len(x_RC) - 3) // 3, 3, -1).unbind(1)
-    y_RC = padded(len(first), x_RC.shape[1], x_RC)
-    torch.maximum(torch.maximum(first, second, out=inside(y_RC)), third, out=inside(y_RC))
+    """The greatest of every three frames of a long row."""
+    y_RC = padded((len(x_RC) - 3) // 3, x_RC.shape[1], x_RC)
+    _greatest(inside(x_RC)[None], inside(y_RC)[None])
     return y_RC
+
+
+def _greatest(x_NLC: Tensor, out: Tensor | None = None) -> Tensor:
+    """Of every three frames, (N, P, C)."""
+    places = x_NLC.shape[1] // 3
+    first, second, third = x_NLC[:, : 3 * places].view(len(x_NLC), places, 3, -1).unbind(2)
+    greatest = torch.maximum(first, second, out=out)
+    return torch.maximum(greatest, third, out=greatest)
