@@ -127,8 +127,8 @@ def table(rows: dict[str, dict[str, list[Row]]]) -> str:
     lines = [
         f"# Embedding a folder of songs of 30 s, {len(os.sched_getaffinity(0))} shared cores",
         "",
-        "`python -m benchmarks.embed_folder`; by turns; CPU-s are medians of rounds, the clock is the smallest of them, with",
-        "what follows it; busy: processor time over clock times cores; left: by other processes.",
+        "`python -m benchmarks.embed_folder`; by turns; CPU-s: medians of rounds; the clock: the smallest, and what",
+        "follows it of the same round; busy: processor time over clock times cores; left: by other processes.",
         "",
         "| encoder | songs | CPU-s: 0.1 | now | 0.1 / now | clock, s: 0.1 | now | 0.1 / now | busy | of what was left "
         "| hours of music a second |",
