@@ -27,7 +27,7 @@ from evaluation.config import Chunking, EvaluationConfig, EvaluationData
 from evaluation.encoders.devices import device_of, sent
 from evaluation.encoders.encoder import Encoder, alike
 from evaluation.encoders.pool import as_pool
-from trainers.inference.cpu.build import PLAIN_ROWS
+from trainers.inference.cpu.chunks import PLAIN_ROWS
 
 PCM_SCALE = 1 / 32768
 CLIPS_A_JOB = 64
