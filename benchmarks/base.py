@@ -5,6 +5,7 @@ this environment.
 """
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -55,6 +56,20 @@ def counterpoint(tree: Path, arguments: Sequence[str], environment: Mapping[str,
         RuntimeError: if it fails, with the end of what it printed.
     """
     return run([sys.executable, "-c", MAIN, *arguments], tree, environment)
+
+
+def measured(call: str, module: str, tree: Path, environment: Mapping[str, str]) -> dict[str, float]:
+    """What ``measure`` of a benchmark prints as JSON, in a process of its own on a checkout's code.
+
+    Args:
+        call: such as ``measure("0.1")``.
+        module: the benchmark, of this code; all other modules are the checkout's.
+        tree: the checkout.
+        environment: beside this process's.
+    """
+    script = f"import sys; sys.path.append({str(ROOT)!r}); from {module} import measure; {call}"
+    found: dict[str, float] = json.loads(run([sys.executable, "-c", script], tree, environment).output.splitlines()[-1])
+    return found
 
 
 def run(command: Sequence[str], tree: Path, environment: Mapping[str, str], *, may_fail: bool = False) -> Cost:

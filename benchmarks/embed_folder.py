@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,18 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.base import ROOT, base_tree, run
+from benchmarks.base import ROOT, base_tree, measured
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = {"sample_cnn": "wave", "tune_plus": "wave", "mel_cnn": "mel"}
 WAYS = ("0.1", "now")
 RENDERED, SONG_S = 20, 30.0
-CHILD = """
-import sys
-sys.path.insert(0, {here!r})
-from benchmarks.embed_folder import measure
-measure({way!r}, {name!r}, {folder!r})
-"""
 Row = dict[str, float]
 
 
@@ -110,11 +103,9 @@ def main() -> None:
         for _ in range(asked.rounds):
             for name in asked.encoder:
                 for way in WAYS:
-                    script = CHILD.format(here=str(ROOT), way=way, name=name, folder=f"{folder}/songs")
-                    if way == "0.1":
-                        script = script.replace("sys.path.insert(0,", "sys.path.append(")
-                    cost = run([sys.executable, "-c", script], base if way == "0.1" else ROOT, {})
-                    rows[name][way].append(json.loads(cost.output.splitlines()[-1]))
+                    call = f"measure({way!r}, {name!r}, {folder + '/songs'!r})"
+                    tree = base if way == "0.1" else ROOT
+                    rows[name][way].append(measured(call, "benchmarks.embed_folder", tree, {}))
     text = table(rows)
     place = RESULTS / f"embed_folder-{platform.machine()}"
     place.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,6 @@ the process held with its encoder. The numbers are those of the plain layers to 
 import argparse
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,19 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.base import ROOT, base_tree, run
+from benchmarks.base import ROOT, base_tree, measured
 
 RESULTS = Path(__file__).parent / "results"
 ENCODERS = {"sample_cnn": "wave", "tune_plus": "wave", "mel_cnn": "mel"}
 WAYS = ("0.1", "now", "onnxruntime")
 CHUNKS, SAMPLES = 64, 59_049
 REPEATS = 3
-CHILD = """
-import sys
-sys.path.insert(0, {here!r})
-from benchmarks.embedding import measure
-measure({way!r}, {name!r}, {threads}, {onnx!r})
-"""
 
 
 def measure(way: str, name: str, threads: int, onnx: str) -> None:
@@ -125,12 +118,10 @@ def main() -> None:
         for _ in range(asked.rounds):
             for name in asked.only:
                 for way in WAYS:
-                    tree = base if way == "0.1" else ROOT
-                    script = CHILD.format(here=str(ROOT), way=way, name=name, threads=asked.threads, onnx=files[name])
-                    if way == "0.1":
-                        script = script.replace("sys.path.insert(0,", "sys.path.append(")
-                    cost = run([sys.executable, "-c", script], tree, {"OMP_NUM_THREADS": str(asked.threads)})
-                    rows.setdefault(name, {}).setdefault(way, []).append(json.loads(cost.output.splitlines()[-1]))
+                    call = f"measure({way!r}, {name!r}, {asked.threads}, {files[name]!r})"
+                    tree, environment = base if way == "0.1" else ROOT, {"OMP_NUM_THREADS": str(asked.threads)}
+                    found = measured(call, "benchmarks.embedding", tree, environment)
+                    rows.setdefault(name, {}).setdefault(way, []).append(found)
     key = "cpu_ms" if asked.threads == 1 else "clock_ms"
     place = RESULTS / f"embedding-{platform.machine()}-{asked.threads}threads"
     if len(rows) < len(ENCODERS) and (before := place.with_suffix(".json")).exists():

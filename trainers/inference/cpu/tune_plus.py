@@ -1,8 +1,8 @@
 """TUNe+ without gradients on a CPU: frames before channels in memory.
 
-Above the bottom of the U there are many frames of few channels: oneDNN's convolutions on channels last are fastest
-there, and from 88 channels on those of `pairs`. Bottom and tail have many channels and go through `winograd`. The U is
-computed for two rows at a time, so that caches hold more of it, which lie behind each other like one; the tail, which
+At the upper levels of the U there are many frames of few channels: oneDNN's convolutions on channels last are fastest
+there, and from 88 channels on those of `pairs`. The tail has more channels still and goes through `winograd`. The U is
+computed for two rows at a time, which lie behind each other like one, so that caches hold more of it; the tail, which
 is short, for all rows at once.
 
 Shape suffixes: N rows, T samples, L frames, P = L / 3, R = L + 3 as in `rows`, C channels in, D channels out.

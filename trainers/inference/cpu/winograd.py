@@ -46,15 +46,6 @@ class Frames(NamedTuple):
             self.planes_N3RC[:, last % 3, 1 + whole] = frames_NLC[:, last]
         return self
 
-    def part(self, first: int, last: int | None = None) -> "Frames":
-        """Some of the channels, as a view."""
-        return Frames(self.planes_N3RC[..., first:last], self.length)
-
-    def pooled(self) -> Tensor:
-        """The greatest of every three frames, (N, ⌊L / 3⌋, C)."""
-        first, second, third = self.planes_N3RC[:, :, 1 : 1 + self.length // 3].unbind(1)
-        return torch.maximum(torch.maximum(first, second), third)
-
 
 def empty_frames(rows: int, length: int, channels: int, like: Tensor) -> Frames:
     """Room for frames; those that are outside of the row are zeros."""
@@ -111,20 +102,20 @@ class WinogradConv:
             room(5 * most * self.channels), room(5 * most * self.width), room(most * max(self.channels, self.width))
         )
 
-    def pooled(self, frames: Frames, out: Frames | None = None) -> Frames:
-        """MaxPool of three after the ReLU: L to ⌊L / 3⌋ frames, in ``out`` if it is given."""
+    def pooled(self, frames: Frames) -> Frames:
+        """MaxPool of three after the ReLU: L to ⌊L / 3⌋ frames."""
         rows, places = len(frames.planes_N3RC), frames.length // 3
-        out = out or empty_frames(rows, places, self.width, self.bias_D)
+        out = empty_frames(rows, places, self.width, self.bias_D)
         found, scratch = self.pieces(rows, places)
         for some, first, count in found:
             inside_k3RC = frames.planes_N3RC[some, :, first : first + count + 2]
             self.pool_piece(inside_k3RC, out.planes_N3RC[some, :, 1 + first // 3 :], scratch)
         return out
 
-    def full(self, frames: Frames, out: Frames | None = None) -> Frames:
-        """L frames from L frames, in ``out`` if it is given."""
+    def full(self, frames: Frames) -> Frames:
+        """L frames from L frames."""
         rows = len(frames.planes_N3RC)
-        out = out or empty_frames(rows, frames.length, self.width, self.bias_D)
+        out = empty_frames(rows, frames.length, self.width, self.bias_D)
         places = out.planes_N3RC.shape[2] - 2
         found, scratch = self.pieces(rows, places)
         for some, first, count in found:
